@@ -1,0 +1,126 @@
+"""What the scripts share at the shell: flags, the device and the seed, progress, printed tables, and clean errors.
+
+One vocabulary of flags stands in FLAGS; a script names those that it takes and adds its own beside them. Nothing here
+imports torch before a function needs it: the scorers start in about a second.
+"""
+import argparse
+import os
+import random
+import sys
+
+from tqdm import tqdm
+
+FLAGS = {
+    "checkpoint": dict(type=str, help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth"),
+    "dataset": dict(type=str, help="in-distribution data set"),
+    "ood": dict(type=str, nargs="+", metavar="NAME|NAME=FOLDER",
+                help="out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder of images"),
+    "model": dict(type=str, help="network"),
+    "mode": dict(type=str, help="training recipe"),
+    "suffix": dict(type=str, help="names the run's files; default: <dataset>_s<seed>"),
+    "seed": dict(type=int, default=0, help="seed of weights, batches and augmentation"),
+    "device": dict(type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps; auto takes the GPU where there is one"),
+    "batch-size": dict(type=int, help="images a step"),
+    "epochs": dict(type=int, help="passes over the training set"),
+    "data-dir": dict(type=str, default="datasets", help="where data sets are kept, and downloaded to"),
+    "output-dir": dict(type=str, default="results", help="where everything is written"),
+}
+# Flags that change how a run goes and not what it makes: a finished stage stays current when they change.
+IMMATERIAL = {"device", "data_dir", "output_dir", "debug", "force", "resume", "workers"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with defaults in the help, no abbreviations, and --batch_size taken for --batch-size."""
+
+    def __init__(self, description, **options):
+        options.setdefault("formatter_class", HelpFormatter)
+        super().__init__(description=description, allow_abbrev=False, **options)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def parse_args(self, args=None, namespace=None):
+        return super().parse_args([kebab_case(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the docstring's lines and adds each default that is not None."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def kebab_case(word):
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def add_flags(parser, *names, **changes):
+    """Add shared flags by name; `changes` = {"mode": {"default": "best", "choices": [...]}} overrides a flag's options."""
+    for name in names:
+        parser.add_argument(f"--{name}", **{**FLAGS[name], **changes.get(name.replace("-", "_"), {})})
+
+
+def positive(text):
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return value
+
+
+def material(args):
+    """Namespace -> the dict of those arguments that change what a run makes."""
+    return {name: value for name, value in vars(args).items() if name not in IMMATERIAL}
+
+
+def run(main):
+    """Run a script's main; a person's mistake becomes one line on stderr and exit code 2, never a traceback."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted: what was finished is kept; run the same command again to go on")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def device(name):
+    """"auto", "cpu", "cuda:1" ... -> torch.device; ValueError where this machine has no such device."""
+    import torch
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} is not to be had here ({str(error).splitlines()[0]}); "
+                         "expected auto, cpu, cuda, cuda:N or mps") from None
+    return chosen
+
+
+def seed_everything(seed):
+    """Seed Python, NumPy and torch on every device."""
+    import numpy as np
+    import torch
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global state)
+    torch.manual_seed(seed)
+
+
+def progress(iterable=None, **options):
+    """A progress bar with its remaining time on a terminal; silent where stderr is a file, so that logs stay legible."""
+    options.setdefault("dynamic_ncols", True)
+    return tqdm(iterable, disable=None, leave=False, **options)
+
+
+def print_table(frame, title=None):
+    """Print a pandas table in aligned columns; empty cells stay empty."""
+    if title:
+        print(f"\n{title}")
+    print(frame.to_string(index=False, na_rep=""))

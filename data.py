@@ -1,0 +1,419 @@
+"""Data sets: a registry of ID and OOD sets, folders of images, preprocessing, splits, and batched augmentation.
+
+Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what lies in files is decoded
+batch by batch. A new set is a function here and a row in ID or OOD.
+"""
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as transforms
+
+from utils import split_name
+
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
+
+
+# ---- preprocessing ---------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image of any size becomes a network's input; kept in the checkpoint and applied to every ID and OOD image.
+
+    The shorter side is resized to `size` pixels (antialiased), the centre is cropped, and channels in [0, 1] are
+    normalised by the ID set's `mean` and `std`.
+    """
+
+    size: int
+    mean: tuple
+    std: tuple
+    interpolation: str = "bilinear"
+
+    def resize(self, image):
+        """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
+        height, width = transforms.get_size(image)
+        if (height, width) == (self.size, self.size):
+            return image
+        image = transforms.resize(image, [self.size], interpolation=transforms.InterpolationMode(self.interpolation),
+                                  antialias=True)
+        return transforms.center_crop(image, [self.size])
+
+    def normalise(self, images):
+        """uint8 (N, 3, S, S) -> float32 (N, 3, S, S), channels last in memory."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
+        return images.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std)
+
+    def as_dict(self):
+        return asdict(self)
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Images:
+    """uint8 images (N, 3, S, S) in memory, labels (N,) int64 (-1: none), and what the classes are called."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    class_names: list
+    source: str
+    paths: list = None
+
+    def __len__(self):
+        return len(self.labels)
+
+    def batches(self, batch_size):
+        """Yield uint8 (n, 3, S, S) in order."""
+        yield from self.pixels.split(batch_size)
+
+    def take(self, indices):
+        """The images at these indices (M,), in that order."""
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+
+
+@dataclass
+class ImageFiles:
+    """Images that lie in files: decoded in threads, a batch ahead of the reader, so that memory stays small."""
+
+    paths: list
+    labels: torch.Tensor
+    class_names: list
+    source: str
+    preprocessing: Preprocessing
+    root: Path
+    threads: int = field(default=8)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices):
+        """The images at these indices (M,), in that order."""
+        return replace(self, paths=[self.paths[index] for index in indices], labels=self.labels[indices])
+
+    def decode(self, path):
+        try:
+            with Image.open(self.root / path) as image:
+                return transforms.pil_to_tensor(self.preprocessing.resize(image.convert("RGB")))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"{self.root / path} cannot be read as an image ({error}); mend or remove it") from None
+
+    def batches(self, batch_size):
+        """Yield uint8 (n, 3, S, S) in order."""
+        chunks = [self.paths[start:start + batch_size] for start in range(0, len(self.paths), batch_size)]
+        with ThreadPoolExecutor(self.threads) as pool:
+            ahead = [pool.submit(self.decode, path) for path in chunks[0]]
+            for chunk in [*chunks[1:], []]:
+                current, ahead = ahead, [pool.submit(self.decode, path) for path in chunk]
+                yield torch.stack([job.result() for job in current])
+
+    def in_memory(self):
+        return Images(torch.cat(list(self.batches(256))), self.labels, self.class_names, self.source)
+
+
+def image_folder(folder, preprocessing, classes=None):
+    """Any folder of images, at any depth -> ImageFiles in sorted order.
+
+    The first level of subfolders gives the labels; images that lie at the top have label -1. `classes` fixes the names
+    (a test split must know those of its training split).
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; expected a folder of images ({', '.join(sorted(IMAGE_ENDINGS))})")
+    paths = sorted(path.relative_to(root) for path in root.rglob("*")
+                   if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."))
+    if not paths:
+        raise ValueError(f"{root} holds no images; expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}")
+    names = classes or sorted({path.parts[0] for path in paths if len(path.parts) > 1})
+    unknown = {path.parts[0] for path in paths if len(path.parts) > 1} - set(names)
+    if unknown:
+        raise ValueError(f"{root} has the class folder {sorted(unknown)[0]!r}, which the training images do not have")
+    number = {name: index for index, name in enumerate(names)}
+    labels = [number[path.parts[0]] if len(path.parts) > 1 else -1 for path in paths]
+    stamps = [f"{path} {(status := (root / path).stat()).st_size} {status.st_mtime_ns}" for path in paths]
+    source = sha256("\n".join(stamps).encode()).hexdigest()
+    return ImageFiles([path.as_posix() for path in paths], torch.tensor(labels), list(names), f"files {source}",
+                      preprocessing, root)
+
+
+def from_arrays(pixels, labels, class_names, source, preprocessing):
+    """uint8 (N, H, W, 3) or (N, H, W) arrays -> Images at the preprocessing's size."""
+    pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    pixels = pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels.unsqueeze(1).expand(-1, 3, -1, -1)
+    pixels = torch.cat([preprocessing.resize(part) for part in pixels.split(2000)])
+    return Images(pixels.contiguous(), torch.as_tensor(np.asarray(labels), dtype=torch.int64), list(class_names), source)
+
+
+# ---- the registry's functions ----------------------------------------------------------------------------------------
+
+def download(build, what):
+    """Call a torchvision data set with download=True; where that fails, say which file to put where."""
+    try:
+        return build(download=True)
+    except (URLError, RuntimeError, OSError, EOFError) as error:
+        raise ValueError(f"{what[0]} is not under --data-dir and could not be downloaded ({error}). "
+                         f"On a machine with internet access fetch {what[1]} and put it into {what[2]}") from None
+
+
+def cifar(split, preprocessing, data_dir, name):
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    found = download(partial(kind, data_dir, train=split == "train"),
+                     (name, f"{kind.filename} ({kind.url})", data_dir))
+    return from_arrays(found.data, found.targets, found.classes, name, preprocessing)
+
+
+def svhn(split, preprocessing, data_dir):
+    kind = torchvision.datasets.SVHN
+    folder = Path(data_dir) / "svhn"
+    url, file, _ = kind.split_list[split]
+    found = download(partial(kind, folder, split=split), ("svhn", f"{file} ({url})", folder))
+    return from_arrays(found.data.transpose(0, 2, 3, 1), found.labels, map(str, range(10)), "svhn", preprocessing)
+
+
+def mnist(split, preprocessing, data_dir):
+    kind = torchvision.datasets.MNIST
+    folder = Path(data_dir) / "MNIST" / "raw"
+    wanted = ", ".join(file for file, _ in kind.resources)
+    found = download(partial(kind, data_dir, train=split == "train"), ("mnist", f"{wanted} ({kind.mirrors[0]})", folder))
+    return from_arrays(found.data.numpy(), found.targets, map(str, range(10)), "mnist", preprocessing)
+
+
+def textures(split, preprocessing, data_dir):
+    """All 5,640 images of DTD (Cimpoi et al. 2014), as OpenOOD takes them; none of them trains anything here."""
+    kind = torchvision.datasets.DTD
+    download(partial(kind, data_dir), ("textures (DTD)", f"dtd-r1.0.1.tar.gz ({kind._URL}), unpacked,", Path(data_dir) / "dtd"))
+    return image_folder(Path(data_dir) / "dtd" / "dtd" / "images", preprocessing)
+
+
+def digits(split, preprocessing, data_dir):
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed, stratified third of them is the test set."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    found = load_digits()
+    train, test = train_test_split(np.arange(len(found.target)), test_size=1 / 3, random_state=0, stratify=found.target)
+    rows = np.sort(train if split == "train" else test)
+    pixels = np.round(found.images[rows] * (255 / 16)).astype(np.uint8)
+    return from_arrays(pixels, found.target[rows], map(str, range(10)), "digits", preprocessing)
+
+
+def photos(split, preprocessing, data_dir):
+    """Patches of 64x64 pixels, every 32, of scikit-learn's two sample photographs; label 0 or 1 is the photograph."""
+    from sklearn.datasets import load_sample_images
+    found = load_sample_images()
+    patches = [np.lib.stride_tricks.sliding_window_view(image, (64, 64), (0, 1))[::32, ::32].reshape(-1, 3, 64, 64)
+               for image in found.images]
+    labels = np.repeat(np.arange(len(patches)), [len(part) for part in patches])
+    names = [Path(name).stem for name in found.filenames]
+    return from_arrays(np.concatenate(patches).transpose(0, 2, 3, 1), labels, names, "photos", preprocessing)
+
+
+def uniform(split, preprocessing, data_dir):
+    """1,000 images of independent uniform noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
+    return from_arrays(pixels, np.full(1000, -1), [], "uniform", preprocessing)
+
+
+def gaussian(split, preprocessing, data_dir):
+    """1,000 images of independent Gaussian noise around mid-grey, standard deviation 0.25, clipped to [0, 1]."""
+    noise = np.random.default_rng(1).normal(0.5, 0.25, (1000, preprocessing.size, preprocessing.size, 3))
+    pixels = np.round(noise.clip(0, 1) * 255).astype(np.uint8)
+    return from_arrays(pixels, np.full(1000, -1), [], "gaussian", preprocessing)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A row of the ID registry. mean and std are those of the training images, in [0, 1]."""
+
+    load: callable
+    size: int
+    mean: tuple
+    std: tuple
+    val_size: int
+    held_out: tuple = ()
+    ood: tuple = ()  # what it is tested against when nobody says
+    flip: bool = True  # whether a mirrored image is still of its class
+
+
+ID = {
+    "digits": Dataset(digits, 16, (0.3054, 0.3054, 0.3054), (0.3517, 0.3517, 0.3517), val_size=96, held_out=("8", "9"),
+                      ood=("held_out", "photos", "uniform", "gaussian"), flip=False),
+    "cifar10": Dataset(partial(cifar, name="cifar10"), 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
+                       val_size=5000, ood=("cifar100", "svhn", "textures")),
+    "cifar100": Dataset(partial(cifar, name="cifar100"), 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
+                        val_size=5000, ood=("cifar10", "svhn", "textures")),
+}
+OOD = {"svhn": svhn, "textures": textures, "cifar10": ID["cifar10"].load, "cifar100": ID["cifar100"].load, "mnist": mnist,
+       "photos": photos, "uniform": uniform, "gaussian": gaussian}  # and held_out: classes of the ID set itself
+
+
+# ---- asking for a set ------------------------------------------------------------------------------------------------
+
+def id_set(text, data_dir, size=None):
+    """"cifar100", or "mine=folder" with train/<class>/ and test/<class>/ -> (name, Dataset).
+
+    A folder's mean and std are measured on its training images. Raises ValueError for an unknown name.
+    """
+    name, folder = split_name(text)
+    if folder is None:
+        if name not in ID:
+            raise ValueError(f"unknown data set {text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with "
+                             "train/<class>/ and test/<class>/ in it")
+        return name, replace(ID[name], size=size or ID[name].size)
+    size, neutral = size or 32, (0.0, 0.0, 0.0)
+    train = image_folder(Path(folder) / "train", Preprocessing(size, neutral, neutral))
+    if len(train.class_names) < 2 or (train.labels < 0).any():
+        raise ValueError(f"{folder}/train must hold one folder of images a class, at least two, and no image beside them; "
+                         f"found {len(train.class_names)} class folders")
+
+    def load(split, preprocessing, data_dir):
+        return image_folder(Path(folder) / split, preprocessing, train.class_names)
+    mean, std = channel_statistics(train)
+    return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
+
+
+def channel_statistics(images):
+    """Mean and standard deviation of each channel over all pixels, in [0, 1], exact: from the histogram of uint8."""
+    counts = torch.zeros(3, 256, dtype=torch.float64)
+    for batch in images.batches(512):
+        counts += torch.stack([torch.bincount(batch[:, c].flatten(), minlength=256) for c in range(3)])
+    values, share = torch.arange(256) / 255.0, counts / counts.sum(1, keepdim=True)
+    mean = (share * values).sum(1)
+    std = ((share * values ** 2).sum(1) - mean ** 2).sqrt()
+    return tuple(round(x, 4) for x in mean.tolist()), tuple(round(x, 4) for x in std.tolist())
+
+
+def load_id(dataset, split, preprocessing, data_dir, held_out=()):
+    """The train or test images of an ID set without its held-out classes; labels run on without gaps."""
+    images = dataset.load(split, preprocessing, data_dir)
+    unknown = set(held_out) - set(images.class_names)
+    if unknown:
+        raise ValueError(f"held-out class {sorted(unknown)[0]!r} is not among the classes: {', '.join(images.class_names)}")
+    if not held_out:
+        return images
+    kept = [index for index, name in enumerate(images.class_names) if name not in held_out]
+    if len(kept) < 2:
+        raise ValueError(f"holding out {', '.join(held_out)} leaves {len(kept)} classes to train on; at least 2 are needed")
+    number = torch.full((len(images.class_names),), -1)
+    number[kept] = torch.arange(len(kept))
+    images = images.take(torch.isin(images.labels, torch.tensor(kept)).nonzero()[:, 0])
+    return replace(images, labels=number[images.labels], class_names=[images.class_names[index] for index in kept])
+
+
+def load_ood(text, dataset, preprocessing, data_dir, held_out=()):
+    """An OOD set's test images by name or NAME=FOLDER; held_out is the test images of the classes left out of training."""
+    name, folder = split_name(text)
+    if folder is not None:
+        return image_folder(folder, preprocessing)
+    if name != "held_out":
+        return OOD[name]("test", preprocessing, data_dir)
+    images = dataset.load("test", preprocessing, data_dir)
+    left_out = torch.tensor([images.class_names.index(name) for name in held_out])
+    return images.take(torch.isin(images.labels, left_out).nonzero()[:, 0])
+
+
+def check_ood(texts, dataset_name, held_out=()):
+    """Refuse, before any long work, OOD names that are unknown, repeated, or the ID set itself; -> the names."""
+    names = [split_name(text)[0] for text in texts]
+    for text, name in zip(texts, names, strict=True):
+        folder = split_name(text)[1]
+        if folder is None and name not in [*OOD, "held_out"]:
+            raise ValueError(f"unknown OOD set {text!r}; expected one of {', '.join([*OOD, 'held_out'])}, or NAME=FOLDER")
+        if name == dataset_name:
+            raise ValueError(f"{name} is the in-distribution set of this checkpoint; it cannot be its own OOD set")
+        if name == "held_out" and folder is None and not held_out:
+            raise ValueError("held_out needs classes that were left out of training; train with --held-out CLASS ...")
+        if names.count(name) > 1:
+            raise ValueError(f"the OOD set {name} is named twice")
+        if folder is not None and not Path(folder).is_dir():
+            raise ValueError(f"{folder} is not a folder; expected the folder of images of the OOD set {name}")
+    return names
+
+
+def split_validation(count, val_size):
+    """(training indices, validation indices) of `count` images, as random_split draws them under seed 42."""
+    if not 0 <= val_size < count:
+        raise ValueError(f"--val-size {val_size} leaves no image to train on: the training set has {count}")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(VAL_SEED))
+    return order[:count - val_size], order[count - val_size:]
+
+
+# ---- batched augmentation: one random draw an image, on whatever device the images are -------------------------------
+
+def crop(images, generator):
+    """Random shifts by up to an eighth of the side, zero-padded (4 pixels of 32: He et al. 2016)."""
+    count, _, size, _ = images.shape
+    padding = size // 8
+    windows = F.pad(images, [padding] * 4).unfold(2, size, 1).unfold(3, size, 1)
+    down, right = torch.randint(0, 2 * padding + 1, (2, count), generator=generator, device=images.device)
+    return windows[torch.arange(count, device=images.device), :, down, right]
+
+
+def flip(images, generator):
+    """Mirror left and right with probability one half."""
+    mirrored = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(-1), images)
+
+
+def rotation(images, generator, degrees=15):
+    """Rotate by a uniform angle in +-degrees, bilinear, zeros outside."""
+    angle = (torch.rand(len(images), generator=generator, device=images.device) * 2 - 1) * np.deg2rad(degrees)
+    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    matrix = torch.stack([cosine, -sine, zero, sine, cosine, zero], 1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, images.shape, align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False)
+
+
+def colour_jitter(images, generator, strength=0.2):
+    """Brightness, contrast and saturation, each by a uniform factor in 1 +- strength, in that order; hue stays."""
+    images = images.float()
+    factors = 1 + (torch.rand(3, len(images), 1, 1, 1, generator=generator, device=images.device) * 2 - 1) * strength
+    luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+
+    def blend(images, other, factor):
+        return (other + factor * (images - other)).clamp(0, 255)
+    images = blend(images, 0, factors[0])
+    images = blend(images, (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True), factors[1])
+    return blend(images, (images * luma).sum(1, keepdim=True), factors[2])
+
+
+def erasing(images, generator, probability=0.25, tries=10):
+    """Random erasing (Zhong et al. 2020) of normalised images: a box of 2-33% of the area, aspect 0.3-3.3, becomes the mean.
+
+    As in torchvision, the first of ten drawn boxes that fits is taken, and no box where none fits.
+    """
+    count, _, size, _ = images.shape
+    draws = torch.rand(4, count, tries, generator=generator, device=images.device)
+    area = (0.02 + draws[0] * 0.31) * size * size
+    aspect = torch.exp(np.log(0.3) + draws[1] * (np.log(3.3) - np.log(0.3)))
+    height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (height < size) & (width < size)
+    chosen = fits.int().argmax(1, keepdim=True)
+    height, width = height.gather(1, chosen), width.gather(1, chosen)
+    top = (draws[2].gather(1, chosen) * (size - height + 1)).floor()
+    left = (draws[3].gather(1, chosen) * (size - width + 1)).floor()
+    wanted = torch.rand(count, 1, generator=generator, device=images.device) < probability
+    at = torch.arange(size, device=images.device)
+    rows, columns = (at >= top) & (at < top + height), (at >= left) & (at < left + width)
+    inside = (rows & wanted & fits.any(1, keepdim=True))[:, None, :, None] & columns[:, None, None, :]
+    return images.masked_fill(inside, 0.0)
+
+
+AUGMENTATIONS = {"crop": crop, "flip": flip, "rotation": rotation, "colour_jitter": colour_jitter}
+
+
+def augment(images, names, generator, preprocessing):
+    """uint8 (B, 3, S, S) -> normalised float32 (B, 3, S, S), by the named augmentations in their order; erasing comes last."""
+    for name in names:
+        if name != "erasing":
+            images = AUGMENTATIONS[name](images, generator)
+    images = preprocessing.normalise(images)
+    return erasing(images, generator) if "erasing" in names else images

@@ -1,0 +1,385 @@
+"""Train a classifier: one loop, recipes as rows of a table.
+
+    python train.py --dataset cifar100 --model resnet18 --mode best --seed 0
+    python train.py --dataset cifar100 --model resnet_cifar --mode sgd --epochs 30 --suffix quick
+    python train.py --dataset digits --held-out 8 9 --mode collapse
+    python train.py --dataset cifar100 --model resnet18 --resume        # go on where it was stopped, bit for bit on a CPU
+
+Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy), <model>_final_<suffix>.pth (last epoch), each
+with a .json that says how it was made; <model>_curves_<suffix>.csv and .png; <model>_log_<suffix>.txt. While it runs,
+<model>_last_<suffix>.pth holds its newest complete state; SIGTERM, SIGUSR1 and Ctrl-C renew it and exit with code 75.
+"""
+import contextlib
+import math
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+import cli
+import data
+import figures
+import networks
+import utils
+
+RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
+CHECK_EVERY = 20  # steps between looks at the loss; each look makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. `milestones` are shares of the epochs, so that --epochs stretches a schedule and keeps its shape."""
+
+    epochs: int
+    lr: float
+    weight_decay: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    batch_size: int = 128
+    milestones: tuple = ()  # none: cosine to zero, step by step
+    gamma: float = 0.1
+    augment: tuple = ("crop", "flip")
+    dropout: float = 0.0
+    patience: int = 0
+    keep: str = "best"  # which checkpoint main.py goes on with
+
+
+RECIPES = {
+    # He et al. 2016, section 4.2: 64,000 steps of 128 on 45,000 images, lr / 10 after 32,000 and 48,000.
+    "sgd": Recipe(epochs=182, lr=0.1, weight_decay=1e-4, milestones=(0.5, 0.75)),
+    "best": Recipe(epochs=200, lr=0.1, weight_decay=5e-4),
+    "adamw": Recipe(epochs=200, lr=1e-3, weight_decay=1e-2, optimizer="adamw"),
+    # Papyan et al. 2020: no augmentation, lr / 10 at 1/3 and 2/3, far past 100% training accuracy; its end is what counts.
+    "collapse": Recipe(epochs=350, lr=0.05, weight_decay=5e-4, milestones=(1 / 3, 2 / 3), augment=(), keep="final"),
+    "regularised": Recipe(epochs=200, lr=0.1, weight_decay=5e-4, milestones=(0.3, 0.6, 0.8), gamma=0.2, dropout=0.5,
+                          augment=("crop", "flip", "rotation", "colour_jitter", "erasing")),
+}
+OVERRIDES = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "patience")
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    cli.add_flags(parser, "dataset", "model", "mode", "suffix", "seed", "device", "epochs", "batch-size", "data-dir", "output-dir",
+                  dataset={"default": "cifar100"}, model={"default": "resnet18"}, epochs={"type": cli.positive},
+                  mode={"default": "best", "choices": list(RECIPES)}, batch_size={"type": cli.positive})
+    parser.add_argument("--best-optim", dest="mode", action="store_const", const="adamw", help="old spelling of --mode adamw")
+    parser.add_argument("--lr", type=float, help="override the recipe's learning rate")
+    parser.add_argument("--momentum", type=float, help="override the recipe's momentum")
+    parser.add_argument("--weight-decay", type=float, help="override the recipe's weight decay")
+    parser.add_argument("--patience", type=int, help="stop after this many epochs without a better validation accuracy; 0: never")
+    parser.add_argument("--no-stop", dest="patience", action="store_const", const=0, help="old spelling of --patience 0")
+    parser.add_argument("--val-size", type=int, help="training images kept for validation; default: the data set's own; 0: none")
+    parser.add_argument("--held-out", nargs="*", metavar="CLASS",
+                        help="classes left out of training, an OOD set of their own; default: the data set's own")
+    parser.add_argument("--image-size", type=cli.positive, help="side of the network's input; default: the data set's own")
+    parser.add_argument("--no-amp", action="store_true", help="float32 throughout, where bfloat16 autocast would be used")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's newest state; start where there is none")
+    parser.add_argument("--force", action="store_true", help="start over and replace the run's files")
+    args = parser.parse_args(argv)
+    args.dataset = args.dataset if "=" in args.dataset else utils.split_name(args.dataset)[0]
+    args.suffix = args.suffix or f"{utils.split_name(args.dataset)[0]}_s{args.seed}"
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    networks.check_model(args.model)
+    folder = utils.writable_folder(args.output_dir)
+    files = run_files(folder, args.model, args.suffix)
+    if refuse_or_skip(args, files):
+        return
+    device = cli.device(args.device)
+    name, dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
+    recipe = resolve(args, dataset)
+    preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
+    held_out = dataset.held_out if args.held_out is None else tuple(args.held_out)
+    images = in_memory(data.load_id(dataset, "train", preprocessing, args.data_dir, held_out))
+    test = in_memory(data.load_id(dataset, "test", preprocessing, args.data_dir, held_out))
+    rows, val_rows = data.split_validation(len(images), dataset.val_size if args.val_size is None else args.val_size)
+    if recipe.batch_size > len(rows):
+        raise ValueError(f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)} images")
+    cli.seed_everything(args.seed)
+    facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
+             "held_out": list(held_out), "val_size": len(val_rows), "class_names": images.class_names,
+             "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe), **utils.provenance(cli.material(args))}
+    run = Run(files, facts, recipe, preprocessing, device, args.seed, amp=not args.no_amp)
+    if args.resume and files["last"].exists():
+        run.resume(cli.material(args))
+    run.log(f"{name}: {len(rows)} training, {len(val_rows)} validation, {len(test)} test images, {len(images.class_names)} classes; "
+            f"{args.model}, {run.parameters:,} parameters, {args.mode}, {recipe.epochs} epochs on {device}"
+            f"{' in bfloat16' if run.amp else ''}")
+    if not run.fit(images.take(rows), images.take(val_rows)):
+        return RESUME_ME
+    run.finish(images.take(rows), test)
+    utils.write_figure(files["figure"], figures.training_curves(pd.DataFrame(run.history)))
+
+
+def run_files(folder, model, suffix):
+    stem = networks.short_name(model)
+    parts = {"best": "best_{}.pth", "final": "final_{}.pth", "last": "last_{}.pth", "curves": "curves_{}.csv",
+             "figure": "curves_{}.png", "log": "log_{}.txt"}
+    return {part: Path(folder) / f"{stem}_{pattern.format(suffix)}" for part, pattern in parts.items()}
+
+
+def refuse_or_skip(args, files):
+    """True where --resume finds the run finished; ValueError rather than replace another run, or this one unasked."""
+    if args.force:
+        for part in ("last", "final", "best"):
+            files[part].unlink(missing_ok=True)
+            utils.sidecar_path(files[part]).unlink(missing_ok=True)
+        return False
+    if files["final"].exists():
+        same = utils.read_sidecar(files["final"]).get("arguments") == utils.plain(cli.material(args))
+        if args.resume and same:
+            print(f"{files['final']} is finished; nothing to resume")
+            return True
+        raise ValueError(f"{files['final']} is there already, {'finished with these arguments' if same else 'from another run'}; "
+                         "give this run another --suffix, or replace that one with --force")
+    if files["last"].exists() and not args.resume:
+        raise ValueError(f"{files['last']} is an interrupted run; go on with --resume, or start over with --force")
+    return False
+
+
+def resolve(args, dataset):
+    """The mode's recipe with the overrides of the command line, and no mirrored images where they change the class."""
+    recipe = RECIPES[args.mode]
+    given = {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None}
+    augment = tuple(name for name in recipe.augment if dataset.flip or name != "flip")
+    return replace(recipe, augment=augment, **given)
+
+
+def in_memory(images):
+    return images.in_memory() if isinstance(images, data.ImageFiles) else images
+
+
+def scale(recipe, progress):
+    """Share of the base learning rate at `progress` in [0, 1] of the run: cosine, or steps at the milestones."""
+    if not recipe.milestones:
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
+
+
+class Run:
+    """A run's state: network, optimiser, history, and where in the epochs it stands.
+
+    Batches and augmentation are drawn by generators seeded with (seed, epoch, step), so that a resumed run needs no more
+    than its epoch and step to draw what the uninterrupted one would have drawn.
+    """
+
+    def __init__(self, files, facts, recipe, preprocessing, device, seed, amp):
+        self.files, self.facts, self.recipe, self.preprocessing = files, facts, recipe, preprocessing
+        self.device, self.seed, self.amp = device, seed, amp and has_bfloat16(device)
+        network = networks.build(facts["model"], len(facts["class_names"]), **facts["model_args"])
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.optimizer = make_optimizer(recipe, self.network)
+        self.generator = torch.Generator(device)
+        self.history, self.best, self.epoch, self.partial = [], {"val_acc": -1.0, "epoch": 0}, 0, None
+        self.stop = False
+
+    # -- the loop
+
+    def fit(self, train, val):
+        """Train to the last epoch, or to the patience's end. False where a signal asked to stop first."""
+        train.pixels, train.labels = train.pixels.to(self.device), train.labels.to(self.device)
+        bar = cli.progress(total=self.recipe.epochs, initial=self.epoch, desc="epochs", unit="epoch")
+        with signals(self.ask_to_stop), bar:
+            while self.epoch < self.recipe.epochs and not self.out_of_patience():
+                start = time.perf_counter() - (self.partial or {}).get("seconds", 0.0)
+                result = self.train_epoch(train)
+                if result is None:
+                    self.partial["seconds"] = time.perf_counter() - start
+                    self.save(self.files["last"])
+                    self.log(f"stopped in epoch {self.epoch + 1}; go on with --resume")
+                    return False
+                self.end_epoch(result, self.evaluate(val), len(train), time.perf_counter() - start)
+                bar.set_postfix({name: f"{self.history[-1][name]:.3g}" for name in ("train_loss", "train_acc", "val_acc")
+                                 if self.history[-1][name] is not None})
+                bar.update()
+        return True
+
+    def train_epoch(self, train):
+        """One pass -> (mean loss, accuracy) as the steps saw them; None where a signal came, the pass kept in `partial`."""
+        self.network.train()
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch))
+        batches = order.to(self.device).tensor_split(math.ceil(len(train) / self.recipe.batch_size))
+        state = self.partial or {"step": 0, "losses": torch.zeros(len(batches), device=self.device),
+                                 "correct": torch.zeros((), dtype=torch.int64, device=self.device)}
+        losses, correct = state["losses"].to(self.device), state["correct"].to(self.device)
+        for step in range(state["step"], len(batches)):
+            if self.stop:
+                self.partial = {"step": step, "losses": losses, "correct": correct}
+                return None
+            losses[step], hits = self.step(train, batches[step], step, len(batches))
+            correct += hits
+            if step % CHECK_EVERY == 0 or step == len(batches) - 1:
+                self.check_finite(losses[:step + 1])
+        self.partial = None
+        sizes = torch.tensor([len(batch) for batch in batches], device=self.device)
+        return (losses * sizes).sum().item() / len(train), correct.item() / len(train)
+
+    def step(self, train, rows, step, steps):
+        """One optimiser step -> (mean loss of the batch, number of right answers), both still on the device."""
+        self.generator.manual_seed((self.seed * 1_000_003 + self.epoch) * 1_000_003 + step)
+        lr = self.recipe.lr * scale(self.recipe, (self.epoch + step / steps) / self.recipe.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        images = data.augment(train.pixels[rows], self.recipe.augment, self.generator, self.preprocessing)
+        labels = train.labels[rows]
+        with self.autocast():
+            logits = self.network(images)
+            loss = F.cross_entropy(logits.float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), (logits.argmax(1) == labels).sum()
+
+    @torch.inference_mode()
+    def evaluate(self, images, exact=False):
+        """Clean pass in eval mode -> (mean loss, accuracy), (None, None) of no images; `exact` keeps float32."""
+        if not len(images):
+            return None, None
+        self.network.eval()
+        loss = correct = 0.0
+        for pixels, labels in zip(images.pixels.split(500), images.labels.split(500), strict=True):
+            labels = labels.to(self.device)
+            with contextlib.nullcontext() if exact else self.autocast():
+                logits = self.network(self.preprocessing.normalise(pixels.to(self.device))).float()
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += (logits.argmax(1) == labels).sum().item()
+        return loss / len(images), correct / len(images)
+
+    def end_epoch(self, result, validation, images, seconds):
+        if not math.isfinite(validation[0] or 0.0):
+            raise ValueError(f"validation loss is {validation[0]} after epoch {self.epoch + 1}; {self.last_good()}")
+        self.epoch += 1
+        self.history.append({"epoch": self.epoch, "train_loss": result[0], "train_acc": result[1], "val_loss": validation[0],
+                             "val_acc": validation[1], "lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds,
+                             "images_per_second": images / seconds})
+        utils.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
+        # Without validation images the last epoch is the best: test labels select nothing.
+        if validation[1] is None or validation[1] > self.best["val_acc"]:
+            self.best = {"val_acc": -1.0 if validation[1] is None else validation[1], "epoch": self.epoch}
+            self.save(self.files["best"])
+        self.save(self.files["last"])
+        self.log("  ".join(f"{name} {value:.4g}" for name, value in self.history[-1].items() if value is not None), quiet=True)
+
+    def out_of_patience(self):
+        return 0 < self.recipe.patience <= self.epoch - self.best["epoch"]
+
+    def check_finite(self, losses):
+        finite = losses.isfinite()
+        if not finite.all():
+            step = int((~finite).nonzero()[0])
+            raise ValueError(f"the loss is {losses[step].item()} in epoch {self.epoch + 1}, step {step + 1}; {self.last_good()}")
+
+    def last_good(self):
+        kept = f"the state after epoch {self.epoch} is kept in {self.files['last']}" if self.epoch else "no epoch was finished"
+        return f"{kept}; train with a lower --lr (now {self.recipe.lr:g}), or --no-amp"
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+
+    def ask_to_stop(self, *_):
+        self.stop = True
+
+    # -- what is kept
+
+    def save(self, path, **more):
+        """Write the whole state: what rebuilds the network, and all that a resumed run needs."""
+        last = self.history[-1] if self.history else {"train_acc": None, "val_acc": None}
+        torch_rng = {"cpu": torch.get_rng_state(),
+                     "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}
+        state = {"epoch": self.epoch, "model_state_dict": self.network.state_dict(),
+                 "optimizer_state_dict": self.optimizer.state_dict(), "train_acc": last["train_acc"], "val_acc": last["val_acc"],
+                 "test_acc": None, **self.facts, "scheduler": {"milestones": self.recipe.milestones, "gamma": self.recipe.gamma},
+                 "rng": torch_rng, "history": self.history, "best": self.best, "partial": self.partial, **more}
+        with utils.replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, arguments):
+        state = networks.read_checkpoint(self.files["last"])
+        before, now = state["arguments"], utils.plain(arguments)
+        if before != now:
+            different = [f"{name} {before.get(name)} then, {now.get(name)} now" for name in now if before.get(name) != now[name]]
+            raise ValueError(f"{self.files['last']} was started with other arguments: {'; '.join(different)}. Repeat those, or "
+                             "start over with --force")
+        self.network.load_state_dict(state["model_state_dict"])
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        self.epoch, self.history, self.best, self.partial = (state[key] for key in ("epoch", "history", "best", "partial"))
+        torch.set_rng_state(state["rng"]["cpu"])
+        if self.device.type == "cuda" and state["rng"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+        self.log(f"resumed after epoch {self.epoch}" + (f", step {self.partial['step']}" if self.partial else ""))
+
+    def finish(self, train, test):
+        """Measure the final and the best network once, on clean training and test images, and write both checkpoints."""
+        for kind in ("final", "best"):
+            if kind == "best":
+                state = networks.read_checkpoint(self.files["best"])
+                self.network.load_state_dict(state["model_state_dict"])
+                self.optimizer.load_state_dict(state["optimizer_state_dict"])
+                self.epoch, whole = state["epoch"], self.history
+                self.history = self.history[:self.epoch]
+            accuracy = {"train_acc": self.evaluate(train, exact=True)[1], "test_acc": self.evaluate(test, exact=True)[1]}
+            self.save(self.files[kind], **accuracy)
+            val_acc = self.history[-1]["val_acc"]
+            utils.write_json(utils.sidecar_path(self.files[kind]), {
+                **self.facts, "epoch": self.epoch, "epochs": self.recipe.epochs, **accuracy, "val_acc": val_acc,
+                "checkpoint_sha256": utils.sha256(self.files[kind]), "curves": self.files["curves"].name,
+                "seconds": sum(row["seconds"] for row in self.history)})
+            self.log(f"{kind}: epoch {self.epoch}, train {accuracy['train_acc']:.2%}, "
+                     + (f"validation {val_acc:.2%}, " if val_acc is not None else "")
+                     + f"test {accuracy['test_acc']:.2%} -> {self.files[kind]}")
+        self.history = whole
+        fitted = next((row["epoch"] for row in self.history if row["train_acc"] == 1), None)
+        if fitted:
+            self.log(f"every training image right since epoch {fitted}: {len(self.history) - fitted} epochs of terminal phase")
+        elif self.facts["mode"] == "collapse":
+            self.log(f"training accuracy ended at {self.history[-1]['train_acc']:.2%}: the terminal phase was not reached; "
+                     "train for more --epochs")
+        self.files["last"].unlink(missing_ok=True)
+
+    def log(self, text, quiet=False):
+        """Print, unless a progress bar shows it already, and keep in the log file."""
+        if not quiet or not sys.stderr.isatty():
+            print(text, flush=True)
+        with open(self.files["log"], "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def has_bfloat16(device):
+    """Whether the device multiplies bfloat16 matrices natively, so that autocast gains."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def make_optimizer(recipe, network):
+    """SGD with momentum, or AdamW; fused where the device has it."""
+    fused = next(network.parameters()).device.type in ("cpu", "cuda")
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+    return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+                           fused=fused)
+
+
+@contextlib.contextmanager
+def signals(handler):
+    """Within the block SIGTERM, SIGUSR1 and Ctrl-C call `handler`; afterwards they do what they did before."""
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+if __name__ == "__main__":
+    cli.run(main)
