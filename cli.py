@@ -7,6 +7,8 @@ import argparse
 import os
 import random
 import sys
+import warnings
+from argparse import ArgumentTypeError
 
 from tqdm import tqdm
 
@@ -37,8 +39,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, **options)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def parse_args(self, args=None, namespace=None):
-        return super().parse_args([kebab_case(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+    def parse_known_args(self, args=None, namespace=None):
+        return super().parse_known_args([kebab_case(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+
+    def knows(self, flag):
+        """Whether this script has such a flag, so that main.py can hand it on."""
+        return flag in self._option_string_actions
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -65,7 +71,7 @@ def positive(text):
     """argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+        raise ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
     return value
 
 
@@ -76,6 +82,7 @@ def material(args):
 
 def run(main):
     """Run a script's main; a person's mistake becomes one line on stderr and exit code 2, never a traceback."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
@@ -120,7 +127,13 @@ def progress(iterable=None, **options):
 
 
 def print_table(frame, title=None):
-    """Print a pandas table in aligned columns; empty cells stay empty."""
+    """Print a pandas table: text to the left, numbers to the right, missing values empty."""
     if title:
         print(f"\n{title}")
-    print(frame.to_string(index=False, na_rep=""))
+    aligned = frame.copy()
+    for name in frame.columns:
+        if frame[name].map(lambda value: isinstance(value, str)).all():
+            width = max(len(name), frame[name].str.len().max())
+            aligned[name] = frame[name].str.ljust(width)
+            aligned = aligned.rename(columns={name: name.ljust(width)})
+    print(aligned.to_string(index=False, na_rep=""))

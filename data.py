@@ -244,7 +244,7 @@ class Dataset:
 
 
 ID = {
-    "digits": Dataset(digits, 16, (0.3054, 0.3054, 0.3054), (0.3517, 0.3517, 0.3517), val_size=96, held_out=("8", "9"),
+    "digits": Dataset(digits, 16, (0.3054, 0.3054, 0.3054), (0.3186, 0.3186, 0.3186), val_size=96, held_out=("8", "9"),
                       ood=("held_out", "photos", "uniform", "gaussian"), flip=False),
     "cifar10": Dataset(partial(cifar, name="cifar10"), 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
                        val_size=5000, ood=("cifar100", "svhn", "textures")),

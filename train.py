@@ -62,7 +62,7 @@ RECIPES = {
 OVERRIDES = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "patience")
 
 
-def parse_args(argv=None):
+def make_parser():
     parser = cli.Parser(__doc__)
     cli.add_flags(parser, "dataset", "model", "mode", "suffix", "seed", "device", "epochs", "batch-size", "data-dir", "output-dir",
                   dataset={"default": "cifar100"}, model={"default": "resnet18"}, epochs={"type": cli.positive},
@@ -80,7 +80,11 @@ def parse_args(argv=None):
     parser.add_argument("--no-amp", action="store_true", help="float32 throughout, where bfloat16 autocast would be used")
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest state; start where there is none")
     parser.add_argument("--force", action="store_true", help="start over and replace the run's files")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None):
+    args = make_parser().parse_args(argv)
     args.dataset = args.dataset if "=" in args.dataset else utils.split_name(args.dataset)[0]
     args.suffix = args.suffix or f"{utils.split_name(args.dataset)[0]}_s{args.seed}"
     return args
@@ -331,8 +335,9 @@ class Run:
             val_acc = self.history[-1]["val_acc"]
             utils.write_json(utils.sidecar_path(self.files[kind]), {
                 **self.facts, "epoch": self.epoch, "epochs": self.recipe.epochs, **accuracy, "val_acc": val_acc,
-                "checkpoint_sha256": utils.sha256(self.files[kind]), "curves": self.files["curves"].name,
-                "seconds": sum(row["seconds"] for row in self.history)})
+                "checkpoint_sha256": utils.sha256(self.files[kind]), "curves": self.files["curves"].name, "inputs": {},
+                "outputs": utils.fingerprints([self.files[kind]], self.files[kind].parent),
+                "seconds": round(sum(row["seconds"] for row in self.history), 3)})
             self.log(f"{kind}: epoch {self.epoch}, train {accuracy['train_acc']:.2%}, "
                      + (f"validation {val_acc:.2%}, " if val_acc is not None else "")
                      + f"test {accuracy['test_acc']:.2%} -> {self.files[kind]}")

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -79,14 +80,25 @@ def writable_folder(path):
     return path
 
 
-def write_json(path, content):
+def write_text(path, text):
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def plain(content):
-    """What `content` becomes when it is written as JSON and read back (tuples turn into lists)."""
-    return json.loads(json.dumps(content, default=str))
+    """What `content` becomes when it is written as JSON and read back: tuples are lists, NaN and infinity are None."""
+    if isinstance(content, dict):
+        return {str(name): plain(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [plain(value) for value in content]
+    content = content.item() if isinstance(content, np.generic) else content
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content if isinstance(content, (str, int, float, bool, type(None))) else str(content)
 
 
 def read_json(path):

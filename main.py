@@ -1,0 +1,129 @@
+"""The whole chain on one data set: train, extract, score, measure collapse, report.
+
+    python main.py                                          # handwritten digits on the CPU, nothing to download
+    python main.py --dataset cifar100 --model resnet18 --ood svhn textures --epochs 200
+    python main.py --dataset cifar100 --ood svhn mine=path/to/photographs --methods MSP ViM --vim-dim 300
+    python main.py --force ood                              # redo one stage and what follows from it
+
+A stage whose outputs are there, and were made with the same arguments from the same files, is skipped; an interrupted training
+run goes on where it was. Every flag of the five scripts is taken here too and handed to the stages that know it.
+"""
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+import neural_collapse
+import ood_methods
+import report
+import run_networks
+import train
+import utils
+
+# Without --dataset: handwritten digits, trained far past the point where every training image is classified right.
+EMBEDDED = {"dataset": "digits", "model": "resnet_cifar", "mode": "collapse", "epochs": "100"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One script, what it works from, and the file that records its last finished run."""
+
+    script: object
+    needs: tuple
+    record: str
+
+
+STAGES = {
+    "train": Stage(train, (), ""),
+    "extract": Stage(run_networks, ("train",), "run_networks.json"),
+    "ood": Stage(ood_methods, ("extract",), "ood_methods.json"),
+    "collapse": Stage(neural_collapse, ("extract",), "neural_collapse.json"),
+    "report": Stage(report, ("ood", "collapse"), "report.json"),
+}
+
+
+def parse_args(argv=None):
+    """-> (main's own arguments, {stage: the words handed to its script})."""
+    parser = cli.Parser(__doc__)
+    cli.add_flags(parser, "dataset", "model", "mode", "ood", "data-dir", "output-dir")
+    parser.add_argument("--use", choices=("best", "final"), help="checkpoint to go on with: of the highest validation accuracy, or "
+                        "of the last epoch; default: final for --mode collapse, best for others")
+    parser.add_argument("--force", nargs="+", choices=list(STAGES), default=[], metavar="STAGE",
+                        help=f"redo these stages and what follows from them: {', '.join(STAGES)}")
+    args, others = parser.parse_known_args(argv)
+    words = {name: [] for name in STAGES}
+    embedded = args.dataset in (None, EMBEDDED["dataset"])
+    given = {flag: value for flag, value in vars(args).items() if flag in ("dataset", "model", "mode") and value}
+    if embedded:
+        given = {**EMBEDDED, **given}
+        if "--epochs" in " ".join(others) or given["mode"] != EMBEDDED["mode"]:
+            given.pop("epochs")
+    args.dataset = given["dataset"]
+    own = [[f"--{flag}", value] for flag, value in given.items()]
+    own += [[f"--{flag}", getattr(args, flag.replace("-", "_"))] for flag in ("data-dir", "output-dir")]
+    own += [["--ood", *args.ood]] if args.ood else []
+    for group in [*own, *groups(others)]:
+        takers = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(group[0].partition("=")[0])]
+        if not takers or not group[0].startswith("--"):
+            parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
+        for name in takers:
+            # run_networks reads the network from the checkpoint; only files from elsewhere need --model there.
+            if not (name == "extract" and group[0] == "--model"):
+                words[name] += group
+    return args, words
+
+
+def groups(words):
+    """["--lr", "0.1", "--methods", "MSP", "ViM"] -> [["--lr", "0.1"], ["--methods", "MSP", "ViM"]]."""
+    found = []
+    for word in words:
+        if word.startswith("--") or not found:
+            found.append([word])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def main(argv=None):
+    args, words = parse_args(argv)
+    training = train.parse_args(words["train"])
+    files = train.run_files(args.output_dir, training.model, training.suffix)
+    checkpoint = files[args.use or train.RECIPES[training.mode].keep]
+    for name in ("extract", "ood", "collapse", "report"):
+        words[name] += ["--checkpoint", str(checkpoint)]
+    ood = run_networks.parse_args(words["extract"]).ood
+    words["ood"] += [] if args.ood else ["--ood", *ood]
+    words["collapse"] += [] if args.ood else ["--ood", *ood]
+    records = {name: Path(args.output_dir) / checkpoint.stem / stage.record for name, stage in STAGES.items()}
+    records["train"] = utils.sidecar_path(checkpoint)
+    for name, stage in STAGES.items():  # every mistake in every stage's arguments shows before the first starts
+        stage.script.parse_args(words[name])
+    redone, seconds = set(), {}
+    for name, stage in STAGES.items():
+        forced = name in args.force or (args.force and redone.intersection(stage.needs))
+        if not forced and is_current(name, stage, records[name], words, ood):
+            continue
+        if name == "train":
+            run_networks.main(["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *ood])
+            words[name] += ["--force" if forced or files["final"].exists() else "--resume"]
+        elif name == "extract" and forced:
+            words[name] += ["--force"]
+        print(f"\n== {name}: {stage.script.__name__}.py {' '.join(words[name])}", flush=True)
+        start = time.perf_counter()
+        if code := stage.script.main(words[name]):
+            return code
+        redone.add(name)
+        seconds[name] = time.perf_counter() - start
+    print("\n" + ("; ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) if seconds else "all is current"))
+    print(f"report: {records['report'].parent / 'report.html'}")
+
+
+def is_current(name, stage, record, words, ood):
+    """Whether a stage need not run. Folders of images may have changed unseen, so the extraction looks at them each time."""
+    if name == "extract" and any("=" in text for text in [*ood, *words[name]]):
+        return False
+    return utils.is_current(record, cli.material(stage.script.parse_args(words[name])))
+
+
+if __name__ == "__main__":
+    cli.run(main)
