@@ -92,7 +92,7 @@ def nc5_table(nc5):
 def draw(folder, per_class, moments, W, class_names, nc5):
     """The collapse figures -> their paths."""
     drawn = {"within_class_variance": figures.within_class_variance(per_class),
-             "cosine_histogram": figures.cosine_histogram(moments.centred, W),
+             "cosine_histogram": figures.cosine_histogram(moments.centred, W[moments.present]),
              "weight_mean_alignment": figures.weight_mean_alignment(per_class),
              "class_mean_distances": figures.class_mean_distances(moments.means, class_names),
              "nc5": figures.nc5_bars(nc5_table(nc5))}

@@ -11,7 +11,6 @@ ood_metrics.csv (a row an OOD set and method) with ood_metrics.md and, on demand
 more in-distribution images; ID is the positive class; rates are in [0, 1].
 """
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,7 +57,7 @@ def main(argv=None):
     args = parse_args(argv)
     run = utils.open_run(args.checkpoint, args.output_dir, args.dataset, args.ood)
     if not run.ood:
-        raise ValueError(f"{run.folder} holds no OOD features; make some with: {utils.remedy(args.checkpoint)} --ood svhn textures")
+        raise ValueError(f"{run.folder} holds no OOD features; make some with: {utils.remedy(args.checkpoint, ood=['svhn'])}")
     W, b, class_names = utils.read_head(run.head)
     train, test = utils.read_features(run.train), utils.read_features(run.test)
     for found in (train, test):
@@ -74,7 +73,8 @@ def main(argv=None):
     written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
     utils.write_table(written[0], table, sidecar)
     thresholds = {name: metrics.threshold_at_tpr(values, args.tpr) for name, values in id_scores.items()}
-    for stem, found, values in [(f"ID_{run.dataset}", test, id_scores), *((f"OOD_{name}", ood[name], ood_scores[name]) for name in ood)]:
+    sets = {f"ID_{run.dataset}": (test, id_scores), **{f"OOD_{name}": (ood[name], ood_scores[name]) for name in ood}}
+    for stem, (found, values) in sets.items():
         written.append(run.folder / f"scores_{stem}.csv")
         write_scores(written[-1], found, values, thresholds, scores.compute_logits(found.features, W, b), class_names, sidecar)
     summary = summarise(table)
@@ -197,8 +197,8 @@ def draw(run, train, test, ood, table, id_scores, ood_scores, thresholds):
         drawn[f"scores_{name}"] = figures.score_histograms(
             id_scores[name], {key: found[name] for key, found in ood_scores.items()}, name, thresholds[name], area)
     mean, axes, explained = leading_components(train.features)
-    drawn["principal_components"] = figures.principal_components(
-        (test.features - mean) @ axes, {name: (found.features - mean) @ axes for name, found in ood.items()}, explained, test.labels)
+    points = {name: (found.features - mean) @ axes for name, found in ood.items()}
+    drawn["principal_components"] = figures.principal_components((test.features - mean) @ axes, points, explained, test.labels)
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
     return [folder / f"{name}.png" for name in drawn]

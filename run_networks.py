@@ -5,10 +5,10 @@
     python run_networks.py --checkpoint old.pth --model resnet_cifar --dataset cifar100 --ood svhn   # trained elsewhere
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures     # only download, where there is a network
 
-Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was trained on: validation images and
-held-out classes are left out), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a .json that says how it was made. A file
-that is there already and would come out the same is kept; --force makes all anew. Every image goes through the checkpoint's own
-preprocessing, in eval mode, in data-set order, without augmentation.
+Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was trained on, held-out classes left
+out), ID_<dataset>_val.csv (the validation images, where there are any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a
+.json that says how it was made. A file that is there already and would come out the same is kept; --force makes all anew. Every
+image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation.
 """
 import time
 from contextlib import nullcontext
@@ -67,7 +67,8 @@ def main(argv=None):
               "preprocessing": given["preprocessing"].as_dict(), "class_names": given["class_names"],
               "precision": "bfloat16" if args.amp else "float32"}
     head = write_head(folder, classifier, given, args, origin)
-    print(f"{args.checkpoint}: {checkpoint['model']}, {classifier.in_features} features, {classifier.out_features} classes -> {folder}")
+    print(f"{args.checkpoint}: {checkpoint['model']}, {classifier.in_features} features, {classifier.out_features} classes "
+          f"-> {folder}")
     files = [head]
     for stem, found in images.items():
         files.append(folder / f"{stem}.{args.format}")
@@ -125,7 +126,10 @@ def load_images(args, given, checkpoint):
             raise ValueError(f"{args.checkpoint} tells {classes_of(checkpoint)} classes apart and {given['dataset']} has "
                              f"{len(images.class_names)}: it was trained on other data")
         if split == "train":
-            images = images.take(data.split_validation(len(images), given["val_size"])[0].sort().values)
+            rows, val_rows = (rows.sort().values for rows in data.split_validation(len(images), given["val_size"]))
+            if len(val_rows):
+                sets[f"ID_{given['dataset']}_val"] = images.take(val_rows)
+            images = images.take(rows)
         sets[f"ID_{given['dataset']}_{split}"] = images
     for text in args.ood:
         sets[f"OOD_{utils.split_name(text)[0]}_test"] = data.load_ood(text, *arguments)

@@ -114,9 +114,9 @@ def main(argv=None):
     run = Run(files, facts, recipe, preprocessing, device, args.seed, amp=not args.no_amp)
     if args.resume and files["last"].exists():
         run.resume(cli.material(args))
-    run.log(f"{name}: {len(rows)} training, {len(val_rows)} validation, {len(test)} test images, {len(images.class_names)} classes; "
-            f"{args.model}, {run.parameters:,} parameters, {args.mode}, {recipe.epochs} epochs on {device}"
-            f"{' in bfloat16' if run.amp else ''}")
+    run.log(f"{name}: {len(rows)} training, {len(val_rows)} validation, {len(test)} test images, "
+            f"{len(images.class_names)} classes; {args.model}, {run.parameters:,} parameters, {args.mode}, "
+            f"{recipe.epochs} epochs on {device}{' in bfloat16' if run.amp else ''}")
     if not run.fit(images.take(rows), images.take(val_rows)):
         return RESUME_ME
     run.finish(images.take(rows), test)
@@ -362,7 +362,7 @@ def has_bfloat16(device):
     """Whether the device multiplies bfloat16 matrices natively, so that autocast gains."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
 def make_optimizer(recipe, network):

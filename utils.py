@@ -118,7 +118,7 @@ def sha256(path):
     return _sha256(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _sha256(path, size, modified):
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -199,13 +199,17 @@ def is_current(path, arguments):
 def write_features(path, features, labels, paths=None, sidecar=None):
     """features (N, D) float32, labels (N,) int, paths [N] -> a CSV (or Parquet by its name) and its sidecar.
 
-    float32 is written in the shortest decimal form that reads back to the same float32.
+    float32 is written in the shortest decimal form that reads back to the same float32. The same features in the other
+    format, whose sidecar this one replaces, are removed.
     """
     columns = {f"ct{index}": column for index, column in enumerate(np.asarray(features, np.float32).T)}
     frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
     if paths is not None:
         frame = frame.with_columns(pl.Series("path", [str(path) for path in paths], dtype=pl.String))
     details = {"rows": frame.height, "width": len(columns)}
+    for suffix in SUFFIXES:
+        if suffix != Path(path).suffix:
+            Path(path).with_suffix(suffix).unlink(missing_ok=True)
     with with_sidecar(path, {**(sidecar or {}), **details}) as temporary:
         frame.write_parquet(temporary) if Path(path).suffix == ".parquet" else frame.write_csv(temporary)
 
@@ -246,7 +250,7 @@ def read_features(path):
         if Path(path).suffix == ".parquet":
             frame = pl.read_parquet(path)
         else:
-            frame = pl.read_csv(path, schema_overrides={name: pl.Float32 for name in numbers} | {"path": pl.String},
+            frame = pl.read_csv(path, schema_overrides=dict.fromkeys(numbers, pl.Float32) | {"path": pl.String},
                                 infer_schema_length=1000, encoding="utf8")
         frame = frame.with_columns(pl.col(numbers).cast(pl.Float32), pl.col("label").cast(pl.Int64))
     except pl.exceptions.PolarsError as error:
@@ -278,7 +282,7 @@ def read_head(path):
     weights = [f"w{index}" for index in range(len(names) - 2)]
     if names != ["class", *weights, "bias"]:
         raise ValueError(f"{path} is not a head: expected columns class, w0 .. w{{D-1}}, bias, found {', '.join(names[:4])} ...")
-    frame = pl.read_csv(path, schema_overrides={name: pl.Float32 for name in [*weights, "bias"]} | {"class": pl.String})
+    frame = pl.read_csv(path, schema_overrides=dict.fromkeys([*weights, "bias"], pl.Float32) | {"class": pl.String})
     W, b = frame.select(weights).to_numpy(order="c"), frame["bias"].to_numpy()
     if not (np.isfinite(W).all() and np.isfinite(b).all()):
         raise ValueError(f"{path} holds NaN, infinity or an empty cell; make it anew with run_networks.py")
@@ -296,12 +300,13 @@ class Run:
     dataset: str
     head: Path
     train: Path
+    val: Path  # None where the run kept no validation images
     test: Path
     ood: dict
 
     @property
     def files(self):
-        return [self.head, self.train, self.test, *self.ood.values()]
+        return [path for path in (self.head, self.train, self.val, self.test, *self.ood.values()) if path]
 
 
 def feature_file(folder, name):
@@ -330,8 +335,8 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
     missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {remedy(checkpoint, dataset, ood)}")
-    run = Run(folder, folder.name, dataset, files["head"], files["train"], files["test"],
-              {name: files[f"OOD {name}"] for name in ood})
+    run = Run(folder, folder.name, dataset, files["head"], files["train"], feature_file(folder, f"ID_{dataset}_val"),
+              files["test"], {name: files[f"OOD {name}"] for name in ood})
     check_origin(run, Path(checkpoint), remedy(checkpoint, dataset, ood))
     return run
 

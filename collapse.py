@@ -1,0 +1,425 @@
+"""Neural collapse, NC1 to NC5, from features and the last layer; NumPy only.
+
+    moments = Accumulator(classes=C, width=D).update(features, labels).finish()
+    rows = measure(moments, W, b) + nc4_rows(nc4(features, labels, W, b, moments.means), "train")
+
+One pass gathers counts, class means and within-class scatter; NC1, NC2 and NC3 are closed forms of these. NC4 reads the
+features again. A metric that is undefined is None, never 0. Formulas, sources, hazards: docs/neural_collapse.md.
+"""
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = 16384  # rows a product: enough that the steps by class cost little, few enough to bound memory and float32 sums
+EPSILON = np.finfo(np.float64).eps
+COINCIDE = 1e-12  # squared distance of two class means, over the largest squared norm, at which they count as one point
+
+SOURCES = {  # metric: (centring, source)
+    "nc1": ("mu_G", "Papyan et al. 2020"),
+    "nc1_rank": ("mu_G", "rank of Sigma_B kept in NC1"),
+    "nc1_condition": ("mu_G", "condition number of Sigma_B at that rank"),
+    "nc1_trace_ratio": ("mu_G", "Tr(Sigma_W)/Tr(Sigma_B), Tirer et al. 2023"),
+    "nc1_cdnv": ("none", "Galanti et al. 2022"),
+    "norm_cv": ("mu_G", "equinorm, Papyan et al. 2020"),
+    "cosine_mean": ("mu_G", "mean cosine of pairs; centring alone forces about -1/(C-1)"),
+    "cosine_std": ("mu_G", "equiangularity, Papyan et al. 2020"),
+    "angle_deviation_mean": ("mu_G", "mean |cos + 1/(C-1)|, Papyan et al. 2020"),
+    "angle_deviation_max": ("mu_G", "largest |cos + 1/(C-1)|"),
+    "gram_distance": ("mu_G", "Gram matrix to the simplex ETF's, Zhu et al. 2021"),
+    "cosine_max": ("mu_G", "smallest angle (one-vs-one distance), Jiang et al. 2024"),
+    "tight_frame_distance": ("mu_G", "Gram matrix to the nearest tight frame's of rank min(D, C-1)"),
+    "nc3_self_duality": ("mu_G", "||W/|W| - M/|M|||_F^2, Papyan et al. 2020"),
+    "nc3_cosine_mean": ("mu_G", "mean cos(w_c, mu_c - mu_G)"),
+    "nc3_cosine_min": ("mu_G", "least cos(w_c, mu_c - mu_G)"),
+    "head_bias_std": ("none", "equal biases, Zhu et al. 2021"),
+    "nc4_mismatch": ("none", "Papyan et al. 2020, bias included"),
+    "nc4_nearest_mean_accuracy": ("none", "share of images whose nearest class mean is their own"),
+    "nc4_head_accuracy": ("none", "share of images that the last layer classifies right"),
+    "nc5": ("none", "mean |cos(mu_c, mu_OOD)|, Ammar et al. 2023"),
+    "nc5_centred": ("mu_G", "mean |cos(mu_c - mu_G, mu_OOD - mu_G)|"),
+    "nc5_shift": ("mu_G", "|mu_OOD - mu_G| over the mean |mu_c - mu_G|"),
+}
+UNDEFINED = {"nc1": "class means coincide, or no class has two images", "nc4": "no images"}
+SIMPLEX = ("angle_deviation_mean", "angle_deviation_max", "gram_distance")  # undefined where no simplex ETF exists
+GENERALISED = ("cosine_max", "tight_frame_distance")  # defined in any dimension
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What NC1 to NC3 need to know of N labelled features. Rows of classes without images are NaN."""
+
+    counts: np.ndarray  # (C,) images
+    means: np.ndarray  # (C, D)
+    global_mean: np.ndarray  # (D,) mean of the class means, not of the images
+    within: np.ndarray  # (D, D) Sigma_W: average over images of (h - mu_c)(h - mu_c)'
+    within_class_variance: np.ndarray  # (C,) trace of each class's covariance
+
+    @property
+    def present(self) -> np.ndarray:
+        """(P,) the classes that have images."""
+        return np.flatnonzero(self.counts)
+
+    @property
+    def rounding(self) -> float:
+        """Length below which a difference of class means is noise: relative to the means, offset included."""
+        return max(self.means.shape) * EPSILON * np.linalg.norm(self.means[self.present])
+
+    @property
+    def deviations(self) -> np.ndarray:
+        """(C, D) mu_c - mu_G, exactly zero where it is rounding alone."""
+        deviations = self.means - self.global_mean
+        deviations[np.linalg.norm(deviations, axis=1) <= self.rounding] = 0
+        return deviations
+
+    @property
+    def centred(self) -> np.ndarray:
+        """(P, D) deviations of the present classes, the factor of Sigma_B = centred' centred / P."""
+        return self.deviations[self.present]
+
+
+class Accumulator:
+    """One pass over features in chunks of any size and order; accumulators of several workers merge.
+
+    Each block of rows is centred on its own class means and joined to the rest by the pairwise update of Chan, Golub
+    and LeVeque (1983): nothing large is subtracted from anything large, so that neither a common offset of the features
+    nor strong collapse costs digits. By default the residuals are multiplied in float32 and all else is float64 (1e-7
+    relative on Sigma_W). exact=True: float64 throughout, and chunking and order move no result by more than 1e-12.
+    """
+
+    def __init__(self, classes: int, width: int, exact: bool = False):
+        self.classes, self.width, self.exact = classes, width, exact
+        self.counts = np.zeros(classes, np.int64)
+        self.means = np.zeros((classes, width))
+        self.scatter = np.zeros((width, width))  # sum over images of (h - mu_c)(h - mu_c)'
+        self.squares = np.zeros(classes)  # its trace, by class
+
+    def update(self, features: np.ndarray, labels: np.ndarray) -> "Accumulator":
+        """Add features (n, D) of labels (n,). ValueError, and nothing added, on a non-finite value or a wrong label."""
+        features, labels = check_features(features, labels, self.classes, self.width)
+        for start in range(0, len(features), BLOCK):
+            self._join(*self._summarise(features[start : start + BLOCK], labels[start : start + BLOCK]))
+        return self
+
+    def merge(self, other: "Accumulator") -> "Accumulator":
+        """Add what another accumulator of the same classes and width has seen."""
+        if (other.classes, other.width) != (self.classes, self.width):
+            raise ValueError(f"cannot merge {other.classes} classes x {other.width} features into {self.classes} x "
+                             f"{self.width}; build both accumulators for one head")
+        seen = np.flatnonzero(other.counts)
+        self._join(seen, other.counts[seen], other.means[seen], other.scatter, other.squares[seen])
+        return self
+
+    def finish(self) -> Moments:
+        """The moments so far; warns of classes without images. ValueError where fewer than two classes have any."""
+        present = np.flatnonzero(self.counts)
+        if len(present) < 2:
+            raise ValueError(f"{len(present)} of {self.classes} classes has images; collapse needs at least two")
+        if not np.isfinite(self.scatter).all():
+            raise ValueError("the scatter of the features overflows float32; use exact=True, or scale the features")
+        absent = np.flatnonzero(self.counts == 0)
+        if len(absent):
+            names = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
+            warnings.warn(f"neural collapse: {len(absent)} of {self.classes} classes have no images ({names}); "
+                          "means and metrics are of the others", UserWarning, stacklevel=2)
+        means = np.where(self.counts[:, None] > 0, self.means, np.nan)
+        variance = np.where(self.counts > 0, self.squares / np.maximum(self.counts, 1), np.nan)
+        within = self.scatter / self.counts.sum()
+        return Moments(self.counts.copy(), means, means[present].mean(axis=0), within, variance)
+
+    def _summarise(self, rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Rows (n, D) -> their classes (k,), counts (k,), means (k, D), scatter (D, D) and its trace by class (k,)."""
+        order = np.argsort(labels, kind="stable")
+        classes, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        rows = rows[order].astype(np.float64 if self.exact else np.result_type(rows, np.float32), copy=False)
+        means = np.empty((len(classes), self.width))
+        for i, (start, count) in enumerate(zip(starts, counts, strict=True)):
+            own = rows[start : start + count]
+            means[i] = own.sum(axis=0, dtype=np.float64) / count
+            own -= means[i].astype(rows.dtype)
+        # Rows were centred on means rounded to their own type; what the rounding left is taken off below.
+        left = (means - means.astype(rows.dtype)) * np.sqrt(counts)[:, None]
+        rows = rows if self.exact else rows.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # finish() reports an overflow
+            scatter = (rows.T @ rows).astype(np.float64) - left.T @ left
+            squares = np.add.reduceat(np.einsum("nd,nd->n", rows, rows), starts, dtype=np.float64)
+        return classes, counts, means, scatter, squares - np.einsum("cd,cd->c", left, left)
+
+    def _join(self, classes, counts, means, scatter, squares) -> None:
+        """Join a summary to this one: scatters add, with n m / (n + m) delta delta' for each class's two means."""
+        total = self.counts[classes] + counts
+        delta = means - self.means[classes]
+        weighted = delta * np.sqrt(self.counts[classes] * (counts / total))[:, None]
+        self.scatter += scatter + weighted.T @ weighted
+        self.squares[classes] += squares + np.einsum("cd,cd->c", weighted, weighted)
+        self.means[classes] += delta * (counts / total)[:, None]
+        self.counts[classes] = total
+
+
+def nc1(moments: Moments) -> dict:
+    """Tr(Sigma_W Sigma_B^+)/C with its rank and condition number, and the ratios of `spread`.
+
+    Sigma_B^+ comes from the singular values of the centred class means, cut at rank min(C-1, D, numerical rank): its
+    C-th direction is rounding alone, and inverting it has put values of a million in print.
+    """
+    centred = moments.centred
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    rank = min(rank_bound(centred), int((singular > moments.rounding).sum()))
+    values = {"nc1": None, "nc1_rank": rank, "nc1_condition": None}
+    if rank:
+        values["nc1_condition"] = float((singular[0] / singular[rank - 1]) ** 2)
+    if rank and moments.counts.max() > 1:  # one image a class has no scatter: unknown, not zero
+        kept = directions[:rank]
+        within = np.maximum(np.einsum("rd,rd->r", kept @ moments.within, kept), 0)  # a variance, but for rounding
+        values["nc1"] = float((within / singular[:rank] ** 2).sum())  # the 1/C of Sigma_B and of NC1 cancel
+    return values | spread(moments)
+
+
+def spread(moments: Moments) -> dict:
+    """Tr(Sigma_W)/Tr(Sigma_B), and CDNV: mean over pairs of (v_c + v_c')/(2 |mu_c - mu_c'|^2), v the class variances.
+
+    None without two images in a class, and for CDNV also where two class means coincide.
+    """
+    values = dict.fromkeys(("nc1_trace_ratio", "nc1_cdnv"))
+    centred, variance = moments.centred, moments.within_class_variance[moments.present]
+    squared, pairs = (centred**2).sum(axis=1), np.triu_indices(len(centred), 1)
+    if moments.counts.max() > 1 and squared.max() > 0:
+        trace = variance @ moments.counts[moments.present] / moments.counts.sum()
+        values["nc1_trace_ratio"] = float(trace / squared.mean())
+        distance = (squared[:, None] + squared - 2 * centred @ centred.T)[pairs]
+        if distance.min() > COINCIDE * squared.max():
+            values["nc1_cdnv"] = float(((variance[:, None] + variance)[pairs] / (2 * distance)).mean())
+    return values
+
+
+def nc2(vectors: np.ndarray) -> dict:
+    """How near vectors (C, D), centred class means or weights, are to a simplex ETF, or to the best that D admits.
+
+    Where D < C - 1 no simplex ETF exists: the distances to it (SIMPLEX) are None, and cosine_max and
+    tight_frame_distance stand in. A zero vector has no direction: all but norm_cv are None.
+    """
+    classes = len(vectors)
+    norms = np.linalg.norm(vectors, axis=1)
+    values = dict.fromkeys(("norm_cv", "cosine_mean", "cosine_std", *SIMPLEX, *GENERALISED))
+    if norms.max() > 0:
+        values["norm_cv"] = float(norms.std() / norms.mean())
+    if norms.min() <= 0:
+        return values
+    unit = vectors / norms[:, None]
+    cosines = (unit @ unit.T)[np.triu_indices(classes, 1)]
+    values |= {"cosine_mean": cosines.mean(), "cosine_std": cosines.std(), "cosine_max": cosines.max()}
+    rank = rank_bound(vectors)
+    spectrum = np.linalg.svd(vectors, compute_uv=False) ** 2  # the Gram matrix's eigenvalues
+    target = (np.arange(len(spectrum)) < rank) / np.sqrt(rank)
+    values["tight_frame_distance"] = np.linalg.norm(spectrum / np.linalg.norm(spectrum) - target)
+    if rank == classes - 1:
+        deviation = np.abs(cosines + 1 / (classes - 1))
+        gram = vectors @ vectors.T
+        etf = (np.eye(classes) - 1 / classes) / np.sqrt(classes - 1)
+        distance = np.linalg.norm(gram / np.linalg.norm(gram) - etf)
+        values |= dict(zip(SIMPLEX, (deviation.mean(), deviation.max(), distance), strict=True))
+    return {name: plain(value) for name, value in values.items()}
+
+
+def nc3(moments: Moments, W: np.ndarray) -> dict:
+    """Self-duality of the last layer W (C, D) and the centred class means, of the present classes."""
+    weights, centred = W[moments.present], moments.centred
+    values = dict.fromkeys(("nc3_self_duality", "nc3_cosine_mean", "nc3_cosine_min"))
+    if np.any(weights) and np.any(centred):
+        difference = weights / np.linalg.norm(weights) - centred / np.linalg.norm(centred)
+        values["nc3_self_duality"] = float((difference**2).sum())
+    cosines = cosine(weights, centred)
+    if np.isfinite(cosines).all():
+        values |= {"nc3_cosine_mean": float(cosines.mean()), "nc3_cosine_min": float(cosines.min())}
+    return values
+
+
+def nc4(features, labels, W, b, means, exact: bool = False) -> dict:
+    """Where the nearest class mean and argmax(W h + b) disagree: features (n, D), labels (n,), means (C, D).
+
+    One product a block holds the logits and the distances, both with the origin moved to mu_G, so that a common offset
+    of the features costs no digits; float32 features are multiplied in float32 unless `exact`. Classes whose mean is
+    NaN (no training images) are nearest to nothing. Equal distances and equal logits go to the lower class.
+    Returns mismatch, nearest_mean_accuracy and head_accuracy (shares, None for n = 0); images and mismatches (C,),
+    counts that add up over chunks and workers; nearest and predicted (n,).
+    """
+    classes, width = means.shape
+    features, labels = check_features(features, labels, classes, width)
+    W, b = check_head(W, b, classes, width)
+    dtype = np.float64 if exact else np.result_type(features, np.float32)
+    present = np.flatnonzero(np.isfinite(means).all(axis=1))
+    origin = means[present].mean(axis=0).astype(dtype).astype(np.float64)  # as the rows will see it
+    centred = means[present] - origin
+    directions = np.concatenate([centred, W]).T.astype(dtype)
+    offsets = np.concatenate([-0.5 * (centred**2).sum(axis=1), b + W @ origin]).astype(dtype)
+    nearest, predicted = np.empty(len(features), np.int64), np.empty(len(features), np.int64)
+    for start in range(0, len(features), BLOCK):
+        rows = slice(start, start + BLOCK)
+        scores = (features[rows] - origin.astype(dtype)) @ directions + offsets
+        nearest[rows] = present[scores[:, : len(present)].argmax(axis=1)]
+        predicted[rows] = scores[:, len(present) :].argmax(axis=1)
+    wrong, images = nearest != predicted, np.bincount(labels, minlength=classes)
+    return {"mismatch": float(wrong.mean()) if len(labels) else None,
+            "nearest_mean_accuracy": float((nearest == labels).mean()) if len(labels) else None,
+            "head_accuracy": float((predicted == labels).mean()) if len(labels) else None,
+            "images": images, "mismatches": np.bincount(labels[wrong], minlength=classes),
+            "nearest": nearest, "predicted": predicted}
+
+
+def nc5(moments: Moments, other: np.ndarray) -> dict:
+    """Orthogonality of the class means and the mean of another set's features, `other` (n, D) or their mean (D,).
+
+    Returns nc5 and nc5_centred (mean |cos|), nc5_shift, and the signed cosines by class (C,), NaN for absent classes:
+    cosines, cosines_centred. The ID test set's own values are the null: centred, its mean is near zero and its
+    direction noise, which nc5_shift shows.
+    """
+    other = np.asarray(other)
+    mean = other.mean(axis=0, dtype=np.float64) if other.ndim == 2 and len(other) else other
+    if mean.shape != moments.global_mean.shape or not np.isfinite(mean).all():
+        raise ValueError(f"NC5 needs finite features of width {len(moments.global_mean)}, found an array {other.shape} "
+                         f"{'of another shape' if mean.shape != moments.global_mean.shape else 'with NaN or infinity'}")
+    shifted = mean - moments.global_mean
+    cosines, cosines_centred = cosine(moments.means, mean), cosine(moments.deviations, shifted)
+    radius = np.linalg.norm(moments.centred, axis=1).mean()
+    return {"nc5": plain(np.abs(cosines[moments.present]).mean()),
+            "nc5_centred": plain(np.abs(cosines_centred[moments.present]).mean()),
+            "nc5_shift": float(np.linalg.norm(shifted) / radius) if radius > 0 else None,
+            "cosines": cosines, "cosines_centred": cosines_centred}
+
+
+def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train") -> list[dict]:
+    """NC1, NC2 and NC3 as rows {metric, value, split, centring, source, note}; those of W alone have split "head"."""
+    classes, width = moments.means.shape
+    W, b = check_head(W, b, classes, width)
+    found, first = len(moments.present), nc1(moments)
+    absent = "" if found == classes else f"means of {found} of {classes} classes"
+    rank = f"rank {first['nc1_rank']} of {rank_bound(moments.centred)}"
+    rows = [row(name, value, split, rank if name == "nc1" and value is not None else "", absent)
+            for name, value in first.items()]
+    for kind, vectors, where, gap in (("means", moments.centred, split, absent), ("weights", W, "head", "")):
+        note = ""
+        if rank_bound(vectors) < len(vectors) - 1:
+            note = f"no simplex ETF of {len(vectors)} classes exists in {width} dimensions"
+            warnings.warn(f"NC2 of the {kind}: {note}; the generalised metrics stand in", UserWarning, stacklevel=2)
+        for name, value in nc2(vectors).items():
+            made = row(name, value, where, note if name in (*SIMPLEX, *GENERALISED) else "", gap)
+            centring = made["centring"] if kind == "means" else "none"
+            rows.append(made | {"metric": f"nc2_{kind}_{name}", "centring": centring})
+    rows += [row(name, value, split, "", absent) for name, value in nc3(moments, W).items()]
+    return [*rows, row("head_bias_std", float(b.std()), "head", "in units of the logits")]
+
+
+def nc4_rows(result: dict, split: str) -> list[dict]:
+    """The rows of nc4's result; split is "train" or "test"."""
+    note = f"{result['mismatches'].sum()} of {result['images'].sum()} images"
+    return [row(f"nc4_{name}", result[name], split, note if name == "mismatch" else "")
+            for name in ("mismatch", "nearest_mean_accuracy", "head_accuracy")]
+
+
+def nc5_rows(result: dict, split: str) -> list[dict]:
+    """The rows of nc5's result; split is "ood:<name>", or "test" for the ID test set, the null."""
+    note = "null: the ID set's own mean" if split in ("train", "test") else ""
+    return [row(name, result[name], split, note) for name in ("nc5", "nc5_centred", "nc5_shift")]
+
+
+def per_class(moments: Moments, W, class_names=None, train: dict | None = None, test: dict | None = None):
+    """Columns of nc_per_class.csv, lists of C entries, None where undefined; train and test are results of nc4."""
+    classes, width = moments.means.shape
+    W, _ = check_head(W, np.zeros(classes), classes, width)
+    centred = moments.deviations
+    norms = np.linalg.norm(centred, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = centred / norms[:, None]
+    cosines = np.where(np.eye(classes, dtype=bool), np.nan, unit @ unit.T)
+    nearest = np.where(np.isnan(cosines), -np.inf, cosines).argmax(axis=1)
+    closest = cosines[np.arange(classes), nearest]
+    columns = {"class": np.arange(classes),
+               "class_name": np.arange(classes).astype(str) if class_names is None else class_names,
+               "images": moments.counts, "within_class_variance": moments.within_class_variance, "mean_norm": norms,
+               "weight_norm": np.linalg.norm(W, axis=1), "cosine_weight_mean": cosine(W, centred),
+               "nearest_class_cosine": closest,
+               "nearest_class": np.where(np.isnan(closest), None, nearest)}
+    for split, result in (("train", train), ("test", test)):
+        images = np.zeros(classes, int) if result is None else result["images"]
+        wrong = images if result is None else result["mismatches"]
+        columns[f"{split}_mismatch"] = np.where(images > 0, wrong / np.maximum(images, 1), np.nan)
+    return {name: [plain(value) for value in column] for name, column in columns.items()}
+
+
+def bootstrap(features, labels, W, resamples: int = 100, level: float = 0.95, seed: int = 0) -> dict:
+    """Percentile intervals {metric: (low, high)} of NC1, NC2 of the means and NC3, None where a resample has no value.
+
+    Resamples the images (n, D), labels (n,), within each class; each resample costs a pass. Repeated images shrink the
+    scatter by 1/n_c and jitter the means: deviations from a simplex rise, and an interval may lie beside its metric.
+    """
+    features, labels = check_features(features, labels, *W.shape)
+    order, counts = np.argsort(labels, kind="stable"), np.bincount(labels, minlength=len(W))
+    first, size = np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        drawn = order[first + generator.integers(size)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of absent classes: the measurement itself has warned
+            moments = Accumulator(*W.shape).update(features[drawn], labels[drawn]).finish()
+        second = {f"nc2_means_{name}": value for name, value in nc2(moments.centred).items()}
+        found.append(nc1(moments) | second | nc3(moments, W))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    columns = {name: np.array([values[name] for values in found], np.float64) for name in found[0]}  # None: NaN
+    return {name: tuple(map(plain, np.quantile(column, tails))) for name, column in columns.items()}
+
+
+def row(metric: str, value, split: str, note: str = "", absent: str = "") -> dict:
+    """One line of nc_metrics.csv."""
+    if value is None and not note:
+        note = "undefined: " + UNDEFINED.get(metric[:3], "a vector of length zero")
+    note = "; ".join(filter(None, (note, absent)))
+    return dict(zip(("metric", "value", "split", "centring", "source", "note"),
+                    (metric, value, split, *SOURCES[metric], note), strict=True))
+
+
+def rank_bound(vectors: np.ndarray) -> int:
+    """Largest rank of C centred vectors (C, D)."""
+    return min(len(vectors) - 1, vectors.shape[1])
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(C, D), (C, D) or (D,) -> (C,), NaN where either vector is zero or absent."""
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(axis=-1) / norms
+
+
+def plain(value):
+    """A NumPy scalar as Python's own; NaN as None, the empty cell."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if value != value else value
+
+
+def check_head(W, b, classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last layer in float64; ValueError where it does not fit the features."""
+    W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
+    if W.shape != (classes, width) or b.shape != (classes,):
+        raise ValueError(f"the head has weights {W.shape} and bias {b.shape}, the features need ({classes}, {width}) "
+                         f"and ({classes},); take head.csv and features from one checkpoint")
+    if not (np.isfinite(W).all() and np.isfinite(b).all()):
+        raise ValueError("the head holds NaN or infinity; extract it again from a sound checkpoint")
+    return W, b
+
+
+def check_features(features, labels, classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, D) and labels (n,) as arrays; ValueError names what is wrong and where."""
+    features, labels = np.asarray(features), np.asarray(labels)
+    if features.ndim != 2 or features.shape[1] != width or features.dtype.kind not in "fiu":
+        raise ValueError(f"features have shape {features.shape} and type {features.dtype}, expected numbers of shape "
+                         f"(n, {width}); take features and head from one checkpoint")
+    if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}, expected {len(features)} integers")
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        raise ValueError(f"label {labels[outside[0]]} of row {outside[0]} is outside 0 to {classes - 1}")
+    for start in range(0, len(features), BLOCK):
+        finite = np.isfinite(features[start : start + BLOCK])
+        if not finite.all():
+            at = start + int(np.flatnonzero(~finite.all(axis=1))[0])
+            raise ValueError(f"the features of row {at} hold NaN or infinity; extract them again")
+    return features, labels.astype(np.int64, copy=False)

@@ -1,0 +1,243 @@
+"""The shell's shared vocabulary: flags, exit codes, what a person sees of a mistake, printed tables."""
+import contextlib
+import importlib
+import io
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("train", "run_networks", "ood_methods", "neural_collapse", "report", "main")
+
+
+# pandas reads decimals exactly by itself from 3.1 on, and warns of the option.
+EXACT = {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+
+
+def read_csv(path):
+    """A CSV by pandas: decimals exactly, and only an empty cell is a missing value."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], **EXACT)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a script left at the shell."""
+
+    code: int
+    out: str
+    err: str
+
+
+def shell(main, *words):
+    """Run a script's main under cli.run as the shell would run it, but in this process: importing torch costs seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with (mock.patch.object(sys, "argv", ["script.py", *map(str, words)]), contextlib.redirect_stdout(out),
+          contextlib.redirect_stderr(err), warnings.catch_warnings()):
+        try:
+            cli.run(main)
+        except SystemExit as stop:
+            code = stop.code
+    if isinstance(code, str):  # as the interpreter does with a text
+        print(code, file=err)
+    return Ended(1 if isinstance(code, str) else code or 0, out.getvalue(), err.getvalue())
+
+
+def raising(error):
+    def main():
+        raise error
+    return main
+
+
+# ---- how a script ends -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (75, 75)])
+def test_what_main_returns_is_the_exit_code(returned, code):
+    assert shell(lambda: returned) == Ended(code, "", "")
+
+
+@pytest.mark.parametrize("error", [ValueError("the width is 3, expected 4"), FileNotFoundError(2, "No such file", "x.csv"),
+                                   PermissionError(13, "Permission denied", "x.csv"), OSError(28, "No space left on device")])
+def test_a_persons_mistake_is_one_line_and_exit_code_2(error):
+    assert shell(raising(error)) == Ended(2, "", f"error: {error}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("the width is 3"), OSError("disk full")])
+def test_debug_shows_the_traceback(error):
+    with pytest.raises(type(error)) as caught:
+        shell(raising(error), "--debug")
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [AssertionError("shape"), TypeError("bug"), KeyError("bug")])
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        shell(raising(error))
+
+
+def test_ctrl_c_says_that_what_was_finished_is_kept():
+    ended = shell(raising(KeyboardInterrupt()))
+    assert ended.code not in (0, 2) and ended.out == "" and "interrupted" in ended.err and "Traceback" not in ended.err
+
+
+def test_a_warning_is_one_line_on_stderr():
+    def main():
+        warnings.warn("rank 99 of 64", UserWarning, stacklevel=2)
+    assert shell(main) == Ended(0, "", "warning: rank 99 of 64\n")
+
+
+def test_at_a_real_shell_a_mistake_is_one_line_and_debug_its_traceback(tmp_path):
+    command = [sys.executable, ROOT / "ood_methods.py", "--checkpoint", "nowhere.pth", "--output-dir", tmp_path]
+    plain = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert plain.returncode == 2 and plain.stdout == "" and "Traceback" not in plain.stderr
+    assert plain.stderr.startswith("error: no features of nowhere.pth") and plain.stderr.count("\n") == 1
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=60)
+    assert debug.returncode == 1 and "Traceback" in debug.stderr and "ValueError: no features of nowhere.pth" in debug.stderr
+
+
+def test_a_reader_that_closes_the_pipe_early_sees_no_traceback(tmp_path):
+    code = "import cli, sys\ndef main():\n    for n in range(10**6):\n        print(n)\ncli.run(main)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "0\n"
+        writer.stdout.close()
+        assert "Traceback" not in writer.stderr.read()
+    assert writer.returncode == 1
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+def parser():
+    made = cli.Parser("Does it.\n\n    python it.py --seed 1")
+    cli.add_flags(made, "ood", "suffix", "seed", "batch-size", "epochs", "data-dir", "output-dir",
+                  epochs={"type": cli.positive}, batch_size={"default": 500})
+    return made
+
+
+@pytest.mark.parametrize("words", [["--batch-size", "7"], ["--batch_size", "7"], ["--batch-size=7"], ["--batch_size=7"]])
+def test_the_underscore_form_of_a_flag_is_taken(words):
+    assert parser().parse_args(words).batch_size == 7
+
+
+def test_underscores_in_values_stay():
+    args = parser().parse_args(["--suffix", "my_run", "--data_dir=my_data", "--ood", "held_out", "my_set=my_folder"])
+    assert (args.suffix, args.data_dir, args.ood) == ("my_run", "my_data", ["held_out", "my_set=my_folder"])
+
+
+def test_the_defaults_hold_unless_a_script_changes_them():
+    args = parser().parse_args([])
+    assert (args.seed, args.batch_size, args.epochs, args.data_dir, args.output_dir) == (0, 500, None, "datasets", "results")
+
+
+@pytest.mark.parametrize("words", [["--epo", "3"], ["--epochs", "3", "more"], ["--no-such-flag"], ["--seed", "x"], ["--seed"], ["--epochs", "0"],
+                                   ["--epochs", "-1"], ["--epochs", "1.5"], ["--epochs", "x"]])
+def test_abbreviated_unknown_and_wrong_arguments_end_with_exit_code_2(words):
+    ended = shell(lambda: parser().parse_args() and None, *words)
+    assert ended.code == 2 and "error:" in ended.err and "Traceback" not in ended.err
+
+
+def test_a_number_below_1_is_refused_with_what_was_expected():
+    assert cli.positive("1") == 1
+    with pytest.raises(cli.ArgumentTypeError, match="at least 1, found 0"):
+        cli.positive("0")
+
+
+def test_the_help_keeps_the_docstrings_lines_and_shows_the_defaults():
+    text = parser().format_help()
+    words = " ".join(text.split())  # long lines are wrapped
+    assert "\n    python it.py --seed 1\n" in text and "images a step (default: 500)" in words and "augmentation (default: 0)" in words
+    assert "default: None" not in words and "default: False" not in words
+
+
+def test_a_parser_knows_its_own_flags():
+    assert parser().knows("--batch-size") and parser().knows("--debug") and not parser().knows("--temperature")
+
+
+def test_what_changes_only_how_a_run_goes_is_no_material_argument():
+    args = parser().parse_args(["--data-dir", "elsewhere", "--output-dir", "there", "--seed", "3"])
+    assert cli.material(args) == {"ood": None, "suffix": None, "seed": 3, "batch_size": 500, "epochs": None}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_explains_itself(script):
+    module = importlib.import_module(script)
+    ended = shell(module.main, "--help")
+    assert ended.code == 0 and ended.err == ""
+    assert module.__doc__.strip().splitlines()[0] in ended.out and "--output-dir" in ended.out
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:-1])
+def test_every_flag_is_typed_and_shared_flags_mean_the_same_everywhere(script):
+    made = importlib.import_module(script).make_parser()
+    takes_value = [action for action in made._actions if action.nargs != 0]
+    untyped = [action.option_strings for action in takes_value if action.type is None and action.choices is None]
+    assert not untyped, f"{script}: {untyped} have neither type nor choices"
+    for action in takes_value:
+        assert action.option_strings, f"{script} takes the positional argument {action.dest}; the vocabulary is flags"
+        assert all("_" not in flag for flag in action.option_strings)
+        if (name := action.option_strings[0].removeprefix("--")) in cli.FLAGS:
+            assert action.dest == name.replace("-", "_") and action.nargs == cli.FLAGS[name].get("nargs")
+
+
+# ---- device, seed, progress ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["cpux", "cuda:99", "toaster", ""])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(ValueError, match=rf"--device {name} is not to be had here .*expected auto, cpu, cuda"):
+        cli.device(name)
+
+
+def test_a_device_by_name_and_by_itself():
+    import torch
+    assert cli.device("cpu") == torch.device("cpu")
+    assert cli.device("auto").type == ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def test_one_seed_draws_the_same_and_another_does_not():
+    import random
+
+    import torch
+
+    def draw(seed):
+        cli.seed_everything(seed)
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 (the global state is what is seeded)
+    first, again, other = draw(3), draw(3), draw(4)
+    assert first == again and all(a != b for a, b in zip(first, other, strict=True))
+    assert draw(-1) == draw(-1)
+
+
+def test_progress_is_silent_where_stderr_is_a_file(capsys):
+    assert list(cli.progress(range(3), desc="epochs")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+# ---- printed tables --------------------------------------------------------------------------------------------------
+
+def test_text_stands_left_numbers_right_and_missing_values_are_empty(capsys):
+    cli.print_table(pd.DataFrame({"Method": ["MSP", "Mahalanobis"], "AUROC": [9.5, 100.25], "FPR": [np.nan, 3.0]}), "A title")
+    assert capsys.readouterr().out == ("\nA title\n"
+                                       "Method       AUROC  FPR\n"
+                                       "MSP           9.50     \n"
+                                       "Mahalanobis 100.25  3.0\n")
+
+
+def test_printing_a_table_leaves_it_as_it_was(capsys):
+    frame = pd.DataFrame({"Method": ["MSP", "ViM"], "FPR": [np.nan, 3.0]})
+    before = frame.copy()
+    cli.print_table(frame)
+    pd.testing.assert_frame_equal(frame, before)
+    assert capsys.readouterr().out.startswith("Method")  # without a title, no empty line
+
+
+def test_a_table_of_many_columns_is_not_cut(capsys):
+    frame = pd.DataFrame([range(40)], columns=[f"column {n}" for n in range(40)])
+    cli.print_table(frame)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "column 39" in lines[0] and "..." not in lines[0]

@@ -1,0 +1,651 @@
+"""data.py: what each set holds, how images become tensors, how they are split, and every augmentation against a slow one.
+
+The downloaded sets are read by torchvision's own classes from tiny files in their real formats; nothing is downloaded here.
+"""
+import gzip
+import hashlib
+import http.client
+import pickle
+import urllib.request
+from collections import Counter
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+from torchvision.transforms import v2
+
+import data
+import networks
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def plainly(size):
+    """Preprocessing whose normalisation only divides by 255."""
+    return data.Preprocessing(size, (0.0,) * 3, (1.0,) * 3)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---- digits ----------------------------------------------------------------------------------------------------------
+
+def digit(image):
+    """8x8 values of 0 to 16 -> the bytes that the set should hold."""
+    return np.round(image * 255 / 16).astype(np.uint8).tobytes()
+
+
+def test_digits_are_split_into_1198_and_599_images_and_none_is_in_both():
+    train, test = (data.digits(split, plainly(8), None) for split in ("train", "test"))
+    assert (len(train), len(test)) == (1198, 599)
+    found = Counter(image[0].numpy().tobytes() for part in (train, test) for image in part.pixels)
+    assert found == Counter(digit(image) for image in load_digits().images)
+
+
+def test_digits_keep_their_labels_and_their_order():
+    whole = load_digits()
+    number = {digit(image): index for index, image in enumerate(whole.images)}
+    for split in ("train", "test"):
+        images = data.digits(split, plainly(8), None)
+        rows = [number[image[0].numpy().tobytes()] for image in images.pixels]
+        assert rows == sorted(rows) and images.labels.tolist() == whole.target[rows].tolist()
+        assert (images.pixels[:, 0] == images.pixels[:, 1]).all() and (images.pixels[:, 0] == images.pixels[:, 2]).all()
+
+
+def test_a_third_of_every_digit_is_in_the_test_set():
+    counts = [torch.bincount(data.digits(split, plainly(8), None).labels, minlength=10) for split in ("train", "test")]
+    share = counts[1] / (counts[0] + counts[1])
+    assert (share - 1 / 3).abs().max() < 0.01
+
+
+def test_the_default_run_trains_on_866_digits_of_eight_classes():
+    dataset = data.ID["digits"]
+    train = data.load_id(dataset, "train", plainly(16), None, dataset.held_out)
+    rows, val_rows = data.split_validation(len(train), dataset.val_size)
+    assert (len(rows), len(val_rows), len(train.class_names)) == (866, 96, 8)
+    assert len(data.load_id(dataset, "test", plainly(16), None, dataset.held_out)) == 481
+
+
+def test_the_registered_mean_and_std_of_digits_are_those_of_its_training_images():
+    dataset = data.ID["digits"]
+    for held_out in ((), dataset.held_out):
+        images = data.load_id(dataset, "train", plainly(dataset.size), None, held_out)
+        mean, std = data.channel_statistics(images)
+        assert mean == pytest.approx(dataset.mean, abs=0.01) and std == pytest.approx(dataset.std, abs=0.01)
+
+
+# ---- held-out classes and validation images --------------------------------------------------------------------------
+
+def test_held_out_classes_leave_and_the_labels_of_the_rest_run_on_without_gaps():
+    dataset = data.ID["digits"]
+    whole = data.load_id(dataset, "train", plainly(8), None)
+    kept = data.load_id(dataset, "train", plainly(8), None, ("0", "4", "9"))
+    assert kept.class_names == ["1", "2", "3", "5", "6", "7", "8"]
+    rows = [index for index, label in enumerate(whole.labels.tolist()) if label not in (0, 4, 9)]
+    assert torch.equal(kept.pixels, whole.pixels[rows])
+    assert [kept.class_names[label] for label in kept.labels] == [str(label) for label in whole.labels[rows].tolist()]
+
+
+def test_held_out_images_are_the_test_images_of_those_classes():
+    dataset = data.ID["digits"]
+    whole = data.load_id(dataset, "test", plainly(8), None)
+    found = data.load_ood("held_out", dataset, plainly(8), None, ("8", "9"))
+    assert torch.equal(found.pixels, whole.pixels[whole.labels >= 8])
+    assert torch.equal(found.labels, whole.labels[whole.labels >= 8])
+
+
+@pytest.mark.parametrize(("held_out", "message"), [
+    (("8", "x"), "held-out class 'x' is not among the classes: 0, 1"),
+    (tuple("123456789"), "leaves 1 classes to train on; at least 2"),
+])
+def test_impossible_held_out_classes_are_refused(held_out, message):
+    with pytest.raises(ValueError, match=message):
+        data.load_id(data.ID["digits"], "train", plainly(8), None, held_out)
+
+
+@pytest.mark.parametrize(("count", "val_size"), [(50_000, 5000), (962, 96), (7, 1), (7, 6), (10, 0)])
+def test_the_validation_split_is_that_of_random_split_under_seed_42(count, val_size):
+    lengths = [count - val_size, val_size]
+    expected = torch.utils.data.random_split(range(count), lengths, generator=torch.Generator().manual_seed(42))
+    for found, subset in zip(data.split_validation(count, val_size), expected, strict=True):
+        assert found.tolist() == list(subset.indices)
+
+
+@pytest.mark.parametrize("val_size", [7, 8, -1])
+def test_a_validation_split_that_leaves_nothing_is_refused(val_size):
+    with pytest.raises(ValueError, match="--val-size"):
+        data.split_validation(7, val_size)
+
+
+# ---- embedded OOD sets -----------------------------------------------------------------------------------------------
+
+def test_photos_are_all_patches_of_64_pixels_at_every_32nd():
+    expected, labels = [], []
+    for index, image in enumerate(load_sample_images().images):
+        for top in range(0, image.shape[0] - 63, 32):
+            for left in range(0, image.shape[1] - 63, 32):
+                expected.append(image[top:top + 64, left:left + 64])
+                labels.append(index)
+    found = data.photos("test", plainly(64), None)
+    assert np.array_equal(found.pixels.permute(0, 2, 3, 1), np.stack(expected))
+    assert found.labels.tolist() == labels and found.class_names == ["china", "flower"]
+
+
+@pytest.mark.parametrize(("name", "mean", "std"), [("uniform", 127.5, 73.9), ("gaussian", 127.5, 61.0)])
+def test_noise_has_its_distribution_and_is_the_same_in_every_run(name, mean, std):
+    first, again = (data.OOD[name]("test", plainly(16), None) for _ in range(2))
+    assert torch.equal(first.pixels, again.pixels)
+    assert first.pixels.shape == (1000, 3, 16, 16) and first.pixels.dtype == torch.uint8
+    assert (first.labels == -1).all() and first.class_names == []
+    pixels = first.pixels.double()
+    assert pixels.mean().item() == pytest.approx(mean, abs=0.7) and pixels.std().item() == pytest.approx(std, abs=0.7)
+    assert not torch.equal(first.pixels[0, 0], first.pixels[0, 1])
+
+
+@pytest.mark.parametrize("name", ["digits", "photos", "uniform", "gaussian"])
+def test_every_set_comes_in_the_size_that_is_asked_for(name):
+    load = data.ID[name].load if name in data.ID else data.OOD[name]
+    images = load("test", plainly(24), None)
+    assert images.pixels.shape == (len(images), 3, 24, 24) and images.pixels.dtype == torch.uint8
+    assert torch.equal(torch.cat(list(images.batches(101))), images.pixels)
+
+
+# ---- downloaded sets, read from tiny files in their real formats -----------------------------------------------------
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def make_cifar(root, monkeypatch, name):
+    """Files of CIFAR's format with 20 training and 5 test images -> {split: (pixels (N, 3, 32, 32), labels)}."""
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    folder, key = root / kind.base_folder, "labels" if name == "cifar10" else "fine_labels"
+    names = [f"class {index}" for index in range(10)]
+    folder.mkdir(parents=True)
+    made = {}
+    for split, count in (("train", 20), ("test", 5)):
+        pixels, labels = noise(count, 3, 32, 32, seed=count), [index % 10 for index in range(count)]
+        (folder / split).write_bytes(pickle.dumps({"data": pixels.reshape(count, -1), key: labels}))
+        monkeypatch.setattr(kind, f"{split}_list", [[split, md5(folder / split)]])
+        made[split] = pixels, labels
+    (folder / "names").write_bytes(pickle.dumps({"names": names}))
+    monkeypatch.setattr(kind, "meta", {"filename": "names", "key": "names", "md5": md5(folder / "names")})
+    return made
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_from_its_files(tmp_path, monkeypatch, name):
+    made = make_cifar(tmp_path, monkeypatch, name)
+    for split in ("train", "test"):
+        images = data.load_id(data.ID[name], split, plainly(32), tmp_path)
+        assert np.array_equal(images.pixels, made[split][0]) and images.labels.tolist() == made[split][1]
+        assert images.class_names == [f"class {index}" for index in range(10)] and images.source == name
+    ood = data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+    assert np.array_equal(ood.pixels, made["test"][0])
+
+
+def test_svhn_is_read_from_its_files_with_the_zero_as_zero(tmp_path, monkeypatch):
+    pixels, labels = noise(6, 32, 32, 3), np.array([1, 2, 10, 9, 10, 5])
+    (tmp_path / "svhn").mkdir()
+    file = tmp_path / "svhn" / "test_32x32.mat"
+    scipy.io.savemat(file, {"X": pixels.transpose(1, 2, 3, 0), "y": labels[:, None]})
+    monkeypatch.setitem(torchvision.datasets.SVHN.split_list, "test", ("http://x", file.name, md5(file)))
+    images = data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
+    assert np.array_equal(images.pixels.permute(0, 2, 3, 1), pixels) and images.labels.tolist() == [1, 2, 0, 9, 0, 5]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_is_read_from_its_files_in_three_equal_channels(tmp_path, packed):
+    pixels, labels, raw = noise(4, 28, 28), np.array([3, 1, 4, 1], np.uint8), tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name, magic, array in (("images-idx3", 2051, pixels), ("labels-idx1", 2049, labels)):
+            content = b"".join(number.to_bytes(4, "big") for number in (magic, *array.shape)) + array.tobytes()
+            (raw / f"{part}-{name}-ubyte").write_bytes(content)
+            if packed:
+                (raw / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
+    images = data.load_ood("mnist", data.ID["digits"], plainly(28), tmp_path)
+    assert images.pixels.shape == (4, 3, 28, 28) and images.labels.tolist() == labels.tolist()
+    assert all(np.array_equal(images.pixels[:, channel], pixels) for channel in range(3))
+
+
+def test_textures_are_all_images_of_dtd_with_their_paths(tmp_path):
+    for split in ("train", "val", "test"):
+        (tmp_path / "dtd" / "dtd" / "labels").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "dtd" / "dtd" / "labels" / f"{split}1.txt").write_text(f"dotted/dotted_{split}.jpg\n")
+        folder = tmp_path / "dtd" / "dtd" / "images" / "dotted"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(40, 50, 3)).save(folder / f"dotted_{split}.jpg")
+    for name in ("textures", "dtd", "Texture"):
+        images = data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+        assert images.paths == ["dotted/dotted_test.jpg", "dotted/dotted_train.jpg", "dotted/dotted_val.jpg"]
+        assert images.labels.tolist() == [0, 0, 0] and images.class_names == ["dotted"]
+
+
+def unplug(monkeypatch, error=URLError, *arguments):
+    """Make every attempt to reach a server end in this error."""
+    def fail(*_, **__):
+        raise error(*arguments)
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+
+
+@pytest.mark.parametrize(("name", "file", "folder"), [
+    ("cifar10", "cifar-10-python.tar.gz", "."), ("cifar100", "cifar-100-python.tar.gz", "."),
+    ("svhn", "test_32x32.mat", "svhn"), ("mnist", "t10k-images-idx3-ubyte.gz", "MNIST/raw"),
+    ("textures", "dtd-r1.0.1.tar.gz", "dtd")])
+def test_a_failed_download_says_which_file_to_put_where(tmp_path, monkeypatch, name, file, folder):
+    unplug(monkeypatch, URLError, "no route to host")
+    with pytest.raises(ValueError) as caught:
+        data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+    text = str(caught.value)
+    assert text.startswith(name) and file in text and "http" in text and "no route to host" in text
+    assert text.endswith(f"put it into {tmp_path / folder}")
+
+
+@pytest.mark.parametrize(("error", "arguments"), [(TimeoutError, ["timed out"]), (ConnectionResetError, ["reset"]),
+                                                  (http.client.IncompleteRead, [b""]),
+                                                  (http.client.RemoteDisconnected, ["closed"])])
+def test_a_broken_connection_is_a_failed_download_too(tmp_path, monkeypatch, error, arguments):
+    unplug(monkeypatch, error, *arguments)
+    with pytest.raises(ValueError, match=r"test_32x32\.mat"):
+        data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
+
+
+def test_a_file_that_is_not_what_it_should_be_is_not_taken(tmp_path, monkeypatch):
+    unplug(monkeypatch, URLError, "no route to host")
+    (tmp_path / "svhn").mkdir()
+    (tmp_path / "svhn" / "test_32x32.mat").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"test_32x32\.mat"):
+        data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("texts", "held_out", "message"), [
+    (["svnh"], (), "unknown OOD set 'svnh'; expected one of svhn, textures"),
+    (["cifar10"], (), "cifar10 is the in-distribution set"),
+    (["CIFAR-10"], (), "cifar10 is the in-distribution set"),
+    (["held_out"], (), "--held-out"),
+    (["dtd", "textures"], (), "textures is named twice"),
+    (["mine=absent/folder"], (), "absent/folder is not a folder"),
+    (["mine="], (), "'mine=' is neither a name nor NAME=FOLDER"),
+    (["a/b=tests"], (), "neither a name nor NAME=FOLDER"),
+])
+def test_impossible_ood_sets_are_refused(texts, held_out, message):
+    with pytest.raises(ValueError, match=message):
+        data.check_ood(texts, "cifar10", held_out)
+
+
+def test_ood_names_are_resolved_in_their_order(tmp_path):
+    assert data.check_ood([f"mine={tmp_path}", "DTD", "svhn", "held-out"], "digits", ("8",)) == [
+        "mine", "textures", "svhn", "held_out"]
+
+
+def test_an_unknown_data_set_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown data set 'cifar1000'; expected one of digits, cifar10, cifar100, or NAME=FOLDER"):
+        data.id_set("cifar1000", None)
+
+
+# ---- folders of images -----------------------------------------------------------------------------------------------
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    image.save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Nested, written out of order, with files that are no images; PNG, so that pixels come back as they were."""
+    root = tmp_path / "photographs"
+    for seed, name in enumerate(["zebra/2.png", "ant/b/deep.png", "ant/1.PNG", "zebra/10.png", "top.png", "ant/b/a.png"]):
+        save(root / name, noise(20, 20, 3, seed=seed))
+    (root / "zebra" / "notes.txt").write_text("no image")
+    (root / "ant" / ".hidden.png").write_bytes(b"no image either")
+    (root / "empty").mkdir()
+    return root
+
+
+def test_a_folder_is_read_at_any_depth_in_sorted_order_with_the_first_level_as_labels(folder):
+    images = data.image_folder(folder, plainly(20))
+    assert images.paths == ["ant/1.PNG", "ant/b/a.png", "ant/b/deep.png", "top.png", "zebra/10.png", "zebra/2.png"]
+    assert images.class_names == ["ant", "zebra"] and images.labels.tolist() == [0, 0, 0, -1, 1, 1]
+    expected = [noise(20, 20, 3, seed=seed) for seed in (2, 5, 1, 4, 3, 0)]
+    for batch_size in (1, 4, 100):
+        pixels = torch.cat(list(images.batches(batch_size)))
+        assert np.array_equal(pixels.permute(0, 2, 3, 1), np.stack(expected))
+    assert torch.equal(images.in_memory().pixels, pixels) and images.in_memory().labels.tolist() == images.labels.tolist()
+
+
+def test_images_of_a_folder_can_be_taken_by_index(folder):
+    images = data.image_folder(folder, plainly(20))
+    taken = images.take(torch.tensor([4, 1]))
+    assert taken.paths == ["zebra/10.png", "ant/b/a.png"] and taken.labels.tolist() == [1, 0] and len(taken) == 2
+    assert torch.equal(taken.in_memory().pixels, images.in_memory().pixels[[4, 1]])
+
+
+def test_a_test_folder_keeps_the_classes_of_the_training_folder(folder):
+    images = data.image_folder(folder, plainly(20), ["yak", "zebra", "ant"])
+    assert images.class_names == ["yak", "zebra", "ant"] and images.labels.tolist() == [2, 2, 2, -1, 1, 1]
+    with pytest.raises(ValueError, match="has the class folder 'zebra', which the training images do not have"):
+        data.image_folder(folder, plainly(20), ["ant", "bee"])
+
+
+def test_folders_that_are_hidden_are_passed_over_like_hidden_files(folder):
+    save(folder / ".ipynb_checkpoints" / "1-checkpoint.png", noise(8, 8, 3))
+    images = data.image_folder(folder, plainly(20))
+    assert images.class_names == ["ant", "zebra"] and len(images) == 6
+
+
+def test_a_folder_whose_name_ends_like_an_image_is_a_class(tmp_path):
+    save(tmp_path / "scans.tif" / "1.png", noise(8, 8, 3))
+    images = data.image_folder(tmp_path, plainly(8))
+    assert images.paths == ["scans.tif/1.png"] and images.class_names == ["scans.tif"]
+
+
+def test_every_kind_of_image_becomes_three_channels(tmp_path):
+    colour, grey = noise(12, 12, 3), noise(12, 12)
+    alpha = np.dstack([colour, noise(12, 12, seed=1)])
+    few = Image.fromarray(colour).quantize(16)
+    save(tmp_path / "a_rgb.png", colour)
+    save(tmp_path / "b_grey.png", grey)
+    save(tmp_path / "c_rgba.png", alpha)
+    save(tmp_path / "d_palette.png", few)
+    save(tmp_path / "e_grey_alpha.png", Image.fromarray(grey).convert("LA"))
+    save(tmp_path / "f_bits.png", Image.fromarray(grey).convert("1"))
+    save(tmp_path / "g_cmyk.tif", Image.fromarray(colour).convert("CMYK"))
+    pixels = data.image_folder(tmp_path, plainly(12)).in_memory().pixels.permute(0, 2, 3, 1).numpy()
+    three = np.dstack([grey] * 3)
+    bits = np.asarray(Image.fromarray(grey).convert("1").convert("RGB"))
+    for found, expected in zip(pixels, [colour, three, colour, np.asarray(few.convert("RGB")), three, bits, colour], strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_cut_off(tmp_path):
+    values = np.linspace(0, 65535, 144).astype(np.uint16).reshape(12, 12)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    pixels = data.image_folder(tmp_path, plainly(12)).in_memory().pixels[0, 0].numpy()
+    assert np.abs(pixels.astype(float) - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text", None], ids=["empty", "text", "truncated"])
+def test_an_unreadable_image_is_named(folder, content):
+    if content is None:
+        content = (folder / "zebra" / "2.png").read_bytes()[:400]
+    (folder / "zebra" / "2.png").write_bytes(content)
+    images = data.image_folder(folder, plainly(20))
+    with pytest.raises(ValueError, match=r"zebra/2\.png cannot be read as an image"):
+        list(images.batches(3))
+
+
+def test_an_image_of_absurd_size_is_named(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 20 x 20 is more than twice that: Pillow calls it a bomb
+    with pytest.raises(ValueError, match=r"ant/1\.PNG cannot be read as an image"):
+        list(data.image_folder(folder, plainly(20)).batches(3))
+
+
+@pytest.mark.parametrize("files", [[], ["notes.txt", "movie.mp4"]])
+def test_a_folder_without_images_is_refused(tmp_path, files):
+    for name in files:
+        (tmp_path / name).write_text("x")
+    with pytest.raises(ValueError, match=r"holds no images; expected files ending in .*\.png"):
+        data.image_folder(tmp_path, plainly(8))
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file.png").write_bytes(b"")
+    for path in (tmp_path / "absent", tmp_path / "file.png"):
+        with pytest.raises(ValueError, match="is not a folder"):
+            data.image_folder(path, plainly(8))
+
+
+def test_the_source_of_a_folder_changes_with_its_files(folder):
+    before = data.image_folder(folder, plainly(20)).source
+    assert data.image_folder(folder, plainly(20)).source == before
+    save(folder / "top.png", noise(21, 20, 3))
+    changed = data.image_folder(folder, plainly(20)).source
+    (folder / "top.png").rename(folder / "summit.png")
+    assert len({before, changed, data.image_folder(folder, plainly(20)).source}) == 3
+
+
+def class_folder(root, classes=("ant", "bee"), train=6, test=2, size=10):
+    """root/{train,test}/<class>/<i>.png -> the training pixels (N, S, S, 3) in order."""
+    made = []
+    for split, count in (("train", train), ("test", test)):
+        for number, name in enumerate(classes):
+            for index in range(count):
+                pixels = noise(size, size, 3, seed=100 * number + index) // (number + 1)
+                save(root / split / name / f"{index}.png", pixels)
+                made += [pixels] if split == "train" else []
+    return np.stack(made)
+
+
+def test_a_folder_of_class_folders_is_an_id_set_with_its_own_statistics(tmp_path):
+    pixels = class_folder(tmp_path) / 255
+    name, dataset = data.id_set(f"insects={tmp_path}", None, 10)
+    assert name == "insects" and dataset.size == 10 and dataset.val_size == 1
+    assert dataset.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=5.1e-5)
+    assert dataset.std == pytest.approx(pixels.std((0, 1, 2)), abs=5.1e-5)
+    train, test = (data.load_id(dataset, split, plainly(10), None) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ["ant", "bee"]
+    assert train.labels.tolist() == [0] * 6 + [1] * 6 and test.labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("classes", [("ant",), ("ant", "bee", ".")], ids=["one class", "images beside the classes"])
+def test_a_folder_that_is_no_id_set_is_refused(tmp_path, classes):
+    class_folder(tmp_path, classes)
+    with pytest.raises(ValueError, match="train must hold one folder of images a class, at least two"):
+        data.id_set(f"insects={tmp_path}", None)
+
+
+def test_an_id_folder_without_its_training_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="train is not a folder"):
+        data.id_set(f"insects={tmp_path}", None)
+
+
+def test_a_channel_that_never_changes_stays_finite(tmp_path):
+    for name in ("ant", "bee"):
+        pixels = noise(6, 6, 3, seed=len(name))
+        pixels[..., 2] = 0  # as in two-channel microscopy
+        save(tmp_path / "train" / name / "1.png", pixels)
+    _, dataset = data.id_set(f"cells={tmp_path}", None, 6)
+    preprocessing = data.Preprocessing(6, dataset.mean, dataset.std)
+    images = data.load_id(dataset, "train", preprocessing, None).in_memory()
+    assert preprocessing.normalise(images.pixels).isfinite().all()
+
+
+# ---- preprocessing ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shape", [(40, 56), (56, 40), (9, 13), (32, 50), (32, 32), (224, 150)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_preprocessing_equals_torchvisions_resize_crop_and_normalise(shape, interpolation):
+    pixels = noise(*shape, 3)
+    preprocessing = data.Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation)
+    mode = torchvision.transforms.InterpolationMode(interpolation)
+    expected = torchvision.transforms.Compose([
+        torchvision.transforms.Resize(32, mode), torchvision.transforms.CenterCrop(32), torchvision.transforms.ToTensor(),
+        torchvision.transforms.Normalize(preprocessing.mean, preprocessing.std)])(Image.fromarray(pixels))
+    resized = v2.functional.pil_to_tensor(preprocessing.resize(Image.fromarray(pixels)))
+    found = preprocessing.normalise(resized[None])
+    assert found.dtype == torch.float32 and torch.allclose(found[0], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (64, 64), (48, 32)])
+def test_arrays_and_files_of_the_same_image_come_out_alike(shape):
+    pixels, preprocessing = noise(5, *shape, 3), plainly(32)
+    images = data.from_arrays(pixels, np.arange(5), [], "x", preprocessing)
+    one = [v2.functional.pil_to_tensor(preprocessing.resize(Image.fromarray(image))) for image in pixels]
+    assert images.pixels.shape == (5, 3, 32, 32)
+    assert (images.pixels.int() - torch.stack(one).int()).abs().max() <= 1  # two roundings to bytes
+
+
+def test_the_preprocessing_of_a_checkpoint_comes_back_whole():
+    preprocessing = data.Preprocessing(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+    assert data.Preprocessing(**preprocessing.as_dict()) == preprocessing
+
+
+def test_channel_statistics_equal_those_of_float64():
+    pixels = noise(300, 3, 8, 8) // torch.tensor([1, 2, 5]).view(3, 1, 1).numpy()
+    mean, std = data.channel_statistics(data.Images(torch.from_numpy(pixels), torch.zeros(300), [], "x"))
+    exact = pixels.astype(np.float64).transpose(1, 0, 2, 3).reshape(3, -1) / 255
+    assert mean == pytest.approx(exact.mean(1), abs=5.1e-5) and std == pytest.approx(exact.std(1), abs=5.1e-5)
+
+
+# ---- augmentation ----------------------------------------------------------------------------------------------------
+
+EVERY = ["crop", "flip", "rotation", "colour_jitter", "erasing"]
+
+
+def bytes_of(count=64, size=32, seed=0):
+    return torch.from_numpy(noise(count, 3, size, size, seed=seed))
+
+
+@pytest.mark.parametrize("names", [[name] for name in EVERY] + [EVERY, []], ids="+".join)
+def test_augmentation_keeps_shape_gives_float32_and_leaves_its_input_alone(names):
+    images, preprocessing = bytes_of(), data.Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
+    before = images.clone()
+    found = data.augment(images, names, generator(), preprocessing)
+    assert found.shape == images.shape and found.dtype == torch.float32 and found.isfinite().all()
+    assert torch.equal(images, before)
+    assert torch.equal(found, preprocessing.normalise(images)) == (not names)
+
+
+@pytest.mark.parametrize("names", [[name] for name in EVERY] + [EVERY], ids="+".join)
+def test_augmentation_is_drawn_by_its_generator_alone(names):
+    images, preprocessing = bytes_of(), plainly(32)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first, again, other = (data.augment(images, names, generator(seed), preprocessing) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_image_gets_a_draw_of_its_own(name):
+    images = bytes_of(1).expand(64, -1, -1, -1)
+    found = data.augment(images, [name], generator(), plainly(32))
+    different = len({image.numpy().tobytes() for image in found})
+    assert different == 2 if name == "flip" else different > 8
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_crops_are_shifts_by_up_to_an_eighth_with_zeros_around(size):
+    images, padding, seen = bytes_of(400, size), size // 8, Counter()
+    found = data.crop(images, generator())
+    for image, result in zip(images.numpy(), found.numpy(), strict=True):
+        padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+        shifts = [(down, right) for down in range(2 * padding + 1) for right in range(2 * padding + 1)
+                  if np.array_equal(padded[:, down:down + size, right:right + size], result)]
+        assert len(shifts) == 1
+        seen[shifts[0]] += 1
+    sides = (2 * padding + 1) ** 2
+    assert len(seen) == sides and max(seen.values()) < 3 * 400 / sides
+
+
+def test_flips_are_exact_and_half_of_the_images():
+    images = bytes_of(2000, 8)
+    found = data.flip(images, generator())
+    kept, mirrored = ((found == wanted).flatten(1).all(1) for wanted in (images, images.flip(3)))
+    assert (kept ^ mirrored).all()
+    assert 0.45 < mirrored.float().mean() < 0.55
+
+
+def test_rotation_by_zero_degrees_is_the_identity():
+    images = bytes_of(16)
+    assert torch.allclose(data.rotation(images, generator(), degrees=0), images.float(), atol=1e-3)
+
+
+def test_rotation_is_torchvisions_by_the_drawn_angle():
+    images = bytes_of(12)
+    angles = (torch.rand(12, generator=generator(5)) * 2 - 1) * 15
+    found = data.rotation(images, generator(5))
+    assert angles.min() < -5 and angles.max() > 5
+    bilinear = torchvision.transforms.InterpolationMode.BILINEAR
+    for image, result, angle in zip(images.float(), found, angles.tolist(), strict=True):
+        both = [v2.functional.rotate(image, sign * angle, bilinear) for sign in (1, -1)]
+        assert min((result - other).abs().max().item() for other in both) < 0.1
+
+
+def test_colour_jitter_is_brightness_contrast_and_saturation_in_that_order():
+    images = bytes_of(20)
+    factors = 1 + (torch.rand(3, 20, 1, 1, 1, generator=generator(2)) * 2 - 1).view(3, 20) * 0.2
+    found = data.colour_jitter(images, generator(2))
+    assert factors.min() < 0.9 and factors.max() > 1.1
+    for image, result, (brightness, contrast, saturation) in zip(images.float() / 255, found, factors.T.tolist(), strict=True):
+        image = v2.functional.adjust_brightness(image, brightness)
+        image = v2.functional.adjust_contrast(image, contrast)
+        image = v2.functional.adjust_saturation(image, saturation)
+        assert (result - image * 255).abs().max() < 0.1
+    assert found.min() >= 0 and found.max() <= 255
+
+
+def boxes(images):
+    """Images that are 1 everywhere but where they were erased -> (N, 4) top, left, height, width; zeros where nothing was."""
+    found = []
+    for image in (images == 0).all(1).numpy():
+        rows, columns = image.any(1).nonzero()[0], image.any(0).nonzero()[0]
+        found.append((rows[0], columns[0], len(rows), len(columns)) if len(rows) else (0, 0, 0, 0))
+        assert image.sum() == len(rows) * len(columns)
+    return np.array(found)
+
+
+def test_erasing_makes_boxes_of_the_drawn_share_as_torchvision_does():
+    count, size = 4000, 32
+    ours = boxes(data.erasing(torch.ones(count, 3, size, size), generator()))
+    torch.manual_seed(0)
+    reference = torchvision.transforms.RandomErasing(p=0.25, scale=(0.02, 0.33), ratio=(0.3, 3.3))
+    theirs = boxes(torch.stack([reference(torch.ones(3, size, size)) for _ in range(count)]))
+    ours, theirs = (found[found[:, 2] > 0] for found in (ours, theirs))
+    assert abs(len(ours) / count - 0.25) < 0.025 and abs(len(theirs) / count - 0.25) < 0.025
+    for quantity in (lambda box: box[:, 2] * box[:, 3] / size ** 2, lambda box: np.log(box[:, 2] / box[:, 3]),
+                     lambda box: box[:, 0] + box[:, 2] / 2, lambda box: box[:, 1] + box[:, 3] / 2):
+        one, two = quantity(ours), quantity(theirs)
+        error = np.sqrt(one.var() / len(one) + two.var() / len(two))
+        assert abs(one.mean() - two.mean()) < 4 * error and 0.85 < one.std() / two.std() < 1.18
+    share = ours[:, 2] * ours[:, 3] / size ** 2
+    assert share.min() > 0.01 and share.max() < 0.36
+
+
+def test_erasing_reaches_every_edge_and_always_or_never_where_told_so():
+    erased = boxes(data.erasing(torch.ones(2000, 3, 32, 32), generator(), probability=1.0))
+    assert (erased[:, 2] > 0).all()
+    assert erased[:, 0].min() == 0 and erased[:, 1].min() == 0
+    assert (erased[:, 0] + erased[:, 2]).max() == 32 and (erased[:, 1] + erased[:, 3]).max() == 32
+    images = torch.rand(16, 3, 32, 32)
+    assert torch.equal(data.erasing(images, generator(), probability=0.0), images)
+
+
+def test_what_is_erased_becomes_the_mean_colour():
+    preprocessing = data.Preprocessing(32, (0.5, 0.25, 0.75), (0.2, 0.3, 0.4))
+    images = torch.full((64, 3, 32, 32), 10, dtype=torch.uint8)
+    found = data.augment(images, ["erasing"], generator(), preprocessing)
+    plain = preprocessing.normalise(images)
+    changed = (found != plain).any(1)
+    assert changed.any()
+    for channel, mean in enumerate(preprocessing.mean):
+        raw = found[:, channel][changed] * preprocessing.std[channel] + preprocessing.mean[channel]
+        assert torch.allclose(raw, torch.tensor(mean))
+        assert torch.equal(found[:, channel][~changed], plain[:, channel][~changed])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("names", [[name] for name in EVERY] + [EVERY], ids="+".join)
+def test_augmentation_stays_on_the_gpu(names):
+    images, preprocessing = bytes_of().cuda(), data.Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
+    first, again = (data.augment(images, names, torch.Generator("cuda").manual_seed(3), preprocessing) for _ in range(2))
+    assert first.device.type == "cuda" and first.shape == images.shape and torch.equal(first, again)
+
+
+def test_augmented_images_are_what_a_network_takes():
+    images = data.augment(bytes_of(4, 16), EVERY, generator(), plainly(16))
+    assert networks.build("resnet_cifar", 3)(images).shape == (4, 3)

@@ -1,0 +1,178 @@
+"""Who imports whom: the table of DESIGN.md section 3, the anatomy of scripts, and a scorers' side that starts without torch."""
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Module: what it may import of ours. Downwards only, so every row stands above the rows that it names.
+TABLE = {
+    "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "utils", "cli"},
+    "train": {"data", "networks", "leave_out", "collapse", "distributed", "utils", "cli", "figures"},
+    "run_networks": {"data", "networks", "leave_out", "collapse", "distributed", "utils", "cli"},
+    "ood_methods": {"scores", "metrics", "figures", "utils", "cli"},
+    "neural_collapse": {"collapse", "figures", "utils", "cli"},
+    "report": {"figures", "utils", "cli", "data"},
+    "networks": {"resnet"},
+    "resnet": set(),
+    "data": {"utils"},
+    "leave_out": set(),
+    "scores": {"scores_features", "scores_activation"},  # one registry, two files by family
+    "scores_features": {"scores_activation"},
+    "scores_activation": set(),
+    "metrics": set(),
+    "collapse": set(),
+    "figures": set(),
+    "distributed": set(),
+    "utils": set(),
+    "cli": set(),
+}
+SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
+STAGES = SCRIPTS[1:]
+TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "scores_features", "scores_activation", "metrics", "collapse",
+              "figures", "utils", "cli")
+PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
+
+
+def tree(module):
+    return ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def imports(node):
+    """Names of the modules imported anywhere under a node: at the top, inside functions, or by import_module("name")."""
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in part.names}
+        elif isinstance(part, ast.ImportFrom):
+            found |= {alias.name for alias in part.names} if part.level and not part.module else {part.module.partition(".")[0]}
+        elif isinstance(part, ast.Call) and ast.unparse(part.func).rpartition(".")[2] in ("import_module", "__import__"):
+            found |= {str(word.value).partition(".")[0] for word in part.args[:1] if isinstance(word, ast.Constant)}
+    return found
+
+
+def functions(module):
+    return [node for node in ast.walk(tree(module)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+def test_the_import_walk_sees_every_way_to_import():
+    code = "import a.b\nfrom c.d import e\ndef f():\n    import g\n    from . import h\nimportlib.import_module('i.j')\n__import__('k')"
+    assert imports(ast.parse(code)) == set("acghik")
+
+
+def test_every_module_at_the_top_stands_in_the_table():
+    assert set(PRESENT) <= set(TABLE), "a new file at the top needs a row in DESIGN.md section 3 and here"
+
+
+def test_every_row_but_those_to_come_has_its_file():
+    assert set(TABLE) - set(PRESENT) <= {"leave_out", "distributed"}
+
+
+def test_the_table_points_downwards_only():
+    order = list(TABLE)
+    upwards = [(name, other) for name, others in TABLE.items() for other in others if order.index(other) <= order.index(name)]
+    assert not upwards
+
+
+@pytest.mark.parametrize("module", PRESENT)
+def test_a_module_imports_only_what_its_row_allows(module):
+    ours = imports(tree(module)) & set(TABLE)
+    assert ours <= TABLE[module], f"{module} may not import {sorted(ours - TABLE[module])}"
+
+
+@pytest.mark.parametrize("module", [name for name in PRESENT if name != "main"])
+def test_only_main_imports_scripts(module):
+    assert not imports(tree(module)) & set(SCRIPTS)
+
+
+def test_main_imports_every_stage():
+    assert imports(tree("main")) >= set(STAGES)
+
+
+@pytest.mark.parametrize("module", [name for name in PRESENT if name != "cli"])
+def test_only_cli_imports_argparse(module):
+    assert "argparse" not in imports(tree(module))
+
+
+@pytest.mark.parametrize("module", [name for name in PRESENT if name not in (*SCRIPTS, "cli")])
+def test_a_library_has_no_parser_and_does_not_run(module):
+    source = (ROOT / f"{module}.py").read_text(encoding="utf-8")
+    assert "add_argument" not in source and "__main__" not in source and "cli" not in imports(tree(module))
+
+
+# ---- torch -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("module", [name for name in TORCH_FREE if name in PRESENT])
+def test_the_scorers_side_names_torch_nowhere(module):
+    top = [node for node in tree(module).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    everywhere = set() if module == "cli" else imports(tree(module))  # cli.device and its like are called by train alone
+    assert not (everywhere | imports(ast.Module(top, []))) & {"torch", "torchvision", "timm"}
+
+
+def test_the_scorers_and_the_report_start_without_torch():
+    check = ("import sys, ood_methods, neural_collapse, report; import scores, metrics, collapse, figures, utils, cli; "
+             "sys.exit(', '.join(sorted({'torch', 'torchvision'} & set(sys.modules))) or 0)")
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- scripts ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_has_parse_args_and_a_main_of_at_most_forty_lines(script):
+    found = {node.name: node for node in tree(script).body if isinstance(node, ast.FunctionDef)}
+    assert {"parse_args", "main"} <= set(found)
+    assert [word.arg for word in found["main"].args.args] == ["argv"] and ast.unparse(found["main"].args.defaults[0]) == "None"
+    assert found["main"].end_lineno - found["main"].lineno + 1 <= 40
+    assert ast.unparse(tree(script).body[-1]) == "if __name__ == '__main__':\n    cli.run(main)"
+
+
+@pytest.mark.parametrize("module", PRESENT)
+def test_no_function_is_longer_than_forty_lines(module):
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions(module)}
+    assert {name: length for name, length in lengths.items() if length > 40} == {}
+
+
+@pytest.mark.parametrize("module", PRESENT)
+def test_every_module_says_what_it_is(module):
+    assert ast.get_docstring(tree(module)), f"{module}.py has no docstring"
+
+
+def commands(text):
+    """The `python <script>.py ...` lines of a text, with a line that ends in a backslash joined to the next."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [found.group(1) for line in lines if (found := re.match(r"\s*(?:\$ )?python (\w+\.py\b[^|>;&]*)", line))]
+
+
+def parse(command):
+    """Let the script's own parser take a documented command; main hands each stage its words, which are parsed too."""
+    script, *words = shlex.split(command, comments=True)
+    module = importlib.import_module(script.removesuffix(".py"))
+    parsed = module.parse_args(words)
+    if script == "main.py":
+        for name, stage in module.STAGES.items():
+            stage.script.parse_args(parsed[1][name] + ([] if name == "train" else ["--checkpoint", "some.pth"]))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_docstring_shows_commands_that_the_script_takes(script):
+    shown = commands(ast.get_docstring(tree(script), clean=False))
+    assert len([line for line in shown if line.startswith(f"{script}.py")]) >= 2
+    for command in shown:
+        parse(command)
+
+
+DOCUMENTED = [(path.name, command) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if path.is_file()
+              for command in commands(path.read_text(encoding="utf-8")) if command.partition(".")[0] in SCRIPTS]
+
+
+@pytest.mark.parametrize(("page", "command"), DOCUMENTED)
+def test_the_documents_show_commands_that_the_scripts_take(page, command):
+    parse(command)

@@ -1,0 +1,311 @@
+"""From feature CSVs to nc_metrics.csv, nc_per_class.csv and what is printed; every number against a slow, obvious loop."""
+import json
+import re
+
+import numpy as np
+import pytest
+from test_cli import read_csv, shell
+
+import neural_collapse
+import utils
+
+METRICS = ["checkpoint", "metric", "value", "split", "centring", "source", "note"]
+PER_CLASS = ["class", "class_name", "images", "within_class_variance", "mean_norm", "weight_norm", "cosine_weight_mean",
+             "nearest_class_cosine", "nearest_class", "train_mismatch", "test_mismatch"]
+NAMES = ["cat", "dog", "bird", "frog"]
+
+
+def write_run(folder, W, b, sets):
+    """A folder such as run_networks.py leaves; sets = {stem: (features, labels)}."""
+    folder.mkdir(parents=True)
+    utils.write_head(folder / "head.csv", W, b, NAMES[:len(W)], {"checkpoint_sha256": "a" * 64})
+    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": utils.sha256(folder / "head.csv")}
+    for stem, (features, labels) in sets.items():
+        utils.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+    return folder
+
+
+def random_run(folder, width=6, ood=("svhn", "uniform"), classes=4):
+    """Unbalanced classes around random centres, a head that is not dual to them."""
+    generator = np.random.default_rng(0)
+    centres, W, b = (generator.normal(size=shape) for shape in ((classes, width), (classes, width), classes))
+
+    def around(labels, spread):
+        return centres[labels] * 2 + generator.normal(size=(len(labels), width)) * spread, labels
+    labels = np.repeat(np.arange(classes), [40, 25, 30, 10][:classes])
+    return write_run(folder, W + centres, b, {
+        "ID_toy_train": around(labels, 0.8), "ID_toy_test": around(np.arange(50) % classes, 1.0),
+        **{f"OOD_{name}_test": (generator.normal(size=(30, width)) + number, np.full(30, -1)) for number, name in enumerate(ood)}})
+
+
+def simplex_run(folder):
+    """Full collapse: every feature is its class mean, the means and the head's rows are one simplex ETF off the origin."""
+    etf = np.eye(4) - 0.25
+    labels = np.repeat(np.arange(4), 5)
+    return write_run(folder, etf * 3, np.zeros(4), {
+        "ID_toy_train": (etf[labels] * 2 + 0.5, labels), "ID_toy_test": (etf[labels] * 2 + 0.5, labels),
+        "OOD_svhn_test": (np.full((6, 4), 0.5), np.full(6, -1))})
+
+
+def run(folder, *words):
+    ended = shell(neural_collapse.main, "--checkpoint", folder, *words)
+    assert ended.code == 0, ended.err
+    return read_csv(folder / "nc_metrics.csv"), read_csv(folder / "nc_per_class.csv"), ended
+
+
+def values_of(table):
+    return {(row.metric, row.split): row.value for row in table.itertuples()}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = random_run(tmp_path_factory.mktemp("collapsed") / "net_s0")
+    return folder, *run(folder, "--exact")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without figures, which take most of the time; `done` has them."""
+    monkeypatch.setattr(neural_collapse, "draw", lambda *_: [])
+
+
+def arrays(folder, stem):
+    table = read_csv(folder / f"{stem}.csv")
+    return table.filter(regex=r"^ct\d+$").to_numpy(np.float32).astype(float), table["label"].to_numpy()
+
+
+def head(folder):
+    table = read_csv(folder / "head.csv")
+    return table.filter(regex=r"^w\d+$").to_numpy(np.float32).astype(float), table["bias"].to_numpy(np.float32).astype(float)
+
+
+def class_means(folder):
+    features, labels = arrays(folder, "ID_toy_train")
+    return np.array([np.mean([h for h, label in zip(features, labels, strict=True) if label == c], axis=0) for c in range(4)])
+
+
+def cosine(a, b):
+    return a @ b / np.sqrt(a @ a) / np.sqrt(b @ b)
+
+
+# ---- the files -------------------------------------------------------------------------------------------------------
+
+def test_the_tables_have_these_columns_and_rows(done):
+    folder, table, per_class, _ = done
+    assert list(table.columns) == METRICS and list(per_class.columns) == PER_CLASS
+    assert set(table["checkpoint"]) == {"net_s0"} and not table.duplicated(["metric", "split"]).any()
+    assert set(table["split"]) == {"train", "test", "head", "ood:svhn", "ood:uniform"}
+    assert set(table["centring"]) <= {"mu_G", "none"} and table["source"].notna().all()
+    for split in ("train", "test"):
+        assert {f"nc4_{name}" for name in ("mismatch", "nearest_mean_accuracy", "head_accuracy")} <= set(
+            table.loc[table["split"] == split, "metric"])
+    for split in ("test", "ood:svhn", "ood:uniform"):
+        assert {"nc5", "nc5_centred"} <= set(table.loc[table["split"] == split, "metric"])
+    assert list(per_class["class"]) == [0, 1, 2, 3] and list(per_class["class_name"]) == NAMES
+    assert list(per_class["images"]) == [40, 25, 30, 10]
+    assert len(table) == utils.read_sidecar(folder / "nc_metrics.csv")["rows"]
+
+
+def test_the_record_names_all_that_was_read_and_written(done):
+    folder = done[0]
+    record = utils.read_json(folder / "neural_collapse.json")
+    assert set(record["inputs"]) == {"head.csv", "ID_toy_train.csv", "ID_toy_test.csv", "OOD_svhn_test.csv", "OOD_uniform_test.csv"}
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in (".csv", ".png")}
+    assert set(record["outputs"]) == written - set(record["inputs"])
+    assert {"nc_metrics.csv", "nc_per_class.csv", *(f"figures/{name}.png" for name in (
+        "within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5"))} == set(record["outputs"])
+    assert utils.read_sidecar(folder / "nc_metrics.csv")["checkpoint_sha256"] == "a" * 64
+
+
+# ---- the numbers, slowly ---------------------------------------------------------------------------------------------
+
+def test_nc1_equals_a_loop_over_images(done):
+    folder, table, *_ = done
+    (features, labels), means = arrays(folder, "ID_toy_train"), class_means(done[0])
+    centre = np.mean(means, axis=0)  # of the class means, not of the images: the classes are unbalanced
+    within, between = np.zeros((6, 6)), np.zeros((6, 6))
+    for h, label in zip(features, labels, strict=True):
+        within += np.outer(h - means[label], h - means[label]) / len(labels)
+    for mean in means:
+        between += np.outer(mean - centre, mean - centre) / 4
+    vectors, singular, _ = np.linalg.svd(between)
+    inverse = sum(np.outer(vectors[:, k], vectors[:, k]) / singular[k] for k in range(3))  # rank C - 1 = 3
+    found = values_of(table)
+    assert found["nc1", "train"] == pytest.approx(np.trace(within @ inverse) / 4, rel=1e-9)
+    assert found["nc1_rank", "train"] == 3
+    assert found["nc1_trace_ratio", "train"] == pytest.approx(np.trace(within) / np.trace(between), rel=1e-9)
+    spread = [np.mean([(h - means[c]) @ (h - means[c]) for h in features[labels == c]]) for c in range(4)]
+    pairs = [(spread[a] + spread[b]) / 2 / ((means[a] - means[b]) @ (means[a] - means[b])) for a in range(4) for b in range(a)]
+    assert found["nc1_cdnv", "train"] == pytest.approx(np.mean(pairs), rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "split"), [("means", "train"), ("weights", "head")])
+def test_nc2_equals_a_loop_over_pairs(done, name, split):
+    folder, table, *_ = done
+    vectors = class_means(folder) if name == "means" else head(folder)[0]
+    vectors = vectors - vectors.mean(axis=0) if name == "means" else vectors
+    found = {metric: value for (metric, where), value in values_of(table).items() if where == split}
+    norms = [np.sqrt(v @ v) for v in vectors]
+    cosines = [cosine(vectors[a], vectors[b]) for a in range(4) for b in range(a)]
+    assert found[f"nc2_{name}_norm_cv"] == pytest.approx(np.std(norms) / np.mean(norms), rel=1e-9)
+    if name == "means":
+        assert found["nc2_means_cosine_std"] == pytest.approx(np.std(cosines), rel=1e-9)
+        assert found["nc2_means_angle_deviation_mean"] == pytest.approx(np.mean([abs(c + 1 / 3) for c in cosines]), rel=1e-9)
+        assert found["nc2_means_angle_deviation_max"] == pytest.approx(max(abs(c + 1 / 3) for c in cosines), rel=1e-9)
+        gram, ideal = vectors @ vectors.T, (np.eye(4) - 0.25) / np.sqrt(3)
+        assert found["nc2_means_gram_distance"] == pytest.approx(np.linalg.norm(gram / np.linalg.norm(gram) - ideal), rel=1e-9)
+
+
+def test_nc3_equals_a_loop_over_classes(done):
+    folder, table, per_class, _ = done
+    means, (W, _) = class_means(folder), head(folder)
+    centred = means - means.mean(axis=0)
+    found = values_of(table)
+    distance = np.sum((W / np.sqrt(np.sum(W**2)) - centred / np.sqrt(np.sum(centred**2))) ** 2)
+    assert found["nc3_self_duality", "train"] == pytest.approx(distance, rel=1e-9)
+    cosines = [cosine(W[c], centred[c]) for c in range(4)]
+    assert found["nc3_cosine_mean", "train"] == pytest.approx(np.mean(cosines), rel=1e-9)
+    np.testing.assert_allclose(per_class["cosine_weight_mean"], cosines, rtol=1e-9)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_nc4_equals_a_loop_over_images(done, split):
+    folder, table, per_class, _ = done
+    (features, labels), means, (W, b) = arrays(folder, f"ID_toy_{split}"), class_means(folder), head(folder)
+    nearest = np.array([min(range(4), key=lambda c, h=h: (h - means[c]) @ (h - means[c])) for h in features])
+    predicted = np.array([max(range(4), key=lambda c, h=h: W[c] @ h + b[c]) for h in features])
+    found = values_of(table)
+    assert 0 < found["nc4_mismatch", split] < 1
+    assert found["nc4_mismatch", split] == pytest.approx(np.mean(nearest != predicted), abs=1e-12)
+    assert found["nc4_nearest_mean_accuracy", split] == pytest.approx(np.mean(nearest == labels), abs=1e-12)
+    assert found["nc4_head_accuracy", split] == pytest.approx(np.mean(predicted == labels), abs=1e-12)
+    by_class = [np.mean(nearest[labels == c] != predicted[labels == c]) for c in range(4)]
+    np.testing.assert_allclose(per_class[f"{split}_mismatch"], by_class, atol=1e-12)
+
+
+@pytest.mark.parametrize(("stem", "split"), [("ID_toy_test", "test"), ("OOD_svhn_test", "ood:svhn"), ("OOD_uniform_test", "ood:uniform")])
+def test_nc5_equals_a_loop_over_classes(done, stem, split):
+    means, other = class_means(done[0]), arrays(done[0], stem)[0].mean(axis=0)
+    centre = means.mean(axis=0)
+    found = values_of(done[1])
+    assert found["nc5", split] == pytest.approx(np.mean([abs(cosine(mean, other)) for mean in means]), rel=1e-9)
+    centred = np.mean([abs(cosine(mean - centre, other - centre)) for mean in means])
+    assert found["nc5_centred", split] == pytest.approx(centred, rel=1e-9)
+
+
+def test_the_classes_are_described_each(done):
+    folder, _, per_class, _ = done
+    (features, labels), means, (W, _) = arrays(folder, "ID_toy_train"), class_means(folder), head(folder)
+    centred = means - means.mean(axis=0)
+    np.testing.assert_allclose(per_class["mean_norm"], np.linalg.norm(centred, axis=1), rtol=1e-9)
+    np.testing.assert_allclose(per_class["weight_norm"], np.linalg.norm(W, axis=1), rtol=1e-6)
+    spread = [np.mean(np.sum((features[labels == c] - means[c]) ** 2, axis=1)) for c in range(4)]
+    np.testing.assert_allclose(per_class["within_class_variance"], spread, rtol=1e-9)
+    for c in range(4):
+        others = {other: cosine(centred[c], centred[other]) for other in range(4) if other != c}
+        assert per_class["nearest_class"][c] == max(others, key=others.get)
+        assert per_class["nearest_class_cosine"][c] == pytest.approx(max(others.values()), rel=1e-9)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_full_collapse_measures_as_such(tmp_path):
+    table, per_class, _ = run(simplex_run(tmp_path / "net_s0"))
+    found = values_of(table)
+    for metric in ("nc1", "nc1_trace_ratio", "nc1_cdnv", "nc2_means_norm_cv", "nc2_means_cosine_std", "nc2_means_angle_deviation_mean",
+                   "nc2_means_gram_distance", "nc3_self_duality", "nc4_mismatch"):
+        assert found[metric, "train"] == pytest.approx(0, abs=1e-6), metric
+    assert found["nc4_mismatch", "test"] == 0 and found["nc3_cosine_mean", "train"] == pytest.approx(1, abs=1e-6)
+    assert (per_class["within_class_variance"] < 1e-9).all()
+
+
+# ---- what is printed -------------------------------------------------------------------------------------------------
+
+def test_what_is_printed_is_what_was_written(done):
+    folder, table, _, ended = done
+    found = values_of(table)
+    for key, (label, collapsed) in neural_collapse.SHOWN.items():
+        line = next(line for line in ended.out.splitlines() if line.startswith(label + " "))
+        assert line.removeprefix(label).split() == [f"{found[key]:.4g}", collapsed]
+    for name, split in (("ID test (null)", "test"), ("svhn", "ood:svhn"), ("uniform", "ood:uniform")):
+        line = next(line for line in ended.out.splitlines() if line.startswith(name + " "))
+        shown = [float(word) for word in line.removeprefix(name).split()]
+        assert shown == [round(found["nc5", split], 4), round(found["nc5_centred", split], 4)]
+    assert "toy, 105 training images, 4 classes, 6 features" in ended.out and str(folder) in ended.out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_only_the_asked_sets_are_measured_in_their_order(tmp_path):
+    folder = random_run(tmp_path / "net_s0")
+    table, _, ended = run(folder, "--ood", "uniform")
+    assert {split for split in table["split"] if split.startswith("ood:")} == {"ood:uniform"} and "svhn" not in ended.out
+
+
+def test_without_ood_sets_nc1_to_nc4_are_measured_and_drawn(tmp_path):
+    table, _, ended = run(random_run(tmp_path / "net_s0", ood=()))
+    assert not any(split.startswith("ood:") for split in table["split"]) and ("nc5", "test") in values_of(table)
+    assert (tmp_path / "net_s0" / "figures" / "nc5.png").stat().st_size > 5000 and ended.err == ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_exact_arithmetic_is_asked_for_and_hardly_differs(tmp_path):
+    folder = random_run(tmp_path / "net_s0")
+    fast, exact = (values_of(run(folder, *words)[0]) for words in ([], ["--exact"]))
+    assert {key: pytest.approx(value, rel=1e-5, nan_ok=True) for key, value in exact.items()} == fast
+    assert utils.read_json(folder / "neural_collapse.json")["arguments"]["exact"] is True
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_fewer_dimensions_than_a_simplex_needs_are_said_and_left_empty(tmp_path):
+    table, _, ended = run(random_run(tmp_path / "net_s0", width=2))
+    row = table[table["metric"] == "nc2_means_gram_distance"].iloc[0]
+    assert np.isnan(row["value"]) and re.search("simplex", row["note"])
+    line = next(line for line in ended.out.splitlines() if line.startswith("NC2  Gram matrix to simplex ETF"))
+    assert line.removeprefix("NC2  Gram matrix to simplex ETF").split() == ["0"], "an undefined value is empty"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_class_without_test_images_has_an_empty_cell(tmp_path):
+    folder = random_run(tmp_path / "net_s0")
+    found, sidecar = utils.read_features(folder / "ID_toy_test.csv"), utils.read_sidecar(folder / "ID_toy_test.csv")
+    kept = found.labels != 2
+    utils.write_features(folder / "ID_toy_test.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
+    _, per_class, _ = run(folder)
+    assert list(per_class["test_mismatch"].isna()) == [False, False, True, False]
+    assert (folder / "nc_per_class.csv").read_text().splitlines()[3].endswith(",")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_class_without_training_images_is_said_and_its_cells_are_empty(tmp_path):
+    folder = random_run(tmp_path / "net_s0")
+    found, sidecar = utils.read_features(folder / "ID_toy_train.csv"), utils.read_sidecar(folder / "ID_toy_train.csv")
+    kept = found.labels != 1
+    utils.write_features(folder / "ID_toy_train.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
+    table, per_class, ended = run(folder)
+    assert "warning: neural collapse: 1 of 4 classes have no images (1)" in ended.err
+    assert per_class["images"][1] == 0 and np.isnan(per_class["mean_norm"][1]) and np.isfinite(values_of(table)["nc1", "train"])
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("words", "said"), [(["--ood", "mnist"], "lacks OOD_mnist_test.csv"), (["--dataset", "other"], "lacks ID_other_train.csv"),
+                                             (["--ood", "a/b"], "neither a name nor NAME=FOLDER"), (["--temperature", "2"], "unrecognized")])
+def test_a_wrong_argument_ends_with_one_message_and_nothing_written(tmp_path, words, said):
+    folder = random_run(tmp_path / "net_s0")
+    before = {path: path.read_bytes() for path in folder.rglob("*")}
+    ended = shell(neural_collapse.main, "--checkpoint", folder, *words)
+    assert ended.code == 2 and said in ended.err and "Traceback" not in ended.err and ended.out == ""
+    assert {path: path.read_bytes() for path in folder.rglob("*")} == before
+
+
+def test_training_features_of_one_class_are_refused_before_anything_is_written(tmp_path):
+    folder = random_run(tmp_path / "net_s0")
+    found, sidecar = utils.read_features(folder / "ID_toy_train.csv"), utils.read_sidecar(folder / "ID_toy_train.csv")
+    utils.write_features(folder / "ID_toy_train.csv", found.features, np.zeros(len(found.labels)), sidecar=sidecar)
+    ended = shell(neural_collapse.main, "--checkpoint", folder)
+    assert ended.code == 2 and "collapse needs at least two" in ended.err
+    assert not (folder / "nc_metrics.csv").exists() and not (folder / "neural_collapse.json").exists()
+
+
+def test_the_arguments_of_the_run_stand_beside_the_tables(done):
+    arguments = json.loads((done[0] / "nc_metrics.json").read_text())["arguments"]
+    assert arguments["exact"] is True and arguments["ood"] is None and "output_dir" not in arguments

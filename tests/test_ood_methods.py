@@ -1,0 +1,352 @@
+"""From feature CSVs to score CSVs, the tidy table and what is printed; every number against an independent computation."""
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import logsumexp, softmax
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from test_cli import read_csv, shell
+
+import metrics
+import ood_methods
+import scores
+import utils
+
+METRICS = ["checkpoint", "dataset", "ood", "method", "parameters", "auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_ood_positive",
+           "aupr_in", "aupr_out", "id_share", "detection_error", "n_id", "n_ood", "ties"]
+CLASSES, WIDTH = 4, 12
+CORE = ("MSP", "MaxLogit", "Energy")
+
+
+def make_run(folder, ood=("far_noise", "near"), suffix=".csv", seed=0):
+    """A folder such as run_networks.py leaves: ReLU-like features around class centres; one OOD set far, one near."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(CLASSES, WIDTH)) * 2
+    utils.write_head(folder / "head.csv", centres / 4, generator.normal(size=CLASSES) / 10, ["cat", "dog", "bird", "frog"],
+                     {"checkpoint_sha256": "a" * 64})
+    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": utils.sha256(folder / "head.csv")}
+
+    def write(stem, labels, spread, pull, paths=None):
+        noise = generator.normal(size=(len(labels), WIDTH)) * spread
+        utils.write_features(folder / f"{stem}{suffix}", np.maximum(pull * centres[labels % CLASSES] + noise, 0), labels, paths, sidecar)
+    write("ID_toy_train", np.arange(240) % CLASSES, 1.0, 1.0)
+    write("ID_toy_test", np.arange(100) % CLASSES, 1.0, 1.0)
+    for number, name in enumerate(ood):
+        write(f"OOD_{name}_test", np.arange(60 + 20 * number), 1.5, 0.3 + 0.3 * number,
+              [f"{name}/{n:03}.png" for n in range(60)] if number == 0 else None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(folder, what was printed) of a run with every method and a LaTeX table; read it, change nothing."""
+    folder = make_run(tmp_path_factory.mktemp("scored") / "net_s0")
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--latex", "--caption", "50% of_it", "--label", "tab:x")
+    assert ended.code == 0, ended.err
+    return folder, ended.out
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A run to score without figures, which take most of the time; `done` has them."""
+    monkeypatch.setattr(ood_methods, "draw", lambda *_: [])
+    return make_run(tmp_path / "net_s0")
+
+
+def run(folder, *words):
+    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
+    assert ended.code == 0, ended.err
+    return read_csv(folder / "ood_metrics.csv"), ended.out
+
+
+def logits_of(folder, stem):
+    """Features and logits in float64, from the CSVs alone and by pandas alone."""
+    head = read_csv(folder / "head.csv")
+    features = read_csv(folder / f"{stem}.csv").filter(regex=r"^ct\d+$").to_numpy(np.float64)
+    return features, features @ head.filter(regex=r"^w\d+$").to_numpy(np.float64).T + head["bias"].to_numpy(np.float64)
+
+
+def printed_rows(text):
+    """Method: numbers, from a printed table."""
+    lines = [line.split() for line in text.splitlines()]
+    return {words[0]: [float(word) for word in words[1:]] for words in lines if words and words[0] in scores.METHODS}
+
+
+# ---- the files -------------------------------------------------------------------------------------------------------
+
+def test_the_table_has_a_row_a_set_and_method_and_these_columns(done):
+    table = read_csv(done[0] / "ood_metrics.csv")
+    assert list(table.columns) == METRICS
+    assert list(zip(table["ood"], table["method"], strict=True)) == [(name, method) for name in ("far_noise", "near")
+                                                                     for method in scores.METHODS]
+    assert set(table["checkpoint"]) == {"net_s0"} and set(table["dataset"]) == {"toy"}
+    assert set(table["n_id"]) == {100} and list(table.groupby("ood")["n_ood"].first()) == [60, 80]
+
+
+@pytest.mark.parametrize(("stem", "first", "rows"), [("ID_toy", [], 100), ("OOD_far_noise", ["path"], 60), ("OOD_near", [], 80)])
+def test_score_files_have_a_row_an_image_and_a_column_a_method(done, stem, first, rows):
+    table = read_csv(done[0] / f"scores_{stem}.csv")
+    assert list(table.columns) == [*first, "label", "prediction", "predicted_class", *scores.METHODS,
+                                   *(f"{name}_accepted" for name in scores.METHODS)]
+    assert len(table) == rows == utils.read_sidecar(done[0] / f"scores_{stem}.csv")["rows"]
+
+
+def test_score_files_keep_order_labels_paths_and_classes(done):
+    for stem in ("ID_toy", "OOD_far_noise", "OOD_near"):
+        scored = read_csv(done[0] / f"scores_{stem}.csv")
+        features = read_csv(done[0] / f"{stem}_test.csv")
+        assert list(scored["label"]) == list(features["label"])
+        if "path" in features:
+            assert list(scored["path"]) == list(features["path"])
+        prediction = logits_of(done[0], f"{stem}_test")[1].argmax(1)
+        assert list(scored["prediction"]) == list(prediction)
+        assert list(scored["predicted_class"]) == [["cat", "dog", "bird", "frog"][c] for c in prediction]
+
+
+@pytest.mark.parametrize("stem", ["ID_toy", "OOD_far_noise", "OOD_near"])
+def test_logit_scores_equal_their_formulas(done, stem):
+    scored, (_, logits) = read_csv(done[0] / f"scores_{stem}.csv"), logits_of(done[0], f"{stem}_test")
+    # Logits are float32 products in the pipeline, float64 here.
+    np.testing.assert_allclose(scored["MSP"], softmax(logits, axis=1).max(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(scored["MaxLogit"], logits.max(axis=1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scored["Energy"], logsumexp(logits, axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_every_metric_equals_scikit_learns_of_the_score_files(done):
+    table = read_csv(done[0] / "ood_metrics.csv").set_index(["ood", "method"])
+    inside = read_csv(done[0] / "scores_ID_toy.csv")
+    for (name, method), row in table.iterrows():
+        outside = read_csv(done[0] / f"scores_OOD_{name}.csv")
+        values = np.concatenate([inside[method], outside[method]])
+        is_id = np.repeat([1, 0], [len(inside), len(outside)])
+        assert row["auroc"] == pytest.approx(roc_auc_score(is_id, values), abs=1e-12)
+        assert row["aupr_in"] == pytest.approx(average_precision_score(is_id, values), abs=1e-12)
+        assert row["aupr_out"] == pytest.approx(average_precision_score(1 - is_id, -values), abs=1e-12)
+        false, true, _ = roc_curve(is_id, values, drop_intermediate=False)
+        assert row["fpr95"] == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-12)
+        assert row["detection_error"] == pytest.approx(((1 - true + false) / 2).min(), abs=1e-12)
+        false, true, _ = roc_curve(1 - is_id, -values, drop_intermediate=False)
+        assert row["fpr95_ood_positive"] == pytest.approx(false[np.argmax(true >= 0.95)], abs=1e-12)
+        assert row["ties"] == (inside[method].to_numpy()[:, None] == outside[method].to_numpy()).sum()
+        assert row["id_share"] == len(inside) / len(values)
+        assert row["auroc_low"] <= row["auroc"] <= row["auroc_high"]
+
+
+def test_thresholds_keep_95_percent_of_id_and_say_which_images_pass(done):
+    inside = read_csv(done[0] / "scores_ID_toy.csv")
+    table = read_csv(done[0] / "ood_metrics.csv").set_index(["ood", "method"])
+    thresholds = utils.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]
+    assert list(thresholds) == list(scores.METHODS)
+    for method, threshold in thresholds.items():
+        assert threshold == np.sort(inside[method])[5]  # 95 of 100 at or above it
+        assert inside[f"{method}_accepted"].sum() >= 95 and (inside[f"{method}_accepted"] == (inside[method] >= threshold)).all()
+        for name in ("far_noise", "near"):
+            outside = read_csv(done[0] / f"scores_OOD_{name}.csv")
+            assert (outside[f"{method}_accepted"] == (outside[method] >= threshold)).all()
+            assert outside[f"{method}_accepted"].mean() == pytest.approx(table.loc[(name, method), "fpr95"], abs=1e-12)
+
+
+def test_the_sidecars_say_what_made_the_files(done):
+    for name in ("ood_metrics", "scores_ID_toy", "scores_OOD_near"):
+        sidecar = utils.read_sidecar(done[0] / f"{name}.csv")
+        assert sidecar["checkpoint_sha256"] == "a" * 64 and sidecar["tpr"] == 0.95
+        assert {"command", "arguments", "versions", "git_commit", "created", "rows"} <= set(sidecar)
+
+
+def test_the_record_names_all_that_was_read_and_written(done):
+    record = utils.read_json(done[0] / "ood_methods.json")
+    assert set(record["inputs"]) == {"head.csv", "ID_toy_train.csv", "ID_toy_test.csv", "OOD_far_noise_test.csv", "OOD_near_test.csv"}
+    written = {str(path.relative_to(done[0])) for path in done[0].rglob("*") if path.suffix in (".csv", ".png", ".md", ".tex")}
+    assert set(record["outputs"]) == written - set(record["inputs"])
+    assert {"ood_metrics.csv", "ood_metrics.md", "ood_metrics.tex", "scores_ID_toy.csv", "figures/auroc_bars.png",
+            "figures/principal_components.png", "figures/scores_MSP.png"} <= set(record["outputs"])
+
+
+def test_figures_are_pngs(done):
+    for path in (done[0] / "figures").iterdir():
+        assert path.suffix == ".png" and path.read_bytes().startswith(b"\x89PNG\r\n") and path.stat().st_size > 5000
+
+
+# ---- what is printed is what was written -----------------------------------------------------------------------------
+
+def test_the_printed_table_is_the_written_one_in_percent(done):
+    table = read_csv(done[0] / "ood_metrics.csv").set_index(["method", "ood"])
+    shown = printed_rows(done[1])
+    assert list(shown) == list(scores.METHODS)
+    for method, numbers in shown.items():
+        rates = 100 * np.array([[table.loc[(method, name), column] for column in ("auroc", "fpr95")] for name in ("far_noise", "near")])
+        np.testing.assert_allclose(numbers, [*rates.ravel(), *rates.mean(axis=0)], atol=0.005 + 1e-9)
+    assert "far_noise AUROC" in done[1] and "near FPR" in done[1] and "toy (100 test images)" in done[1]
+    assert "far_noise (60), near (80)" in done[1] and str(done[0]) in done[1]
+
+
+def test_the_markdown_table_holds_the_printed_numbers(done):
+    text = (done[0] / "ood_metrics.md").read_text()
+    rows = {cells[1]: [float(cell) for cell in cells[2:-1]] for line in text.splitlines()
+            if (cells := [cell.strip() for cell in line.split("|")])[1:2] and cells[1] in scores.METHODS}
+    assert rows == printed_rows(done[1])
+
+
+def test_the_latex_table_is_escaped_and_marks_the_best_of_each_column(done):
+    text = (done[0] / "ood_metrics.tex").read_text()
+    assert r"\toprule" in text and r"\midrule" in text and r"\bottomrule" in text
+    assert r"\caption{50\% of\_it}" in text and r"\label{tab:x}" in text and r"far\_noise" in text and "far_noise" not in text
+    body = [re.sub(r"\\textbf\{(.*?)\}", r"*\1", line).removesuffix(r" \\").split(" & ") for line in text.splitlines()
+            if line.partition(" ")[0] in scores.METHODS]
+    assert {row[0]: [float(cell.strip("*")) for cell in row[1:]] for row in body} == printed_rows(done[1])
+    columns = list(zip(*(row[1:] for row in body), strict=True))
+    assert len(columns) == 6
+    for number, column in enumerate(columns):
+        best = (min if number % 2 else max)(float(cell.strip("*")) for cell in column)  # AUROC and FPR in turn
+        assert all(cell.startswith("*") == (float(cell.strip("*")) == best) for cell in column)
+
+
+def test_no_latex_is_written_unasked(folder):
+    run(folder, "--methods", "MSP")
+    assert not (folder / "ood_metrics.tex").exists() and (folder / "ood_metrics.md").exists()
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+def test_methods_come_in_the_asked_order_whatever_their_case(folder):
+    table, printed = run(folder, "--methods", "vim", "msp")
+    assert list(table["method"]) == ["ViM", "MSP"] * 2 and list(printed_rows(printed)) == ["ViM", "MSP"]
+    assert list(read_csv(folder / "scores_OOD_near.csv").columns) == [
+        "label", "prediction", "predicted_class", "ViM", "MSP", "ViM_accepted", "MSP_accepted"]
+
+
+def test_only_the_asked_sets_are_scored_in_their_order(folder):
+    table, _ = run(folder, "--methods", "MSP", "--ood", "near", "far_noise=anywhere")
+    assert list(table["ood"]) == ["near", "far_noise"]
+    table, _ = run(folder, "--methods", "MSP", "--ood", "near")
+    assert list(table["ood"]) == ["near"]
+
+
+def test_the_temperature_is_energys_and_stands_in_the_table(folder):
+    table, _ = run(folder, "--methods", "Energy", "MSP", "--temperature", "10")
+    assert {method: json.loads(text) for method, text in zip(table["method"], table["parameters"].fillna("{}"), strict=True)} == {
+        "Energy": {"temperature": 10.0}, "MSP": {}}
+    logits = logits_of(folder, "OOD_near_test")[1]
+    np.testing.assert_allclose(read_csv(folder / "scores_OOD_near.csv")["Energy"], 10 * logsumexp(logits / 10, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("words", "method", "expected"), [
+    (["--vim-dim", "3"], "ViM", {"dim": 3}), (["--neco_dim", "2"], "NECO", {"dim": 2}), (["--ridge", "0.5"], "Mahalanobis", {"ridge": 0.5}),
+    (["--no-neco-scaler"], "NECO", {"scaler": False}), (["--neco-max-logit"], "NECO", {"max_logit": True}), ([], "ViM", {"dim": WIDTH // 2})])
+def test_each_parameter_reaches_its_method_and_stands_in_the_table(folder, words, method, expected):
+    before = run(folder, "--methods", method)[0]
+    table, _ = run(folder, "--methods", method, *words)
+    for text in table["parameters"]:
+        assert expected.items() <= json.loads(text).items()
+    assert (not words) == (list(before["auroc"]) == list(table["auroc"]) and list(before["ties"]) == list(table["ties"])
+                           and list(before["aupr_out"]) == list(table["aupr_out"]))
+
+
+def test_another_share_moves_the_thresholds_and_the_false_positives(folder):
+    table, printed = run(folder, "--methods", "MSP", "--tpr", "0.8")
+    inside, outside = (read_csv(folder / f"scores_{stem}.csv") for stem in ("ID_toy", "OOD_near"))
+    threshold = np.sort(inside["MSP"])[20]
+    assert inside["MSP_accepted"].sum() == 80 and "80% TPR" in printed
+    assert table.set_index("ood").loc["near", "fpr95"] == pytest.approx((outside["MSP"] >= threshold).mean())
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--methods", "Nonsense"], "unknown method 'Nonsense'; expected one of MSP"), (["--temperature", "0"], "above 0"),
+    (["--temperature", "nan"], "above 0"), (["--temperature", "hot"], "invalid"), (["--tpr", "0"], "above 0 and at most 1"),
+    (["--tpr", "95"], "above 0 and at most 1"), (["--vim-dim", "0"], "at least 1"), (["--ridge", "much"], "invalid"),
+    (["--methods", "MSP", "--vim-dim", "3"], "--vim-dim belongs to ViM, which --methods leaves out"),
+    (["--methods", "MSP", "--no-neco-scaler"], "belongs to NECO"), (["--vim-dim", str(WIDTH + 1)], "ViM"), (["--ridge", "-1"], "ridge"),
+    (["--neco-dim", "1000"], "NECO"), (["--ood", "svhn"], "lacks OOD_svhn_test.csv"), (["--dataset", "other"], "lacks ID_other_train.csv")])
+def test_a_wrong_argument_ends_with_one_message_and_nothing_written(folder, words, said):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
+    assert ended.code == 2 and said in ended.err and "Traceback" not in ended.err and ended.out == ""
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_without_ood_features_the_command_that_makes_them_is_told(tmp_path):
+    ended = shell(ood_methods.main, "--checkpoint", make_run(tmp_path / "net_s0", ood=()))
+    assert ended.code == 2 and "holds no OOD features" in ended.err and "python run_networks.py --checkpoint" in ended.err
+
+
+# ---- invariants ------------------------------------------------------------------------------------------------------
+
+def test_a_second_run_writes_the_same_bytes(tmp_path):
+    folder = make_run(tmp_path / "net_s0")
+    run(folder, "--methods", *CORE, "ViM", "KNN")
+    files = [path for path in folder.rglob("*") if path.suffix in (".csv", ".md", ".png")]
+    before = {path: path.read_bytes() for path in files}
+    run(folder, "--methods", *CORE, "ViM", "KNN")
+    assert len(files) > 8 and {path: path.read_bytes() for path in files} == before
+
+
+def test_parquet_features_give_the_table_of_csv_features(tmp_path, folder):
+    tables = [run(make_run(tmp_path / f"{suffix[1:]}" / "net_s0", suffix=suffix), "--methods", *CORE, "Mahalanobis")[0]
+              for suffix in utils.SUFFIXES]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_the_order_of_images_moves_no_metric(folder):
+    before, _ = run(folder, "--methods", *CORE, "Mahalanobis")
+    for stem in ("ID_toy_test", "OOD_near_test"):
+        found, sidecar = utils.read_features(folder / f"{stem}.csv"), utils.read_sidecar(folder / f"{stem}.csv")
+        order = np.random.default_rng(1).permutation(len(found.labels))
+        utils.write_features(folder / f"{stem}.csv", found.features[order], found.labels[order], sidecar=sidecar)
+    after, _ = run(folder, "--methods", *CORE, "Mahalanobis")
+    pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-6)
+
+
+def test_the_scores_of_one_set_do_not_depend_on_the_others(folder):
+    run(folder, "--methods", *CORE, "ViM", "NECO")
+    together = (folder / "scores_OOD_near.csv").read_bytes()
+    run(folder, "--methods", *CORE, "ViM", "NECO", "--ood", "near")
+    assert (folder / "scores_OOD_near.csv").read_bytes() == together
+
+
+# ---- small and awkward sets ------------------------------------------------------------------------------------------
+
+def write_ood(folder, name, features):
+    sidecar = utils.read_sidecar(folder / "OOD_near_test.csv")
+    utils.write_features(folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar)
+
+
+def test_a_single_image_is_scored_and_its_interval_is_empty(folder):
+    write_ood(folder, "one", np.full((1, WIDTH), 0.5))
+    table, _ = run(folder, "--methods", *CORE, "KNN")
+    rows = table[table["ood"] == "one"]
+    assert set(rows["n_ood"]) == {1} and rows["auroc"].notna().all() and rows["auroc_low"].isna().all()
+    assert ",nan" not in (folder / "ood_metrics.csv").read_text().lower()
+
+
+def test_identical_images_are_all_tied_with_each_other(folder):
+    write_ood(folder, "same", np.zeros((5, WIDTH)))
+    run(folder, "--methods", *CORE)
+    assert all(read_csv(folder / "scores_OOD_same.csv")[name].nunique() == 1 for name in CORE)
+
+
+def test_an_undefined_score_is_an_empty_cell_and_no_mean_hides_it(folder, monkeypatch):
+    """A method that is NaN on one image: its metrics there are undefined, on the other set they are not."""
+    real = scores.score_all
+
+    def with_nan(features, states, W, b):
+        values = real(features, states, W, b)
+        if len(features) == 80:  # the set `near`
+            values["MSP"][3] = np.nan
+        return values
+    monkeypatch.setattr(scores, "score_all", with_nan)
+    table, printed = run(folder, "--methods", "MSP", "Energy")
+    near = table.set_index(["ood", "method"]).loc[("near", "MSP")]
+    assert math.isnan(near["auroc"]) and math.isnan(near["fpr95"]) and near["n_ood"] == 80
+    scored = (folder / "scores_OOD_near.csv").read_text().splitlines()
+    assert scored[4].split(",")[3] == "" and scored[4].split(",")[5] in ("", "false") and "nan" not in "".join(scored).lower()
+    row = next(line for line in printed.splitlines() if line.startswith("MSP"))
+    assert len(row.split()) == 3, "AUROC and FPR of far_noise only: a mean over one set of two would flatter"
+
+
+def test_the_thresholds_are_those_of_the_metrics_library(done):
+    inside = read_csv(done[0] / "scores_ID_toy.csv")
+    assert utils.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]["ViM"] == metrics.threshold_at_tpr(inside["ViM"], 0.95)

@@ -1,0 +1,540 @@
+"""train.py: schedules, recipes, determinism, exact resume after any interruption, what is kept, and what is refused."""
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import cli
+import data
+import networks
+import train
+import utils
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# Three digits at 8 x 8 pixels: 360 images, of which 32 are for validation; an epoch is a fraction of a second.
+SMALL = ["--dataset", "digits", "--held-out", *"3456789", "--image-size", "8", "--model", "resnet_cifar", "--device", "cpu",
+         "--batch-size", "64", "--val-size", "32", "--suffix", "run"]
+COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds", "images_per_second"]
+TIMES = ["seconds", "images_per_second"]
+
+
+def start(folder, *words):
+    return train.main([*SMALL, "--output-dir", str(folder), *words])
+
+
+def files_of(folder):
+    return train.run_files(folder, "resnet_cifar", "run")
+
+
+def read(folder, kind="final"):
+    return torch.load(files_of(folder)[kind], weights_only=True)
+
+
+def equal(one, other):
+    """Whether two nests of dicts and lists hold the same numbers, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def timeless(history):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in history]
+
+
+def assert_same_end(folder, other):
+    """Two runs ended in the same weights, optimiser, random state, history, accuracies, choice of epoch and curves."""
+    for kind in ("final", "best"):
+        one, two = read(folder, kind), read(other, kind)
+        for key in ("epoch", "model_state_dict", "optimizer_state_dict", "rng", "best", "train_acc", "val_acc", "test_acc",
+                    "class_names", "preprocessing", "recipe", "arguments"):
+            assert equal(one[key], two[key]), f"{kind}: {key}"
+        assert timeless(one["history"]) == timeless(two["history"])
+        summaries = [utils.read_sidecar(files_of(place)[kind]) for place in (folder, other)]
+        for key in ("epoch", "epochs", "train_acc", "val_acc", "test_acc"):
+            assert summaries[0][key] == summaries[1][key]
+    curves = [pd.read_csv(files_of(place)["curves"]).drop(columns=TIMES) for place in (folder, other)]
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(path.name for path in Path(other).iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """finished(*words) -> the folder of a run that nothing interrupted; made once for each set of arguments."""
+    made = {}
+
+    def folder_of(*words):
+        if words not in made:
+            made[words] = tmp_path_factory.mktemp("finished")
+            assert start(made[words], *words) is None
+        return made[words]
+    return folder_of
+
+
+# ---- learning-rate schedules -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("mode", "epochs", "epoch", "expected"), [
+    ("best", 200, 0, 0.1), ("best", 200, 50, 0.1 * (1 + math.sqrt(0.5)) / 2), ("best", 200, 100, 0.05), ("best", 200, 200, 0.0),
+    ("adamw", 200, 0, 1e-3), ("adamw", 200, 150, 1e-3 * (1 - math.sqrt(0.5)) / 2),
+    ("sgd", 182, 90, 0.1), ("sgd", 182, 91, 0.01), ("sgd", 182, 136, 0.01), ("sgd", 182, 137, 0.001), ("sgd", 40, 20, 0.01),
+    ("regularised", 200, 59, 0.1), ("regularised", 200, 60, 0.02), ("regularised", 200, 120, 0.004),
+    ("regularised", 200, 159, 0.004), ("regularised", 200, 160, 0.0008),
+    ("collapse", 350, 116, 0.05), ("collapse", 350, 117, 0.005), ("collapse", 350, 233, 0.005), ("collapse", 350, 234, 0.0005),
+    ("collapse", 3, 1, 0.005), ("collapse", 3, 2, 0.0005)])
+def test_learning_rates_at_points_worked_out_by_hand(mode, epochs, epoch, expected):
+    recipe = train.RECIPES[mode]
+    assert recipe.lr * train.scale(recipe, epoch / epochs) == pytest.approx(expected, abs=1e-15)
+
+
+def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
+    taken, real = [], train.Run.step
+
+    def step(run, *arguments):
+        result = real(run, *arguments)
+        taken.append(run.optimizer.param_groups[0]["lr"])
+        return result
+    monkeypatch.setattr(train.Run, "step", step)
+    start(tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110")  # 328 images: 3 steps an epoch
+    assert taken == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
+    assert pd.read_csv(files_of(tmp_path)["curves"])["lr"].tolist() == pytest.approx([taken[2], taken[5]])
+
+
+# ---- recipes ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("mode", list(train.RECIPES))
+def test_every_recipe_trains(finished, mode):
+    folder = finished("--mode", mode, "--epochs", "1")
+    checkpoint = read(folder)
+    torch.manual_seed(0)
+    fresh = networks.build("resnet_cifar", 3)
+    assert checkpoint["mode"] == mode and checkpoint["epoch"] == 1 and math.isfinite(checkpoint["history"][0]["train_loss"])
+    weights = checkpoint["model_state_dict"]
+    assert weights.keys() == fresh.state_dict().keys() and all(value.isfinite().all() for value in weights.values())
+    assert not torch.equal(weights["fc.weight"], fresh.fc.weight)
+
+
+def test_recipes_are_those_of_the_issue():
+    recipes = train.RECIPES
+    assert (recipes["best"].lr, recipes["best"].momentum, recipes["best"].weight_decay, recipes["best"].epochs) == (0.1, 0.9, 5e-4, 200)
+    assert recipes["best"].augment == ("crop", "flip") and recipes["best"].milestones == ()
+    assert (recipes["adamw"].optimizer, recipes["adamw"].lr, recipes["adamw"].milestones) == ("adamw", 1e-3, ())
+    assert recipes["collapse"].augment == () and recipes["collapse"].keep == "final"
+    regularised = recipes["regularised"]
+    assert set(regularised.augment) == {"crop", "flip", "rotation", "colour_jitter", "erasing"}
+    assert (regularised.dropout, regularised.weight_decay, regularised.gamma) == (0.5, 5e-4, 0.2)
+    assert recipes["sgd"].weight_decay == 1e-4 and recipes["sgd"].gamma == 0.1
+
+
+@pytest.mark.parametrize(("words", "changes"), [
+    ([], {}),
+    (["--lr", "0.5", "--momentum", "0.5", "--weight-decay", "0.25", "--batch-size", "7", "--epochs", "9", "--patience", "3"],
+     {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.25, "batch_size": 7, "epochs": 9, "patience": 3}),
+    (["--weight_decay", "0", "--lr", "0"], {"weight_decay": 0.0, "lr": 0.0}),
+    (["--patience", "5", "--no-stop"], {"patience": 0})])
+def test_the_command_line_overrides_the_recipe(words, changes):
+    args = train.parse_args(["--dataset", "cifar100", "--mode", "sgd", *words])
+    assert train.resolve(args, data.ID["cifar100"]) == dataclasses.replace(train.RECIPES["sgd"], **changes)
+
+
+def test_the_overrides_reach_the_optimiser(finished):
+    group = read(finished("--mode", "sgd", "--epochs", "1", "--lr", "0.01", "--momentum", "0.5", "--weight-decay",
+                          "0.125"))["optimizer_state_dict"]["param_groups"][0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.5, 0.125)
+
+
+def test_mirrored_digits_are_not_trained_on():
+    for dataset, flips in (("digits", False), ("cifar10", True), ("cifar100", True)):
+        recipe = train.resolve(train.parse_args(["--dataset", dataset]), data.ID[dataset])
+        assert ("flip" in recipe.augment) == flips and "crop" in recipe.augment
+
+
+@pytest.mark.parametrize("words", [["--best-optim"], ["--best_optim"], ["--mode", "adamw"]])
+def test_old_spellings_of_the_mode(words):
+    args = train.parse_args([*words, "--output_dir", "there"])
+    assert args.mode == "adamw" and args.output_dir == "there"
+
+
+def test_the_suffix_names_data_set_and_seed_where_none_is_given():
+    assert train.parse_args(["--dataset", "digits", "--seed", "3"]).suffix == "digits_s3"
+    assert train.parse_args(["--dataset", "mine=some/folder"]).suffix == "mine_s0"
+
+
+# ---- determinism -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("words", [("--mode", "regularised", "--epochs", "2", "--no-amp"), ("--mode", "best", "--epochs", "2")],
+                         ids=["float32", "autocast"])
+def test_the_same_seed_gives_the_same_bits(tmp_path, finished, words):
+    start(tmp_path, *words)
+    assert_same_end(tmp_path, finished(*words))
+
+
+def test_another_seed_gives_other_weights_and_the_same_validation_images(tmp_path, finished):
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
+    start(tmp_path, *words, "--seed", "1")
+    one, other = read(tmp_path), read(finished(*words))
+    assert not torch.equal(one["model_state_dict"]["conv1.weight"], other["model_state_dict"]["conv1.weight"])
+    assert one["val_size"] == other["val_size"] == 32 and one["seed" if "seed" in one else "arguments"] != other["arguments"]
+
+
+def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
+    words = ("--mode", "regularised", "--epochs", "2", "--no-amp")
+    untouched, real = finished(*words), data.ID["digits"].load
+
+    def shifted(split, *arguments):
+        images = real(split, *arguments)
+        return images if split == "train" else dataclasses.replace(images, labels=(images.labels + 1) % 3)
+    monkeypatch.setitem(data.ID, "digits", dataclasses.replace(data.ID["digits"], load=shifted))
+    start(tmp_path, *words)
+    for kind in ("final", "best"):
+        one, other = read(tmp_path, kind), read(untouched, kind)
+        assert equal(one["model_state_dict"], other["model_state_dict"]) and one["best"] == other["best"]
+        assert one["test_acc"] != other["test_acc"]
+
+
+# ---- exact resume ----------------------------------------------------------------------------------------------------
+
+class Killed(BaseException):
+    """What a killed process does not survive."""
+
+
+def signalled(monkeypatch, number, at):
+    """Send this process a signal within the optimiser steps of these numbers, counted over the run."""
+    real, count = train.Run.step, [0]
+
+    def step(run, *arguments):
+        count[0] += 1
+        if count[0] in at:
+            os.kill(os.getpid(), number)
+        return real(run, *arguments)
+    monkeypatch.setattr(train.Run, "step", step)
+
+
+REGULARISED = ("--mode", "regularised", "--epochs", "3", "--no-amp")  # dropout and every augmentation: 6 steps an epoch
+
+
+@pytest.mark.parametrize(("number", "at"), [("SIGTERM", {3}), ("SIGUSR1", {8}), ("SIGINT", {12}), ("SIGTERM", {1, 2, 9, 17, 18})],
+                         ids=["first epoch", "second epoch", "last step of an epoch", "five times"])
+def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_was_not(tmp_path, finished, monkeypatch, number, at):
+    before = signal.getsignal(getattr(signal, number))
+    signalled(monkeypatch, getattr(signal, number), at)
+    codes = [start(tmp_path, *REGULARISED, "--resume")]
+    while codes[-1] is not None:
+        assert files_of(tmp_path)["last"].exists() and not files_of(tmp_path)["final"].exists()
+        codes.append(start(tmp_path, *REGULARISED, "--resume"))
+    assert codes == [75] * len(at) + [None]
+    assert signal.getsignal(getattr(signal, number)) == before
+    assert_same_end(tmp_path, finished(*REGULARISED))
+
+
+@pytest.mark.parametrize("words", [("--mode", "adamw", "--epochs", "2"), ("--mode", "sgd", "--epochs", "2", "--val-size", "0")],
+                         ids=["adamw, autocast", "without validation"])
+def test_resume_is_exact_for_other_recipes_too(tmp_path, finished, monkeypatch, words):
+    signalled(monkeypatch, signal.SIGTERM, {4, 9})
+    assert [start(tmp_path, *words, "--resume") for _ in range(3)] == [75, 75, None]
+    assert_same_end(tmp_path, finished(*words))
+
+
+def test_a_stop_says_where_and_how_to_go_on(tmp_path, monkeypatch, capsys):
+    signalled(monkeypatch, signal.SIGTERM, {8})
+    assert start(tmp_path, *REGULARISED) == train.RESUME_ME == 75
+    assert "stopped in epoch 2; go on with --resume" in capsys.readouterr().out
+    start(tmp_path, *REGULARISED, "--resume")
+    assert "resumed after epoch 1, step 2" in capsys.readouterr().out
+
+
+def count_replacements(monkeypatch, kill_at=None):
+    """Count the files that come into being by os.replace; the one numbered `kill_at` (from 0) does not: the process dies."""
+    real, names = os.replace, []
+
+    def replace(source, target):
+        names.append(Path(target).name)
+        if len(names) - 1 == kill_at:
+            raise Killed
+        real(source, target)
+    monkeypatch.setattr(utils.os, "replace", replace)
+    return names
+
+
+WRITTEN = ["curves_run.csv", "curves_run.json", "best_run.pth", "last_run.pth", "final_run.pth", "final_run.json", "best_run.pth",
+           "best_run.json", "curves_run.png"]
+
+
+def test_a_run_of_one_epoch_writes_these_files_in_this_order(tmp_path, monkeypatch):
+    names = count_replacements(monkeypatch)
+    start(tmp_path, "--mode", "collapse", "--epochs", "1", "--no-amp")
+    assert names == [f"resnet_cifar_{name}" for name in WRITTEN]
+
+
+@pytest.mark.parametrize("kill_at", range(len(WRITTEN)), ids=[f"{index} {name}" for index, name in enumerate(WRITTEN)])
+def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was_not(tmp_path, finished, monkeypatch, kill_at):
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
+    untouched = finished(*words)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        count_replacements(patch, kill_at)
+        start(tmp_path, *words)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert start(tmp_path, *words, "--resume") is None
+    assert_same_end(tmp_path, untouched)
+
+
+def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tmp_path, finished):
+    words = ("--mode", "collapse", "--epochs", "12", "--no-amp")
+    # A parallel-free child: the same one thread as here, so that its sums come in the same order.
+    child = subprocess.Popen([sys.executable, str(Path(train.__file__)), *SMALL, *words, "--output-dir", str(tmp_path)],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 120
+        while not files_of(tmp_path)["last"].exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        child.send_signal(signal.SIGTERM)
+        errors = child.communicate(timeout=60)[1]
+    finally:
+        child.kill()
+    assert (child.returncode, errors) == (75, "")
+    assert 1 <= read(tmp_path, "last")["epoch"] < 12
+    assert start(tmp_path, *words, "--resume") is None
+    assert_same_end(tmp_path, finished(*words))
+
+
+def test_resume_where_there_is_nothing_starts(tmp_path, finished):
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
+    start(tmp_path, *words, "--resume")
+    assert_same_end(tmp_path, finished(*words))
+
+
+def test_a_resume_with_contradicting_arguments_names_them(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, {8})
+        start(tmp_path, *REGULARISED)
+    before = files_of(tmp_path)["last"].read_bytes()
+    with pytest.raises(ValueError, match=r"started with other arguments: .*lr None then, 0\.5 now"):
+        start(tmp_path, *REGULARISED, "--resume", "--lr", "0.5")
+    with pytest.raises(ValueError, match="mode regularised then, collapse now"):
+        start(tmp_path, *REGULARISED, "--mode", "collapse", "--resume")
+    with pytest.raises(ValueError, match=r"is an interrupted run; go on with --resume, or start over with --force"):
+        start(tmp_path, *REGULARISED)
+    assert files_of(tmp_path)["last"].read_bytes() == before
+
+
+def test_a_finished_run_is_not_replaced_unasked(tmp_path, capsys):
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
+    start(tmp_path, *words)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"there already, finished with these arguments; .*--suffix.*--force"):
+        start(tmp_path, *words)
+    with pytest.raises(ValueError, match="there already, from another run"):
+        start(tmp_path, *words, "--lr", "0.3")
+    with pytest.raises(ValueError, match="there already, from another run"):
+        start(tmp_path, *words, "--lr", "0.3", "--resume")
+    capsys.readouterr()
+    assert start(tmp_path, *words, "--resume") is None
+    assert "is finished; nothing to resume" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
+    start(tmp_path, *words, "--lr", "0.3", "--force")
+    assert read(tmp_path)["recipe"]["lr"] == 0.3
+
+
+# ---- what stops a run ------------------------------------------------------------------------------------------------
+
+def exit_code(monkeypatch, *words):
+    """What the shell would see."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run replaces it
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: train.main(list(words)))
+    return caught.value.code
+
+
+@pytest.mark.parametrize("lr", ["inf", "1e10"])
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_and_exit_code_2(tmp_path, monkeypatch, capsys, lr):
+    code = exit_code(monkeypatch, *SMALL, "--output-dir", str(tmp_path), "--mode", "collapse", "--epochs", "5", "--lr", lr)
+    errors = capsys.readouterr().err
+    assert code == 2 and errors.count("\n") == 1 and "Traceback" not in errors
+    assert errors.startswith("error: the loss is ") and " in epoch " in errors and ", step " in errors and "--lr" in errors
+    assert not files_of(tmp_path)["final"].exists()
+
+
+def explode(monkeypatch, after):
+    """From this share of the run on, the learning rate is infinite."""
+    real = train.scale
+    monkeypatch.setattr(train, "scale", lambda recipe, progress: real(recipe, progress) if progress < after else math.inf)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(tmp_path, finished, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(ValueError) as caught:
+        explode(patch, (1 + 2 / 6) / 3)
+        start(tmp_path, *REGULARISED)
+    # The infinite step is the third of epoch 2; the loss after it is the first that is not finite.
+    assert "in epoch 2, step 4" in str(caught.value)
+    assert f"the state after epoch 1 is kept in {files_of(tmp_path)['last']}" in str(caught.value)
+    last = read(tmp_path, "last")
+    assert last["epoch"] == 1 and all(value.isfinite().all() for value in last["model_state_dict"].values())
+    start(tmp_path, *REGULARISED, "--resume")
+    assert_same_end(tmp_path, finished(*REGULARISED))
+
+
+def test_a_signal_after_a_step_that_diverged_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
+    explode(monkeypatch, (1 + 2 / 6) / 3)
+    signalled(monkeypatch, signal.SIGTERM, {6 + 5})
+    with pytest.raises(ValueError, match="in epoch 2, step 4"):
+        start(tmp_path, *REGULARISED)
+    assert all(value.isfinite().all() for value in read(tmp_path, "last")["model_state_dict"].values())
+
+
+@pytest.mark.parametrize("val_size", ["32", "0"])
+def test_a_run_whose_very_last_step_diverges_is_no_finished_run(tmp_path, monkeypatch, val_size):
+    explode(monkeypatch, 0.99 if val_size == "0" else 5 / 6)
+    steps = "1" if val_size == "0" else "6"
+    monkeypatch.setattr(train, "CHECK_EVERY", 1000)
+    words = ["--mode", "collapse", "--epochs", "1", "--val-size", val_size]
+    if steps == "1":
+        monkeypatch.setattr(train, "scale", lambda recipe, progress: math.inf)
+        words += ["--batch-size", "360"]  # one step, whose loss is still finite
+    with pytest.raises(ValueError, match=r"loss is|not finite|diverged"):
+        start(tmp_path, *words)
+    assert not files_of(tmp_path)["final"].exists()
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--batch-size", "329"], "--batch-size 329 is larger than the training set of 328 images"),
+    (["--val-size", "360"], "--val-size 360 leaves no image to train on: the training set has 360"),
+    (["--val-size", "-1"], "--val-size -1"),
+    (["--held-out", "x"], "held-out class 'x' is not among the classes"),
+    (["--held-out", *"012345678"], "leaves 1 classes to train on"),
+    (["--dataset", "digit"], "unknown data set 'digit'; expected one of digits, cifar10, cifar100"),
+    (["--model", "resnet"], "unknown model 'resnet'; expected one of resnet_cifar"),
+    (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
+    (["--device", "gpu"], "--device gpu is not to be had here"),
+    (["--lr", "-1"], "[Ll]earning rate"),
+    (["--dataset", "mine=absent"], "absent/train is not a folder")])
+def test_mistakes_end_with_one_line_and_exit_code_2_before_anything_is_written(tmp_path, monkeypatch, capsys, words, message):
+    assert exit_code(monkeypatch, *SMALL, "--output-dir", str(tmp_path), *words) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    pytest.raises(ValueError, match=message).__class__  # noqa: B018
+    assert __import__("re").search(message, errors)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--mode", "worst"], ["--epochs", "0"], ["--batch-size", "-3"], ["--lr", "fast"], ["--epoch", "3"]])
+def test_arguments_that_cannot_be_read_are_usage_errors(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.parse_args(words)
+    assert caught.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_into_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"cannot write into .*file.*--output-dir"):
+        start(tmp_path / "file")
+
+
+def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
+    start(tmp_path, "--mode", "collapse", "--epochs", "40", "--lr", "0", "--patience", "3", "--no-amp")
+    history = read(tmp_path)["history"]
+    accuracies = [row["val_acc"] for row in history]
+    assert len(history) == accuracies.index(max(accuracies)) + 1 + 3 < 40
+    assert read(tmp_path)["epoch"] == len(history) and read(tmp_path, "best")["epoch"] == len(history) - 3
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(finished):
+    folder = finished(*REGULARISED)
+    history = read(folder)["history"]
+    accuracies = [row["val_acc"] for row in history]
+    best = read(folder, "best")
+    assert best["epoch"] == accuracies.index(max(accuracies)) + 1 and best["val_acc"] == max(accuracies)
+    assert timeless(best["history"]) == timeless(history[:best["epoch"]])
+
+
+def test_without_validation_images_the_last_epoch_is_kept(finished):
+    folder = finished("--mode", "sgd", "--epochs", "2", "--val-size", "0")
+    final, best = read(folder), read(folder, "best")
+    assert final["epoch"] == best["epoch"] == 2 and equal(final["model_state_dict"], best["model_state_dict"])
+    assert final["val_acc"] is None and final["val_size"] == 0
+    curves = pd.read_csv(files_of(folder)["curves"])
+    assert curves["val_acc"].isna().all() and curves["val_loss"].isna().all() and curves["train_acc"].notna().all()
+
+
+def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
+    checkpoint = read(finished(*REGULARISED))  # read with weights_only=True
+    for key in ("epoch", "model_state_dict", "optimizer_state_dict", "train_acc", "val_acc", "test_acc", "model", "model_args",
+                "class_names", "preprocessing", "arguments", "scheduler", "rng", "history", "versions", "dataset", "mode",
+                "held_out", "val_size", "command"):
+        assert key in checkpoint, key
+    assert checkpoint["model"] == "resnet_cifar" and checkpoint["model_args"] == {"dropout": 0.5}
+    assert checkpoint["class_names"] == ["0", "1", "2"] and checkpoint["held_out"] == list("3456789")
+    assert checkpoint["preprocessing"] == {"size": 8, "mean": data.ID["digits"].mean, "std": data.ID["digits"].std,
+                                           "interpolation": "bilinear"}
+    assert len(checkpoint["history"]) == checkpoint["epoch"] == 3 and list(checkpoint["history"][0]) == COLUMNS
+    assert checkpoint["arguments"]["batch_size"] == 64 and checkpoint["arguments"]["no_amp"] is True
+    assert checkpoint["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("kind", ["final", "best"])
+def test_the_accuracies_are_those_of_the_network_on_clean_images(finished, kind):
+    folder = finished(*REGULARISED)
+    network, _, checkpoint = networks.load(files_of(folder)[kind])
+    preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
+    images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
+    rows, val_rows = data.split_validation(len(images), 32)
+    test = data.load_id(data.ID["digits"], "test", preprocessing, None, tuple("3456789"))
+    for name, part in (("train_acc", images.take(rows)), ("val_acc", images.take(val_rows)), ("test_acc", test)):
+        with torch.inference_mode():
+            right = network(preprocessing.normalise(part.pixels)).argmax(1) == part.labels
+        assert checkpoint[name] == pytest.approx(right.float().mean().item(), abs=1e-6), name
+
+
+def test_the_curves_are_the_history(finished):
+    folder = finished(*REGULARISED)
+    curves, history = pd.read_csv(files_of(folder)["curves"]), read(folder)["history"]
+    assert list(curves.columns) == COLUMNS and curves["epoch"].tolist() == [1, 2, 3]
+    pd.testing.assert_frame_equal(curves, pd.DataFrame(history))
+    assert curves[["train_acc", "val_acc"]].stack().between(0, 1).all()
+    assert (curves["images_per_second"] * curves["seconds"]).tolist() == pytest.approx([328] * 3)
+    assert files_of(folder)["figure"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
+    folder = finished(*REGULARISED)
+    for kind in ("final", "best"):
+        path = files_of(folder)[kind]
+        summary, checkpoint = utils.read_sidecar(path), read(folder, kind)
+        for key in ("model", "model_args", "dataset", "mode", "epoch", "train_acc", "val_acc", "test_acc", "arguments", "class_names"):
+            assert summary[key] == utils.plain(checkpoint[key]), key
+        assert summary["epochs"] == 3 and summary["checkpoint_sha256"] == utils.sha256(path)
+        assert set(summary) >= {"command", "versions", "git_commit", "git_dirty", "seconds", "created"}
+
+
+def test_the_log_tells_the_run(finished):
+    text = files_of(finished(*REGULARISED))["log"].read_text()
+    assert "digits: 328 training, 32 validation" in text and "3 classes; resnet_cifar" in text
+    assert "epoch 3  train_loss" in text and "final: epoch 3" in text and "best: epoch" in text
+
+
+def test_a_finished_run_leaves_no_state_of_an_unfinished_one(finished):
+    folder = finished(*REGULARISED)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"resnet_cifar_{name}" for name in {*WRITTEN, "log_run.txt"}
+                                                                    - {"last_run.pth"})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_a_gpu_learns_and_can_be_resumed(tmp_path, monkeypatch):
+    signalled(monkeypatch, signal.SIGTERM, {8})
+    words = ("--mode", "regularised", "--epochs", "3", "--device", "cuda")
+    assert [start(tmp_path, *words, "--resume") for _ in range(2)] == [75, None]
+    assert read(tmp_path)["epoch"] == 3 and files_of(tmp_path)["best"].exists()
