@@ -3,14 +3,17 @@
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures --methods MSP Energy ViM
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --temperature 10 --vim-dim 300 --neco-dim 100
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth --latex --caption "CIFAR-100" --label tab:ood
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --groups near=cifar10 far=svhn,textures --latex
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --val-ood uniform     # tune on it, test on the rest
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth             # mean and spread over seeds
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: scores_ID_<dataset>.csv and
 scores_OOD_<name>.csv (a row an image, a column a method, and whether each score passes the threshold that keeps 95% of ID),
 ood_metrics.csv (a row an OOD set and method) with ood_metrics.md and, on demand, .tex, and figures/. Every score is higher for
-more in-distribution images; ID is the positive class; rates are in [0, 1].
+more in-distribution images; ID is the positive class; rates are in [0, 1]. docs/methods.md explains each method.
 """
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -25,15 +28,24 @@ import utils
 # flag: (method, parameter). A new parameter is a row here.
 PARAMETERS = {"temperature": ("Energy", "temperature"), "ridge": ("Mahalanobis", "ridge"), "vim_dim": ("ViM", "dim"),
               "neco_dim": ("NECO", "dim"), "neco_scaler": ("NECO", "scaler"), "neco_max_logit": ("NECO", "max_logit")}
-HISTOGRAMS = 8  # at most so many methods get a histogram figure each
+# What --val-ood tries, beside the default: values that the authors or OpenOOD search.
+GRIDS = {"Energy": ("temperature", (0.5, 1, 2, 5, 10)), "GEN": ("gamma", (0.01, 0.1, 0.5, 1)),
+         "ReAct": ("percentile", (85, 90, 95, 99)), "ASH-P": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
+         "ASH-B": ("percentile", (65, 70, 75, 80, 85, 90, 95)), "ASH-S": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
+         "SCALE": ("percentile", (65, 70, 75, 80, 85, 90, 95)), "DICE": ("percentile", (10, 30, 50, 70, 90)),
+         "KNN": ("k", (1, 10, 50, 100, 200)), "NNGuide": ("k", (1, 10, 50, 100)), "NCI": ("alpha", (0, 1e-4, 1e-3, 1e-2))}
+ODIN = "ODIN"  # scores features of its own, which run_networks.py --odin-epsilon extracts
+SIGNIFICANT = 0.05
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir", checkpoint={"required": True},
+    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir",
+                  checkpoint={"required": True, "nargs": "+", "help": "checkpoints, or their folders of features; of several, "
+                              "the mean and standard deviation are written too"},
                   ood={"help": "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"})
-    parser.add_argument("--methods", nargs="+", type=method, metavar="METHOD", default=list(scores.METHODS),
-                        help="scores to compute: " + ", ".join(scores.METHODS))
+    parser.add_argument("--methods", nargs="+", type=method, metavar="METHOD",
+                        help=f"scores to compute, by default all: {', '.join(scores.METHODS)}, {ODIN}")
     parser.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
     parser.add_argument("--ridge", type=float, help="of Mahalanobis: this share of the mean variance is added to the covariance; "
                         "default 0, a pseudo-inverse")
@@ -42,6 +54,10 @@ def make_parser():
     parser.add_argument("--no-neco-scaler", dest="neco_scaler", action="store_const", const=False,
                         help="NECO without standardising the features")
     parser.add_argument("--neco-max-logit", action="store_const", const=True, help="NECO times the largest logit (transformers)")
+    parser.add_argument("--val-ood", metavar="NAME", help="choose hyper-parameters by AUROC on this OOD set, and leave it out of "
+                        "the table; default: the authors' values")
+    parser.add_argument("--groups", nargs="+", type=group, metavar="GROUP=NAME,NAME", default=[],
+                        help="average over groups of OOD sets, such as near=cifar10 far=svhn,textures")
     parser.add_argument("--tpr", type=share, default=0.95, help="share of ID images that the thresholds and FPR keep")
     parser.add_argument("--latex", action="store_true", help="write ood_metrics.tex too (booktabs)")
     parser.add_argument("--caption", default="", help="of the LaTeX table")
@@ -55,44 +71,84 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    run = utils.open_run(args.checkpoint, args.output_dir, args.dataset, args.ood)
+    runs = [utils.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
+    for run, checkpoint in zip(runs, args.checkpoint, strict=True):
+        check(run, checkpoint, args)
+    tables = [score_run(run, args) for run in runs]
+    if len(runs) > 1:
+        spread = over_checkpoints(pd.concat(tables))
+        path = utils.writable_folder(args.output_dir) / "ood_checkpoints.csv"
+        utils.write_table(path, spread, {**utils.provenance(cli.material(args)), "checkpoints": [run.folder.name for run in runs]})
+        cli.print_table(spread[["ood", "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
+                        f"{len(runs)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {path}")
+
+
+def check(run, checkpoint, args):
+    """Mistakes that show before anything large is read."""
     if not run.ood:
-        raise ValueError(f"{run.folder} holds no OOD features; make some with: {utils.remedy(args.checkpoint, ood=['svhn'])}")
+        raise ValueError(f"{run.folder} holds no OOD features; make some with: {utils.remedy(checkpoint, ood=['svhn'])}")
+    known = [*run.ood, *([args.val_ood] if args.val_ood else [])]
+    for name in {name for _, names in args.groups for name in names} | ({args.val_ood} - {None}):
+        if name not in run.ood:
+            raise ValueError(f"{name} is not among the OOD sets {', '.join(known)}; extract it, or name it in --ood")
+    if args.val_ood and len(run.ood) == 1:
+        raise ValueError(f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test them; add another")
+    if args.val_ood and run.val is None:
+        raise ValueError(f"{run.folder} lacks ID_{run.dataset}_val.csv: --val-ood compares with ID validation images; train with "
+                         "--val-size above 0")
+    if ODIN in (args.methods or []) and not run.odin:
+        raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
+                         f"{utils.remedy(checkpoint, run.dataset, run.ood)} --odin-epsilon 0.0014")
+    parameters(args)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All scores of one checkpoint: by method (N,), and by OOD set and method."""
+
+    id: dict
+    ood: dict
+    parameters: dict
+
+
+def score_run(run, args):
+    """Fit, score, and write everything of one checkpoint -> its tidy table."""
     W, b, class_names = utils.read_head(run.head)
-    train, test = utils.read_features(run.train), utils.read_features(run.test)
-    for found in (train, test):
+    train, val, test = (utils.read_features(path) if path else None for path in (run.train, run.val, run.test))
+    for found in filter(None, (train, val, test)):
         utils.check_labels(found, class_names)
     ood = {name: utils.read_features(path) for name, path in run.ood.items()}
     utils.writable_folder(run.folder / "figures")
-    states = scores.fit_all(scores.Training(train.features, train.labels, W, b), args.methods, parameters(args))
-    id_scores = scores.score_all(test.features, states, W, b)
-    ood_scores = {name: scores.score_all(found.features, states, W, b) for name, found in ood.items()}
-    table = tabulate(run, states, id_scores, ood_scores, args.tpr)
-    sidecar = {**utils.provenance(cli.material(args)), "tpr": args.tpr,
-               "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
-    written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
-    utils.write_table(written[0], table, sidecar)
-    thresholds = {name: metrics.threshold_at_tpr(values, args.tpr) for name, values in id_scores.items()}
-    sets = {f"ID_{run.dataset}": (test, id_scores), **{f"OOD_{name}": (ood[name], ood_scores[name]) for name in ood}}
-    for stem, (found, values) in sets.items():
-        written.append(run.folder / f"scores_{stem}.csv")
-        write_scores(written[-1], found, values, thresholds, scores.compute_logits(found.features, W, b), class_names, sidecar)
-    summary = summarise(table)
-    utils.write_text(written[1], markdown(summary, table, args.tpr))
-    if args.latex:
-        written.append(run.folder / "ood_metrics.tex")
-        utils.write_text(written[-1], latex(summary, args.caption, args.label))
-    written += draw(run, train, test, ood, table, id_scores, ood_scores, thresholds)
+    fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
+    names = [name for name in args.methods or scores.METHODS if name != ODIN]
+    overrides, chosen = parameters(args), {}
+    if args.val_ood:
+        chosen = tune(fitted, names, overrides, val.features, ood.pop(args.val_ood).features, W, b)
+    states = scores.fit_all(fitted, names, {**chosen, **overrides})
+    scored = Scored(scores.score_all(test.features, states, W, b),
+                    {name: scores.score_all(found.features, states, W, b) for name, found in ood.items()},
+                    {name: state.parameters | ({"val_ood": args.val_ood} if name in chosen else {})
+                     for name, state in states.items()})
+    if ODIN in (args.methods or [ODIN]) and run.odin:
+        add_odin(run, scored, W, b)
+    right = scores.compute_logits(test.features, W, b).argmax(1) == test.labels
+    table = tabulate(run, scored, right, args.tpr)
+    written = write(run, args, table, scored, {f"ID_{run.dataset}": test, **{f"OOD_{name}": ood[name] for name in ood}}, W, b,
+                    class_names)
+    written += draw(run, train, test, ood, table, scored, args)
     utils.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written)
-    cli.print_table(summary, heading(table, args.tpr))
+    cli.print_table(summarise(table, args.groups), heading(table, args.tpr))
     print(f"\nper-image scores, figures and the full table: {run.folder}")
+    return table
 
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 def method(text):
     """argparse type: a method's name in any case -> its published spelling."""
-    known = {name.lower(): name for name in scores.METHODS}
+    known = {name.lower(): name for name in (*scores.METHODS, ODIN)}
     if text.lower() not in known:
-        raise cli.ArgumentTypeError(f"unknown method {text!r}; expected one of {', '.join(scores.METHODS)}")
+        raise cli.ArgumentTypeError(f"unknown method {text!r}; expected one of {', '.join(known.values())}")
     return known[text.lower()]
 
 
@@ -108,37 +164,113 @@ def share(text):
     return float(text)
 
 
+def group(text):
+    """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"])."""
+    name, _, members = text.partition("=")
+    if not name or not members:
+        raise cli.ArgumentTypeError(f"expected GROUP=NAME,NAME, found {text!r}")
+    return name, [utils.split_name(member)[0] for member in members.split(",")]
+
+
 def parameters(args):
     """The flags that were given, by method: {"ViM": {"dim": 300}}. One for a method that is not asked for is a mistake."""
     given = {}
     for flag, (name, parameter) in PARAMETERS.items():
         value = getattr(args, flag)
         if value is not None:
-            if name not in args.methods:
+            if args.methods and name not in args.methods:
                 raise ValueError(f"--{flag.replace('_', '-')} belongs to {name}, which --methods leaves out")
             given.setdefault(name, {})[parameter] = value
     return given
 
 
-def tabulate(run, states, id_scores, ood_scores, tpr):
-    """Scores -> the tidy table: a row an OOD set and method."""
-    rows = [{"checkpoint": run.folder.name, "dataset": run.dataset, "ood": name, "method": method,
-             "parameters": json.dumps(utils.plain(state.parameters)) if state.parameters else "",
-             **metrics.evaluate(id_scores[method], found[method], tpr)}
-            for name, found in ood_scores.items() for method, state in states.items()]
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+def tune(fitted, names, overrides, val, ood, W, b):
+    """Hyper-parameters by AUROC of ID validation images against one OOD set that is not tested on -> {method: {name: value}}."""
+    best = {}
+    for name in set(names).intersection(GRIDS) - set(overrides):
+        parameter, values = GRIDS[name]
+        def area(value, name=name, parameter=parameter):
+            state = scores.fit_all(fitted, [name], {name: {parameter: value}})
+            return metrics.auroc(scores.score_all(val, state, W, b)[name], scores.score_all(ood, state, W, b)[name])
+        best[name] = {parameter: max(values, key=area)}
+    return best
+
+
+def add_odin(run, scored, W, b):
+    """ODIN (Liang et al. 2018): the largest softmax probability at temperature T of perturbed images, ID and OOD alike."""
+    sidecar = utils.read_sidecar(run.odin[""])
+    found = {key: sidecar[key] for key in ("odin_epsilon", "temperature")}
+    for name, into in [("", scored.id), *scored.ood.items()]:
+        if {key: utils.read_sidecar(run.odin[name]).get(key) for key in found} != found:
+            raise ValueError(f"{run.odin[name]} was perturbed with another epsilon or temperature than {run.odin['']}; extract both "
+                             f"anew with: run_networks.py --odin-epsilon {found['odin_epsilon']}")
+        features = utils.read_features(run.odin[name]).features
+        into[ODIN] = scores.max_softmax(scores.compute_logits(features, W, b), found["temperature"])
+    scored.parameters[ODIN] = found
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+def tabulate(run, scored, right, tpr):
+    """Scores -> the tidy table: a row an OOD set and method. `best` says that a paired test against each other method agrees."""
+    rows = []
+    for name, found in scored.ood.items():
+        measured = {method: metrics.evaluate(scored.id[method], found[method], tpr) for method in found}
+        leader = significant_leader(measured, scored.id, found)
+        for method, values in measured.items():
+            parameters = scored.parameters[method]
+            rows.append({"checkpoint": run.folder.name, "dataset": run.dataset, "ood": name, "method": method,
+                         "parameters": json.dumps(utils.plain(parameters)) if parameters else "", **values,
+                         "accuracy": right.mean(),
+                         "accuracy_at_tpr": metrics.accuracy_at_coverage(right, scored.id[method], tpr),
+                         "best": method == leader})
     return pd.DataFrame(rows)
 
 
-def summarise(table):
-    """The tidy table -> methods by OOD sets in percent, as it is printed: AUROC and FPR@95 of each set, and their means."""
-    columns = {"Method": list(dict.fromkeys(table["method"]))}
-    for name in dict.fromkeys(table["ood"]):
-        part = table[table["ood"] == name].set_index("method").loc[columns["Method"]]
-        columns |= {f"{name} AUROC": (100 * part["auroc"]).to_numpy(), f"{name} FPR": (100 * part["fpr95"]).to_numpy()}
-    frame = pd.DataFrame(columns)
-    for measure in ("AUROC", "FPR"):
-        frame[f"mean {measure}"] = frame[[name for name in frame.columns if name.endswith(f" {measure}")]].mean(axis=1)
+def significant_leader(measured, id_scores, ood_scores):
+    """The method of the highest AUROC where a paired DeLong test sets it apart from every other; else None."""
+    areas = {name: values["auroc"] for name, values in measured.items() if not np.isnan(values["auroc"])}
+    if len(areas) < 2:
+        return None
+    leader = max(areas, key=areas.get)
+    others = (metrics.paired_delong(id_scores[leader], ood_scores[leader], id_scores[name], ood_scores[name]).p_value
+              for name in sorted(areas, key=areas.get, reverse=True) if name != leader)
+    return leader if all(p < SIGNIFICANT for p in others) else None
+
+
+def summarise(table, groups=()):
+    """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then means over the groups."""
+    frame = pd.DataFrame({"Method": list(dict.fromkeys(table["method"]))})
+    sets = list(dict.fromkeys(table["ood"]))
+    for name in sets:
+        part = table[table["ood"] == name].set_index("method").loc[frame["Method"]]
+        frame[f"{name} AUROC"], frame[f"{name} FPR"] = 100 * part["auroc"].to_numpy(), 100 * part["fpr95"].to_numpy()
+    for name, members in groups or [("mean", sets)]:
+        for measure in ("AUROC", "FPR"):
+            members = [member for member in members if member in sets]
+            frame[f"{name} {measure}"] = frame[[f"{member} {measure}" for member in members]].mean(axis=1, skipna=False)
     return frame.round(2)
+
+
+def over_groups(table, groups):
+    """The tidy table -> a row a group and method: metrics averaged over the group's OOD sets, each set counting alike."""
+    measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
+    parts = []
+    for name, members in groups:
+        part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures].mean().reset_index()
+        part.insert(0, "group", name)
+        part.insert(1, "sets", " ".join(members))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def over_checkpoints(table):
+    """Tidy tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR per OOD set and method."""
+    grouped = table.groupby(["dataset", "ood", "method"], sort=False)
+    return grouped.agg(checkpoints=("auroc", "size"), auroc_mean=("auroc", "mean"), auroc_std=("auroc", "std"),
+                       fpr95_mean=("fpr95", "mean"), fpr95_std=("fpr95", "std")).reset_index()
 
 
 def heading(table, tpr):
@@ -148,26 +280,28 @@ def heading(table, tpr):
             + f"; AUROC, and FPR at {tpr:.0%} TPR with ID as positive, in %")
 
 
+def cells(summary, table, bold):
+    """The printed table as text, with the AUROCs in bold that a paired test calls the best of their set."""
+    best = set(zip(table.loc[table["best"], "method"], table.loc[table["best"], "ood"] + " AUROC", strict=True))
+    return [[row["Method"], *("" if np.isnan(row[name]) else bold(f"{row[name]:.2f}") if (row["Method"], name) in best
+                              else f"{row[name]:.2f}" for name in summary.columns[1:])] for row in summary.to_dict("records")]
+
+
 def markdown(summary, table, tpr):
-    rows = [summary.columns, ["---", *["---:"] * (summary.shape[1] - 1)], *summary.map(cell).to_numpy()]
-    return heading(table, tpr) + "\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    rows = [summary.columns, ["---", *["---:"] * (summary.shape[1] - 1)], *cells(summary, table, "**{}**".format)]
+    bold = f"Bold: the best AUROC where paired DeLong tests set it apart from every other (p < {SIGNIFICANT})."
+    return (f"{heading(table, tpr)}. {bold}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
 
 
-def cell(value):
-    return value if isinstance(value, str) else "" if np.isnan(value) else f"{value:.2f}"
-
-
-def latex(summary, caption, label):
-    r"""A booktabs table: AUROC and FPR under each OOD set's name, the best of each column in bold."""
+def latex(summary, table, caption, label):
+    r"""A booktabs table: AUROC and FPR under each OOD set's name, OOD sets side by side."""
     sets = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in summary.columns[1:]))
-    best = {name: (summary[name].max if name.endswith("AUROC") else summary[name].min)() for name in summary.columns[1:]}
     lines = [r"\begin{table}", r"\centering", *([rf"\caption{{{tex(caption)}}}"] if caption else []), rf"\label{{{label}}}",
              rf"\begin{{tabular}}{{l{'rr' * len(sets)}}}", r"\toprule",
              " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in sets)]) + r" \\",
              " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(sets)]) + r" \\", r"\midrule"]
-    for row in summary.to_dict("records"):
-        cells = [rf"\textbf{{{cell(row[name])}}}" if row[name] == best[name] else cell(row[name]) for name in best]
-        lines.append(" & ".join([tex(row["Method"]), *cells]) + r" \\")
+    for name, *values in cells(summary, table, r"\textbf{{{}}}".format):
+        lines.append(" & ".join([tex(name), *values]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
@@ -175,6 +309,30 @@ def tex(text):
     """Escape what LaTeX would take for a command."""
     special = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
     return "".join(special.get(letter, letter) for letter in text)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+def write(run, args, table, scored, sets, W, b, class_names):
+    """ood_metrics.csv, .md, .tex, ood_groups.csv and the score files -> their paths."""
+    sidecar = {**utils.provenance(cli.material(args)), "tpr": args.tpr,
+               "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
+    summary = summarise(table, args.groups)
+    written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
+    utils.write_table(written[0], table, sidecar)
+    utils.write_text(written[1], markdown(summary, table, args.tpr))
+    if args.groups:
+        written.append(run.folder / "ood_groups.csv")
+        utils.write_table(written[-1], over_groups(table, args.groups), sidecar)
+    if args.latex:
+        written.append(run.folder / "ood_metrics.tex")
+        utils.write_text(written[-1], latex(summary, table, args.caption, args.label))
+    thresholds = {name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()}
+    for stem, found in sets.items():
+        written.append(run.folder / f"scores_{stem}.csv")
+        values = scored.id if stem.startswith("ID") else scored.ood[stem.removeprefix("OOD_")]
+        write_scores(written[-1], found, values, thresholds, scores.compute_logits(found.features, W, b), class_names, sidecar)
+    return written
 
 
 def write_scores(path, found, values, thresholds, logits, class_names, sidecar):
@@ -188,17 +346,20 @@ def write_scores(path, found, values, thresholds, logits, class_names, sidecar):
         pl.DataFrame(columns).write_csv(temporary)
 
 
-def draw(run, train, test, ood, table, id_scores, ood_scores, thresholds):
-    """The OOD figures -> their paths."""
+def draw(run, train, test, ood, table, scored, args):
+    """The OOD figures -> their paths. Of more methods than the core ones, the best on average gets its histogram too."""
     folder = run.folder / "figures"
     drawn = {"auroc_bars": figures.auroc_bars(table)}
-    for name in list(id_scores)[:HISTOGRAMS]:
+    mean = table.groupby("method")["auroc"].mean()
+    shown = [name for name in scored.id if name in scores.CORE] + ([mean.idxmax()] if mean.notna().any() else [])
+    for name in dict.fromkeys(shown):
         area = table[table["method"] == name].set_index("ood")["auroc"].to_dict()
         drawn[f"scores_{name}"] = figures.score_histograms(
-            id_scores[name], {key: found[name] for key, found in ood_scores.items()}, name, thresholds[name], area)
-    mean, axes, explained = leading_components(train.features)
-    points = {name: (found.features - mean) @ axes for name, found in ood.items()}
-    drawn["principal_components"] = figures.principal_components((test.features - mean) @ axes, points, explained, test.labels)
+            scored.id[name], {key: found[name] for key, found in scored.ood.items()}, name,
+            metrics.threshold_at_tpr(scored.id[name], args.tpr), area)
+    centre, axes, explained = leading_components(train.features)
+    points = {name: (found.features - centre) @ axes for name, found in ood.items()}
+    drawn["principal_components"] = figures.principal_components((test.features - centre) @ axes, points, explained, test.labels)
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
     return [folder / f"{name}.png" for name in drawn]

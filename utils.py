@@ -302,11 +302,12 @@ class Run:
     train: Path
     val: Path  # None where the run kept no validation images
     test: Path
-    ood: dict
+    ood: dict  # name: path
+    odin: dict  # test sets of perturbed images, "": ID, name: OOD; empty unless all are there
 
     @property
     def files(self):
-        return [path for path in (self.head, self.train, self.val, self.test, *self.ood.values()) if path]
+        return [path for path in (self.head, self.train, self.val, self.test, *self.ood.values(), *self.odin.values()) if path]
 
 
 def feature_file(folder, name):
@@ -336,9 +337,15 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {remedy(checkpoint, dataset, ood)}")
     run = Run(folder, folder.name, dataset, files["head"], files["train"], feature_file(folder, f"ID_{dataset}_val"),
-              files["test"], {name: files[f"OOD {name}"] for name in ood})
+              files["test"], {name: files[f"OOD {name}"] for name in ood}, odin_files(folder, dataset, ood))
     check_origin(run, Path(checkpoint), remedy(checkpoint, dataset, ood))
     return run
+
+
+def odin_files(folder, dataset, ood):
+    files = {"": feature_file(folder, f"ODIN_ID_{dataset}_test"),
+             **{name: feature_file(folder, f"ODIN_OOD_{name}_test") for name in ood}}
+    return files if all(files.values()) else {}
 
 
 def remedy(checkpoint, dataset=None, ood=()):

@@ -1,0 +1,275 @@
+"""Post-hoc OOD scores from penultimate features and the last layer: how in-distribution does each image look?
+
+    train = Training(features, labels, W, b)           # the ID training set; each statistic is computed once
+    state = METHODS["ViM"].fit(train, dim=32)          # state.parameters holds what was resolved
+    values = METHODS["ViM"].score(test, compute_logits(test, W, b), state)
+    states = fit_all(train, ["MSP", "ViM"], {"ViM": {"dim": 32}})
+    values = score_all(test, states, W, b)             # {"MSP": (N,), "ViM": (N,)}, the large products shared
+
+Every score is (N,) float64, higher = more in-distribution, and NaN only where it is undefined. N images, D features,
+C classes: features (N, D), logits (N, C), labels (N,), W (C, D), b (C,). NumPy and SciPy only. The registry is at the
+end; the methods themselves are in `scores_activation` and `scores_features`.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+import scores_activation as activation
+import scores_features as feature
+from scores_activation import State, compute_logits, max_softmax
+
+__all__ = ["CORE", "METHODS", "Method", "State", "Training", "compute_logits", "fit_all", "max_softmax", "score_all"]
+
+BLOCK = 4096  # rows at a time: the working copies stay small beside the features
+
+
+class Training:
+    """The ID training set: features (N, D), labels (N,), and the last layer's W (C, D), b (C,).
+
+    `validation`, ID images that trained nothing, as (features (n, D), labels (n,)), serves the scores that calibrate.
+    Statistics are computed on first use, once, with float64 sums. Raises ValueError for shapes that do not fit, values
+    that are not finite, and labels outside the classes.
+    """
+
+    def __init__(self, features, labels, W, b, validation=None):
+        self.W, self.b = _head(W, b)
+        self.features = _rows(features, self.W.shape[1])
+        self.labels = _labels(labels, len(self.features), len(self.W))
+        self.validation = None
+        if validation is not None:
+            held = _rows(validation[0], self.W.shape[1])
+            self.validation = held, _labels(validation[1], len(held), len(self.W))
+        self.counts = np.bincount(self.labels, minlength=len(self.W))
+        self.present = np.flatnonzero(self.counts)  # classes with a training row; class means and counts use only these
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.features.shape[1]
+
+    def blocks(self):
+        """Slices that cover the rows in order."""
+        return _blocks(len(self))
+
+    @cached_property
+    def class_means(self) -> np.ndarray:
+        """(C, D) float64; a row of NaN for a class without training rows."""
+        sums = np.zeros((len(self.W), self.width))
+        for rows in self.blocks():
+            sums += activation.class_sums(self.features[rows], self.labels[rows], len(self.W))
+        means = np.full_like(sums, np.nan)
+        means[self.present] = sums[self.present] / self.counts[self.present, None]
+        return means
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """(D,) float64, over images."""
+        return self.counts[self.present] @ self.class_means[self.present] / len(self)
+
+    @cached_property
+    def covariance_within(self) -> np.ndarray:
+        """(D, D) float64, tied over classes, each about its own mean, divided by N.
+
+        Rows are centred before the float32 product, so that neither a common offset nor the spread of the classes
+        drowns it.
+        """
+        means = self.class_means.astype(np.float32)
+        scatter = np.zeros((self.width, self.width))
+        for rows in self.blocks():
+            centred = self.features[rows] - means[self.labels[rows]]
+            scatter += centred.T @ centred
+        return scatter / len(self)
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """(D, D) float64, about the mean, divided by N: within plus between, which adds without cancellation."""
+        between = self.class_means[self.present] - self.mean
+        return self.covariance_within + (between.T * self.counts[self.present]) @ between / len(self)
+
+    @cached_property
+    def whitener(self) -> np.ndarray:
+        """(D, r) float64, the root of the pseudo-inverse of the within-class covariance."""
+        return feature.inverse_root(self.covariance_within)
+
+    @cached_property
+    def vim_axes(self) -> np.ndarray:
+        """(D, D) eigenvectors of the second moment about ViM's origin, least first."""
+        away = self.mean - feature.vim_origin(self.W, self.b)
+        return np.linalg.eigh(self.covariance + np.outer(away, away))[1]
+
+    @cached_property
+    def std(self) -> np.ndarray:
+        """(D,) float64; 0 for a feature that is constant in training."""
+        return np.sqrt(np.diag(self.covariance).clip(0))
+
+    @cached_property
+    def dead_units(self) -> int:
+        """Number of features that are constant in training."""
+        return int(np.count_nonzero(self.std == 0))
+
+    @cached_property
+    def smallest(self) -> float:
+        """The least activation."""
+        return float(self.features.min())
+
+    @cached_property
+    def unit_features(self) -> np.ndarray:
+        """(N, D) float32, each row of length 1: the bank that the neighbour methods share."""
+        return feature.unit_rows(self.features)[0]
+
+
+def _blocks(n: int):
+    return (slice(start, start + BLOCK) for start in range(0, n, BLOCK))
+
+
+def _head(W, b) -> tuple[np.ndarray, np.ndarray]:
+    W, b = np.ascontiguousarray(W, dtype=np.float32), np.ascontiguousarray(b, dtype=np.float32)
+    if W.ndim != 2 or b.shape != W.shape[:1]:
+        raise ValueError(f"the head has weights {W.shape} and a bias {b.shape}; expected shapes (C, D) and (C,)")
+    if not (np.isfinite(W).all() and np.isfinite(b).all()):
+        raise ValueError("the head holds NaN or infinity; extract it again from a sound checkpoint")
+    return W, b
+
+
+def _rows(features, width: int) -> np.ndarray:
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    if features.ndim != 2 or features.shape[1] != width or not len(features):
+        raise ValueError(f"features have shape {features.shape}; expected (N, {width}), the head's width, N at least 1")
+    for rows in _blocks(len(features)):
+        finite = np.isfinite(features[rows]).all(axis=1)
+        if not finite.all():
+            row = rows.start + int(np.argmin(finite))
+            raise ValueError(f"features hold NaN or infinity, first in row {row}; extract them again, in float32")
+    return features
+
+
+def _labels(labels, n: int, classes: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; expected {n} whole numbers, one an image")
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        row = wrong[0]
+        raise ValueError(f"label {labels[row]} in row {row} is outside the head's classes, 0 to {classes - 1}")
+    return labels.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One registry row: `fit(train, **parameters) -> State`, `score(features, logits, state) -> (N,)`.
+
+    `score_all` calls `finish` instead where a large product can be shared: after a linear projection (`kind` "linear")
+    or after the cosines to the training features ("neighbour").
+    """
+
+    name: str
+    source: str
+    fit: Callable
+    score: Callable
+    kind: str = "row"
+    finish: Callable | None = None
+
+    @property
+    def parameters(self) -> dict:
+        """The defaults of `fit`; None means that a rule decides on the ID data."""
+        arguments = inspect.signature(self.fit).parameters.values()
+        return {argument.name: argument.default for argument in arguments if argument.default is not argument.empty}
+
+
+def _linear(name, source, fit, finish) -> Method:
+    return Method(name, source, fit, feature.linear(finish), "linear", finish)
+
+
+def _neighbour(name, source, fit, finish) -> Method:
+    return Method(name, source, fit, feature.neighbour(finish), "neighbour", finish)
+
+
+_ROWS = (
+    Method("MSP", "Hendrycks and Gimpel, ICLR 2017", activation.no_fit, activation.msp_score),
+    Method("MaxLogit", "Hendrycks et al., ICML 2022", activation.no_fit, activation.max_logit_score),
+    Method("Energy", "Liu et al., NeurIPS 2020", activation.energy_fit, activation.energy_score),
+    Method("Entropy", "Chan et al., ICCV 2021", activation.no_fit, activation.entropy_score),
+    Method("GEN", "Liu et al., CVPR 2023", activation.gen_fit, activation.gen_score),
+    Method("TempScaling", "Guo et al., ICML 2017", activation.temperature_fit, activation.temperature_score),
+    Method("KLMatching", "Hendrycks et al., ICML 2022", activation.kl_matching_fit, activation.kl_matching_score),
+    Method("GradNorm", "Huang et al., NeurIPS 2021", activation.no_fit, activation.gradnorm_score),
+    Method("ReAct", "Sun et al., NeurIPS 2021", activation.react_fit, activation.react_score),
+    Method("ASH-P", "Djurisic et al., ICLR 2023", activation.ash_p_fit, activation.ash_p_score),
+    Method("ASH-B", "Djurisic et al., ICLR 2023", activation.ash_b_fit, activation.ash_b_score),
+    Method("ASH-S", "Djurisic et al., ICLR 2023", activation.ash_s_fit, activation.ash_s_score),
+    Method("SCALE", "Xu et al., ICLR 2024", activation.scale_fit, activation.scale_score),
+    _linear("DICE", "Sun and Li, ECCV 2022", activation.dice_fit, activation.dice_finish),
+    _linear("Mahalanobis", "Lee et al., NeurIPS 2018", feature.mahalanobis_fit, feature.mahalanobis_finish),
+    _linear(
+        "RelativeMahalanobis", "Ren et al., 2021", feature.relative_mahalanobis_fit, feature.relative_mahalanobis_finish
+    ),
+    _linear("ViM", "Wang et al., CVPR 2022", feature.vim_fit, feature.vim_finish),
+    _linear("Residual", "Wang et al., CVPR 2022", feature.residual_fit, feature.residual_finish),
+    _linear("NECO", "Ben Ammar et al., ICLR 2024", feature.neco_fit, feature.neco_finish),
+    Method("NCI", "Liu and Qin, CVPR 2025", feature.nci_fit, feature.nci_score),
+    Method("fDBD", "Liu and Qin, ICML 2024", feature.fdbd_fit, feature.fdbd_score),
+    Method("SHE", "Zhang et al., ICLR 2023", feature.she_fit, feature.she_score),
+    _neighbour("KNN", "Sun et al., ICML 2022", feature.knn_fit, feature.knn_finish),
+    _neighbour("NNGuide", "Park et al., ICCV 2023", feature.nnguide_fit, feature.nnguide_finish),
+    _neighbour("Relation", "Kim et al., NeurIPS 2023", feature.relation_fit, feature.relation_finish),
+)
+METHODS = {method.name: method for method in _ROWS}
+CORE = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO")
+
+
+def fit_all(train: Training, names, overrides: dict[str, dict] | None = None) -> dict[str, State]:
+    """Fit the named methods -> {name: State}, with `overrides[name]` in place of the authors' defaults.
+
+    Raises ValueError for an unknown method or parameter, before anything is fitted.
+    """
+    overrides = overrides or {}
+    for name in (*names, *overrides):
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name}; expected one of {', '.join(METHODS)}")
+        known = METHODS[name].parameters
+        strange = [parameter for parameter in overrides.get(name, {}) if parameter not in known]
+        if strange:
+            raise ValueError(f"{name} has no parameter {strange[0]}; it has {', '.join(known) or 'none'}")
+    return {name: METHODS[name].fit(train, **overrides.get(name, {})) for name in names}
+
+
+def score_all(features, states: dict[str, State], W, b) -> dict[str, np.ndarray]:
+    """Score features (N, D) by every fitted method -> {name: (N,)}; raises ValueError for another width or NaN.
+
+    A block of rows at a time, so that little memory is needed beside the scores: one centred product with the stacked
+    [W', whitener, residual space, components, ...] serves the logits and all linear methods, another the neighbours.
+    """
+    W, b = _head(W, b)
+    features = _rows(features, W.shape[1])
+    linear, neighbours = ([name for name in states if METHODS[name].kind == kind] for kind in ("linear", "neighbour"))
+    centre, stacked, offset, edges = _stack([states[name] for name in linear], W, b)
+    values = {name: np.empty(len(features)) for name in states}
+    for rows in _blocks(len(features)):
+        block = features[rows]
+        logits, *projections = np.split((block - centre) @ stacked + offset, edges, axis=1)
+        for name, projected in zip(linear, projections, strict=True):
+            values[name][rows] = METHODS[name].finish(projected, block, logits, states[name])
+        for name in states:
+            if METHODS[name].kind == "row":
+                values[name][rows] = METHODS[name].score(block, logits, states[name])
+        if neighbours:
+            finishes = {name: (METHODS[name].finish, states[name]) for name in neighbours}
+            for name, near in feature.score_neighbours(block, logits, finishes).items():
+                values[name][rows] = near
+    return values
+
+
+def _stack(states: list[State], W, b) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A centre (D,), matrix (D, k) and offset (k,) for the head and all linear states, and where each part ends."""
+    centre = states[0].centre if states else np.zeros(W.shape[1])
+    matrices = [W.T, *(state.matrix for state in states)]
+    offsets = [b + W @ centre, *(state.offset + (centre - state.centre) @ state.matrix for state in states)]
+    edges = np.cumsum([matrix.shape[1] for matrix in matrices])[:-1]
+    return centre.astype(np.float32), np.hstack(matrices), np.concatenate(offsets).astype(np.float32), edges

@@ -1,0 +1,364 @@
+"""OOD scores from where features lie among the training features: distances, subspaces, class structure, neighbours.
+
+Rows of `scores.METHODS`; see `scores_activation` for the form. Two kinds share their one large product in
+`scores.score_all`, and have a `finish` that takes it from there:
+
+  linear      projected = (features - state.centre) @ state.matrix + state.offset   -> finish(projected, ...)
+  neighbour   similarity = unit features @ state.bank.T, cosines to the training rows -> finish(similarity, ...)
+"""
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from scores_activation import (
+    State,
+    class_sums,
+    compute_logits,
+    log_softmax,
+    logsumexp,
+    row_max,
+    row_norm,
+    warn,
+)
+
+CUTOFF = 1e-6  # of the largest eigenvalue or singular value; less is rounding of float32, not variance
+SIMILARITIES = 2**24  # cosines at a time, 64 MiB
+GROUP = 16  # columns a group when the largest of a row are sought
+
+
+def project(features, state) -> np.ndarray:
+    """(N, D) -> (N, k): the product that a linear method needs."""
+    return (features - state.centre.astype(np.float32)) @ state.matrix + state.offset.astype(np.float32)
+
+
+def linear(finish):
+    """The stand-alone score of a linear method."""
+    return lambda features, logits, state: finish(project(features, state), features, logits, state)
+
+
+# ---- Gaussian distances ----
+
+
+def inverse_root(covariance, ridge: float = 0.0) -> np.ndarray:
+    """(D, D) -> (D, r): A such that A A' is the pseudo-inverse of covariance + ridge * (mean variance) * I."""
+    values, vectors = np.linalg.eigh(covariance)
+    values = values + ridge * values.clip(0).mean()
+    kept = values > CUTOFF * values[-1]
+    return vectors[:, kept] / np.sqrt(values[kept])
+
+
+def _report_rank(method: str, train, rank: int):
+    dead = f"{train.dead_units} of {train.width} features are constant in training"
+    if rank < train.width:
+        warn(method, f"the covariance has rank {rank}, {dead}; the pseudo-inverse leaves out what does not vary")
+    elif train.dead_units:
+        warn(method, f"{dead}, and with a ridge they rule the distance")
+
+
+def mahalanobis_fit(train, ridge: float = 0.0) -> State:
+    """Class-centred tied covariance, pseudo-inverse; `ridge`, a share of the mean variance, is added where asked for.
+
+    No ridge by default, unlike pytorch-ood (1e-6): under one, a feature that is constant in training gets the largest
+    weight of all, and an OOD image that stirs it yields an AUROC of 1 out of nothing.
+    """
+    if not ridge >= 0:
+        raise ValueError(f"Mahalanobis: the ridge is {ridge}; expected 0 or a share of the mean variance, such as 1e-4")
+    matrix = inverse_root(train.covariance_within, ridge) if ridge else train.whitener
+    _report_rank("Mahalanobis", train, matrix.shape[1])
+    return State(
+        parameters={"ridge": float(ridge)},
+        centre=train.mean,
+        matrix=matrix.astype(np.float32),
+        offset=np.zeros(matrix.shape[1]),
+        means=((train.class_means[train.present] - train.mean) @ matrix).astype(np.float32),
+    )
+
+
+def _nearest_square(whitened, means) -> np.ndarray:
+    """(N, r), (C, r) -> (N,) squared distance to the nearest mean.
+
+    The expanded square only picks the class; the distance is then taken directly, for under collapse the squared norms
+    are a million times the distance and the expansion would cancel it away.
+    """
+    closeness = whitened @ means.T
+    closeness -= 0.5 * np.einsum("cr,cr->c", means, means)
+    return row_norm(whitened - means[closeness.argmax(axis=1)]) ** 2
+
+
+def mahalanobis_finish(whitened, features, logits, state) -> np.ndarray:
+    """Negative squared distance to the nearest class mean (eq. 2); pytorch-ood halves it."""
+    return -_nearest_square(whitened, state.means)
+
+
+def relative_mahalanobis_fit(train) -> State:
+    """As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both divided by N."""
+    within, whole = train.whitener, inverse_root(train.covariance)
+    _report_rank("RelativeMahalanobis", train, within.shape[1])
+    matrix = np.hstack([within, whole])
+    return State(
+        parameters={},
+        centre=train.mean,
+        matrix=matrix.astype(np.float32),
+        offset=np.zeros(matrix.shape[1]),
+        means=((train.class_means[train.present] - train.mean) @ within).astype(np.float32),
+    )
+
+
+def relative_mahalanobis_finish(whitened, features, logits, state) -> np.ndarray:
+    """Squared distance to the mean of all minus that to the nearest class mean (eq. 3).
+
+    pytorch-ood divides neither covariance by N, which only scales the score.
+    """
+    rank = state.means.shape[1]
+    return row_norm(whitened[:, rank:]) ** 2 - _nearest_square(whitened[:, :rank], state.means)
+
+
+# ---- subspaces ----
+
+
+def _dimension(method: str, dim: int, width: int) -> int:
+    if not 1 <= dim < width:
+        raise ValueError(f"{method}: the principal dimension is {dim}; expected 1 to {width - 1} for {width} features")
+    return int(dim)
+
+
+def vim_origin(W, b) -> np.ndarray:
+    """(D,) float64, u = -pinv(W) b, the point where all logits are 0.
+
+    The cut-off is 1e-6: collapse makes the rows of W sum to zero, and the default one inverts that rounding (then
+    |u| = 240,304 where 0.248 is right).
+    """
+    return -np.linalg.pinv(W.astype(np.float64), rcond=CUTOFF) @ b.astype(np.float64)
+
+
+def _residual_space(train, method: str, dim: int | None) -> State:
+    """Directions of least second moment about u, not mean-centred: all but the first `dim`.
+
+    `dim`: 1000 for D >= 2048, 512 for D >= 768, else D/2, as ViM's authors have it.
+    """
+    if dim is None:
+        dim = 1000 if train.width >= 2048 else 512 if train.width >= 768 else max(1, train.width // 2)
+    dim = _dimension(method, dim, train.width)
+    if not train.b.any():
+        warn(method, "the head has no bias, so the residual is measured from the zero vector")
+    matrix = train.vim_axes[:, : train.width - dim]
+    offset = (train.mean - vim_origin(train.W, train.b)) @ matrix
+    return State(parameters={"dim": dim}, centre=train.mean, matrix=matrix.astype(np.float32), offset=offset)
+
+
+def vim_fit(train, dim: int | None = None) -> State:
+    """The residual space, and alpha = mean largest logit / mean residual norm over the training images (eq. 5)."""
+    state = _residual_space(train, "ViM", dim)
+    residual = largest = 0.0
+    for rows in train.blocks():
+        residual += row_norm(project(train.features[rows], state)).sum()
+        largest += row_max(compute_logits(train.features[rows], train.W, train.b)).sum()
+    state.alpha = largest / residual if residual > CUTOFF * len(train) * np.sqrt(np.trace(train.covariance)) else np.nan
+    if np.isnan(state.alpha):
+        warn("ViM", "the training features leave no residual, so alpha is undefined; give a smaller dim")
+    return state
+
+
+def vim_finish(residual, features, logits, state) -> np.ndarray:
+    """logsumexp(logits) - alpha * residual norm (eq. 6 without the softmax, the same order)."""
+    return logsumexp(logits) - state.alpha * row_norm(residual)
+
+
+def residual_fit(train, dim: int | None = None) -> State:
+    """ViM's residual space; OpenOOD fixes dim at 512."""
+    return _residual_space(train, "Residual", dim)
+
+
+def residual_finish(residual, features, logits, state) -> np.ndarray:
+    """Negative norm of the residual."""
+    return -row_norm(residual)
+
+
+def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool = False) -> State:
+    """PCA of the standardised features; `dim` by ID alone: the least with 90% of the variance (the authors tune it).
+
+    `max_logit` multiplies by the largest logit, as the authors do for transformers, not for ResNets. `scaler=False`,
+    their choice for ViT, takes the norm of uncentred features, while PCA still centres the components, as their code.
+    """
+    if train.dead_units:
+        warn("NECO", f"{train.dead_units} features are constant in training; they count, unscaled, in the norm alone")
+    scale = np.where(train.std > 0, train.std, 1.0) if scaler else np.ones(train.width)
+    values, vectors = np.linalg.eigh(train.covariance / np.outer(scale, scale))
+    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    if dim is None:
+        needed = int(np.searchsorted(np.cumsum(values), 0.9 * values.sum())) + 1
+        dim = min(needed, max(1, train.width - 1))
+    dim = _dimension("NECO", dim, train.width)
+    return State(
+        parameters={"dim": dim, "scaler": bool(scaler), "max_logit": bool(max_logit)},
+        centre=train.mean,
+        matrix=(vectors[:, :dim] / scale[:, None]).astype(np.float32),
+        offset=np.zeros(dim),
+        shift=(train.mean if scaler else np.zeros(train.width)).astype(np.float32),
+        scale=scale.astype(np.float32),
+    )
+
+
+def neco_finish(components, features, logits, state) -> np.ndarray:
+    """Norm of the leading components over the norm of the whole (eq. 7); NaN where the whole is zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = row_norm(components) / row_norm((features - state.shift) / state.scale)
+    return share * row_max(logits) if state.parameters["max_logit"] else share
+
+
+# ---- class structure ----
+
+
+def nci_fit(train, alpha: float = 1e-4) -> State:
+    """alpha = 1e-4 as in OpenOOD, by the same author; the paper tunes it on validation OOD, pytorch-ood has 0."""
+    return State(
+        parameters={"alpha": float(alpha)}, mean=train.mean.astype(np.float32), base=train.b + train.W @ train.mean
+    )
+
+
+def nci_score(features, logits, state) -> np.ndarray:
+    """w . (h - mean) / |h - mean| of the predicted class, plus alpha |h|_1; w . (h - mean) follows from the logits."""
+    predicted = logits.argmax(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        proximity = (row_max(logits) - state.base[predicted]) / row_norm(features - state.mean)
+    return proximity + state.parameters["alpha"] * np.abs(features).sum(axis=1, dtype=np.float64)
+
+
+def fdbd_fit(train) -> State:
+    """Distances between the rows of W; rows that coincide have no boundary and count as infinitely far."""
+    gaps = cdist(train.W.astype(np.float64), train.W.astype(np.float64))
+    gaps[gaps == 0] = np.inf
+    return State(parameters={}, mean=train.mean.astype(np.float32), gaps=gaps)
+
+
+def fdbd_score(features, logits, state) -> np.ndarray:
+    """Mean distance to the C - 1 decision boundaries over |h - mean| (eq. 5); OpenOOD sums, and may divide by |h|."""
+    distances = (row_max(logits)[:, None] - logits) / state.gaps[logits.argmax(axis=1)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return distances.sum(axis=1) / (logits.shape[1] - 1) / row_norm(features - state.mean)
+
+
+def she_fit(train) -> State:
+    """A pattern a class: the mean feature of its rightly classified training images."""
+    classes = len(train.W)
+    sums, counts = np.zeros((classes, train.width)), np.zeros(classes)
+    for rows in train.blocks():
+        labels = train.labels[rows]
+        right = compute_logits(train.features[rows], train.W, train.b).argmax(axis=1) == labels
+        sums += class_sums(train.features[rows], labels, classes, right.astype(np.float64))
+        counts += np.bincount(labels[right], minlength=classes)
+    if not counts.all():
+        missing = np.count_nonzero(counts == 0)
+        warn("SHE", f"{missing} classes have no rightly classified training image; NaN where one is predicted")
+    with np.errstate(invalid="ignore"):
+        return State(parameters={}, patterns=(sums / counts[:, None]).astype(np.float32))
+
+
+def she_score(features, logits, state) -> np.ndarray:
+    """Inner product with the pattern of the predicted class, the form that the authors settle on (eq. 7)."""
+    return np.einsum("nd,nd->n", features, state.patterns[logits.argmax(axis=1)]).astype(np.float64)
+
+
+# ---- neighbours among the training images ----
+
+
+def unit_rows(features) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) -> rows of length 1, and their lengths (N, 1) before; a zero row stays zero."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
+    return features / np.where(lengths > 0, lengths, 1), lengths
+
+
+def _largest(similarity, k: int) -> np.ndarray:
+    """(n, N) -> (n, k): the k largest of each row, in no order.
+
+    The k groups with the largest maxima hold the k largest values, so only those are sorted: five times as fast as to
+    partition whole rows.
+    """
+    n, columns = similarity.shape
+    groups = columns // GROUP
+    if groups <= k:
+        return np.partition(similarity, columns - k, axis=1)[:, columns - k :]
+    grouped = similarity[:, : groups * GROUP].reshape(n, GROUP, groups)
+    chosen = np.argpartition(grouped.max(axis=1), groups - k, axis=1)[:, None, groups - k :]
+    candidates = np.take_along_axis(grouped, chosen, axis=2).reshape(n, -1)
+    candidates = np.hstack([candidates, similarity[:, groups * GROUP :]])
+    candidates.partition(candidates.shape[1] - k, axis=1)
+    return candidates[:, -k:]
+
+
+def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
+    """{name: (finish, state)} -> {name: (N,)}: each block of cosines to the bank is computed once for all methods.
+
+    A feature vector of zeros has no direction: NaN.
+    """
+    bank = next(iter(states.values()))[1].bank
+    values = {name: np.empty(len(features)) for name in states}
+    queries, lengths = unit_rows(features)
+    size = max(16, SIMILARITIES // len(bank))
+    buffer = np.empty((min(size, len(features)), len(bank)), np.float32)  # reused: fresh pages cost like the product
+    for start in range(0, len(features), size):
+        rows = slice(start, start + size)
+        similarity = np.matmul(queries[rows], bank.T, out=buffer[: len(queries[rows])])
+        for name, (finish, state) in states.items():
+            values[name][rows] = finish(similarity, features[rows], logits[rows], state)
+    for scores in values.values():
+        scores[lengths[:, 0] == 0] = np.nan
+    return values
+
+
+def neighbour(finish):
+    """The stand-alone score of a neighbour method."""
+    return lambda features, logits, state: score_neighbours(features, logits, {"": (finish, state)})[""]
+
+
+def _neighbours(method: str, k: int, train) -> int:
+    if k < 1:
+        raise ValueError(f"{method}: the number of neighbours is {k}; expected at least 1")
+    if k > len(train):
+        warn(method, f"{k} neighbours were asked of {len(train)} training images; all are taken")
+    return int(min(k, len(train)))
+
+
+def knn_fit(train, k: int = 50) -> State:
+    """k = 50 as the authors for CIFAR-10 and OpenOOD for all; the authors have 200 for CIFAR-100, 1000 for ImageNet."""
+    return State(parameters={"k": _neighbours("KNN", k, train)}, bank=train.unit_features)
+
+
+def knn_finish(similarity, features, logits, state) -> np.ndarray:
+    """Negative distance between unit features to the k-th neighbour (section 3); faiss, in OpenOOD, squares it."""
+    kth = _largest(similarity, state.parameters["k"]).min(axis=1).astype(np.float64)
+    return -np.sqrt((2 - 2 * kth).clip(0))
+
+
+def nnguide_fit(train, k: int = 10) -> State:
+    """k = 10 as the authors; OpenOOD has 100. The bank is all training images; the authors keep 1% of ImageNet's."""
+    energies = [logsumexp(compute_logits(train.features[rows], train.W, train.b)) for rows in train.blocks()]
+    return State(
+        parameters={"k": _neighbours("NNGuide", k, train)},
+        bank=train.unit_features,
+        energies=np.concatenate(energies).astype(np.float32),
+    )
+
+
+def nnguide_finish(similarity, features, logits, state) -> np.ndarray:
+    """Energy times the mean of the k largest (cosine times the neighbour's energy) (eq. 3-4)."""
+    guidance = _largest(similarity * state.energies, state.parameters["k"]).mean(axis=1, dtype=np.float64)
+    return guidance * logsumexp(logits)
+
+
+def relation_fit(train, power: float = 1.0, threshold: float = 0.03) -> State:
+    """Power 1 is the authors' choice for OOD detection (4 for label noise), 0.03 their cut for weak edges."""
+    blocks = (log_softmax(compute_logits(train.features[rows], train.W, train.b)) for rows in train.blocks())
+    probabilities = np.concatenate([np.exp(block).astype(np.float32) for block in blocks])
+    parameters = {"power": float(power), "threshold": float(threshold)}
+    return State(parameters=parameters, bank=train.unit_features, probabilities=probabilities)
+
+
+def relation_finish(similarity, features, logits, state) -> np.ndarray:
+    """Sum over training images of (positive cosine times inner product of softmaxes)^power, above the threshold."""
+    edges = np.exp(log_softmax(logits)).astype(np.float32) @ state.probabilities.T
+    edges *= similarity
+    edges *= edges > state.parameters["threshold"]  # a negative cosine falls with the weak edges
+    if state.parameters["power"] != 1:
+        edges **= state.parameters["power"]
+    return edges.sum(axis=1, dtype=np.float64)
