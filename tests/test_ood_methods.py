@@ -66,8 +66,8 @@ def run(folder, *words):
 def logits_of(folder, stem):
     """Features and logits in float64, from the CSVs alone and by pandas alone."""
     head = read_csv(folder / "head.csv")
-    features = read_csv(folder / f"{stem}.csv").filter(regex=r"^ct\d+$").to_numpy(np.float64)
-    return features, features @ head.filter(regex=r"^w\d+$").to_numpy(np.float64).T + head["bias"].to_numpy(np.float64)
+    features = read_csv(folder / f"{stem}.csv").filter(regex=r"^ct\d+$").to_numpy(np.float32).astype(float)
+    return features, features @ head.filter(regex=r"^w\d+$").to_numpy(np.float32).T.astype(float) + head["bias"].to_numpy()
 
 
 def printed_rows(text):

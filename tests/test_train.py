@@ -2,6 +2,7 @@
 import dataclasses
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import utils
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Three digits at 8 x 8 pixels: 360 images, of which 32 are for validation; an epoch is a fraction of a second.
+# Three digits at 8 x 8 pixels: 326 training, 32 validation and 179 test images; an epoch is a fraction of a second.
 SMALL = ["--dataset", "digits", "--held-out", *"3456789", "--image-size", "8", "--model", "resnet_cifar", "--device", "cpu",
          "--batch-size", "64", "--val-size", "32", "--suffix", "run"]
 COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds", "images_per_second"]
@@ -107,7 +108,7 @@ def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
         taken.append(run.optimizer.param_groups[0]["lr"])
         return result
     monkeypatch.setattr(train.Run, "step", step)
-    start(tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110")  # 328 images: 3 steps an epoch
+    start(tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110")  # 3 steps an epoch
     assert taken == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
     assert pd.read_csv(files_of(tmp_path)["curves"])["lr"].tolist() == pytest.approx([taken[2], taken[5]])
 
@@ -128,8 +129,9 @@ def test_every_recipe_trains(finished, mode):
 
 def test_recipes_are_those_of_the_issue():
     recipes = train.RECIPES
-    assert (recipes["best"].lr, recipes["best"].momentum, recipes["best"].weight_decay, recipes["best"].epochs) == (0.1, 0.9, 5e-4, 200)
-    assert recipes["best"].augment == ("crop", "flip") and recipes["best"].milestones == ()
+    best = recipes["best"]
+    assert (best.lr, best.momentum, best.weight_decay, best.epochs) == (0.1, 0.9, 5e-4, 200)
+    assert best.augment == ("crop", "flip") and best.milestones == ()
     assert (recipes["adamw"].optimizer, recipes["adamw"].lr, recipes["adamw"].milestones) == ("adamw", 1e-3, ())
     assert recipes["collapse"].augment == () and recipes["collapse"].keep == "final"
     regularised = recipes["regularised"]
@@ -152,7 +154,8 @@ def test_the_command_line_overrides_the_recipe(words, changes):
 def test_the_overrides_reach_the_optimiser(finished):
     group = read(finished("--mode", "sgd", "--epochs", "1", "--lr", "0.01", "--momentum", "0.5", "--weight-decay",
                           "0.125"))["optimizer_state_dict"]["param_groups"][0]
-    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.5, 0.125)
+    assert (group["momentum"], group["weight_decay"]) == (0.5, 0.125)
+    assert group["lr"] == pytest.approx(1e-4)  # after both steps of the schedule
 
 
 def test_mirrored_digits_are_not_trained_on():
@@ -186,7 +189,7 @@ def test_another_seed_gives_other_weights_and_the_same_validation_images(tmp_pat
     start(tmp_path, *words, "--seed", "1")
     one, other = read(tmp_path), read(finished(*words))
     assert not torch.equal(one["model_state_dict"]["conv1.weight"], other["model_state_dict"]["conv1.weight"])
-    assert one["val_size"] == other["val_size"] == 32 and one["seed" if "seed" in one else "arguments"] != other["arguments"]
+    assert one["val_size"] == other["val_size"] == 32 and one["arguments"]["seed"] == 1
 
 
 def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
@@ -225,7 +228,7 @@ def signalled(monkeypatch, number, at):
 REGULARISED = ("--mode", "regularised", "--epochs", "3", "--no-amp")  # dropout and every augmentation: 6 steps an epoch
 
 
-@pytest.mark.parametrize(("number", "at"), [("SIGTERM", {3}), ("SIGUSR1", {8}), ("SIGINT", {12}), ("SIGTERM", {1, 2, 9, 17, 18})],
+@pytest.mark.parametrize(("number", "at"), [("SIGTERM", {3}), ("SIGUSR1", {8}), ("SIGINT", {12}), ("SIGTERM", {1, 2, 9, 16, 17})],
                          ids=["first epoch", "second epoch", "last step of an epoch", "five times"])
 def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_was_not(tmp_path, finished, monkeypatch, number, at):
     before = signal.getsignal(getattr(signal, number))
@@ -291,11 +294,10 @@ def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was
 
 
 def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tmp_path, finished):
-    words = ("--mode", "collapse", "--epochs", "12", "--no-amp")
-    # A parallel-free child: the same one thread as here, so that its sums come in the same order.
+    words = ("--mode", "collapse", "--epochs", "8", "--no-amp")
     child = subprocess.Popen([sys.executable, str(Path(train.__file__)), *SMALL, *words, "--output-dir", str(tmp_path)],
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"})
+                             env={**os.environ, "OMP_NUM_THREADS": "1"})  # as here: sums in the same order
     try:
         deadline = time.monotonic() + 120
         while not files_of(tmp_path)["last"].exists() and child.poll() is None and time.monotonic() < deadline:
@@ -305,7 +307,7 @@ def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tm
     finally:
         child.kill()
     assert (child.returncode, errors) == (75, "")
-    assert 1 <= read(tmp_path, "last")["epoch"] < 12
+    assert 1 <= read(tmp_path, "last")["epoch"] < 8
     assert start(tmp_path, *words, "--resume") is None
     assert_same_end(tmp_path, finished(*words))
 
@@ -396,21 +398,15 @@ def test_a_signal_after_a_step_that_diverged_does_not_save_what_is_not_finite(tm
 
 @pytest.mark.parametrize("val_size", ["32", "0"])
 def test_a_run_whose_very_last_step_diverges_is_no_finished_run(tmp_path, monkeypatch, val_size):
-    explode(monkeypatch, 0.99 if val_size == "0" else 5 / 6)
-    steps = "1" if val_size == "0" else "6"
-    monkeypatch.setattr(train, "CHECK_EVERY", 1000)
-    words = ["--mode", "collapse", "--epochs", "1", "--val-size", val_size]
-    if steps == "1":
-        monkeypatch.setattr(train, "scale", lambda recipe, progress: math.inf)
-        words += ["--batch-size", "360"]  # one step, whose loss is still finite
-    with pytest.raises(ValueError, match=r"loss is|not finite|diverged"):
-        start(tmp_path, *words)
+    explode(monkeypatch, 5 / 6)  # the loss of that step, the sixth, is still finite: it stands before the update
+    with pytest.raises(ValueError, match="--lr"):
+        start(tmp_path, "--mode", "collapse", "--epochs", "1", "--val-size", val_size)
     assert not files_of(tmp_path)["final"].exists()
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--batch-size", "329"], "--batch-size 329 is larger than the training set of 328 images"),
-    (["--val-size", "360"], "--val-size 360 leaves no image to train on: the training set has 360"),
+    (["--batch-size", "327"], "--batch-size 327 is larger than the training set of 326 images"),
+    (["--val-size", "358"], "--val-size 358 leaves no image to train on: the training set has 358"),
     (["--val-size", "-1"], "--val-size -1"),
     (["--held-out", "x"], "held-out class 'x' is not among the classes"),
     (["--held-out", *"012345678"], "leaves 1 classes to train on"),
@@ -424,12 +420,12 @@ def test_mistakes_end_with_one_line_and_exit_code_2_before_anything_is_written(t
     assert exit_code(monkeypatch, *SMALL, "--output-dir", str(tmp_path), *words) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and errors.count("\n") == 1
-    pytest.raises(ValueError, match=message).__class__  # noqa: B018
-    assert __import__("re").search(message, errors)
+    assert re.search(message, errors)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--mode", "worst"], ["--epochs", "0"], ["--batch-size", "-3"], ["--lr", "fast"], ["--epoch", "3"]])
+@pytest.mark.parametrize("words", [["--mode", "worst"], ["--epochs", "0"], ["--batch-size", "-3"], ["--lr", "fast"],
+                                   ["--epoch", "3"]])
 def test_arguments_that_cannot_be_read_are_usage_errors(words, capsys):
     with pytest.raises(SystemExit) as caught:
         train.parse_args(words)
@@ -482,7 +478,7 @@ def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
                                            "interpolation": "bilinear"}
     assert len(checkpoint["history"]) == checkpoint["epoch"] == 3 and list(checkpoint["history"][0]) == COLUMNS
     assert checkpoint["arguments"]["batch_size"] == 64 and checkpoint["arguments"]["no_amp"] is True
-    assert checkpoint["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(checkpoint["versions"]["torch"])
 
 
 @pytest.mark.parametrize("kind", ["final", "best"])
@@ -505,7 +501,7 @@ def test_the_curves_are_the_history(finished):
     assert list(curves.columns) == COLUMNS and curves["epoch"].tolist() == [1, 2, 3]
     pd.testing.assert_frame_equal(curves, pd.DataFrame(history))
     assert curves[["train_acc", "val_acc"]].stack().between(0, 1).all()
-    assert (curves["images_per_second"] * curves["seconds"]).tolist() == pytest.approx([328] * 3)
+    assert (curves["images_per_second"] * curves["seconds"]).tolist() == pytest.approx([326] * 3)
     assert files_of(folder)["figure"].read_bytes().startswith(b"\x89PNG")
 
 
@@ -514,7 +510,8 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
     for kind in ("final", "best"):
         path = files_of(folder)[kind]
         summary, checkpoint = utils.read_sidecar(path), read(folder, kind)
-        for key in ("model", "model_args", "dataset", "mode", "epoch", "train_acc", "val_acc", "test_acc", "arguments", "class_names"):
+        for key in ("model", "model_args", "dataset", "mode", "epoch", "train_acc", "val_acc", "test_acc", "arguments",
+                    "class_names"):
             assert summary[key] == utils.plain(checkpoint[key]), key
         assert summary["epochs"] == 3 and summary["checkpoint_sha256"] == utils.sha256(path)
         assert set(summary) >= {"command", "versions", "git_commit", "git_dirty", "seconds", "created"}
@@ -522,7 +519,7 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
 
 def test_the_log_tells_the_run(finished):
     text = files_of(finished(*REGULARISED))["log"].read_text()
-    assert "digits: 328 training, 32 validation" in text and "3 classes; resnet_cifar" in text
+    assert "digits: 326 training, 32 validation" in text and "3 classes; resnet_cifar" in text
     assert "epoch 3  train_loss" in text and "final: epoch 3" in text and "best: epoch" in text
 
 

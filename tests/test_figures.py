@@ -1,0 +1,336 @@
+"""Figures show the numbers that they were given: bars, lines and cells are read back from the drawn artists."""
+import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+import figures
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = ["held_out", "photos", "uniform", "gaussian", "svhn10k", "textures10", "a $2 and $3 folder", "<b>mine</b>"]
+
+
+def png(figure):
+    """Render; a figure that cannot be laid out or drawn fails here."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=60)
+    return buffer.getvalue()
+
+
+def words(figure):
+    return " | ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+def history(epochs, validation=True, fitted=None):
+    epoch = np.arange(1, epochs + 1)
+    train = np.linspace(0.1, 0.99, epochs)
+    if fitted:
+        train[epoch >= fitted] = 1.0
+    val = 0.8 - (epoch - 0.7 * epochs) ** 2 / epochs**2 if validation else np.full(epochs, np.nan)
+    return pd.DataFrame({"epoch": epoch, "train_loss": 5.0 / epoch**2, "train_acc": train, "val_acc": val,
+                         "val_loss": 2.0 / epoch if validation else np.nan, "lr": 0.1, "seconds": 1.0})
+
+
+def metrics(methods, sets, seed=0):
+    generator = np.random.default_rng(seed)
+    rows = [{"ood": name, "method": f"method{index}", "parameters": np.nan, "auroc": value, "auroc_low": value - 0.01,
+             "auroc_high": value + 0.005} for name in sets for index, value in enumerate(generator.uniform(0.3, 0.99, methods))]
+    return pd.DataFrame(rows)
+
+
+def per_class(classes, seed=0):
+    generator = np.random.default_rng(seed)
+    return pd.DataFrame({"class_name": [f"class {index}" for index in range(classes)],
+                         "within_class_variance": generator.gamma(3, size=classes),
+                         "cosine_weight_mean": generator.uniform(-0.2, 1, classes)})
+
+
+# ---- training curves -------------------------------------------------------------------------------------------------
+
+def test_curves_mark_the_best_and_the_first_fitted_epoch():
+    table = history(20, fitted=15)
+    figure = figures.training_curves(table)
+    accuracy, loss = figure.axes
+    dot = next(line for line in accuracy.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1)
+    best = table["val_acc"].idxmax()
+    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (table["epoch"][best], table["val_acc"][best])
+    for axes in (accuracy, loss):
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [15]
+    np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), table["train_acc"])
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), table["val_loss"])
+    assert f"{100 * table['val_acc'][best]:.2f}% at epoch {table['epoch'][best]}" in words(figure)
+    assert loss.get_yscale() == "log"
+    png(figure)
+
+
+def test_curves_claim_nothing_that_did_not_happen():
+    figure = figures.training_curves(history(5, validation=False))
+    assert "best validation" not in words(figure) and "every training image" not in words(figure)
+    assert not [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    png(figure)
+
+
+def test_curves_of_one_epoch_and_of_none_values():
+    table = history(1)
+    table["val_acc"] = [None]  # as train.py's history has it without validation images
+    table["val_loss"] = [None]
+    png(figures.training_curves(table))
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+def densities(axes):
+    """The two outlines drawn in a panel as (counts, edges): ID first."""
+    return [patch.get_data()[:2] for patch in axes.patches if hasattr(patch, "get_data") and not patch.get_fill()]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_histograms_are_densities_with_threshold_and_auroc(count):
+    generator = np.random.default_rng(0)
+    inside = generator.normal(5, 1, 2000)
+    outside = {name: generator.normal(2, 1, 1000) for name in SETS[:count]}
+    figure = figures.score_histograms(inside, outside, "Energy", 3.25, dict.fromkeys(outside, 0.875))
+    assert len(figure.axes) == count
+    for axes, (name, values) in zip(figure.axes, outside.items(), strict=True):
+        assert [line.get_xdata()[0] for line in axes.lines] == [3.25]
+        for (counts, edges), data in zip(densities(axes), (inside, values), strict=True):
+            shown = np.mean((data >= edges[0]) & (data <= edges[-1]))
+            assert (counts * np.diff(edges)).sum() == pytest.approx(shown)
+            assert shown > 0.97
+        assert "87.5%" in axes.get_title(loc="left")
+        assert axes.get_title(loc="left").startswith(name.replace("$", r"\$"))
+    png(figure)
+
+
+def test_one_far_set_does_not_flatten_the_others_and_is_said_to_be_beyond():
+    generator = np.random.default_rng(0)
+    outside = {"near": generator.normal(-3, 1, 500), "far": generator.normal(-1e5, 1, 500)}
+    figure = figures.score_histograms(generator.normal(0, 1, 500), outside, "Mahalanobis")
+    low, high = figure.axes[0].get_xlim()
+    assert -12 < low < -4 and 2 < high < 6
+    assert figure.axes[1].get_title(loc="right") == "100% of OOD further left"
+    assert figure.axes[0].get_title(loc="right") == ""
+    assert "AUROC" not in words(figure) and "threshold" not in words(figure)
+
+
+def test_a_heavy_tail_is_cut_at_percentiles_and_counted():
+    generator = np.random.default_rng(0)
+    outside = np.concatenate([generator.normal(-1, 1, 900), np.linspace(-1e6, -1e5, 100)])
+    figure = figures.score_histograms(generator.normal(1, 1, 1000), {"x": outside}, "ViM")
+    assert figure.axes[0].get_title(loc="right").startswith("10% of OOD further left")
+    low, high = figure.axes[0].get_xlim()
+    (inside, edges), _ = densities(figure.axes[0])
+    assert (inside > 0).sum() > 20, "ID still spans many bins"
+    assert low > -1e5 and high < 10 and len(edges) == 81
+
+
+@pytest.mark.parametrize("inside, outside", [([1.0, 1.0], {"x": [1.0]}), ([np.nan, np.inf, 2.0], {"x": [np.nan]}), ([0.0], {})])
+def test_histograms_of_constant_missing_and_no_scores(inside, outside):
+    figure = figures.score_histograms(inside, outside, "MSP", 0.5)
+    if outside.get("x") and np.isnan(outside["x"][0]):
+        assert "no finite OOD score" in words(figure)
+    png(figure)
+
+
+# ---- AUROC -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("methods, sets", [(1, 1), (6, 3), (25, 8)])
+def test_bars_end_at_the_auroc_and_whiskers_at_the_interval(methods, sets):
+    table = metrics(methods, SETS[:sets])
+    figure = figures.auroc_bars(table)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == sets
+    order = table.groupby("method")["auroc"].mean().sort_values().index
+    for axes, name in zip(panels, SETS[:sets], strict=True):
+        rows = table[table["ood"] == name].set_index("method").loc[order]
+        bars = axes.patches
+        np.testing.assert_allclose([0.5 + bar.get_width() for bar in bars], rows["auroc"])
+        assert {bar.get_x() for bar in bars} == {0.5}
+        segments = np.array([segment[:, 0] for segment in axes.collections[0].get_segments()])
+        np.testing.assert_allclose(segments, rows[["auroc_low", "auroc_high"]])
+        low, high = axes.get_xlim()
+        assert low < rows["auroc_low"].min() and high > 1
+        darkest = max(bars, key=lambda bar: bar.get_alpha())
+        assert rows.index[round(darkest.get_y() + 0.34)] == rows["auroc"].idxmax()
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == list(order)
+    png(figure)
+
+
+def test_undefined_and_missing_cells_have_words_and_no_bar():
+    table = metrics(3, SETS[:2])
+    table.loc[table["method"] == "method1", ["auroc", "auroc_low", "auroc_high"]] = np.nan
+    table = table.drop(index=table.index[-1])  # method2 on the second set was not scored
+    figure = figures.auroc_bars(table)
+    bars = [len(axes.patches) for axes in figure.axes]
+    assert bars == [2, 1]
+    assert words(figure).count("undefined") == 3
+    png(figure)
+
+
+def test_rows_of_one_method_are_told_apart_by_parameters():
+    table = pd.concat([metrics(2, SETS[:1]), metrics(1, SETS[:1], seed=1)], ignore_index=True)
+    table["parameters"] = ['{"dim":10}', None, '{"dim":20}']
+    assert list(figures.method_labels(table)) == ['method0 {"dim":10}', "method1", 'method0 {"dim":20}']
+    png(figures.auroc_bars(table))
+
+
+# ---- collapse --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("draw, column", [(figures.within_class_variance, "within_class_variance"),
+                                          (figures.weight_mean_alignment, "cosine_weight_mean")])
+@pytest.mark.parametrize("classes", [2, 8, 100])
+def test_class_bars_hold_the_values_sorted_without_the_missing(draw, column, classes):
+    table = per_class(classes)
+    if classes > 2:
+        table.loc[3, column] = np.nan
+    figure = draw(table)
+    bars = figure.axes[0].patches
+    values = [bar.get_width() if classes <= figures.LONG else bar.get_height() for bar in bars]
+    np.testing.assert_allclose(values, np.sort(table[column].dropna()))
+    assert ("undefined for 1 of" in words(figure)) == (classes > 2)
+    highest = table["class_name"][table[column].idxmax()]
+    assert highest in words(figure)
+    png(figure)
+
+
+def test_class_bars_of_nothing():
+    table = per_class(3).assign(within_class_variance=np.nan)
+    assert "undefined for every class" in words(figures.within_class_variance(table))
+
+
+def test_alignment_has_its_target_at_one():
+    assert [line.get_xdata()[0] for line in figures.weight_mean_alignment(per_class(5)).axes[0].lines] == [1]
+    assert [line.get_ydata()[0] for line in figures.weight_mean_alignment(per_class(50)).axes[0].lines] == [1]
+
+
+@pytest.mark.parametrize("classes", [2, 8, 100])
+def test_cosines_of_every_pair_and_the_simplex_line(classes):
+    means = np.random.default_rng(0).normal(size=(classes, 128)) + 7
+    figure = figures.cosine_histogram(means, means - 7)
+    for axes in figure.axes:
+        assert sum(patch.get_height() for patch in axes.patches) == classes * (classes - 1) / 2
+        assert axes.lines[0].get_xdata()[0] == pytest.approx(-1 / (classes - 1))
+    assert "no simplex" not in words(figure)
+    png(figure)
+
+
+def test_a_simplex_stands_at_its_line_and_a_common_offset_changes_nothing():
+    simplex = np.eye(5) - 1 / 5
+    figure = figures.cosine_histogram(3 * simplex + 100)
+    assert "mean -0.250, standard deviation 0.000" in words(figure)
+    bars = [patch for patch in figure.axes[0].patches if patch.get_height()]
+    assert sum(bar.get_height() for bar in bars) == 10
+    assert all(abs(bar.get_x() + bar.get_width() / 2 + 0.25) < 0.01 for bar in bars)
+
+
+def test_cosines_say_where_no_simplex_exists_and_leave_absent_classes_out():
+    means = np.random.default_rng(0).normal(size=(10, 4))
+    means[2] = np.nan
+    figure = figures.cosine_histogram(means)
+    assert "no simplex ETF of 10 classes exists in 4 dimensions" in words(figure)
+    assert sum(patch.get_height() for patch in figure.axes[0].patches) == 9 * 8 / 2
+    png(figure)
+
+
+@pytest.mark.parametrize("classes", [2, 8, 100])
+def test_heat_map_holds_the_distances(classes):
+    generator = np.random.default_rng(0)
+    groups = generator.permutation(np.arange(classes) % 2)
+    means = generator.normal(size=(classes, 16)) + 50 * groups[:, None]
+    names = [f"{group} {index}" for index, group in enumerate(groups)]
+    figure = figures.class_mean_distances(means, names)
+    shown = np.asarray(figure.axes[0].images[0].get_array().filled(np.nan))
+    order = [int(label.get_text().split()[1]) for label in figure.axes[0].get_yticklabels()]
+    assert sorted(order) == list(range(classes))
+    expected = np.linalg.norm(means[order][:, None] - means[order][None], axis=2)
+    np.fill_diagonal(expected, np.nan)
+    np.testing.assert_allclose(shown, expected)
+    if classes > figures.LONG:
+        assert np.count_nonzero(np.diff(groups[order])) == 1, "two far groups stand as two blocks"
+    png(figure)
+
+
+def test_heat_map_without_absent_classes_and_without_names_where_none_could_be_read():
+    means = np.random.default_rng(0).normal(size=(150, 8))
+    means[7] = np.nan
+    figure = figures.class_mean_distances(means, [str(index) for index in range(150)])
+    assert figure.axes[0].images[0].get_array().shape == (149, 149)
+    assert "1 classes without a mean" in words(figure) and not figure.axes[0].get_yticklabels()
+
+
+def test_nc5_bars_and_the_null():
+    table = pd.DataFrame({"name": ["ID test (null)", *SETS], "uncentred": np.linspace(0.9, 0.1, 9),
+                          "centred": [0.125, *np.linspace(0.1, 0.4, 7), np.nan]})
+    figure = figures.nc5_bars(table)
+    for axes, column in zip(figure.axes, ("uncentred", "centred"), strict=True):
+        np.testing.assert_allclose([bar.get_width() for bar in axes.patches], table[column])
+        assert [line.get_xdata()[0] for line in axes.lines] == [table[column][0]]
+        assert to_hex(axes.patches[0].get_facecolor()) == figures.ID_COLOUR.lower()
+        assert [to_hex(bar.get_facecolor()).upper() for bar in axes.patches[1:]] == list(figures.OOD_COLOURS)
+    assert words(figure).count("undefined") == 1
+    png(figure)
+
+
+# ---- components ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("count", [0, 1, 3, 8])
+def test_components_draw_every_set_over_the_same_id_points(count):
+    generator = np.random.default_rng(0)
+    inside, labels = generator.normal(size=(300, 2)), generator.integers(0, 4, 300)
+    outside = {name: generator.normal(1, 1, (100, 2)) for name in SETS[:count]}
+    figure = figures.principal_components(inside, outside, (0.5, 0.25), labels)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == max(count, 1)
+    for axes, points in zip(panels, outside.values(), strict=False):
+        np.testing.assert_allclose(axes.collections[0].get_offsets(), inside)
+        np.testing.assert_allclose(axes.collections[1].get_offsets(), points)
+    assert {text.get_text() for text in panels[0].texts} >= set("0123")
+    assert "50.0%" in words(figure) and "25.0%" in words(figure)
+    png(figure)
+
+
+def test_components_thin_out_skip_the_missing_and_count_what_lies_beyond():
+    generator = np.random.default_rng(0)
+    inside = generator.normal(size=(50_000, 2))
+    inside[0] = np.nan
+    figure = figures.principal_components(inside, {"near": inside[:100] + 1, "far": inside[:100] + 1e4},
+                                          id_labels=np.arange(50_000) % 100)
+    assert len(figure.axes[0].collections[0].get_offsets()) == 2000
+    assert [text.get_text() for text in figure.axes[1].texts] == ["100% beyond"], "and no labels of 100 classes"
+    assert np.abs(figure.axes[1].get_xlim()).max() < 20
+    png(figure)
+
+
+# ---- the module ------------------------------------------------------------------------------------------------------
+
+def test_colours_are_distinct_and_go_by_position():
+    assert len({figures.ID_COLOUR, *figures.OOD_COLOURS}) == 9
+    assert figures.ood_colour(0) == figures.ood_colour(8) != figures.ood_colour(1)
+
+
+def test_figures_drawn_in_threads_are_those_drawn_alone():
+    tables = [metrics(4, SETS[:2], seed) for seed in range(4)]
+    alone = [png(figures.auroc_bars(table)) for table in tables]
+    drawn = {}
+
+    def draw(index):
+        drawn[index] = png(figures.auroc_bars(tables[index]))
+    threads = [threading.Thread(target=draw, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [drawn[index] for index in range(4)] == alone
+
+
+def test_neither_pyplot_nor_any_module_of_ours_is_imported():
+    code = ("import sys, figures; ours = {'utils', 'cli', 'scores', 'metrics', 'collapse', 'data', 'networks', 'torch'}; "
+            "print(sorted((ours | {'matplotlib.pyplot'}) & set(sys.modules)))")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,469 @@
+"""The whole chain on the embedded images: every file, every column, numbers computed anew, and what a second run redoes."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import logsumexp, softmax
+from sklearn.metrics import roc_auc_score
+from test_cli import read_csv, shell
+
+import main
+import networks
+import ood_methods
+import scores
+import utils
+
+ROOT = Path(__file__).resolve().parent.parent
+STEM = "resnet_cifar_final_digits_s0"
+SETS = {"held_out": 118, "photos": 456, "uniform": 1000, "gaussian": 1000}
+FEATURES = [*(f"ct{d}" for d in range(64)), "label"]
+STAGES = ["train", "extract", "ood", "collapse", "report"]
+# The same chain in a second or two, for the tests of what is redone: fewer epochs, methods and sets.
+SHORT = ["--epochs", "1", "--methods", "MSP", "Energy", "--ood", "held_out", "uniform", "--no-amp", "--device", "cpu"]
+
+
+def stages(text):
+    return re.findall(r"^== (\w+): ", text, re.MULTILINE)
+
+
+def snapshot(folder):
+    """Every file with its time and content."""
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def changed(before, after):
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+
+# ---- the whole chain, once, at a real shell --------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """(results/, what was printed) of `python main.py --epochs 2 --latex` started in an empty folder; change nothing."""
+    folder = tmp_path_factory.mktemp("chain")
+    done = subprocess.run([sys.executable, ROOT / "main.py", "--epochs", "2", "--latex"], cwd=folder, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(folder) == ["results"], "embedded images need no folder of data"
+    return folder / "results", done.stdout
+
+
+def table(chain, name):
+    return read_csv(chain[0] / STEM / f"{name}.csv")
+
+
+def features_of(chain, stem):
+    """(features, labels) in float64, from the CSV alone and by pandas alone."""
+    found = table(chain, stem)
+    return found[FEATURES[:-1]].to_numpy(np.float32).astype(float), found["label"].to_numpy()
+
+
+def logits_of(chain, stem):
+    head = table(chain, "head")
+    W, b = head.filter(regex=r"^w\d+$").to_numpy(np.float32).astype(float), head["bias"].to_numpy(np.float32).astype(float)
+    return features_of(chain, stem)[0] @ W.T + b
+
+
+def test_every_stage_runs_in_its_order_and_the_chain_ends_with_the_report(chain):
+    assert stages(chain[1]) == STAGES
+    assert chain[1].rstrip().endswith(f"report: {Path('results') / STEM / 'report.html'}")
+    assert re.search(r"train [\d.]+ s; extract [\d.]+ s; ood [\d.]+ s; collapse [\d.]+ s; report [\d.]+ s", chain[1])
+
+
+def test_every_file_is_there_and_no_other(chain):
+    features = ["ID_digits_train", "ID_digits_val", "ID_digits_test", *(f"OOD_{name}_test" for name in SETS)]
+    tables = ["head", *features, "ood_metrics", "scores_ID_digits", *(f"scores_OOD_{name}" for name in SETS), "nc_metrics", "nc_per_class"]
+    drawn = ["auroc_bars", "principal_components", *(f"scores_{name}" for name in list(scores.METHODS)[:ood_methods.HISTOGRAMS]),
+             "within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5"]
+    inside = [*(f"{name}{suffix}" for name in tables for suffix in (".csv", ".json")), "ood_metrics.md", "ood_metrics.tex",
+              *(f"{record}.json" for record in ("run_networks", "ood_methods", "neural_collapse", "report", "summary")), "report.html",
+              *(f"figures/{name}.png" for name in drawn)]
+    outside = [f"resnet_cifar_{kind}_digits_s0{suffix}" for kind in ("best", "final") for suffix in (".pth", ".json")]
+    outside += [f"resnet_cifar_curves_digits_s0{suffix}" for suffix in (".csv", ".json", ".png")] + ["resnet_cifar_log_digits_s0.txt"]
+    assert set(snapshot(chain[0])) == {*outside, *(f"{STEM}/{name}" for name in inside)}
+
+
+def test_every_csv_has_its_columns_and_rows(chain):
+    rows = {"ID_digits_train": 866, "ID_digits_val": 96, "ID_digits_test": 481, **{f"OOD_{name}_test": count for name, count in SETS.items()}}
+    for name, count in rows.items():
+        found = table(chain, name)
+        assert list(found.columns) == FEATURES and len(found) == count, name
+    methods = list(scores.METHODS)
+    for name, count in {"ID_digits": 481, **{f"OOD_{name}": count for name, count in SETS.items()}}.items():
+        found = table(chain, f"scores_{name}")
+        assert list(found.columns) == ["label", "prediction", "predicted_class", *methods, *(f"{method}_accepted" for method in methods)]
+        assert len(found) == count, name
+    assert list(table(chain, "head").columns) == ["class", *(f"w{d}" for d in range(64)), "bias"]
+    assert list(table(chain, "head")["class"].astype(str)) == list("01234567")
+    assert list(table(chain, "ood_metrics").columns) == [
+        "checkpoint", "dataset", "ood", "method", "parameters", "auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_ood_positive", "aupr_in",
+        "aupr_out", "id_share", "detection_error", "n_id", "n_ood", "ties"]
+    assert list(table(chain, "nc_metrics").columns) == ["checkpoint", "metric", "value", "split", "centring", "source", "note"]
+    assert list(table(chain, "nc_per_class").columns) == [
+        "class", "class_name", "images", "within_class_variance", "mean_norm", "weight_norm", "cosine_weight_mean", "nearest_class_cosine",
+        "nearest_class", "train_mismatch", "test_mismatch"]
+    curves = read_csv(chain[0] / "resnet_cifar_curves_digits_s0.csv")
+    assert list(curves.columns) == ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds", "images_per_second"]
+    assert list(curves["epoch"]) == [1, 2]
+
+
+def test_labels_are_those_of_the_classes_that_were_trained_on(chain):
+    for split in ("train", "test"):
+        labels = features_of(chain, f"ID_digits_{split}")[1]
+        assert set(labels) == set(range(8))
+    assert set(features_of(chain, "OOD_held_out_test")[1]) == {8, 9} and set(features_of(chain, "OOD_uniform_test")[1]) == {-1}
+    images = table(chain, "nc_per_class")["images"]
+    assert list(images) == list(np.bincount(features_of(chain, "ID_digits_train")[1]))
+
+
+def test_the_checkpoint_tells_its_accuracy_and_the_features_show_it(chain):
+    sidecar = json.loads((chain[0] / f"{STEM}.json").read_text())
+    for split in ("train", "val", "test"):
+        labels = features_of(chain, f"ID_digits_{split}")[1]
+        share = (logits_of(chain, f"ID_digits_{split}").argmax(axis=1) == labels).mean()
+        # Validation runs in bfloat16 while training; the other two are measured in float32, as the features are.
+        assert sidecar[f"{split}_acc"] == pytest.approx(share, abs=0.05 if split == "val" else 1.5 / len(labels))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_scores_and_auroc_equal_those_from_head_and_features_alone(chain, name):
+    inside, outside = logits_of(chain, "ID_digits_test"), logits_of(chain, f"OOD_{name}_test")
+    is_id = np.repeat([1, 0], [len(inside), len(outside)])
+    measured = table(chain, "ood_metrics").set_index(["ood", "method"])
+    logits = np.concatenate([inside, outside])
+    for method, values in {"MSP": softmax(logits, axis=1).max(axis=1), "MaxLogit": logits.max(axis=1), "Energy": logsumexp(logits, axis=1)}.items():
+        written = np.concatenate([table(chain, f"scores_{stem}")[method] for stem in ("ID_digits", f"OOD_{name}")])
+        np.testing.assert_allclose(written, values, rtol=1e-5, atol=1e-5)
+        assert measured.loc[(name, method), "auroc"] == pytest.approx(roc_auc_score(is_id, values), abs=1e-4)
+        assert measured.loc[(name, method), "auroc"] == pytest.approx(roc_auc_score(is_id, written), abs=1e-12)
+        threshold = np.sort(written[:481])[24]  # 457 of 481 are at least 95%, 456 are not
+        assert measured.loc[(name, method), "fpr95"] == pytest.approx(np.mean(written[481:] >= threshold), abs=1e-12)
+
+
+def test_mahalanobis_equals_a_loop_over_classes(chain):
+    (train, labels), (test, _) = features_of(chain, "ID_digits_train"), features_of(chain, "ID_digits_test")
+    means = np.array([train[labels == c].mean(axis=0) for c in range(8)])
+    covariance = sum(np.outer(h - means[label], h - means[label]) for h, label in zip(train, labels, strict=True)) / len(train)
+    inverse = np.linalg.pinv(covariance, rcond=1e-6, hermitian=True)
+    distance = [[(h - mean) @ inverse @ (h - mean) for mean in means] for h in test]
+    np.testing.assert_allclose(table(chain, "scores_ID_digits")["Mahalanobis"], -np.min(distance, axis=1), rtol=1e-2)
+
+
+def test_nc1_equals_a_loop_over_images(chain):
+    features, labels = features_of(chain, "ID_digits_train")
+    means = np.array([features[labels == c].mean(axis=0) for c in range(8)])
+    within, between = np.zeros((64, 64)), np.zeros((64, 64))
+    for h, label in zip(features, labels, strict=True):
+        within += np.outer(h - means[label], h - means[label]) / len(features)
+    for mean in means:
+        between += np.outer(mean - means.mean(axis=0), mean - means.mean(axis=0)) / 8
+    vectors, singular, _ = np.linalg.svd(between, hermitian=True)
+    inverse = sum(np.outer(vectors[:, k], vectors[:, k]) / singular[k] for k in range(7))  # rank C - 1
+    found = table(chain, "nc_metrics").set_index(["metric", "split"])["value"]
+    assert found["nc1", "train"] == pytest.approx(np.trace(within @ inverse) / 8, rel=1e-4)
+    assert found["nc1_trace_ratio", "train"] == pytest.approx(np.trace(within) / np.trace(between), rel=1e-5)
+    distances = ((features[:, None, :] - means) ** 2).sum(axis=2)
+    mismatch = np.mean(distances.argmin(axis=1) != logits_of(chain, "ID_digits_train").argmax(axis=1))
+    assert found["nc4_mismatch", "train"] == pytest.approx(mismatch, abs=1.5 / len(features))
+
+
+def test_the_printed_tables_are_the_written_ones(chain):
+    measured = table(chain, "ood_metrics").set_index(["method", "ood"])
+    lines = {line.split()[0]: line.split()[1:] for line in chain[1].splitlines() if line.strip()}
+    for method in scores.METHODS:
+        rates = [100 * measured.loc[(method, name), column] for name in SETS for column in ("auroc", "fpr95")]
+        shown = [float(word) for word in lines[method]]
+        if np.isfinite(rates).all():
+            np.testing.assert_allclose(shown, [*rates, np.mean(rates[::2]), np.mean(rates[1::2])], atol=0.005 + 1e-9)
+    collapse = table(chain, "nc_metrics").set_index(["metric", "split"])["value"]
+    assert f"NC1  Tr(Sigma_W Sigma_B^+)/C {collapse['nc1', 'train']:>17.4g}".split() in [line.split()[:4] for line in chain[1].splitlines()]
+    for split in ("train", "test"):
+        assert ["NC4", "mismatch,", split, f"{collapse['nc4_mismatch', split]:.4g}", "0"] in [line.split() for line in chain[1].splitlines()]
+
+
+def test_the_summary_holds_the_tables_and_the_report_shows_them(chain):
+    summary = json.loads((chain[0] / STEM / "summary.json").read_text())
+    measured = table(chain, "ood_metrics")
+    for column in ("ood", "method", "auroc", "fpr95", "n_ood"):
+        written = [None if value != value else value for value in measured[column]]
+        assert [row[column] for row in summary["ood_metrics"]] == written
+    assert summary["checkpoint"]["stem"] == STEM and summary["missing"] == []
+    page = (chain[0] / STEM / "report.html").read_text()
+    assert STEM in page and all(name in page for name in (*SETS, *scores.METHODS)) and page.count("data:image/png;base64,") >= 15
+
+
+def test_the_sidecars_form_one_chain_from_weights_to_scores(chain):
+    folder = chain[0] / STEM
+    checkpoint, head = utils.sha256(chain[0] / f"{STEM}.pth"), utils.sha256(folder / "head.csv")
+    assert json.loads((chain[0] / f"{STEM}.json").read_text())["checkpoint_sha256"] == checkpoint
+    for path in folder.glob("*_t*.csv"):
+        sidecar = utils.read_sidecar(path)
+        assert (sidecar["checkpoint_sha256"], sidecar["head_sha256"]) == (checkpoint, head), path
+        assert sidecar["preprocessing"]["size"] == 16 and sidecar["width"] == 64 and sidecar["class_names"] == list("01234567")
+        assert {"command", "arguments", "dataset", "split", "rows", "versions", "git_commit", "git_dirty", "seconds", "created"} <= set(sidecar)
+    for name in ("ood_metrics", "scores_ID_digits", "nc_metrics"):
+        assert utils.read_sidecar(folder / f"{name}.csv")["checkpoint_sha256"] == checkpoint
+    record = utils.read_json(folder / "ood_methods.json")
+    assert record["inputs"]["ID_digits_train.csv"] == utils.sha256(folder / "ID_digits_train.csv")
+
+
+def test_no_temporary_file_is_left(chain):
+    assert not [path for path in chain[0].rglob("*") if path.name.startswith(".")]
+
+
+# ---- what a second run redoes ----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory, one_thread):
+    """results/ of a SHORT chain; change nothing."""
+    folder = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(ood_methods, "draw", lambda *_: [])  # of the figures, which take most of the time, those of collapse are enough
+        ended = shell(main.main, *SHORT)
+    assert ended.code == 0 and stages(ended.out) == STAGES, ended.err
+    return folder / "results"
+
+
+@pytest.fixture
+def again(short, tmp_path, monkeypatch):
+    """Run the SHORT chain once more, with other words, in a folder with a copy of its results (times are kept)."""
+    shutil.copytree(short, tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ood_methods, "draw", lambda *_: [])
+
+    def run(*words, base=SHORT):
+        ended = shell(main.main, *base, *words)
+        assert ended.code == 0, ended.err
+        return ended.out
+    return run
+
+
+def test_a_second_run_says_that_all_is_current_and_changes_nothing(again, tmp_path):
+    before = snapshot(tmp_path)
+    assert again() == f"\nall is current\nreport: {Path('results') / STEM / 'report.html'}\n"
+    assert snapshot(tmp_path) == before and os.listdir(tmp_path) == ["results"]
+
+
+@pytest.mark.parametrize("words", [["--dataset", "digits"], ["--model", "resnet_cifar", "--mode", "collapse"], ["--device", "auto"],
+                                   ["--data-dir", "elsewhere"], ["--use", "final"]])
+def test_saying_a_default_or_what_changes_no_result_redoes_nothing(again, tmp_path, words):
+    before = snapshot(tmp_path)
+    assert "all is current" in again(*words)
+    assert snapshot(tmp_path) == before
+
+
+def test_naming_the_output_folder_otherwise_redoes_nothing(again, tmp_path):
+    before = snapshot(tmp_path)
+    assert "all is current" in again("--output-dir", str(tmp_path / "results"))
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(("words", "redone", "untouched"), [
+    (["--force", "ood"], ["ood", "report"], ["ID_", "OOD_", "head", "nc_", "run_networks", "neural_collapse", "../"]),
+    (["--force", "report"], ["report"], ["ID_", "OOD_", "head", "nc_", "ood_", "scores_", "figures", "../"]),
+    (["--force", "collapse"], ["collapse", "report"], ["ID_", "OOD_", "head", "ood_", "scores_", "../"]),
+    (["--force", "extract"], ["extract", "ood", "collapse", "report"], ["../"]),
+    (["--force", "train"], STAGES, []),
+    (["--force", "collapse", "ood"], ["ood", "collapse", "report"], ["ID_", "OOD_", "head", "../"])])
+def test_force_redoes_a_stage_and_what_follows_from_it(again, tmp_path, words, redone, untouched):
+    before = snapshot(tmp_path / "results")
+    assert stages(again(*words)) == redone
+    after = snapshot(tmp_path / "results")
+    renewed = {name.removeprefix(f"{STEM}/") if name.startswith(f"{STEM}/") else f"../{name}" for name in changed(before, after)}
+    assert renewed and not [name for name in renewed if name.startswith(tuple(untouched))]
+    records = {"train": f"{STEM}.json", **{name: f"{STEM}/{stage.record}" for name, stage in main.STAGES.items() if stage.record}}
+    assert {name for name, record in records.items() if before[record] != after[record]} == set(redone)
+    assert "all is current" in again()
+
+
+def test_the_temperature_redoes_the_scores_and_the_report_only(again, tmp_path):
+    folder = tmp_path / "results" / STEM
+    before, files = read_csv(folder / "scores_OOD_uniform.csv"), snapshot(tmp_path / "results")
+    assert stages(again("--temperature", "5")) == ["ood", "report"]
+    after = read_csv(folder / "scores_OOD_uniform.csv")
+    assert list(before["MSP"]) == list(after["MSP"]) and not (before["Energy"] == after["Energy"]).any()
+    renewed = changed(files, snapshot(tmp_path / "results"))
+    assert not [name for name in renewed if re.search(r"/(ID_|OOD_|head|nc_|neural)|\.pth$", name)]
+    assert "all is current" in again("--temperature", "5")
+    assert stages(again()) == ["ood", "report"], "and back"
+
+
+def test_exact_arithmetic_redoes_the_collapse_and_the_report_only(again):
+    assert stages(again("--exact"))[:1] == ["collapse"] and "all is current" in again("--exact")
+
+
+def test_more_epochs_redo_everything(again, tmp_path):
+    base = [*SHORT]
+    base[base.index("--epochs") + 1] = "2"
+    before = snapshot(tmp_path / "results")
+    assert stages(again(base=base)) == STAGES
+    after = snapshot(tmp_path / "results")
+    assert {f"{STEM}.pth", f"{STEM}/head.csv", f"{STEM}/ID_digits_train.csv", f"{STEM}/ood_metrics.csv", f"{STEM}/nc_metrics.csv"} <= {
+        name for name in before if before[name][1] != after[name][1]}
+    assert networks.read_checkpoint(tmp_path / "results" / f"{STEM}.pth")["epoch"] == 2
+    assert "all is current" in again(base=base)
+
+
+def test_another_set_is_added_and_the_others_are_kept(again, tmp_path):
+    base = [word for word in SHORT if word != "uniform"]
+    base.insert(base.index("held_out") + 1, "gaussian")
+    before = snapshot(tmp_path / "results")
+    assert stages(again(base=base)) == ["extract", "ood", "collapse", "report"]
+    after = snapshot(tmp_path / "results")
+    for name in ("head.csv", "ID_digits_train.csv", "ID_digits_test.csv", "OOD_held_out_test.csv"):
+        assert before[f"{STEM}/{name}"] == after[f"{STEM}/{name}"]
+    assert list(dict.fromkeys(read_csv(tmp_path / "results" / STEM / "ood_metrics.csv")["ood"])) == ["held_out", "gaussian"]
+
+
+def test_the_best_checkpoint_gets_a_folder_of_its_own_without_training(again, tmp_path):
+    before = snapshot(tmp_path / "results")
+    assert stages(again("--use", "best")) == ["extract", "ood", "collapse", "report"]
+    after = snapshot(tmp_path / "results")
+    assert all(name.startswith(STEM.replace("final", "best") + "/") for name in changed(before, after))
+    assert (tmp_path / "results" / STEM.replace("final", "best") / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["nc_per_class.csv", "nc_metrics.csv", "figures/nc5.png"])
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-40])])
+def test_an_output_that_is_gone_or_was_edited_is_made_again(again, tmp_path, name, spoil):
+    path = tmp_path / "results" / STEM / name
+    before = path.read_bytes()
+    spoil(path)
+    assert stages(again())[0] == "collapse"
+    assert path.read_bytes() == before
+    assert "all is current" in again()
+
+
+@pytest.mark.parametrize("name", ["ID_digits_test.csv", "OOD_uniform_test.csv", "head.csv"])
+def test_features_that_were_edited_are_extracted_again(again, tmp_path, name):
+    path = tmp_path / "results" / STEM / name
+    before = path.read_text()
+    header, first, rest = before.split("\n", 2)
+    path.write_text("\n".join([header, first.replace("1", "2"), rest]))
+    assert path.read_text() != before
+    assert "extract" in stages(again())
+    assert path.read_text() == before
+
+
+def test_a_missing_report_is_written_again_alone(again, tmp_path):
+    (tmp_path / "results" / STEM / "report.html").unlink()
+    assert stages(again()) == ["report"]
+    assert (tmp_path / "results" / STEM / "report.html").is_file()
+
+
+def test_parquet_features_give_the_same_table(again, tmp_path):
+    before = read_csv(tmp_path / "results" / STEM / "ood_metrics.csv")
+    assert stages(again("--format", "parquet"))[0] == "extract"
+    folder = tmp_path / "results" / STEM
+    assert {path.suffix for path in folder.glob("*_t*") if path.suffix != ".json" and not path.name.startswith("scores")} == {".parquet"}
+    assert before.equals(read_csv(folder / "ood_metrics.csv"))
+    assert "all is current" in again("--format", "parquet")
+
+
+def test_latex_is_one_more_file(again, tmp_path):
+    assert not (tmp_path / "results" / STEM / "ood_metrics.tex").exists()
+    assert stages(again("--latex", "--caption", "Digits", "--label", "tab:digits"))[0] == "ood"
+    text = (tmp_path / "results" / STEM / "ood_metrics.tex").read_text()
+    assert r"\caption{Digits}" in text and r"\label{tab:digits}" in text and r"held\_out" in text and text.count(r"\textbf") >= 4
+
+
+# ---- one's own photographs -------------------------------------------------------------------------------------------
+
+def make_photographs(folder, count=20):
+    """PNGs of several sizes and modes in two subfolders and at the top."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / ("", "cats", "my dogs")[number % 3] / f"photo {number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(("RGB", "L", "RGBA", "P")[number % 4]).save(path)
+
+
+def test_a_folder_of_photographs_is_scored_like_the_rest_with_its_paths(again, tmp_path):
+    make_photographs(tmp_path / "photographs")
+    base = [*SHORT]
+    base.insert(base.index("uniform") + 1, "mine=photographs")
+    assert stages(again(base=base)) == ["extract", "ood", "collapse", "report"]
+    folder = tmp_path / "results" / STEM
+    scored, features = read_csv(folder / "scores_OOD_mine.csv"), read_csv(folder / "OOD_mine_test.csv")
+    paths = sorted((path.relative_to(tmp_path / "photographs") for path in (tmp_path / "photographs").rglob("*.png")))
+    assert list(features.columns) == [*FEATURES, "path"] and list(scored.columns)[:4] == ["path", "label", "prediction", "predicted_class"]
+    assert list(scored["path"]) == list(features["path"]) == [path.as_posix() for path in paths] and len(paths) == 20
+    expected = [{"cats": 0, "my dogs": 1}.get(path.parts[0], -1) for path in paths]
+    assert list(scored["label"]) == list(features["label"]) == expected
+    measured = read_csv(folder / "ood_metrics.csv")
+    assert list(dict.fromkeys(measured["ood"])) == ["held_out", "uniform", "mine"] and set(measured["n_ood"]) == {118, 1000, 20}
+    assert "mine" in (folder / "report.html").read_text()
+
+    before = snapshot(folder)
+    assert set(stages(again(base=base))) <= {"extract"}, "the folder is looked at, and found the same"
+    assert changed(before, snapshot(folder)) <= {"run_networks.json"}
+
+    (tmp_path / "photographs" / "photo 00.png").unlink()
+    assert stages(again(base=base)) == ["extract", "ood", "collapse", "report"]
+    assert list(read_csv(folder / "scores_OOD_mine.csv")["path"]) == [path.as_posix() for path in paths if path.name != "photo 00.png"]
+    kept = [name for name in before if name.startswith(("ID_", "OOD_uniform", "OOD_held_out", "head"))]
+    after = snapshot(folder)
+    assert kept and all(before[name] == after[name] for name in kept)
+
+
+# ---- interruption ----------------------------------------------------------------------------------------------------
+
+def test_training_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch):
+    words = [*SHORT]
+    words[words.index("--epochs") + 1] = "5"
+    with subprocess.Popen([sys.executable, ROOT / "main.py", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        while not (line := process.stdout.readline()).startswith("epoch 1 "):
+            assert line, process.stderr.read()
+        process.send_signal(signal.SIGTERM)
+        rest, errors = process.communicate(timeout=100)
+    assert process.returncode == 75 and "go on with" in rest and "Traceback" not in errors
+    results = tmp_path / "results"
+    assert (results / "resnet_cifar_last_digits_s0.pth").is_file() and not (results / f"{STEM}.pth").exists()
+    assert not (results / STEM).exists(), "no later stage works on half a training"
+
+    monkeypatch.chdir(tmp_path)
+    ended = shell(main.main, *words)
+    assert ended.code == 0 and stages(ended.out) == STAGES and "resumed after epoch 1" in ended.out
+    curves = read_csv(results / "resnet_cifar_curves_digits_s0.csv")
+    assert list(curves["epoch"]) == [1, 2, 3, 4, 5]
+    assert not (results / "resnet_cifar_last_digits_s0.pth").exists() and (results / STEM / "report.html").is_file()
+    assert "all is current" in shell(main.main, *words).out
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+def test_every_flag_is_handed_to_the_stages_that_know_it():
+    args, words = main.parse_args(["--epochs=3", "--lr", "0.1", "--methods", "MSP", "ViM", "--vim_dim", "3", "--batch-size", "50", "--exact",
+                                   "--ood", "svhn", "mine=folder", "--dataset", "cifar100", "--model", "resnet18"])
+    assert args.dataset == "cifar100" and args.ood == ["svhn", "mine=folder"]
+    parsed = {name: stage.script.parse_args(words[name] + ([] if name == "train" else ["--checkpoint", "x.pth"]))
+              for name, stage in main.STAGES.items()}
+    assert (parsed["train"].epochs, parsed["train"].lr, parsed["train"].batch_size, parsed["train"].model) == (3, 0.1, 50, "resnet18")
+    assert parsed["extract"].batch_size == 50 and parsed["extract"].ood == ["svhn", "mine=folder"] and parsed["extract"].model is None
+    assert (parsed["ood"].methods, parsed["ood"].vim_dim, parsed["ood"].ood) == (["MSP", "ViM"], 3, ["svhn", "mine=folder"])
+    assert parsed["collapse"].exact and {part.dataset for part in list(parsed.values())[:4]} == {"cifar100"}
+
+
+def test_without_arguments_the_digits_are_trained_into_the_terminal_phase():
+    _, words = main.parse_args([])
+    parsed = main.STAGES["train"].script.parse_args(words["train"])
+    assert (parsed.dataset, parsed.model, parsed.mode, parsed.suffix) == ("digits", "resnet_cifar", "collapse", "digits_s0")
+    assert 50 <= parsed.epochs <= 350
+    assert main.run_networks.parse_args(["--checkpoint", "x.pth", *words["extract"]]).ood == list(SETS)
+
+
+def test_other_data_sets_take_the_defaults_of_train():
+    _, words = main.parse_args(["--dataset", "cifar100"])
+    parsed = main.STAGES["train"].script.parse_args(words["train"])
+    assert (parsed.model, parsed.mode, parsed.epochs) == ("resnet18", "best", None)

@@ -1,0 +1,375 @@
+"""The report says what the tables say: numbers, marks, words and figures are read back from summary.json and report.html."""
+import base64
+import html
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cli
+import figures
+import report
+import utils
+
+ROOT = Path(__file__).resolve().parents[1]
+SHA = "ab" * 32
+AUROC = {"svhn": {"MSP": 0.8125, "Energy": 0.875, "ViM": 0.86}, "<i>mine</i>": {"MSP": 0.3, "Energy": np.nan, "ViM": 0.95}}
+
+
+def ood_table():
+    return pd.DataFrame([{
+        "checkpoint": "net_best_s0", "dataset": "cifar100", "ood": name, "method": method, "parameters": np.nan, "auroc": value,
+        "auroc_low": value - 0.01, "auroc_high": value + 0.01, "fpr95": 1 - value**2, "fpr95_ood_positive": 0.4321,
+        "aupr_in": 0.5, "aupr_out": 0.6, "id_share": 0.5, "detection_error": 0.1, "n_id": 1000, "n_ood": 1234, "ties": 0,
+    } for name, row in AUROC.items() for method, value in row.items()])
+
+
+def nc_table():
+    values = [("nc1", 0.391, "train"), ("nc1_rank", 9, "train"), ("nc2_means_norm_cv", 0.125, "train"),
+              ("nc2_means_cosine_mean", -0.11, "train"), ("nc2_weights_norm_cv", 0.0625, "head"),
+              ("nc2_means_gram_distance", np.nan, "train"), ("nc3_cosine_mean", 0.987, "train"),
+              ("nc4_mismatch", 0.0, "train"), ("nc4_mismatch", 0.0421, "test"), ("nc5_centred", 0.03, "test"),
+              ("nc5_centred", 0.2, "ood:svhn"), ("nc5_centred", 0.3, "ood:<i>mine</i>"), ("my_own_metric", 3.0, "train")]
+    return pd.DataFrame([{"checkpoint": "net_best_s0", "metric": metric, "value": value, "split": split, "centring": "mu_G",
+                          "source": "Papyan et al. 2020", "note": "rank 9 of 9" if metric == "nc1" else np.nan}
+                         for metric, value, split in values])
+
+
+def per_class_table():
+    return pd.DataFrame({"class": range(10), "class_name": ["<b>apple</b>", *"bcdefghij"], "images": 50,
+                         "within_class_variance": np.linspace(1, 2, 10), "cosine_weight_mean": np.linspace(0.9, 1, 10)})
+
+
+def curves_table():
+    return pd.DataFrame({"epoch": range(1, 6), "train_loss": [2, 1, 0.5, 0.2, 0.1], "train_acc": [0.2, 0.5, 0.9, 1, 1],
+                         "val_loss": [2, 1.5, 1.2, 1.1, 1.1], "val_acc": [0.2, 0.4, 0.6, 0.55, 0.5], "seconds": 60.0})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with every file that report.py reads."""
+    folder = tmp_path / "net_best_s0"
+    (folder / "figures").mkdir(parents=True)
+    sidecar = {"command": "python ood_methods.py", "checkpoint_sha256": SHA, "git_commit": "0123456789abcdef", "seconds": 3.0}
+    utils.write_table(folder / "ood_metrics.csv", ood_table(), sidecar | {"tpr": 0.95})
+    utils.write_table(folder / "nc_metrics.csv", nc_table(), sidecar)
+    utils.write_table(folder / "nc_per_class.csv", per_class_table(), sidecar)
+    utils.write_table(tmp_path / "net_curves_s0.csv", curves_table())
+    utils.write_json(tmp_path / "net_best_s0.json", {
+        "model": "net", "dataset": "cifar100", "mode": "best", "epoch": 3, "epochs": 5, "train_acc": 0.99996, "val_acc": 0.6,
+        "test_acc": 0.61235, "checkpoint_sha256": SHA, "curves": "net_curves_s0.csv", "command": "python train.py", "seconds": 300})
+    for name in ("auroc_bars", "scores_MSP", "scores_Energy", "scores_ViM", "class_mean_distances", "my_own"):
+        (folder / "figures" / f"{name}.png").write_bytes(b"\x89PNG " + name.encode())
+    return folder
+
+
+def make(folder, *words):
+    report.main(["--checkpoint", str(folder), *words])
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8")), (folder / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(page):
+    """What a reader sees: no tags, single spaces."""
+    return " ".join(html.unescape(re.sub("<[^>]*>", " ", page.partition("<body>")[2])).split())
+
+
+class Page(HTMLParser):
+    """Collects tags with their attributes and fails on one that is not closed in order."""
+
+    VOID = ("meta", "img", "br", "wbr")
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags = [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+# ---- summary.json ----------------------------------------------------------------------------------------------------
+
+def test_summary_holds_the_numbers_of_the_tables(run):
+    summary, _ = make(run)
+    assert summary["checkpoint"]["stem"] == "net_best_s0" and summary["checkpoint"]["sha256"] == SHA
+    assert summary["accuracy"] == {"train": 0.99996, "val": 0.6, "test": 0.61235}
+    assert summary["training"] == {"epochs": 5, "seconds": 300.0, "best_val_epoch": 3, "best_val_acc": 0.6,
+                                   "first_epoch_all_training_images_right": 4}
+    assert len(summary["ood_metrics"]) == 6 and len(summary["neural_collapse"]) == 13
+    for row in summary["ood_metrics"]:
+        expected = AUROC[row["ood"]][row["method"]]
+        assert row["auroc"] == (None if np.isnan(expected) else expected)
+    assert summary["best"]["svhn"]["method"] == "Energy" and summary["best"]["svhn"]["auroc"] == 0.875
+    assert summary["best"]["svhn"]["intervals_overlap_with"] == ["ViM"], "0.865 .. 0.885 meets 0.85 .. 0.87, not 0.82"
+    assert summary["best"]["<i>mine</i>"]["method"] == "ViM" and summary["best"]["<i>mine</i>"]["intervals_overlap_with"] == []
+    means = {row["method"]: row["auroc"] for row in summary["mean_over_sets"]}
+    assert means == pytest.approx({"ViM": 0.905, "MSP": 0.55625}) and next(iter(means)) == "ViM", "Energy is undefined on a set"
+    assert summary["neural_collapse"][5]["value"] is None
+    assert summary["missing"] == []
+
+
+def test_summary_names_its_inputs_by_hash_and_is_strict_json(run):
+    summary, _ = make(run)
+    inputs = summary["provenance"]["inputs"]
+    assert inputs["ood_metrics.csv"] == utils.sha256(run / "ood_metrics.csv")
+    assert set(inputs) == {"../net_best_s0.json", "../net_curves_s0.csv", "ood_metrics.csv", "nc_metrics.csv", "nc_per_class.csv",
+                           *(f"figures/{path.name}" for path in (run / "figures").glob("*.png"))}
+
+    def refuse(constant):
+        raise AssertionError(constant)
+    json.loads((run / "summary.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_plain_turns_numpy_into_json_and_infinity_into_null():
+    value = {"a": np.int64(3), 4: [np.float32(0.5), np.nan, float("inf"), (np.bool_(True), None, "x")]}
+    assert json.dumps(report.plain(value)) == '{"a": 3, "4": [0.5, null, null, [true, null, "x"]]}'
+
+
+# ---- report.html -----------------------------------------------------------------------------------------------------
+
+def test_page_is_well_formed_accessible_and_self_contained(run):
+    _, page = make(run)
+    parsed = Page(page)
+    assert ("html", {"lang": "en"}) in parsed.tags
+    addresses = [value for _, attributes in parsed.tags for key, value in attributes.items()
+                 if key in ("src", "href", "srcset", "data")]
+    assert addresses and all(address.startswith(("data:image/png;base64,", "#")) for address in addresses)
+    assert not re.search(r"https?:|//|@import|url\(", re.sub(r'src="data:[^"]*"', "", page))
+    assert not {tag for tag, _ in parsed.tags} & {"script", "link", "iframe", "object"}
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in parsed.tags if tag == "th")
+    assert all(len(attributes["alt"]) > 10 for tag, attributes in parsed.tags if tag == "img")
+    targets = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
+    assert {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"} == targets
+
+
+def test_every_figure_is_embedded_whole_and_the_curves_are_drawn(run):
+    _, page = make(run)
+    embedded = {base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)}
+    files = {path.read_bytes() for path in (run / "figures").glob("*.png")}
+    assert files <= embedded
+    drawn, = embedded - files
+    assert drawn == report.drawing(figures.training_curves(curves_table()))
+    assert "2 more of these" in page, "of three histograms one is in sight"
+    assert "Further figures" in page and "my own" in text_of(page)
+
+
+def test_the_best_methods_histogram_stands_in_sight(run):
+    _, page = make(run)
+    before, _, _ = page.partition("2 more of these")
+    assert 'aria-label="scores ViM"' in before and 'aria-label="scores MSP"' not in before
+
+
+def test_figures_that_no_stage_recorded_are_left_out(run):
+    utils.write_record(run / "ood_methods.json", {}, [], [run / "figures" / "auroc_bars.png"])
+    summary, page = make(run)
+    assert page.count("<figure>") == 2, "the recorded one and the training curves"
+    assert "figures/scores_MSP.png" not in summary["provenance"]["inputs"]
+
+
+def test_cells_show_auroc_interval_and_fpr_and_mark_the_best(run):
+    _, page = make(run)
+    assert '<td class="best"><b>★ 87.5</b> <i>86.5–88.5</i><small>FPR 23.4</small></td>' in page
+    assert '<td class="near">86.0 <i>85.0–87.0</i><small>FPR 26.0</small></td>' in page
+    assert '<td class="">81.2 <i>80.2–82.2</i><small>FPR 34.0</small></td>' in page
+    assert page.count("★") == 3, "two sets and the legend"
+    assert '<td title="undefined">–</td>' in page
+    assert "1,234 against 1,000 ID" in page
+    assert "<td>0.4321</td>" in page, "the OOD-positive FPR, among every metric"
+
+
+def test_collapse_table_gives_value_target_and_meaning(run):
+    text = text_of(make(run)[1])
+    assert "nc1 0.391 train, rank 9 of 9 0 mu_G spread within classes" in text
+    assert "-0.11 train -1/(C-1) = -0.1111" in text
+    assert "0 train 0.0421 test" in text, "nc4_mismatch, a line a split"
+    assert "0.03 test 0.2 ood:svhn 0.3 ood:<i>mine</i>" in text
+    assert "classifier's weight rows: how unequal the norms are" in text
+    assert re.search(r"gram_ ?distance – train 0", text), "undefined, not 0 and not nan"
+    assert "own_ metric 3 train" in text, "a metric that the report does not know is shown all the same"
+
+
+def test_every_metric_of_collapse_has_a_meaning():
+    import collapse
+    generator = np.random.default_rng(0)
+    W, features, labels = generator.normal(size=(3, 4)), generator.normal(size=(30, 4)), np.arange(30) % 3
+    moments = collapse.Accumulator(3, 4).update(features, labels).finish()
+    rows = [*collapse.measure(moments, W, np.zeros(3)), *collapse.nc5_rows(collapse.nc5(moments, features), "test"),
+            *collapse.nc4_rows(collapse.nc4(features, labels, W, np.zeros(3), moments.means), "train")]
+    assert not [row["metric"] for row in rows if not report.meaning_of(row["metric"], 3)[1]]
+
+
+def test_names_are_escaped_everywhere(run):
+    _, page = make(run)
+    assert "<b>apple" not in page and "<i>mine" not in page
+    assert "&lt;b&gt;apple&lt;/b&gt;" in page and "&lt;i&gt;mine&lt;/i&gt;" in page
+
+
+def test_a_dollar_sign_in_a_name_is_not_a_placeholder(run):
+    table = ood_table().replace({"ood": {"svhn": "$title ${x}"}})
+    utils.write_table(run / "ood_metrics.csv", table, {})
+    assert "$title ${x} (Energy, AUROC 87.5%)" in text_of(make(run)[1])
+
+
+# ---- the reading -----------------------------------------------------------------------------------------------------
+
+def test_the_reading_is_computed_from_the_numbers(run):
+    summary, page = make(run)
+    said = " ".join(summary["reading"])
+    assert said.startswith("net, trained on cifar100 for 3 epochs, classifies 61.23% of the test images right, and >99.99% of the "
+                           "training images."), "0.99996 must not read as all images"
+    assert "Of the run's 5 epochs, 4 was the first with every training image right." in said
+    assert "Of 2 OOD sets, <i>mine</i> (ViM, AUROC 95.0%) is the easiest" in said
+    assert "and svhn (Energy, AUROC 87.5%) the hardest" in said
+    assert "keeps 95% of the ID test images, Energy still accepts 23.4% of svhn; on <i>mine</i>, ViM accepts 9.8%." in said
+    assert "The best method's 95% interval overlaps another's on svhn: the order there is not settled." in said
+    assert "ViM has the highest AUROC, 90.5%, 34.9 points above MSP" in said
+    assert "Worse than chance, so trusting OOD images more than ID ones: MSP on <i>mine</i>." in said
+    assert "NC1 is 0.391" in said and "0.00% of the training images and 4.21% of the test images" in said
+    assert "that of <i>mine</i> (0.300), the least that of svhn (0.200); the ID test images, the null, have 0.030." in said
+    assert said in text_of(page)
+
+
+def test_the_reading_does_not_name_one_winner_of_a_tie(run):
+    table = ood_table().assign(auroc=1.0, auroc_low=1.0, auroc_high=1.0, fpr95=0.0)
+    utils.write_table(run / "ood_metrics.csv", table, {})
+    summary, _ = make(run)
+    assert summary["best"]["svhn"]["tied_with"] == ["Energy", "ViM"]
+    said = " ".join(summary["reading"])
+    assert "MSP and 2 more, AUROC 100.0%" in said and "alone is best" not in said and "is best on all" not in said
+
+
+def test_the_reading_of_one_set_and_of_one_winner(run):
+    table = ood_table()
+    utils.write_table(run / "ood_metrics.csv", table[table["ood"] == "svhn"], {})
+    assert "The best score on svhn is Energy, AUROC 87.5%." in make(run)[0]["reading"]
+    utils.write_table(run / "ood_metrics.csv", table[table["method"] == "ViM"], {})
+    assert any("ViM is best on all 2." in sentence for sentence in make(run)[0]["reading"])
+
+
+def test_no_defined_score_is_said_and_nothing_is_best(run):
+    table = ood_table().assign(auroc=np.nan, auroc_low=np.nan, auroc_high=np.nan, fpr95=np.nan)
+    utils.write_table(run / "ood_metrics.csv", table, {})
+    summary, page = make(run)
+    assert "No OOD score is defined." in summary["reading"]
+    assert summary["best"] == {"svhn": None, "<i>mine</i>": None} and 'class="best"><b>★' not in page
+
+
+def test_another_share_of_id_images_is_named(run):
+    utils.write_table(run / "ood_metrics.csv", ood_table(), {"tpr": 0.8, "command": "python ood_methods.py --tpr 0.8"})
+    summary, page = make(run)
+    assert summary["tpr"] == 0.8
+    assert "With the threshold that keeps 80% of the ID test images" in text_of(page)
+    assert "mean FPR@80" in page and "keeps 95% of" not in page
+
+
+@pytest.mark.parametrize("share, text", [(0.5, "50.0%"), (1, "100.0%"), (1.0, "100.0%"), (0.9999, ">99.9%"), (0.0, "0.0%"),
+                                         (1e-6, "<0.1%"), (None, "–"), (np.nan, "–")])
+def test_percent_says_all_or_none_only_of_all_or_none(share, text):
+    assert report.percent(share) == text
+
+
+# ---- what is missing -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("missing, command, gone", [
+    ("ood_metrics.csv", "ood_methods.py", "AUROC and FPR by method"),
+    ("nc_metrics.csv", "neural_collapse.py", "Neural collapse metrics"),
+    ("nc_per_class.csv", "neural_collapse.py", "Class by class"), ("../net_best_s0.json", "train.py", "Recipe"),
+    ("../net_curves_s0.csv", "train.py", "Accuracy and loss by epoch")])
+def test_a_missing_file_is_named_with_its_command(run, missing, command, gone, capsys):
+    assert gone in make(run)[1]
+    capsys.readouterr()
+    (run / missing).unlink()
+    summary, page = make(run)
+    entry, = summary["missing"]
+    assert command in entry["command"] and f"make it with: python {command}" in capsys.readouterr().out
+    assert "Not in this report yet" in page and html.escape(entry["command"]) in page
+    assert gone not in page
+    Page(page)
+
+
+def test_without_figures_their_commands_are_named(run):
+    for path in (run / "figures").glob("*.png"):
+        path.unlink()
+    summary, _ = make(run)
+    assert [row["what"] for row in summary["missing"]] == ["figures/*.png"]
+
+
+def test_nothing_to_report_names_both_commands_and_writes_nothing(run):
+    for name in ("ood_metrics.csv", "nc_metrics.csv"):
+        (run / name).unlink()
+    with pytest.raises(ValueError, match=r"nothing to report.*ood_methods\.py.*neural_collapse\.py"):
+        make(run)
+    assert not list(run.glob("report*")) and not (run / "summary.json").exists()
+
+
+def test_no_folder_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(ValueError, match=r"run_networks\.py"):
+        report.main(["--checkpoint", "results/absent.pth", "--output-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("content, complaint", [
+    ("", "cannot be read"), ("ood,method\nsvhn,MSP\n", "lacks auroc, auroc_low, auroc_high, fpr95"),
+    ("ood,method,auroc,auroc_low,auroc_high,fpr95\n", "lacks rows")])
+def test_a_broken_table_is_refused_and_the_old_report_stays(run, content, complaint):
+    _, before = make(run)
+    (run / "ood_metrics.csv").write_text(content)
+    with pytest.raises(ValueError, match=f"ood_metrics.csv {complaint}.*ood_methods.py"):
+        report.main(["--checkpoint", str(run)])
+    assert (run / "report.html").read_text(encoding="utf-8") == before
+
+
+def test_tables_of_another_checkpoint_are_refused(run):
+    (run.parent / "net_best_s0.pth").write_bytes(b"trained anew")
+    with pytest.raises(ValueError, match=r"ood_metrics\.csv was made from another checkpoint \(abababababab.*ood_methods\.py"):
+        report.main(["--checkpoint", str(run.parent / "net_best_s0.pth"), "--output-dir", str(run.parent)])
+
+
+# ---- the script ------------------------------------------------------------------------------------------------------
+
+def test_record_is_current_until_a_table_changes(run):
+    words = ["--checkpoint", str(run)]
+    report.main(words)
+    arguments = cli.material(report.parse_args(words))
+    assert utils.is_current(run / "report.json", arguments)
+    nc_table().assign(value=1.0).to_csv(run / "nc_metrics.csv", index=False)
+    assert not utils.is_current(run / "report.json", arguments)
+
+
+def test_a_mistake_ends_with_code_2_and_one_line(tmp_path):
+    result = subprocess.run([sys.executable, "report.py", "--checkpoint", "absent.pth", "--output-dir", str(tmp_path)], cwd=ROOT,
+                            capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+
+
+def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
+    import neural_collapse
+    import ood_methods
+    words = ["--checkpoint", str(own_digits_run.checkpoint), "--output-dir", str(own_digits_run.output_dir)]
+    ood_methods.main(words)
+    neural_collapse.main(words)
+    report.main(words)
+    folder = own_digits_run.folder
+    summary, page = json.loads((folder / "summary.json").read_text()), (folder / "report.html").read_text(encoding="utf-8")
+    table = pd.read_csv(folder / "ood_metrics.csv")
+    assert [row["auroc"] for row in summary["ood_metrics"]] == pytest.approx(table["auroc"].to_list(), nan_ok=True)
+    assert summary["missing"] == [] and summary["accuracy"]["test"] > 0.5
+    for name, rows in table.groupby("ood"):
+        assert summary["best"][name]["auroc"] == rows["auroc"].max()
+    assert page.count("<img ") == len(list((folder / "figures").glob("*.png"))) + 1, "and the training curves"
+    assert len(page) < 10e6
+    assert "Further figures" not in page, "every figure of the chain has its caption and section"
+    Page(page)

@@ -1,0 +1,564 @@
+"""run_networks.py: features are what enters the classifier, the files hold them exactly, and nothing is made or kept wrongly."""
+import hashlib
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+import cli
+import data
+import networks
+import run_networks
+import train
+import utils
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+STEMS = ["ID_digits_train", "ID_digits_val", "ID_digits_test",
+         *(f"OOD_{name}_test" for name in ("held_out", "photos", "uniform", "gaussian"))]
+
+
+def start(run, *words):
+    return run_networks.main(["--checkpoint", str(run.checkpoint), "--device", "cpu", "--output-dir", str(run.output_dir),
+                              *map(str, words)])
+
+
+def features_of(folder, name):
+    return utils.read_features(utils.feature_file(folder, name))
+
+
+def modified(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix in (".csv", ".parquet")}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def image_set(checkpoint, name):
+    """The images of one of digits_run's files, loaded by hand."""
+    preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
+    if name.startswith("OOD"):
+        return data.load_ood(name[4:-5], data.ID["digits"], preprocessing, None, checkpoint["held_out"])
+    split = name.rsplit("_", 1)[1]
+    images = data.load_id(data.ID["digits"], "test" if split == "test" else "train", preprocessing, None, checkpoint["held_out"])
+    if split == "test":
+        return images
+    rows = data.split_validation(len(images), checkpoint["val_size"])[("train", "val").index(split)]
+    return images.take(sorted(rows.tolist()))
+
+
+def folder_of_images(folder, count=5, seed=0):
+    """`count` photographs of different sizes, in two subfolders and at the top."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        path = folder / ("", "cats", "dogs")[index % 3] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20 + index, 30, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def foreign(tmp_path, network, name="foreign.pth", **facts):
+    """A checkpoint that was not made by train.py."""
+    path = tmp_path / name
+    torch.save({"model_state_dict": network.state_dict(), **facts} if facts else network.state_dict(), path)
+    return path
+
+
+def extract_foreign(tmp_path, path, *words):
+    return run_networks.main(["--checkpoint", str(path), "--device", "cpu", "--output-dir", str(tmp_path / "results"),
+                              *map(str, words)])
+
+
+# ---- the numbers -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", STEMS)
+def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run, name):
+    network, _, checkpoint = networks.load(digits_run.checkpoint)
+    images, found = image_set(checkpoint, name), features_of(digits_run.folder, name)
+    network.fc = torch.nn.Identity()
+    mean, std = (torch.tensor(checkpoint["preprocessing"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = network((images.pixels / 255 - mean) / std).numpy()
+    assert found.features.shape == expected.shape and found.features.dtype == np.float32
+    assert np.abs(found.features - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+    assert expected.std() > 0.01
+    assert found.labels.tolist() == images.labels.tolist() and found.paths is None
+
+
+def test_logits_are_features_times_the_head(digits_run):
+    network, _, checkpoint = networks.load(digits_run.checkpoint)
+    W, b, names = utils.read_head(digits_run.folder / "head.csv")
+    assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(b, network.fc.bias.detach())
+    assert names == checkpoint["class_names"] == list("01234567")
+    images = image_set(checkpoint, "ID_digits_test")
+    with torch.inference_mode():
+        logits = network(data.Preprocessing(**checkpoint["preprocessing"]).normalise(images.pixels)).numpy()
+    found = features_of(digits_run.folder, "ID_digits_test").features @ W.T + b
+    assert np.abs(found - logits).max() < 1e-4
+    assert (found.argmax(1) == images.labels.numpy()).mean() == pytest.approx(checkpoint["test_acc"], abs=1e-6)
+
+
+def test_the_csv_holds_the_extracted_float32_exactly(digits_run):
+    network, classifier, checkpoint = networks.load(digits_run.checkpoint)
+    images = image_set(checkpoint, "ID_digits_test")
+    extracted = run_networks.extract(network.to(memory_format=torch.channels_last), classifier, images,
+                                     data.Preprocessing(**checkpoint["preprocessing"]), torch.device("cpu"), 500, False, "x")
+    path = digits_run.folder / "ID_digits_test.csv"
+    assert np.array_equal(utils.read_features(path).features, extracted)
+    lines = path.read_text().splitlines()
+    assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(lines) == 1 + len(images)
+    by_hand = np.array([[np.float32(cell) for cell in line.split(",")[:-1]] for line in lines[1:20]])
+    assert np.array_equal(by_hand, extracted[:19])
+
+
+def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_set(digits_run):
+    checkpoint = networks.read_checkpoint(digits_run.checkpoint)
+    preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
+    whole = data.load_id(data.ID["digits"], "train", preprocessing, None, ("8", "9"))
+    held = set(data.split_validation(len(whole), 96)[1].tolist())
+    rows = [index for index in range(len(whole)) if index not in held]
+    found = features_of(digits_run.folder, "ID_digits_train")
+    assert len(held) == 96 and found.labels.tolist() == whole.labels[rows].tolist()
+    W, b, _ = utils.read_head(digits_run.folder / "head.csv")
+    right = (found.features @ W.T + b).argmax(1) == found.labels
+    assert right.mean() == pytest.approx(checkpoint["train_acc"], abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 481])
+def test_the_batch_size_does_not_matter(digits_run, batch_size):
+    network, classifier, checkpoint = networks.load(digits_run.checkpoint)
+    images = image_set(checkpoint, "ID_digits_test").take(torch.arange(40))
+    found = run_networks.extract(network, classifier, images, data.Preprocessing(**checkpoint["preprocessing"]),
+                                 torch.device("cpu"), batch_size, False, "x")
+    expected = features_of(digits_run.folder, "ID_digits_test").features[:40]
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_dropout_does_not_touch_the_features(tmp_path, digits_run):
+    state = networks.read_checkpoint(digits_run.checkpoint)
+    path = tmp_path / "dropped.pth"
+    torch.save({**state, "model_args": {"dropout": 0.5}}, path)
+    extract_foreign(tmp_path, path, "--ood", "held_out")
+    found = features_of(tmp_path / "results" / "dropped", "ID_digits_test").features
+    assert np.array_equal(found, features_of(digits_run.folder, "ID_digits_test").features)
+
+
+def test_bfloat16_is_close_and_said_in_the_sidecar(own_digits_run, digits_run):
+    start(own_digits_run, "--amp", "--ood", "held_out")
+    one, other = (features_of(run.folder, "ID_digits_test").features for run in (own_digits_run, digits_run))
+    difference = np.abs(one - other).max()
+    assert 0 < difference < 0.1 * np.abs(other).max()
+    assert utils.read_sidecar(own_digits_run.folder / "ID_digits_test.csv")["precision"] == "bfloat16"
+    assert utils.read_sidecar(digits_run.folder / "ID_digits_test.csv")["precision"] == "float32"
+
+
+# ---- the files -------------------------------------------------------------------------------------------------------
+
+def test_the_folder_holds_these_files(digits_run):
+    expected = [f"{stem}{ending}" for stem in ("head", *STEMS) for ending in (".csv", ".json")] + ["run_networks.json"]
+    assert sorted(path.name for path in digits_run.folder.iterdir()) == sorted(expected)
+
+
+def test_sidecars_say_how_each_file_was_made(digits_run):
+    digest = hashlib.sha256(digits_run.checkpoint.read_bytes()).hexdigest()
+    head = hashlib.sha256((digits_run.folder / "head.csv").read_bytes()).hexdigest()
+    for name, dataset, split, rows in (("ID_digits_train", "digits", "train", 866),
+                                       ("ID_digits_val", "digits", "val", 96), ("ID_digits_test", "digits", "test", 481),
+                                       ("OOD_held_out_test", "held_out", "test", 118), ("OOD_photos_test", "photos", "test", 456)):
+        sidecar = utils.read_sidecar(digits_run.folder / f"{name}.csv")
+        assert set(sidecar) >= {"command", "arguments", "versions", "git_commit", "git_dirty", "seconds", "created"}
+        assert (sidecar["checkpoint"], sidecar["checkpoint_sha256"]) == (digits_run.checkpoint.name, digest)
+        assert sidecar["head_sha256"] == head and sidecar["class_names"] == list("01234567")
+        assert (sidecar["dataset"], sidecar["split"], sidecar["rows"], sidecar["width"]) == (dataset, split, rows, 64)
+        assert sidecar["preprocessing"] == {"size": 16, "mean": list(data.ID["digits"].mean), "std": list(data.ID["digits"].std),
+                                            "interpolation": "bilinear"}
+    head_sidecar = utils.read_sidecar(digits_run.folder / "head.csv")
+    assert head_sidecar["checkpoint_sha256"] == digest and (head_sidecar["rows"], head_sidecar["width"]) == (8, 64)
+
+
+def test_the_files_belong_together(digits_run):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = utils.open_run(digits_run.checkpoint, digits_run.output_dir)
+    assert run.dataset == "digits" and sorted(run.ood) == ["gaussian", "held_out", "photos", "uniform"]
+
+
+def test_a_second_call_keeps_every_file_and_force_remakes_them(own_digits_run, capsys):
+    before, bytes_before = modified(own_digits_run.folder), contents(own_digits_run.folder)
+    start(own_digits_run)
+    assert modified(own_digits_run.folder) == before and capsys.readouterr().out.count("kept as it is") == len(STEMS)
+    start(own_digits_run, "--ood", "held_out", "--force")
+    after = modified(own_digits_run.folder)
+    remade = {"head.csv", "ID_digits_train.csv", "ID_digits_val.csv", "ID_digits_test.csv", "OOD_held_out_test.csv"}
+    assert {name for name in after if after[name] != before[name]} == remade
+    assert all(contents(own_digits_run.folder)[name] == bytes_before[name] for name in remade)
+
+
+def test_what_is_missing_is_made_and_the_rest_is_kept(own_digits_run):
+    before = modified(own_digits_run.folder)
+    (own_digits_run.folder / "OOD_photos_test.csv").unlink()
+    (own_digits_run.folder / "OOD_uniform_test.json").unlink()
+    start(own_digits_run)
+    after = modified(own_digits_run.folder)
+    assert {name for name in before if after[name] != before[name]} == {"OOD_photos_test.csv", "OOD_uniform_test.csv"}
+
+
+def test_another_checkpoint_under_the_same_name_remakes_everything(own_digits_run):
+    before = modified(own_digits_run.folder)
+    (own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth").replace(own_digits_run.checkpoint)
+    start(own_digits_run)
+    after = modified(own_digits_run.folder)
+    assert all(after[name] != before[name] for name in before)
+    utils.open_run(own_digits_run.checkpoint, own_digits_run.output_dir)
+
+
+def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_path):
+    words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}", "held_out"]
+    start(own_digits_run, *words)
+    stems = ("ID_digits_train", "ID_digits_val", "ID_digits_test", "OOD_held_out_test", "OOD_mine_test")
+    before = {stem: (features_of(own_digits_run.folder, stem), utils.columns_of(own_digits_run.folder / f"{stem}.csv"))
+              for stem in stems}
+    start(own_digits_run, *words, "--format", "parquet")
+    for stem, (one, columns) in before.items():
+        path = utils.feature_file(own_digits_run.folder, stem)
+        other = utils.read_features(path)
+        assert path.suffix == ".parquet" and utils.columns_of(path) == columns
+        assert np.array_equal(one.features, other.features) and np.array_equal(one.labels, other.labels)
+        assert one.paths == other.paths
+    kept = modified(own_digits_run.folder)
+    start(own_digits_run, *words, "--format", "parquet")
+    assert modified(own_digits_run.folder) == kept
+
+
+# ---- ODIN's perturbed images -----------------------------------------------------------------------------------------
+
+def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(own_digits_run):
+    epsilon, temperature = 0.02, 100.0
+    start(own_digits_run, "--ood", "photos", "--odin-epsilon", epsilon, "--temperature", temperature)
+    network, _, checkpoint = networks.load(own_digits_run.checkpoint)
+    preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
+    std = torch.tensor(preprocessing.std).view(3, 1, 1)
+    for name in ("ID_digits_test", "OOD_photos_test"):
+        images = preprocessing.normalise(image_set(checkpoint, name).take(torch.arange(20)).pixels).contiguous()
+        images.requires_grad_()
+        (network(images) / temperature).softmax(1).max(1).values.log().sum().backward()
+        moved = images.detach() - epsilon / std * (-images.grad).sign()
+        body = networks.load(own_digits_run.checkpoint)[0]
+        body.fc = torch.nn.Identity()
+        with torch.no_grad():
+            expected = body(moved).numpy()
+        found = features_of(own_digits_run.folder, f"ODIN_{name}").features
+        # A gradient of zero to the last bit may take either sign: a few pixels of 768.
+        assert np.abs(found[:20] - expected).max() < 0.02 < np.abs(features_of(own_digits_run.folder, name).features[:20]
+                                                                   - expected).max()
+        sidecar = utils.read_sidecar(own_digits_run.folder / f"ODIN_{name}.csv")
+        assert (sidecar["odin_epsilon"], sidecar["temperature"]) == (epsilon, temperature)
+        assert sidecar["dataset"] == name.split("_")[1]
+
+
+def test_odin_with_an_epsilon_of_zero_changes_nothing(own_digits_run):
+    before = contents(own_digits_run.folder)
+    start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0")
+    for name in ("ID_digits_test", "OOD_photos_test"):
+        one, other = (features_of(own_digits_run.folder, stem).features for stem in (name, f"ODIN_{name}"))
+        assert np.abs(one - other).max() < 1e-5
+    assert all(contents(own_digits_run.folder)[f"{stem}.csv"] == before[f"{stem}.csv"] for stem in STEMS)
+
+
+def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_digits_run):
+    start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.001")
+    before = modified(own_digits_run.folder)
+    start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.002")
+    after = modified(own_digits_run.folder)
+    assert {name for name in after if after[name] != before[name]} == {"ODIN_ID_digits_test.csv", "ODIN_OOD_photos_test.csv"}
+
+
+# ---- folders of images -----------------------------------------------------------------------------------------------
+
+def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path):
+    photographs = folder_of_images(tmp_path / "photographs")
+    start(own_digits_run, "--ood", f"mine={photographs}")
+    path = own_digits_run.folder / "OOD_mine_test.csv"
+    assert path.read_text().splitlines()[0].endswith(",ct63,label,path")
+    found, (network, _, checkpoint) = utils.read_features(path), networks.load(own_digits_run.checkpoint)
+    assert found.paths == ["0.png", "3.png", "cats/1.png", "cats/4.png", "dogs/2.png"]
+    assert found.labels.tolist() == [-1, -1, 0, 0, 1]
+    assert utils.read_sidecar(path)["ood_class_names"] == ["cats", "dogs"]
+    preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
+    network.fc = torch.nn.Identity()
+    for name, row in zip(found.paths, found.features, strict=True):
+        pixels = np.asarray(preprocessing.resize(Image.open(photographs / name)))
+        with torch.inference_mode():
+            expected = network(preprocessing.normalise(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]))[0].numpy()
+        assert np.abs(row - expected).max() < 1e-5
+
+
+def test_a_changed_folder_is_extracted_anew_and_an_unchanged_one_is_not(own_digits_run, tmp_path):
+    photographs = folder_of_images(tmp_path / "photographs")
+    path = own_digits_run.folder / "OOD_mine_test.csv"
+    start(own_digits_run, "--ood", f"mine={photographs}")
+    first = path.stat().st_mtime_ns, features_of(own_digits_run.folder, "OOD_mine_test").features
+    start(own_digits_run, "--ood", f"mine={photographs}")
+    assert path.stat().st_mtime_ns == first[0]
+    Image.fromarray(np.zeros((22, 30, 3), np.uint8)).save(photographs / "dogs" / "2.png")
+    os.utime(photographs / "dogs" / "2.png", ns=(1, 1))
+    start(own_digits_run, "--ood", f"mine={photographs}")
+    second = features_of(own_digits_run.folder, "OOD_mine_test").features
+    assert np.array_equal(second[:4], first[1][:4]) and not np.array_equal(second[4], first[1][4])
+    start(own_digits_run, "--ood", f"mine={folder_of_images(tmp_path / 'others', 3, seed=1)}")
+    assert len(features_of(own_digits_run.folder, "OOD_mine_test").features) == 3
+
+
+def test_an_unreadable_image_is_named_and_the_old_file_stays(own_digits_run, tmp_path):
+    photographs = folder_of_images(tmp_path / "photographs")
+    start(own_digits_run, "--ood", f"mine={photographs}")
+    before = contents(own_digits_run.folder)
+    (photographs / "cats" / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"cats/1\.png cannot be read as an image"):
+        start(own_digits_run, "--ood", f"mine={photographs}")
+    assert contents(own_digits_run.folder) == before
+
+
+def test_a_file_name_with_commas_quotes_and_letters_of_all_kinds_comes_back(own_digits_run, tmp_path):
+    names = ['a, "b".png', "ünï 中文.png"]
+    for name in names:
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    start(own_digits_run, "--ood", f"mine={tmp_path}")
+    assert {name for name in features_of(own_digits_run.folder, "OOD_mine_test").paths if "/" not in name} == set(names)
+
+
+def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp_path):
+    rng, root = np.random.default_rng(0), tmp_path / "insects"
+    for split, count in (("train", 10), ("test", 3)):
+        for number, name in enumerate(("ant", "bee")):
+            for index in range(count):
+                path = root / split / name / f"{index:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((rng.integers(0, 128, (9, 8, 3)) + 100 * number).astype(np.uint8)).save(path)
+    results = tmp_path / "results"
+    train.main(["--dataset", f"insects={root}", "--image-size", "8", "--model", "resnet_cifar", "--epochs", "1", "--device", "cpu",
+                "--batch-size", "6", "--output-dir", str(results)])
+    checkpoint = results / "resnet_cifar_final_insects_s0.pth"
+    run_networks.main(["--checkpoint", str(checkpoint), "--device", "cpu", "--output-dir", str(results), "--ood", "uniform"])
+    folder = results / checkpoint.stem
+    rows, found = data.split_validation(20, 2)[0].sort().values.tolist(), features_of(folder, "ID_insects_train")
+    every = [f"{name}/{index:02}.png" for name in ("ant", "bee") for index in range(10)]
+    assert found.paths == [every[row] for row in rows] and found.labels.tolist() == [row // 10 for row in rows]
+    assert features_of(folder, "ID_insects_test").labels.tolist() == [0] * 3 + [1] * 3
+    assert utils.read_head(folder / "head.csv")[2] == ["ant", "bee"]
+
+
+def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refused(tmp_path):
+    for name in ("dog", "cow"):
+        for split in ("train", "test"):
+            (tmp_path / "beasts" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), "red").save(tmp_path / "beasts" / split / name / "1.png")
+    preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
+    path = foreign(tmp_path, networks.build("resnet_cifar", 2), model="resnet_cifar", dataset=f"beasts={tmp_path / 'beasts'}",
+                   class_names=["ant", "bee"], preprocessing=preprocessing)
+    with pytest.raises(ValueError, match=r"ant|bee"):
+        extract_foreign(tmp_path, path, "--ood", "uniform")
+
+
+# ---- checkpoints from elsewhere --------------------------------------------------------------------------------------
+
+def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_path):
+    torch.manual_seed(0)
+    path = foreign(tmp_path, networks.build("resnet_cifar", 10))
+    extract_foreign(tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform")
+    folder = tmp_path / "results" / "foreign"
+    assert len(features_of(folder, "ID_digits_train").labels) == 1198  # nothing is held out, nothing known of a validation set
+    assert utils.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
+    assert utils.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(data.ID["digits"].mean)
+
+
+@pytest.mark.parametrize(("classes", "words", "message"), [
+    (10, ["--model", "resnet_cifar"], "does not say which data it was trained on; name it with --dataset"),
+    (10, ["--dataset", "digits"], "does not say which network it holds; name it with --model"),
+    (7, ["--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform"], "tells 7 classes apart and digits has 10"),
+    (10, ["--model", "resnet18", "--dataset", "digits"], "does not fit resnet18"),
+])
+def test_a_bare_state_dict_that_is_not_described_well_is_refused(tmp_path, classes, words, message):
+    path = foreign(tmp_path, networks.build("resnet_cifar", classes))
+    with pytest.raises(ValueError, match=message):
+        extract_foreign(tmp_path, path, *words)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_where_nothing_is_held_out_the_default_sets_are_the_others(tmp_path):
+    path = foreign(tmp_path, networks.build("resnet_cifar", 10))
+    extract_foreign(tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits")
+    found = {file.name for file in (tmp_path / "results" / "foreign").glob("OOD_*.csv")}
+    assert found == {"OOD_photos_test.csv", "OOD_uniform_test.csv", "OOD_gaussian_test.csv"}
+
+
+NETWORKS = """
+from torch import nn
+import torch
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 6), nn.ReLU()), nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+class Scaled(Net):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+class Softmax(Net):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class Projected(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.projection = nn.Linear(6, num_classes)
+
+
+class Pair(Net):
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h), h
+
+
+class Spatial(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.body, self.head = nn.Conv2d(3, 6, 16), nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(2).transpose(1, 2))[:, 0]
+
+
+class Biasless(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.head = nn.Linear(6, num_classes, bias=False)
+"""
+
+
+def own(tmp_path, name, classes=10, change=None):
+    """A checkpoint of the network `name` of NETWORKS."""
+    file = tmp_path / "my_networks.py"
+    file.write_text(NETWORKS)
+    torch.manual_seed(0)
+    network = networks.build(f"{file}:{name}", classes)
+    if change:
+        change(network)
+    return foreign(tmp_path, network, f"{name}.pth", model=f"{file}:{name}", dataset="digits")
+
+
+def test_a_network_of_your_own_is_extracted(tmp_path):
+    path = own(tmp_path, "Net")
+    extract_foreign(tmp_path, path, "--ood", "uniform")
+    found = features_of(tmp_path / "results" / "Net", "ID_digits_test").features
+    network, _, _ = networks.load(path)
+    images = data.load_id(data.ID["digits"], "test", data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std), None)
+    normalised = data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std).normalise(images.pixels)
+    with torch.inference_mode():
+        assert np.abs(found - network.body(normalised).numpy()).max() < 1e-5
+
+
+def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
+    extract_foreign(tmp_path, own(tmp_path, "Biasless"), "--ood", "uniform")
+    head = tmp_path / "results" / "Biasless" / "head.csv"
+    assert not utils.read_head(head)[1].any() and utils.read_sidecar(head)["has_bias"] is False
+
+
+@pytest.mark.parametrize("name", ["Scaled", "Softmax", "Projected", "Pair", "Spatial"])
+def test_a_network_whose_last_linear_layer_is_not_its_output_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"linear layer|classifier|logits"):
+        extract_foreign(tmp_path, own(tmp_path, name), "--ood", "uniform")
+    assert not list(tmp_path.rglob("ID_*.csv"))
+
+
+def test_a_network_that_diverged_is_called_so(tmp_path):
+    path = own(tmp_path, "Net", change=lambda network: network.body[1].weight.data.fill_(float("nan")))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        extract_foreign(tmp_path, path, "--ood", "uniform")
+    assert not list(tmp_path.rglob("ID_*.csv"))
+
+
+# ---- what is refused before the long work ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--dataset", "cifar10"], r"was trained on digits, not on cifar10; .* give it as --ood cifar10"),
+    (["--model", "resnet18"], "holds a resnet_cifar, not a resnet18"),
+    (["--ood", "digits"], "unknown OOD set 'digits'|in-distribution set"),
+    (["--ood", "svnh"], "unknown OOD set 'svnh'; expected one of svhn"),
+    (["--ood", "mine=absent"], "absent is not a folder"),
+    (["--ood", "photos", "photos"], "photos is named twice"),
+    (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
+    (["--checkpoint", "absent.pth"], r"there is no checkpoint absent\.pth"),
+])
+def test_mistakes_end_with_exit_code_2_and_one_line_and_change_nothing(own_digits_run, monkeypatch, capsys, words, message):
+    before = contents(own_digits_run.folder)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run replaces it
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: start(own_digits_run, *words))
+    errors = capsys.readouterr().err
+    assert caught.value.code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(errors)
+    assert contents(own_digits_run.folder) == before
+
+
+def test_the_same_data_set_may_be_named_again(own_digits_run):
+    before = modified(own_digits_run.folder)
+    start(own_digits_run, "--dataset", "digits", "--model", "resnet_cifar")
+    assert modified(own_digits_run.folder) == before
+
+
+@pytest.mark.parametrize("words", [[], ["--fetch"], ["--checkpoint", "x.pth", "--batch-size", "0"],
+                                   ["--checkpoint", "x.pth", "--format", "xlsx"], ["--checkpoint", "x.pth", "--odin-epsilon", "-1"],
+                                   ["--checkpoint", "x.pth", "--odin-epsilon", "0.1", "--temperature", "0"]])
+def test_arguments_that_cannot_be_read_are_usage_errors(words):
+    with pytest.raises(SystemExit) as caught:
+        run_networks.parse_args(words)
+    assert caught.value.code == 2
+
+
+def test_an_empty_folder_and_a_folder_that_cannot_be_written_are_refused(own_digits_run, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="holds no images"):
+        start(own_digits_run, "--ood", f"mine={tmp_path / 'nothing'}")
+    with pytest.raises(ValueError, match="cannot write into"):
+        start(own_digits_run, "--output-dir", tmp_path / "file")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_new_one(own_digits_run, monkeypatch, ending):
+    before = features_of(own_digits_run.folder, "OOD_photos_test").features
+
+    def die(frame, path, *_, **__):
+        Path(path).write_bytes(b"ct0,ct1\n0.5,")
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pl.DataFrame, f"write_{ending}", die)
+        start(own_digits_run, "--ood", "photos", "--format", ending, *(["--force"] if ending == "csv" else []))
+    assert not [path for path in own_digits_run.folder.iterdir() if path.name.startswith(".")]
+    for stem in STEMS:
+        assert len(features_of(own_digits_run.folder, stem).labels)
+    start(own_digits_run, "--ood", "photos", "--format", ending)
+    assert np.array_equal(features_of(own_digits_run.folder, "OOD_photos_test").features, before)
+
+
+def test_fetch_says_what_is_at_hand_and_writes_nothing(tmp_path, capsys):
+    assert run_networks.main(["--fetch", "--dataset", "digits", "--ood", "photos", "held_out", "--data-dir", str(tmp_path),
+                              "--output-dir", str(tmp_path)]) is None
+    out = capsys.readouterr().out
+    assert "digits (train): 1,198 images at hand" in out and "photos: 456 images at hand" in out
+    assert list(tmp_path.iterdir()) == []
