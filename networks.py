@@ -1,8 +1,8 @@
 """Networks by name: build one, load a checkpoint into it, find the linear layer that reads its features.
 
-A new network is one row in MODELS: what builds it, and the attribute path of its classifier. A network of your own needs no
-row: --model my_network.py:build takes any function (or class) that maps the number of classes to an nn.Module whose last
-linear layer is the classifier.
+A new network is one row in MODELS: what builds it, its stages, and the attribute path of its classifier. A network of your
+own needs no row: --model my_network.py:build takes any function (or class) that maps the number of classes to an nn.Module
+whose last linear layer is the classifier.
 """
 import importlib.util
 import pickle
@@ -21,18 +21,20 @@ WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compil
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, and where its classifier stands."""
+    """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, its stages from the input on, and its classifier."""
 
     build: callable
+    stages: tuple
     classifier: str = "fc"
 
 
 def resnet_row(block, blocks, stem="cifar"):
-    return Model(partial(resnet.ResNet_ImageNet, block=block, blocks=blocks, stem=stem))
+    return Model(partial(resnet.ResNet_ImageNet, block=block, blocks=blocks, stem=stem),
+                 stages=("layer1", "layer2", "layer3", "layer4"))
 
 
 MODELS = {
-    "resnet_cifar": Model(resnet.ResNet_CIFAR),
+    "resnet_cifar": Model(resnet.ResNet_CIFAR, stages=("stack1", "stack2", "stack3")),
     "resnet18": resnet_row(resnet.BasicBlock, (2, 2, 2, 2)),
     "resnet34": resnet_row(resnet.BasicBlock, (3, 4, 6, 3)),
     "resnet50": resnet_row(resnet.Bottleneck, (3, 4, 6, 3)),
@@ -76,6 +78,15 @@ def classifier(network, name):
     if not layers:
         raise ValueError(f"{name} has no linear layer; the classifier must be an nn.Linear")
     return layers[-1]
+
+
+def stages(network, name):
+    """{name: module} of the network's stages in order of depth; of a foreign network, its direct children with parameters."""
+    if name in MODELS:
+        return {stage: network.get_submodule(stage) for stage in MODELS[name].stages}
+    layer = classifier(network, name)
+    return {stage: module for stage, module in network.named_children()
+            if module is not layer and any(True for _ in module.parameters())}
 
 
 def read_checkpoint(path):

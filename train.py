@@ -3,10 +3,12 @@
     python train.py --dataset cifar100 --model resnet18 --mode best --seed 0
     python train.py --dataset cifar100 --model resnet_cifar --mode sgd --epochs 30 --suffix quick
     python train.py --dataset digits --held-out 8 9 --mode collapse
+    python train.py --dataset cifar100 --model resnet18 --mode collapse --save-every 25 --track-nc 5
     python train.py --dataset cifar100 --model resnet18 --resume        # go on where it was stopped, bit for bit on a CPU
 
 Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy), <model>_final_<suffix>.pth (last epoch), each
-with a .json that says how it was made; <model>_curves_<suffix>.csv and .png; <model>_log_<suffix>.txt. While it runs,
+with a .json that says how it was made; <model>_curves_<suffix>.csv and .png; <model>_log_<suffix>.txt; with --save-every
+<model>_epoch<E>_<suffix>.pth, for the course of neural collapse. While it runs,
 <model>_last_<suffix>.pth holds its newest complete state; SIGTERM, SIGUSR1 and Ctrl-C renew it and exit with code 75.
 """
 import contextlib
@@ -17,11 +19,13 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
 
 import cli
+import collapse
 import data
 import figures
 import networks
@@ -78,6 +82,9 @@ def make_parser():
                         help="classes left out of training, an OOD set of their own; default: the data set's own")
     parser.add_argument("--image-size", type=cli.positive, help="side of the network's input; default: the data set's own")
     parser.add_argument("--no-amp", action="store_true", help="float32 throughout, where bfloat16 autocast would be used")
+    parser.add_argument("--save-every", type=cli.positive, metavar="N", help="keep the checkpoint of every Nth epoch")
+    parser.add_argument("--track-nc", type=cli.positive, metavar="N", help="write NC1 to NC4 of clean training features into the "
+                        "curves every Nth epoch")
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest state; start where there is none")
     parser.add_argument("--force", action="store_true", help="start over and replace the run's files")
     return parser
@@ -111,7 +118,7 @@ def main(argv=None):
     facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
              "held_out": list(held_out), "val_size": len(val_rows), "class_names": images.class_names,
              "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe), **utils.provenance(cli.material(args))}
-    run = Run(files, facts, recipe, preprocessing, device, args.seed, amp=not args.no_amp)
+    run = Run(files, facts, recipe, preprocessing, device, args)
     if args.resume and files["last"].exists():
         run.resume(cli.material(args))
     run.log(f"{name}: {len(rows)} training, {len(val_rows)} validation, {len(test)} test images, "
@@ -125,17 +132,18 @@ def main(argv=None):
 
 def run_files(folder, model, suffix):
     stem = networks.short_name(model)
-    parts = {"best": "best_{}.pth", "final": "final_{}.pth", "last": "last_{}.pth", "curves": "curves_{}.csv",
-             "figure": "curves_{}.png", "log": "log_{}.txt"}
+    parts = {"best": "best_{}.pth", "final": "final_{}.pth", "last": "last_{}.pth", "epoch": "epoch{{}}_{}.pth",
+             "curves": "curves_{}.csv", "figure": "curves_{}.png", "log": "log_{}.txt"}
     return {part: Path(folder) / f"{stem}_{pattern.format(suffix)}" for part, pattern in parts.items()}
 
 
 def refuse_or_skip(args, files):
     """True where --resume finds the run finished; ValueError rather than replace another run, or this one unasked."""
     if args.force:
-        for part in ("last", "final", "best"):
-            files[part].unlink(missing_ok=True)
-            utils.sidecar_path(files[part]).unlink(missing_ok=True)
+        epochs = files["epoch"].parent.glob(files["epoch"].name.format("[0-9]*"))
+        for path in (files["last"], files["final"], files["best"], *epochs):
+            path.unlink(missing_ok=True)
+            utils.sidecar_path(path).unlink(missing_ok=True)
         return False
     if files["final"].exists():
         same = utils.read_sidecar(files["final"]).get("arguments") == utils.plain(cli.material(args))
@@ -175,9 +183,10 @@ class Run:
     than its epoch and step to draw what the uninterrupted one would have drawn.
     """
 
-    def __init__(self, files, facts, recipe, preprocessing, device, seed, amp):
+    def __init__(self, files, facts, recipe, preprocessing, device, args):
         self.files, self.facts, self.recipe, self.preprocessing = files, facts, recipe, preprocessing
-        self.device, self.seed, self.amp = device, seed, amp and has_bfloat16(device)
+        self.device, self.seed, self.amp = device, args.seed, not args.no_amp and has_bfloat16(device)
+        self.save_every, self.track_nc = args.save_every, args.track_nc
         network = networks.build(facts["model"], len(facts["class_names"]), **facts["model_args"])
         self.network = network.to(device, memory_format=torch.channels_last)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -201,7 +210,8 @@ class Run:
                     self.save(self.files["last"])
                     self.log(f"stopped in epoch {self.epoch + 1}; go on with --resume")
                     return False
-                self.end_epoch(result, self.evaluate(val), len(train), time.perf_counter() - start)
+                seconds = time.perf_counter() - start
+                self.end_epoch(result, self.evaluate(val), train, seconds)
                 bar.set_postfix({name: f"{self.history[-1][name]:.3g}" for name in ("train_loss", "train_acc", "val_acc")
                                  if self.history[-1][name] is not None})
                 bar.update()
@@ -258,18 +268,43 @@ class Run:
             correct += (logits.argmax(1) == labels).sum().item()
         return loss / len(images), correct / len(images)
 
-    def end_epoch(self, result, validation, images, seconds):
+    @torch.inference_mode()
+    def measure_collapse(self, train):
+        """NC1 to NC4 of clean training features in float32 (docs/neural_collapse.md says what each is)."""
+        self.network.eval()
+        caught, rows = [], []
+        layer = networks.classifier(self.network, self.facts["model"])
+        with layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
+            for pixels in train.pixels.split(500):
+                self.network(self.preprocessing.normalise(pixels))
+                rows.append(caught.pop().float().cpu().numpy())
+        features, labels = np.concatenate(rows), train.labels.cpu().numpy()
+        W, b = layer.weight.detach().float().cpu().numpy(), layer.bias.detach().float().cpu().numpy()
+        moments = collapse.Accumulator(*W.shape).update(features, labels).finish()
+        means = collapse.nc2(moments.centred)
+        return {"nc1": collapse.nc1(moments)["nc1"], "nc2_norm_cv": means["norm_cv"], "nc2_cosine_std": means["cosine_std"],
+                "nc3_self_duality": collapse.nc3(moments, W)["nc3_self_duality"],
+                "nc4_mismatch": collapse.nc4(features, labels, W, b, moments.means)["mismatch"]}
+
+    def end_epoch(self, result, validation, train, seconds):
         if not math.isfinite(validation[0] or 0.0):
             raise ValueError(f"validation loss is {validation[0]} after epoch {self.epoch + 1}; {self.last_good()}")
         self.epoch += 1
         self.history.append({"epoch": self.epoch, "train_loss": result[0], "train_acc": result[1], "val_loss": validation[0],
                              "val_acc": validation[1], "lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds,
-                             "images_per_second": images / seconds})
+                             "images_per_second": len(train) / seconds})
+        if self.track_nc:
+            due = self.epoch % self.track_nc == 0 or self.epoch == self.recipe.epochs
+            self.history[-1] |= self.measure_collapse(train) if due else {}
         utils.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
         # Without validation images the last epoch is the best: test labels select nothing.
         if validation[1] is None or validation[1] > self.best["val_acc"]:
             self.best = {"val_acc": -1.0 if validation[1] is None else validation[1], "epoch": self.epoch}
             self.save(self.files["best"])
+        if self.save_every and self.epoch % self.save_every == 0:
+            path = Path(str(self.files["epoch"]).format(self.epoch))
+            self.save(path)
+            utils.write_json(utils.sidecar_path(path), {**self.facts, **self.history[-1], "checkpoint_sha256": utils.sha256(path)})
         self.save(self.files["last"])
         self.log("  ".join(f"{name} {value:.4g}" for name, value in self.history[-1].items() if value is not None), quiet=True)
 
