@@ -27,8 +27,9 @@ FLAGS = {
     "data-dir": dict(type=str, default="datasets", help="where data sets are kept, and downloaded to"),
     "output-dir": dict(type=str, default="results", help="where everything is written"),
 }
-# Flags that change how a run goes and not what it makes: a finished stage stays current when they change.
-IMMATERIAL = {"device", "data_dir", "output_dir", "debug", "force", "resume", "workers"}
+# Flags that change how a run goes and not what it makes: a finished stage stays current when they change. A checkpoint
+# counts by its content, as every input does.
+IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "workers"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,7 +52,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     """Keeps the docstring's lines and adds each default that is not None."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
 
 
 def kebab_case(word):

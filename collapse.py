@@ -287,6 +287,72 @@ def nc5(moments: Moments, other: np.ndarray) -> dict:
             "cosines": cosines, "cosines_centred": cosines_centred}
 
 
+def centre_distances(features, means) -> np.ndarray:
+    """Euclidean distance of each row of features (n, D) to the nearest class mean (C, D), NaN means passed over -> (n,)."""
+    present = means[np.isfinite(means).all(axis=1)]
+    origin = present.mean(axis=0)
+    centred = present - origin
+    half, distances = 0.5 * (centred**2).sum(axis=1), np.empty(len(features))
+    for start in range(0, len(features), BLOCK):
+        rows = features[start : start + BLOCK] - origin  # float64: under collapse the squares nearly cancel
+        squared = (rows**2).sum(axis=1) - 2 * (rows @ centred.T - half).max(axis=1)
+        distances[start : start + BLOCK] = np.sqrt(np.maximum(squared, 0))
+    return distances
+
+
+def total(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and covariance (D, D) of all images, classes weighed by their images: Sigma_W and what lies between."""
+    present = moments.present
+    share = moments.counts[present] / moments.counts.sum()
+    mean = share @ moments.means[present]
+    deviations = (moments.means[present] - mean) * np.sqrt(share)[:, None]
+    return mean, moments.within + deviations.T @ deviations
+
+
+def least_squares_head(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """W (C, D) and b (C,) that come nearest, in squared error over the images, to one-hot targets: a layer's probe.
+
+    The normal equations need nothing but the moments; those of exact=True, since a covariance from float32 products
+    has noise where the features hardly vary. No ridge: directions without variance get no weight (the least norm).
+    """
+    classes, width = moments.means.shape
+    present = moments.present
+    mean, covariance = total(moments)
+    share = moments.counts[present] / moments.counts.sum()
+    W, b = np.zeros((classes, width)), np.zeros(classes)
+    inverse = np.linalg.pinv(covariance, rcond=width * EPSILON, hermitian=True)
+    W[present] = share[:, None] * (moments.means[present] - mean) @ inverse
+    b[present] = share - W[present] @ mean
+    return W, b
+
+
+@dataclass(frozen=True, eq=False)
+class Principal:
+    """Principal components of the standardised training features, as NECO (Ammar et al. 2023) takes them by default."""
+
+    mean: np.ndarray  # (D,)
+    scale: np.ndarray  # (D,) standard deviations, 1 where a feature is constant
+    variances: np.ndarray  # (D,) descending
+    directions: np.ndarray  # (D, D), a column a component
+    dim: int  # d: the least with 90% of the variance
+
+    def share(self, features) -> np.ndarray:
+        """NECO of features (n, D) without its max-logit factor -> (n,): |first d components| / |standardised features|."""
+        rows = (features - self.mean) / self.scale
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.linalg.norm(rows @ self.directions[:, : self.dim], axis=1) / np.linalg.norm(rows, axis=1)
+
+
+def principal(moments: Moments) -> Principal:
+    mean, covariance = total(moments)
+    scale = np.sqrt(np.diag(covariance))
+    scale = np.where(scale > EPSILON * np.abs(mean), scale, 1.0)  # a constant feature has rounding for its deviation
+    variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
+    variances, directions = variances[::-1].clip(0), directions[:, ::-1]
+    needed = int(np.searchsorted(np.cumsum(variances), 0.9 * variances.sum())) + 1
+    return Principal(mean, scale, variances, directions, min(needed, max(1, len(mean) - 1)))
+
+
 def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train") -> list[dict]:
     """NC1, NC2 and NC3 as rows {metric, value, split, centring, source, note}; those of W alone have split "head"."""
     classes, width = moments.means.shape
@@ -346,7 +412,7 @@ def per_class(moments: Moments, W, class_names=None, train: dict | None = None, 
     return {name: [plain(value) for value in column] for name, column in columns.items()}
 
 
-def bootstrap(features, labels, W, resamples: int = 100, level: float = 0.95, seed: int = 0) -> dict:
+def bootstrap(features, labels, W, resamples: int = 100, level: float = 0.95, seed: int = 0, exact: bool = False) -> dict:
     """Percentile intervals {metric: (low, high)} of NC1, NC2 of the means and NC3, None where a resample has no value.
 
     Resamples the images (n, D), labels (n,), within each class; each resample costs a pass. Repeated images shrink the
@@ -360,7 +426,7 @@ def bootstrap(features, labels, W, resamples: int = 100, level: float = 0.95, se
         drawn = order[first + generator.integers(size)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of absent classes: the measurement itself has warned
-            moments = Accumulator(*W.shape).update(features[drawn], labels[drawn]).finish()
+            moments = Accumulator(*W.shape, exact=exact).update(features[drawn], labels[drawn]).finish()
         second = {f"nc2_means_{name}": value for name, value in nc2(moments.centred).items()}
         found.append(nc1(moments) | second | nc3(moments, W))
     tails = [(1 - level) / 2, (1 + level) / 2]

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -103,8 +104,10 @@ class ImageFiles:
     def decode(self, path):
         try:
             with Image.open(self.root / path) as image:
+                if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion cuts off at 255
+                    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
                 return transforms.pil_to_tensor(self.preprocessing.resize(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ValueError(f"{self.root / path} cannot be read as an image ({error}); mend or remove it") from None
 
     def batches(self, batch_size):
@@ -130,7 +133,8 @@ def image_folder(folder, preprocessing, classes=None):
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; expected a folder of images ({', '.join(sorted(IMAGE_ENDINGS))})")
     paths = sorted(path.relative_to(root) for path in root.rglob("*")
-                   if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."))
+                   if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
+                   and not any(part.startswith(".") for part in path.relative_to(root).parts))
     if not paths:
         raise ValueError(f"{root} holds no images; expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}")
     names = classes or sorted({path.parts[0] for path in paths if len(path.parts) > 1})
@@ -159,7 +163,7 @@ def download(build, what):
     """Call a torchvision data set with download=True; where that fails, say which file to put where."""
     try:
         return build(download=True)
-    except (URLError, RuntimeError, OSError, EOFError) as error:
+    except (URLError, HTTPException, RuntimeError, OSError, EOFError) as error:
         raise ValueError(f"{what[0]} is not under --data-dir and could not be downloaded ({error}). "
                          f"On a machine with internet access fetch {what[1]} and put it into {what[2]}") from None
 
@@ -257,16 +261,22 @@ OOD = {"svhn": svhn, "textures": textures, "cifar10": ID["cifar10"].load, "cifar
 
 # ---- asking for a set ------------------------------------------------------------------------------------------------
 
+def check_id(text):
+    """(name, folder or None) of an ID set; ValueError for an unknown name."""
+    name, folder = split_name(text)
+    if folder is None and name not in ID:
+        raise ValueError(f"unknown data set {text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with train/<class>/ and "
+                         "test/<class>/ in it")
+    return name, folder
+
+
 def id_set(text, data_dir, size=None):
     """"cifar100", or "mine=folder" with train/<class>/ and test/<class>/ -> (name, Dataset).
 
     A folder's mean and std are measured on its training images. Raises ValueError for an unknown name.
     """
-    name, folder = split_name(text)
+    name, folder = check_id(text)
     if folder is None:
-        if name not in ID:
-            raise ValueError(f"unknown data set {text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with "
-                             "train/<class>/ and test/<class>/ in it")
         return name, replace(ID[name], size=size or ID[name].size)
     size, neutral = size or 32, (0.0, 0.0, 0.0)
     train = image_folder(Path(folder) / "train", Preprocessing(size, neutral, neutral))
@@ -288,7 +298,8 @@ def channel_statistics(images):
     values, share = torch.arange(256) / 255.0, counts / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)
     std = ((share * values ** 2).sum(1) - mean ** 2).sqrt()
-    return tuple(round(x, 4) for x in mean.tolist()), tuple(round(x, 4) for x in std.tolist())
+    # A channel that never changes is only centred.
+    return tuple(round(x, 4) for x in mean.tolist()), tuple(round(x, 4) or 1.0 for x in std.tolist())
 
 
 def load_id(dataset, split, preprocessing, data_dir, held_out=()):

@@ -61,7 +61,10 @@ def parse_args(argv=None):
     args.dataset = given["dataset"]
     own = [[f"--{flag}", value] for flag, value in given.items()]
     own += [[f"--{flag}", getattr(args, flag.replace("-", "_"))] for flag in ("data-dir", "output-dir")]
-    own += [["--ood", *args.ood]] if args.ood else []
+    args.ood = args.ood or run_networks.default_ood(args.dataset)
+    if not args.ood:
+        raise ValueError(f"{args.dataset} has no OOD sets of its own; name some with --ood, such as --ood textures svhn")
+    own += [["--ood", *args.ood]]
     for group in [*own, *groups(others)]:
         takers = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(group[0].partition("=")[0])]
         if not takers or not group[0].startswith("--"):
@@ -91,9 +94,10 @@ def main(argv=None):
     checkpoint = files[args.use or train.RECIPES[training.mode].keep]
     for name in ("extract", "ood", "collapse", "report"):
         words[name] += ["--checkpoint", str(checkpoint)]
-    ood = run_networks.parse_args(words["extract"]).ood
-    words["ood"] += [] if args.ood else ["--ood", *ood]
-    words["collapse"] += [] if args.ood else ["--ood", *ood]
+    if "held_out" in args.ood and not training.held_out:
+        raise ValueError("the OOD set held_out needs classes that are left out of training: name them with --held-out, or name "
+                         "other sets with --ood")
+    utils.writable_folder(args.output_dir)
     records = {name: Path(args.output_dir) / checkpoint.stem / stage.record for name, stage in STAGES.items()}
     records["train"] = utils.sidecar_path(checkpoint)
     for name, stage in STAGES.items():  # every mistake in every stage's arguments shows before the first starts
@@ -101,11 +105,12 @@ def main(argv=None):
     redone, seconds = set(), {}
     for name, stage in STAGES.items():
         forced = name in args.force or (args.force and redone.intersection(stage.needs))
-        if not forced and is_current(name, stage, records[name], words, ood):
+        if not forced and is_current(name, stage, records[name], words):
             continue
         if name == "train":
-            run_networks.main(["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *ood])
-            words[name] += ["--force" if forced or files["final"].exists() else "--resume"]
+            run_networks.main(["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood])
+            other = files["final"].exists() and not files["last"].exists()  # a run with other arguments: redone, as asked
+            words[name] += ["--force" if forced or other else "--resume"]
         elif name == "extract" and forced:
             words[name] += ["--force"]
         print(f"\n== {name}: {stage.script.__name__}.py {' '.join(words[name])}", flush=True)
@@ -118,9 +123,9 @@ def main(argv=None):
     print(f"report: {records['report'].parent / 'report.html'}")
 
 
-def is_current(name, stage, record, words, ood):
+def is_current(name, stage, record, words):
     """Whether a stage need not run. Folders of images may have changed unseen, so the extraction looks at them each time."""
-    if name == "extract" and any("=" in text for text in [*ood, *words[name]]):
+    if name == "extract" and any("=" in text for text in words[name]):
         return False
     return utils.is_current(record, cli.material(stage.script.parse_args(words[name])))
 

@@ -5,7 +5,6 @@ own needs no row: --model my_network.py:build takes any function (or class) that
 whose last linear layer is the classifier.
 """
 import importlib.util
-import pickle
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,13 +98,14 @@ def read_checkpoint(path):
         raise ValueError(f"there is no checkpoint {path}; train one with: python train.py")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint that can be read safely ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a file that is no checkpoint makes torch.load raise whatever it stumbles on
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a checkpoint that can be read safely ({reason})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a state dict or a dict with {', '.join(STATE_KEYS)}")
     key = next((key for key in STATE_KEYS if isinstance(content.get(key), dict)), None)
     state = content if key is None else content[key]
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not state or not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
         raise ValueError(f"{path} holds no parameters; expected a state dict, or one under {', '.join(STATE_KEYS)}")
     known = {} if key is None else {name: value for name, value in content.items() if name != key}
     for name in ("train_acc", "val_acc", "test_acc"):
@@ -115,8 +115,8 @@ def read_checkpoint(path):
 
 
 def plain_name(name):
-    for prefix in WRAPPERS:
-        name = name.removeprefix(prefix)
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
     return name
 
 

@@ -1,12 +1,20 @@
 """Measure neural collapse, NC1 to NC5, from the feature CSVs and the head alone: no network, no torch.
 
     python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0.pth
-    python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 --ood svhn textures --exact
+    python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 --ood svhn textures --exact --bootstrap 200
+    python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth       # through training
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: nc_metrics.csv (a row a metric, with
 its split, centring and source), nc_per_class.csv (a row a class) and figures/. NC1, NC2 and NC3 are of clean training features,
-NC4 of training and test features, NC5 of each OOD set with the ID test set as the null. docs/neural_collapse.md explains each.
+NC4 of training and test features, NC5 of each OOD set with the ID test set as the null. Where `run_networks.py --layers` left
+layers/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer lacks. Several checkpoints of one
+network are each measured so, and the folder of the latest epoch gets nc_epochs.csv and, where ood_methods.py has scored all of
+them, nc_ood.csv and nc_ood_correlation.csv. docs/neural_collapse.md explains each.
 """
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
 import pandas as pd
 
 import cli
@@ -28,13 +36,27 @@ SHOWN = {("nc1", "train"): ("NC1  Tr(Sigma_W Sigma_B^+)/C", "0"),
          ("nc3_cosine_mean", "train"): ("NC3  mean cos(w_c, mu_c - mu_G)", "1"),
          ("nc4_mismatch", "train"): ("NC4  mismatch, train", "0"),
          ("nc4_mismatch", "test"): ("NC4  mismatch, test", "0")}
+# What is drawn and printed over epochs, and over layers, where the head is a probe that NC3 would say nothing of.
+CURVES = {key: label for key, (label, _) in SHOWN.items()} | {("nc1_cdnv", "train"): "NC1  CDNV"}
+LAYERS = {key: label for key, label in CURVES.items() if not key[0].startswith(("nc3", "nc2_weights"))} | {
+    ("nc4_nearest_mean_accuracy", "test"): "NC4  nearest mean right, test", ("nc4_head_accuracy", "test"): "NC4  probe right, test"}
+BESIDE = CURVES | {("nc5", "ood"): "NC5  uncentred, this set", ("nc5_centred", "ood"): "NC5  centred, this set"}
+PRINTED = (("nc1", "train"), ("nc2_means_cosine_std", "train"), ("nc4_mismatch", "train"), ("nc4_mismatch", "test"),
+           ("nc4_head_accuracy", "test"), ("nc5", "test"))  # over epochs and layers
+COLUMNS = ["metric", "value", "split", "centring", "source"]
+SAMPLE = 500  # images of a set in the t-SNE
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir", checkpoint={"required": True},
+    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir",
+                  checkpoint={"required": True, "nargs": "+",
+                              "help": "checkpoint, or its folder; several epochs of one network: collapse through training"},
                   ood={"help": "OOD sets for NC5, NAME or NAME=FOLDER as extracted; default: all in the folder"})
     parser.add_argument("--exact", action="store_true", help="float64 throughout, where products are float32 by default")
+    parser.add_argument("--bootstrap", type=cli.positive, metavar="N", help="add 95%% intervals of NC1, NC2 and NC3, from N "
+                        "resamples of the training images within classes; each costs a pass")
+    parser.add_argument("--tsne", action="store_true", help="draw a t-SNE of some ID and OOD test images too (scikit-learn; slow)")
     return parser
 
 
@@ -44,35 +66,88 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    run = utils.open_run(args.checkpoint, args.output_dir, args.dataset, args.ood)
+    runs = [utils.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
+    epochs = epochs_of(runs) if len(runs) > 1 else {}
+    layers = {run.folder: layer_files(run) for run in runs}
+    scored = {folder: read_scored(folder, facts) for folder, facts in epochs.items()}
+    for run in runs:
+        utils.writable_folder(run.folder / "figures")
+    tables, deep = {}, {}
+    for run, checkpoint in zip(runs, args.checkpoint, strict=True):
+        found = measure(run, layers[run.folder], args)
+        # Each folder's record is the one that measuring its checkpoint alone would leave.
+        write(found, args, cli.material(args))
+        tables[run.folder], deep[run.folder] = found.table, found.layers
+    if epochs:
+        follow(epochs, tables, deep, scored, args)
+
+
+# ---- one checkpoint --------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One checkpoint's files, features and all that was found in them."""
+
+    run: utils.Run
+    files: list  # all that was read
+    W: np.ndarray
+    b: np.ndarray
+    class_names: list
+    test: utils.Features
+    ood: dict  # name: features
+    moments: collapse.Moments
+    nc4: dict  # split: result of collapse.nc4
+    nc5: dict  # "test" or "ood:<name>": result of collapse.nc5
+    table: pd.DataFrame
+    per_class: pd.DataFrame
+    layers: pd.DataFrame  # None without layers/
+
+
+def measure(run, layers, args):
     W, b, class_names = utils.read_head(run.head)
     train, test = utils.read_features(run.train), utils.read_features(run.test)
     for found in (train, test):
         utils.check_labels(found, class_names)
     ood = {name: utils.read_features(path).features for name, path in run.ood.items()}
-    utils.writable_folder(run.folder / "figures")
-
     moments = collapse.Accumulator(*W.shape, exact=args.exact).update(train.features, train.labels).finish()
     nc4 = {split: collapse.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
            for split, found in (("train", train), ("test", test))}
     nc5 = {"test": collapse.nc5(moments, test.features),
            **{f"ood:{name}": collapse.nc5(moments, features) for name, features in ood.items()}}
-    rows = [*collapse.measure(moments, W, b), *(row for split in nc4 for row in collapse.nc4_rows(nc4[split], split)),
-            *(row for split in nc5 for row in collapse.nc5_rows(nc5[split], split))]
-    table = pd.DataFrame(rows)
+    table = tabulate(collapse.measure(moments, W, b), nc4, nc5)
     table.insert(0, "checkpoint", run.folder.name)
+    if args.bootstrap:
+        intervals = collapse.bootstrap(train.features, train.labels, W, args.bootstrap, exact=args.exact)
+        bounds = [intervals.get(metric, (None, None)) if split == "train" else (None, None)
+                  for metric, split in zip(table["metric"], table["split"], strict=True)]
+        table[["low", "high"]] = np.array(bounds, np.float64)
     per_class = pd.DataFrame(collapse.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
+    files = [*run.files, *(path for layer in layers for path in layer.files.values())]
+    return Measured(run, files, W, b, class_names, test, ood, moments, nc4, nc5, table, per_class,
+                    measure_layers(layers, class_names) if layers else None)
 
-    sidecar = {**utils.provenance(cli.material(args)),
-               "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
-    written = [run.folder / "nc_metrics.csv", run.folder / "nc_per_class.csv"]
-    utils.write_table(written[0], table, sidecar)
-    utils.write_table(written[1], per_class, sidecar)
-    written += draw(run.folder / "figures", per_class, moments, W, class_names, nc5)
-    utils.write_record(run.folder / "neural_collapse.json", cli.material(args), run.files, written)
-    cli.print_table(shown(table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training images, "
-                                  f"{len(W)} classes, {W.shape[1]} features")
-    cli.print_table(nc5_table(nc5).round(4), "NC5  mean |cos| of class means with each set's mean (0: orthogonal)")
+
+def tabulate(rows, nc4, nc5):
+    """Rows of collapse.measure, and the results of nc4 and nc5 by split -> the tidy table."""
+    return pd.DataFrame([*rows, *(row for split in nc4 for row in collapse.nc4_rows(nc4[split], split)),
+                         *(row for split in nc5 for row in collapse.nc5_rows(nc5[split], split))])
+
+
+def write(found, args, arguments):
+    """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
+    run, moments = found.run, found.moments
+    sidecar = {**utils.provenance(arguments), "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
+    tables = {"nc_metrics": found.table, "nc_per_class": found.per_class} | (
+        {} if found.layers is None else {"nc_layers": found.layers})
+    for name, table in tables.items():
+        utils.write_table(run.folder / f"{name}.csv", table, sidecar)
+    written = [*(run.folder / f"{name}.csv" for name in tables), *draw(run.folder / "figures", found, args.tsne)]
+    utils.write_record(run.folder / "neural_collapse.json", arguments, found.files, written)
+    cli.print_table(shown(found.table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
+                                        f"images, {len(found.W)} classes, {found.W.shape[1]} features")
+    cli.print_table(nc5_table(found.nc5).round(4), "NC5  mean |cos| of class means with each set's mean (0: orthogonal)")
+    if found.layers is not None:
+        cli.print_table(along(found.layers, ["depth", "layer"]), f"through the layers -> {run.folder / 'nc_layers.csv'}")
     print(f"\nall metrics, per class and drawn: {run.folder}")
 
 
@@ -89,16 +164,234 @@ def nc5_table(nc5):
                           "uncentred": found["nc5"], "centred": found["nc5_centred"]} for split, found in nc5.items()])
 
 
-def draw(folder, per_class, moments, W, class_names, nc5):
-    """The collapse figures -> their paths."""
-    drawn = {"within_class_variance": figures.within_class_variance(per_class),
-             "cosine_histogram": figures.cosine_histogram(moments.centred, W[moments.present]),
-             "weight_mean_alignment": figures.weight_mean_alignment(per_class),
-             "class_mean_distances": figures.class_mean_distances(moments.means, class_names),
-             "nc5": figures.nc5_bars(nc5_table(nc5))}
+def along(table, index):
+    """A tidy table -> a row a step along `index`, a column for each of a few metrics, as it is printed."""
+    rows = table[[key in PRINTED for key in zip(table["metric"], table["split"], strict=True)]]
+    names = [" ".join(key) for key in zip(rows["metric"], rows["split"], strict=True)]
+    wide = rows.assign(name=names).pivot(index=index, columns="name", values="value").astype(float)
+    return wide.reindex(columns=[" ".join(key) for key in PRINTED]).rename_axis(columns=None).round(4).reset_index()
+
+
+def draw(folder, found, tsne):
+    """The figures of one checkpoint -> their paths."""
+    moments, W, b, names = found.moments, found.W, found.b, found.class_names
+    present, components = moments.present, collapse.principal(moments)
+    shares = {name: (components.share(rows), (rows @ W.T + b).max(axis=1)) for name, rows in found.ood.items()}
+    test, predicted = found.test.features, found.nc4["test"]
+    drawn = {
+        "within_class_variance": figures.within_class_variance(found.per_class),
+        "cosine_histogram": figures.cosine_histogram(moments.centred, W[present]),
+        "weight_mean_alignment": figures.weight_mean_alignment(found.per_class),
+        "class_mean_distances": figures.class_mean_distances(moments.means, names),
+        "nc5": figures.nc5_bars(nc5_table(found.nc5)),
+        "nc4_agreement": figures.nearest_mean_agreement(found.per_class),
+        "nc4_mismatches": figures.mismatch_map(predicted["nearest"], predicted["predicted"], names),
+        "nc_angles": figures.angle_histogram(moments.centred, W[present]),
+        "nc_gram": figures.gram_matrices(moments.centred, W[present], [names[index] for index in present]),
+        "nc_pca_spectrum": figures.pca_spectrum(components.variances, components.dim, len(present)),
+        "nc_neco_share": figures.neco_shares((components.share(test), (test @ W.T + b).max(axis=1)), shares),
+        "nc_centre_distances": figures.centre_distances(
+            collapse.centre_distances(test, moments.means),
+            {name: collapse.centre_distances(rows, moments.means) for name, rows in found.ood.items()})}
+    if tsne:
+        points = embed([test, *found.ood.values()])
+        labels = [names[label] for label in sample(found.test.labels, SAMPLE)]
+        drawn["nc_tsne"] = figures.embedding(points[0], dict(zip(found.ood, points[1:], strict=True)), labels)
+    if found.layers is not None:
+        drawn |= {"nc_layers": figures.collapse_curves(found.layers, LAYERS, "depth"),
+                  "nc5_layers": figures.nc5_curves(found.layers, "depth")}
+    return save(folder, drawn)
+
+
+def save(folder, drawn):
+    """{name: figure} -> the paths of the PNGs."""
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
     return [folder / f"{name}.png" for name in drawn]
+
+
+def sample(rows, limit):
+    """At most `limit` rows, evenly spaced in their order."""
+    return rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
+
+
+def embed(groups):
+    """One t-SNE (van der Maaten and Hinton 2008) of a sample of several sets: [(n, D)] -> [(m, 2)]."""
+    from sklearn.manifold import TSNE  # slow to import, and for this figure alone
+
+    chosen = [sample(rows, SAMPLE) for rows in groups]
+    together = np.concatenate(chosen)
+    points = TSNE(perplexity=min(30, (len(together) - 1) / 3), init="pca", random_state=0).fit_transform(together)
+    return np.split(points, np.cumsum([len(rows) for rows in chosen])[:-1])
+
+
+# ---- through the layers ----------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Layer:
+    """The saved output of one stage: its name, its place counted from the image, {split: feature file}."""
+
+    name: str
+    depth: int
+    files: dict
+
+
+def layer_files(run):
+    """The layers of a run in the order of depth, [] where none were saved; ValueError where they are not of this run."""
+    prefix, layers = f"ID_{run.dataset}_train_", []
+    folder, head = run.folder / "layers", utils.read_sidecar(run.head)
+    command = f"{utils.remedy(run.folder, run.dataset, run.ood)} --layers"
+    for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in utils.SUFFIXES}):
+        name = stem.removeprefix(prefix)
+        wanted = {"train": stem, "test": f"ID_{run.dataset}_test_{name}",
+                  **{f"ood:{ood}": f"OOD_{ood}_test_{name}" for ood in run.ood}}
+        files = {split: path for split, file in wanted.items() if (path := utils.feature_file(folder, file))}
+        missing = [f"{wanted[split]}.csv" for split in wanted if split not in files]
+        if "test" not in files:
+            raise ValueError(f"{folder} lacks {missing[0]}; make it with: {command}")
+        if missing:
+            warnings.warn(f"{folder} lacks {', '.join(missing)}: no NC5 of it there; make it with: {command}", stacklevel=2)
+        for path in files.values():
+            sidecar = utils.read_sidecar(path)
+            if sidecar.get("checkpoint_sha256") != head.get("checkpoint_sha256") or not isinstance(sidecar.get("depth"), int):
+                raise ValueError(f"{path} was made from another checkpoint, or does not say its depth; delete {folder}, or make it "
+                                 f"anew with: {command} --force")
+        layers.append(Layer(name, utils.read_sidecar(files["train"])["depth"], files))
+    return sorted(layers, key=lambda layer: layer.depth)
+
+
+def measure_layers(layers, class_names):
+    """nc_layers.csv: all metrics of each layer, with a least-squares probe in place of the head. Always in float64."""
+    tables = []
+    for layer in layers:
+        read = {split: utils.read_features(path) for split, path in layer.files.items()}
+        for split in ("train", "test"):
+            utils.check_labels(read[split], class_names)
+        train = read["train"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the notes say it row by row
+            moments = collapse.Accumulator(len(class_names), train.features.shape[1], exact=True).update(
+                train.features, train.labels).finish()
+            W, b = collapse.least_squares_head(moments)
+            rows = collapse.measure(moments, W, b)
+        nc4 = {split: collapse.nc4(read[split].features, read[split].labels, W, b, moments.means, exact=True)
+               for split in ("train", "test")}
+        nc5 = {split: collapse.nc5(moments, found.features) for split, found in read.items() if split != "train"}
+        table = tabulate(rows, nc4, nc5)
+        probed = table["metric"].str.contains("weights|nc3|head|nc4_mismatch")
+        table["note"] = [f"least-squares probe{note and '; '}{note}" if by_probe else note
+                         for note, by_probe in zip(table["note"], probed, strict=True)]
+        tables.append(table.assign(layer=layer.name, depth=layer.depth))
+    return pd.concat(tables, ignore_index=True)[["layer", "depth", *COLUMNS, "note"]]
+
+
+# ---- through training ------------------------------------------------------------------------------------------------
+
+def epochs_of(runs):
+    """Runs of one network -> {folder: what its head's sidecar says}, by epoch; ValueError where they are no series."""
+    facts = {run.folder: {**utils.read_sidecar(run.head), "data set": run.dataset,
+                          "classes, features": utils.read_head(run.head)[0].shape} for run in runs}
+    first, seen = facts[runs[0].folder], {}
+    for run in runs:
+        own = facts[run.folder]
+        epoch = own.get("epoch")
+        if isinstance(epoch, bool) or not isinstance(epoch, int):
+            raise ValueError(f"{utils.sidecar_path(run.head)} does not say after which epoch the checkpoint was saved; extract it "
+                             f"again: {utils.remedy(run.folder, run.dataset, run.ood)} --force")
+        if epoch in seen:
+            raise ValueError(f"{seen[epoch]} and {run.folder} are both of epoch {epoch}; give one checkpoint an epoch")
+        seen[epoch] = run.folder
+        for key in ("model", "data set", "classes, features"):
+            if own.get(key) != first.get(key):
+                raise ValueError(f"{runs[0].folder} and {run.folder} differ in {key}: {first.get(key)} and {own.get(key)}; "
+                                 "expected checkpoints of one training run")
+    return {seen[epoch]: facts[seen[epoch]] for epoch in sorted(seen)}
+
+
+def follow(epochs, tables, deep, scored, args):
+    """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest epoch."""
+    folder = list(epochs)[-1]
+    table = over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
+    drawn = {"nc_epochs": figures.collapse_curves(table, CURVES), "nc5_epochs": figures.nc5_curves(table)}
+    if all(layers is not None for layers in deep.values()):
+        drawn["nc_layers_epochs"] = figures.layer_epoch_maps(over_epochs(epochs, deep), LAYERS)
+    sidecar = {**utils.provenance(cli.material(args)), "checkpoint_sha256": epochs[folder].get("checkpoint_sha256")}
+    write_joined(folder, "nc_epochs", table, drawn, [path / "nc_metrics.csv" for path in epochs], sidecar)
+    cli.print_table(along(table, "epoch"), f"through training, {len(epochs)} checkpoints -> {folder / 'nc_epochs.csv'}")
+    lacking = [path for path, found in scored.items() if found is None]
+    for name in ("nc_ood", "nc_ood_correlation"):  # what an earlier run left would be of other checkpoints
+        for suffix in (".csv", ".json"):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    if lacking:
+        print(f"\nnot beside OOD: {len(lacking)} of {len(epochs)} folders lack ood_metrics.csv; make it with: "
+              f"python ood_methods.py --checkpoint {' '.join(map(str, lacking))}")
+    else:
+        beside_ood(folder, epochs, table, scored, sidecar)
+
+
+def write_joined(folder, name, table, drawn, inputs, sidecar):
+    """A table over several checkpoints; its sidecar is its record too, so that report.py knows its figures."""
+    figures_written = save(folder / "figures", drawn)
+    utils.write_table(folder / f"{name}.csv", table, {**sidecar, "inputs": utils.fingerprints(inputs, folder),
+                                                      "outputs": utils.fingerprints(figures_written, folder)})
+
+
+def over_epochs(epochs, tables):
+    """Each checkpoint's table with its epoch and training accuracy, one under the other."""
+    return pd.concat([tables[folder].assign(checkpoint=folder.name, epoch=facts["epoch"], train_acc=facts.get("train_acc"))
+                      for folder, facts in epochs.items()], ignore_index=True)
+
+
+# ---- beside OOD detection --------------------------------------------------------------------------------------------
+
+def read_scored(folder, facts):
+    """ood_metrics.csv of a checkpoint, None where there is none; ValueError where it is another checkpoint's."""
+    path = folder / "ood_metrics.csv"
+    if not path.exists():
+        return None
+    if utils.read_sidecar(path).get("checkpoint_sha256") != facts.get("checkpoint_sha256"):
+        raise ValueError(f"{path} was made from another checkpoint than {folder / 'head.csv'}; make it anew with: "
+                         f"python ood_methods.py --checkpoint {folder}")
+    return utils.read_table(path)
+
+
+def beside_ood(folder, epochs, table, scored, sidecar):
+    """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on, their correlation."""
+    auroc = pd.concat([found[["ood", "method", "parameters", "auroc"]].assign(epoch=epochs[path]["epoch"])
+                       for path, found in scored.items()])
+    joined = auroc.merge(table[["checkpoint", "epoch", "metric", "split", "value"]], on="epoch")
+    other = joined["split"].str.startswith("ood:") & (joined["split"] != "ood:" + joined["ood"])  # NC5 of another set
+    joined = joined.loc[~other, ["checkpoint", "epoch", "ood", "method", "parameters", "metric", "split", "value", "auroc"]]
+    inputs = [path / name for path in scored for name in ("nc_metrics.csv", "ood_metrics.csv")]
+    write_joined(folder, "nc_ood", joined, {}, inputs, sidecar)
+    print(f"\ncollapse beside OOD detection: {folder / 'nc_ood.csv'}")
+    if len(scored) < 3:
+        print(f"no correlation over {len(scored)} checkpoints: it takes at least 3")
+        return
+    found = correlate(joined)
+    drawn = {"nc_ood_correlation": figures.correlation_maps(found, BESIDE)}
+    write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
+    print(f"correlation over {len(scored)} checkpoints: {folder / 'nc_ood_correlation.csv'}")
+
+
+def correlate(joined):
+    """nc_ood.csv -> Pearson's and Spearman's correlation over checkpoints; empty where one side is constant or n < 3."""
+    keys = ["metric", "split", "ood", "method"]
+    every = joined.groupby(keys, sort=False).size().index
+    known = joined.dropna(subset=["value", "auroc"]).set_index(keys)[["value", "auroc"]]
+    groups = known.groupby(keys, sort=False)
+    varied = (groups.nunique() > 1).all(axis=1) & (groups.size() >= 3)
+    return pd.DataFrame({"pearson": product_moment(known, keys).where(varied),
+                         "spearman": product_moment(groups.rank(), keys).where(varied),  # ties share their mean rank
+                         "n": groups.size()}).reindex(every).fillna({"n": 0}).astype({"n": int}).reset_index()
+
+
+def product_moment(pairs, keys):
+    """Correlation of the two columns within each group of an index with these names."""
+    centred = pairs - pairs.groupby(keys, sort=False).transform("mean")
+    x, y = centred["value"], centred["auroc"]
+    sums = pd.DataFrame({"xy": x * y, "xx": x**2, "yy": y**2}).groupby(keys, sort=False).sum()
+    return sums["xy"] / np.sqrt(sums["xx"] * sums["yy"])
 
 
 if __name__ == "__main__":

@@ -54,19 +54,21 @@ def make_parser():
     parser.add_argument("--no-neco-scaler", dest="neco_scaler", action="store_const", const=False,
                         help="NECO without standardising the features")
     parser.add_argument("--neco-max-logit", action="store_const", const=True, help="NECO times the largest logit (transformers)")
-    parser.add_argument("--val-ood", metavar="NAME", help="choose hyper-parameters by AUROC on this OOD set, and leave it out of "
-                        "the table; default: the authors' values")
+    parser.add_argument("--val-ood", type=set_name, metavar="NAME", help="choose hyper-parameters by AUROC on this OOD set, and "
+                        "leave it out of the table; default: the authors' values")
     parser.add_argument("--groups", nargs="+", type=group, metavar="GROUP=NAME,NAME", default=[],
                         help="average over groups of OOD sets, such as near=cifar10 far=svhn,textures")
     parser.add_argument("--tpr", type=share, default=0.95, help="share of ID images that the thresholds and FPR keep")
     parser.add_argument("--latex", action="store_true", help="write ood_metrics.tex too (booktabs)")
-    parser.add_argument("--caption", default="", help="of the LaTeX table")
-    parser.add_argument("--label", default="tab:ood", help="of the LaTeX table")
+    parser.add_argument("--caption", type=str, default="", help="of the LaTeX table")
+    parser.add_argument("--label", type=str, default="tab:ood", help="of the LaTeX table")
     return parser
 
 
 def parse_args(argv=None):
-    return make_parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
+    parameters(args)
+    return args
 
 
 def main(argv=None):
@@ -87,10 +89,9 @@ def check(run, checkpoint, args):
     """Mistakes that show before anything large is read."""
     if not run.ood:
         raise ValueError(f"{run.folder} holds no OOD features; make some with: {utils.remedy(checkpoint, ood=['svhn'])}")
-    known = [*run.ood, *([args.val_ood] if args.val_ood else [])]
     for name in {name for _, names in args.groups for name in names} | ({args.val_ood} - {None}):
         if name not in run.ood:
-            raise ValueError(f"{name} is not among the OOD sets {', '.join(known)}; extract it, or name it in --ood")
+            raise ValueError(f"{name} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it in --ood")
     if args.val_ood and len(run.ood) == 1:
         raise ValueError(f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test them; add another")
     if args.val_ood and run.val is None:
@@ -99,7 +100,6 @@ def check(run, checkpoint, args):
     if ODIN in (args.methods or []) and not run.odin:
         raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
                          f"{utils.remedy(checkpoint, run.dataset, run.ood)} --odin-epsilon 0.0014")
-    parameters(args)
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,16 @@ def share(text):
     return float(text)
 
 
+def set_name(text):
+    return utils.split_name(text)[0]
+
+
 def group(text):
     """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"])."""
     name, _, members = text.partition("=")
     if not name or not members:
         raise cli.ArgumentTypeError(f"expected GROUP=NAME,NAME, found {text!r}")
-    return name, [utils.split_name(member)[0] for member in members.split(",")]
+    return name, [set_name(member) for member in members.split(",")]
 
 
 def parameters(args):
@@ -204,8 +208,8 @@ def add_odin(run, scored, W, b):
     found = {key: sidecar[key] for key in ("odin_epsilon", "temperature")}
     for name, into in [("", scored.id), *scored.ood.items()]:
         if {key: utils.read_sidecar(run.odin[name]).get(key) for key in found} != found:
-            raise ValueError(f"{run.odin[name]} was perturbed with another epsilon or temperature than {run.odin['']}; extract both "
-                             f"anew with: run_networks.py --odin-epsilon {found['odin_epsilon']}")
+            raise ValueError(f"{run.odin[name]} was perturbed with another epsilon or temperature than {run.odin['']}; extract "
+                             f"both anew with: run_networks.py --odin-epsilon {found['odin_epsilon']}")
         features = utils.read_features(run.odin[name]).features
         into[ODIN] = scores.max_softmax(scores.compute_logits(features, W, b), found["temperature"])
     scored.parameters[ODIN] = found
@@ -259,7 +263,8 @@ def over_groups(table, groups):
     measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
     parts = []
     for name, members in groups:
-        part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures].mean().reset_index()
+        part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
+        part = part.agg(lambda values: values.mean(skipna=False)).reset_index()  # an undefined set leaves no mean
         part.insert(0, "group", name)
         part.insert(1, "sets", " ".join(members))
         parts.append(part)

@@ -41,7 +41,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    folder = utils.results_folder(args.checkpoint, args.output_dir)
+    folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     found = gather(args.checkpoint, folder)
     inputs = utils.fingerprints(found["files"], folder)
     summary = summarise(found, utils.provenance(cli.material(args), inputs=inputs))
@@ -563,6 +563,21 @@ CAPTIONS = [  # file name, section, caption, in the order of the page; the first
      "the score tells them apart."),
     ("^(principal|pca)", "ood", "Features on the two directions in which ID features vary most. Two of many "
      "directions: sets that overlap here may be apart in others."),
+    ("^nc_epochs", "nc", "Each metric over training. Dashed: the first checkpoint with every clean training image right."),
+    ("^nc5_epochs", "nc", "NC5 of each OOD set over training; dashed blue: the ID test images, the null."),
+    ("^nc_layers$", "nc", "Each metric against depth, with a least-squares probe in place of the head."),
+    ("^nc5_layers", "nc", "NC5 of each OOD set against depth."),
+    ("^nc_layers_epochs", "nc", "Layer by epoch: where and when collapse happens."),
+    ("^nc_ood", "nc", "Spearman correlation over checkpoints of each metric with each method's AUROC; red: less of the metric, "
+     "better detection."),
+    ("^nc4_agree", "nc", "NC4 by class: share of test images on which nearest class mean and classifier agree."),
+    ("^nc4_mis", "nc", "Which class each of the two says where they differ, in test images."),
+    ("^nc_angles", "nc", "Angles of pairs of class means and of weight rows, and of each weight row and its class mean."),
+    ("^nc_gram", "nc", "Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices."),
+    ("^nc_pca", "nc", "Variance by principal component; collapsed features end at C - 1."),
+    ("^nc_neco", "nc", "NECO's share against the largest logit, image by image."),
+    ("^nc_centre", "nc", "Distance of ID and OOD images to the nearest class mean."),
+    ("^nc_tsne", "nc", "t-SNE of a sample; distances between groups mean nothing."),
     ("^(nc1|within)", "nc", "NC1 by class: mean squared distance of a class's training features from their mean."),
     ("^(nc2|cosine)", "nc", "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line."),
     ("^(nc3|weight)", "nc", "NC3 by class: cosine between the classifier's weight row and the centred class mean."),

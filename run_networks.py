@@ -56,14 +56,15 @@ def parse_args(argv=None):
         args.temperature = None  # it then says nothing about the files
     elif args.odin_epsilon < 0 or not args.temperature > 0:
         parser.error("--odin-epsilon must be 0 or more, and --temperature above 0")
-    if args.ood is None and args.dataset:
+    if args.fetch and args.ood is None:
         args.ood = default_ood(args.dataset)
     return args
 
 
 def default_ood(dataset):
-    """The OOD sets that an ID set is tested against when nobody says."""
-    return list(data.ID[name].ood) if (name := utils.split_name(dataset)[0]) in data.ID else []
+    """The OOD sets that an ID set is tested against when nobody says; none of a folder of one's own."""
+    data.check_id(dataset)
+    return [] if "=" in dataset else list(data.ID[utils.split_name(dataset)[0]].ood)
 
 
 def main(argv=None):
@@ -78,6 +79,8 @@ def main(argv=None):
 def extract_all(path, args, device):
     """One checkpoint -> its head and feature files, each only where it would come out differently from what is there."""
     network, classifier, checkpoint = networks.load(path, args.model)
+    if not all(values.isfinite().all() for values in network.state_dict().values()):
+        raise ValueError(f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a lower --lr")
     given = given_by(path, checkpoint, args)
     data.check_ood(given["ood"], given["dataset"], given["held_out"])
     folder = utils.writable_folder(Path(args.output_dir) / Path(path).stem)
@@ -85,7 +88,8 @@ def extract_all(path, args, device):
     network = network.to(device, memory_format=torch.channels_last)
     origin = {"checkpoint": Path(path).name, "checkpoint_sha256": utils.sha256(path), "class_names": given["class_names"],
               "preprocessing": given["preprocessing"].as_dict(), "precision": "bfloat16" if args.amp else "float32"}
-    files = [write_head(folder, classifier, given, args, origin, checkpoint)]
+    made = utils.read_json(folder / "run_networks.json").get("outputs", {})
+    files = [write_head(folder, classifier, given, args, {**origin, "model": checkpoint["model"]}, checkpoint, made)]
     stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
     print(f"{path}: {checkpoint['model']}, {classifier.in_features} features, {classifier.out_features} classes -> {folder}")
     for job in jobs:
@@ -93,7 +97,7 @@ def extract_all(path, args, device):
         outputs = {"": folder / f"{job.stem}.{args.format}",
                    **{name: folder / "layers" / f"{job.stem}_{name}.{args.format}" for name in stages if not job.odin}}
         files += outputs.values()
-        if not args.force and all(up_to_date(file, facts, len(job.images)) for file in outputs.values()):
+        if not args.force and all(up_to_date(file, facts, len(job.images), made) for file in outputs.values()):
             print(f"  {outputs[''].name}: {len(job.images):,} images, kept as it is")
             continue
         start = time.perf_counter()
@@ -133,7 +137,14 @@ def given_by(path, checkpoint, args):
     preprocessing = data.Preprocessing(**kept) if kept else data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     return {"dataset": name, "set": dataset, "preprocessing": preprocessing, "held_out": checkpoint.get("held_out", []),
             "class_names": checkpoint.get("class_names"), "val_size": checkpoint.get("val_size", 0),
-            "ood": default_ood(name) if args.ood is None else args.ood}
+            "ood": default_sets(name, checkpoint) if args.ood is None else args.ood}
+
+
+def default_sets(dataset, checkpoint):
+    """The default OOD sets that this checkpoint has: held_out only where classes were held out."""
+    if dataset not in data.ID:
+        return []
+    return [name for name in default_ood(dataset) if name != "held_out" or checkpoint.get("held_out")]
 
 
 @dataclass(frozen=True)
@@ -160,9 +171,12 @@ def plan(path, args, given, checkpoint):
         images = data.load_id(given["set"], split, *arguments[1:])
         if given["class_names"] is None:
             given["class_names"] = images.class_names
+        if len(images.class_names) == len(given["class_names"]) and list(images.class_names) != list(given["class_names"]):
+            raise ValueError(f"{path} was trained on the classes {', '.join(given['class_names'][:5])} and {name} has "
+                             f"{', '.join(images.class_names[:5])}: it was trained on other data")
         if len(images.class_names) != len(given["class_names"]) or int(images.labels.max()) >= classes_of(checkpoint):
-            raise ValueError(f"{path} tells {classes_of(checkpoint)} classes apart and {name} has {len(images.class_names)}: it was "
-                             "trained on other data")
+            raise ValueError(f"{path} tells {classes_of(checkpoint)} classes apart and {name} has {len(images.class_names)}: it "
+                             "was trained on other data")
         if split == "train":
             rows, val_rows = (rows.sort().values for rows in data.split_validation(len(images), given["val_size"]))
             if len(val_rows):
@@ -182,24 +196,30 @@ def classes_of(checkpoint):
     return networks.classes_of(checkpoint["model_state_dict"], "checkpoint")
 
 
-def write_head(folder, classifier, given, args, origin, checkpoint):
+def write_head(folder, classifier, given, args, origin, checkpoint, made):
     """head.csv; kept as it is where it would come out the same, so that the features that name it stay valid."""
     path = folder / "head.csv"
     W = classifier.weight.detach().float().cpu().numpy()
     b = np.zeros(len(W), np.float32) if classifier.bias is None else classifier.bias.detach().float().cpu().numpy()
     if len(W) != len(given["class_names"]):
         raise ValueError(f"{origin['checkpoint']} has {len(W)} classes and {given['dataset']} has {len(given['class_names'])}")
-    facts = {name: checkpoint.get(name) for name in ("model", "mode", "epoch", "train_acc", "val_acc", "test_acc")}
-    if args.force or not up_to_date(path, {**origin, **facts}, len(W)):
+    facts = {name: checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}
+    if args.force or not up_to_date(path, utils.plain({**origin, **facts}), len(W), made):
         utils.write_head(path, W, b, given["class_names"], {**utils.provenance(cli.material(args)), **origin, **facts,
                                                             "has_bias": classifier.bias is not None})
     return path
 
 
-def up_to_date(path, facts, rows):
-    """Whether the file's sidecar says that it was made from just this."""
+def up_to_date(path, facts, rows, made=None):
+    """Whether the file's sidecar says that it was made from just this, and the last record does not say that it was edited since.
+
+    `made`: {file name: SHA-256} of the record, or None to ask the sidecar alone.
+    """
     sidecar = utils.read_sidecar(path)
-    return path.exists() and sidecar.get("rows") == rows and all(sidecar.get(key) == value for key, value in facts.items())
+    if not path.exists() or sidecar.get("rows") != rows or any(sidecar.get(key) != value for key, value in facts.items()):
+        return False
+    digest = (made or {}).get(path.name if path.parent.name != "layers" else f"layers/{path.name}")
+    return digest in (None, utils.sha256(path))
 
 
 @torch.no_grad()  # not inference_mode: ODIN's step needs a gradient
@@ -221,7 +241,7 @@ def extract(network, classifier, job, preprocessing, device, args, stages):
                 with torch.autocast(device.type, torch.bfloat16) if args.amp else nullcontext():
                     logits = network(batch)
                 if done == 0:
-                    check_hook(caught[""].float(), logits.float(), classifier, args.amp)
+                    check_hook(caught.get(""), logits, classifier, args.amp)
                 for name, values in caught.items():
                     values = values.float().flatten(2).mean(2) if values.ndim == 4 else values.float()
                     rows = found.setdefault(name, np.empty((len(job.images), values.shape[1]), np.float32))
@@ -240,6 +260,11 @@ def extract(network, classifier, job, preprocessing, device, args, stages):
 
 
 def check_hook(features, logits, classifier, amp):
+    """The classifier was run, once, on one vector an image, and what it made is what the network returns."""
+    if features is None or not isinstance(logits, torch.Tensor):
+        raise ValueError("the hooked layer does not make the network's output: a network must return logits (N, C) alone, and its "
+                         "last linear layer must make them")
+    features, logits = features.float(), logits.float()
     if features.ndim != 2:
         raise ValueError(f"the classifier's input has shape {tuple(features.shape)}; expected (N, D), one vector an image")
     expected = torch.nn.functional.linear(features, classifier.weight.float(), classifier.bias)

@@ -23,7 +23,7 @@ from scores_activation import (
 
 CUTOFF = 1e-6  # of the largest eigenvalue or singular value; less is rounding of float32, not variance
 SIMILARITIES = 2**24  # cosines at a time, 64 MiB
-GROUP = 16  # columns a group when the largest of a row are sought
+GROUP = 32  # columns a group when the largest of a row are sought
 
 
 def project(features, state) -> np.ndarray:
@@ -271,19 +271,21 @@ def unit_rows(features) -> tuple[np.ndarray, np.ndarray]:
 def _largest(similarity, k: int) -> np.ndarray:
     """(n, N) -> (n, k): the k largest of each row, in no order.
 
-    The k groups with the largest maxima hold the k largest values, so only those are sorted: five times as fast as to
-    partition whole rows.
+    Where k groups of columns have a maximum of t or more, k values are at least t. Few are, and only those are
+    partitioned: seven times as fast as to partition whole rows.
     """
     n, columns = similarity.shape
     groups = columns // GROUP
     if groups <= k:
         return np.partition(similarity, columns - k, axis=1)[:, columns - k :]
-    grouped = similarity[:, : groups * GROUP].reshape(n, GROUP, groups)
-    chosen = np.argpartition(grouped.max(axis=1), groups - k, axis=1)[:, None, groups - k :]
-    candidates = np.take_along_axis(grouped, chosen, axis=2).reshape(n, -1)
-    candidates = np.hstack([candidates, similarity[:, groups * GROUP :]])
-    candidates.partition(candidates.shape[1] - k, axis=1)
-    return candidates[:, -k:]
+    maxima = similarity[:, : groups * GROUP].reshape(n, GROUP, groups).max(axis=1)
+    maxima.partition(groups - k, axis=1)
+    largest = np.empty((n, k), similarity.dtype)
+    for i, row in enumerate(similarity):
+        candidates = row[row >= maxima[i, groups - k]]
+        candidates.partition(len(candidates) - k)
+        largest[i] = candidates[-k:]
+    return largest
 
 
 def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:

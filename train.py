@@ -78,7 +78,7 @@ def make_parser():
     parser.add_argument("--patience", type=int, help="stop after this many epochs without a better validation accuracy; 0: never")
     parser.add_argument("--no-stop", dest="patience", action="store_const", const=0, help="old spelling of --patience 0")
     parser.add_argument("--val-size", type=int, help="training images kept for validation; default: the data set's own; 0: none")
-    parser.add_argument("--held-out", nargs="*", metavar="CLASS",
+    parser.add_argument("--held-out", type=str, nargs="*", metavar="CLASS",
                         help="classes left out of training, an OOD set of their own; default: the data set's own")
     parser.add_argument("--image-size", type=cli.positive, help="side of the network's input; default: the data set's own")
     parser.add_argument("--no-amp", action="store_true", help="float32 throughout, where bfloat16 autocast would be used")
@@ -92,8 +92,11 @@ def make_parser():
 
 def parse_args(argv=None):
     args = make_parser().parse_args(argv)
-    args.dataset = args.dataset if "=" in args.dataset else utils.split_name(args.dataset)[0]
-    args.suffix = args.suffix or f"{utils.split_name(args.dataset)[0]}_s{args.seed}"
+    name, folder = data.check_id(args.dataset)
+    args.dataset = args.dataset if folder else name
+    args.suffix = args.suffix or f"{name}_s{args.seed}"
+    if args.held_out is None:
+        args.held_out = [] if folder else list(data.ID[name].held_out)
     return args
 
 
@@ -108,15 +111,14 @@ def main(argv=None):
     name, dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
     recipe = resolve(args, dataset)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
-    held_out = dataset.held_out if args.held_out is None else tuple(args.held_out)
-    images = in_memory(data.load_id(dataset, "train", preprocessing, args.data_dir, held_out))
-    test = in_memory(data.load_id(dataset, "test", preprocessing, args.data_dir, held_out))
+    images = in_memory(data.load_id(dataset, "train", preprocessing, args.data_dir, args.held_out))
+    test = in_memory(data.load_id(dataset, "test", preprocessing, args.data_dir, args.held_out))
     rows, val_rows = data.split_validation(len(images), dataset.val_size if args.val_size is None else args.val_size)
     if recipe.batch_size > len(rows):
         raise ValueError(f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)} images")
     cli.seed_everything(args.seed)
     facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
-             "held_out": list(held_out), "val_size": len(val_rows), "class_names": images.class_names,
+             "held_out": args.held_out, "val_size": len(val_rows), "class_names": images.class_names,
              "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe), **utils.provenance(cli.material(args))}
     run = Run(files, facts, recipe, preprocessing, device, args)
     if args.resume and files["last"].exists():
@@ -128,22 +130,31 @@ def main(argv=None):
         return RESUME_ME
     run.finish(images.take(rows), test)
     utils.write_figure(files["figure"], figures.training_curves(pd.DataFrame(run.history)))
+    files["last"].unlink(missing_ok=True)  # the last thing to go: as long as it is there, --resume goes on
 
 
 def run_files(folder, model, suffix):
-    stem = networks.short_name(model)
-    parts = {"best": "best_{}.pth", "final": "final_{}.pth", "last": "last_{}.pth", "epoch": "epoch{{}}_{}.pth",
-             "curves": "curves_{}.csv", "figure": "curves_{}.png", "log": "log_{}.txt"}
-    return {part: Path(folder) / f"{stem}_{pattern.format(suffix)}" for part, pattern in parts.items()}
+    """{part: path} of a run; "epoch" is what stands before and after the epoch's number in a file name."""
+    def path(part, ending):
+        return Path(folder) / f"{networks.short_name(model)}_{part}_{suffix}.{ending}"
+    files = {part: path(part, "pth") for part in ("best", "final", "last")}
+    files |= {"curves": path("curves", "csv"), "figure": path("curves", "png"), "log": path("log", "txt")}
+    return {**files, "epoch": (f"{networks.short_name(model)}_epoch", f"_{suffix}.pth")}
 
 
 def refuse_or_skip(args, files):
     """True where --resume finds the run finished; ValueError rather than replace another run, or this one unasked."""
     if args.force:
-        epochs = files["epoch"].parent.glob(files["epoch"].name.format("[0-9]*"))
+        start, end = files["epoch"]
+        epochs = [path for path in Path(args.output_dir).glob("*.pth") if path.name.startswith(start) and path.name.endswith(end)
+                  and path.name[len(start):-len(end)].isdecimal()]
         for path in (files["last"], files["final"], files["best"], *epochs):
             path.unlink(missing_ok=True)
             utils.sidecar_path(path).unlink(missing_ok=True)
+        return False
+    if files["last"].exists():
+        if not args.resume:
+            raise ValueError(f"{files['last']} is an interrupted run; go on with --resume, or start over with --force")
         return False
     if files["final"].exists():
         same = utils.read_sidecar(files["final"]).get("arguments") == utils.plain(cli.material(args))
@@ -152,8 +163,6 @@ def refuse_or_skip(args, files):
             return True
         raise ValueError(f"{files['final']} is there already, {'finished with these arguments' if same else 'from another run'}; "
                          "give this run another --suffix, or replace that one with --force")
-    if files["last"].exists() and not args.resume:
-        raise ValueError(f"{files['last']} is an interrupted run; go on with --resume, or start over with --force")
     return False
 
 
@@ -227,6 +236,7 @@ class Run:
         losses, correct = state["losses"].to(self.device), state["correct"].to(self.device)
         for step in range(state["step"], len(batches)):
             if self.stop:
+                self.check_finite(losses[:step])
                 self.partial = {"step": step, "losses": losses, "correct": correct}
                 return None
             losses[step], hits = self.step(train, batches[step], step, len(batches))
@@ -279,7 +289,8 @@ class Run:
                 self.network(self.preprocessing.normalise(pixels))
                 rows.append(caught.pop().float().cpu().numpy())
         features, labels = np.concatenate(rows), train.labels.cpu().numpy()
-        W, b = layer.weight.detach().float().cpu().numpy(), layer.bias.detach().float().cpu().numpy()
+        W = layer.weight.detach().float().cpu().numpy()
+        b = np.zeros(len(W)) if layer.bias is None else layer.bias.detach().float().cpu().numpy()
         moments = collapse.Accumulator(*W.shape).update(features, labels).finish()
         means = collapse.nc2(moments.centred)
         return {"nc1": collapse.nc1(moments)["nc1"], "nc2_norm_cv": means["norm_cv"], "nc2_cosine_std": means["cosine_std"],
@@ -289,6 +300,8 @@ class Run:
     def end_epoch(self, result, validation, train, seconds):
         if not math.isfinite(validation[0] or 0.0):
             raise ValueError(f"validation loss is {validation[0]} after epoch {self.epoch + 1}; {self.last_good()}")
+        if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
+            raise ValueError(f"the parameters are NaN or infinite after epoch {self.epoch + 1}; {self.last_good()}")
         self.epoch += 1
         self.history.append({"epoch": self.epoch, "train_loss": result[0], "train_acc": result[1], "val_loss": validation[0],
                              "val_acc": validation[1], "lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds,
@@ -302,7 +315,7 @@ class Run:
             self.best = {"val_acc": -1.0 if validation[1] is None else validation[1], "epoch": self.epoch}
             self.save(self.files["best"])
         if self.save_every and self.epoch % self.save_every == 0:
-            path = Path(str(self.files["epoch"]).format(self.epoch))
+            path = self.files["last"].with_name(str(self.epoch).join(self.files["epoch"]))
             self.save(path)
             utils.write_json(utils.sidecar_path(path), {**self.facts, **self.history[-1], "checkpoint_sha256": utils.sha256(path)})
         self.save(self.files["last"])
@@ -383,7 +396,6 @@ class Run:
         elif self.facts["mode"] == "collapse":
             self.log(f"training accuracy ended at {self.history[-1]['train_acc']:.2%}: the terminal phase was not reached; "
                      "train for more --epochs")
-        self.files["last"].unlink(missing_ok=True)
 
     def log(self, text, quiet=False):
         """Print, unless a progress bar shows it already, and keep in the log file."""

@@ -36,9 +36,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 def split_name(text):
-    """"svhn" -> ("svhn", None); "mine=photos/2024" -> ("mine", "photos/2024"); aliases (dtd, texture) are resolved."""
+    """"SVHN" -> ("svhn", None); "mine=photos/2024" -> ("mine", "photos/2024"); aliases (dtd, texture) are resolved."""
     name, equals, folder = text.partition("=")
-    name = ALIASES.get(name.lower(), name.lower()) if not equals else name
+    name = ALIASES.get(name.lower(), name.lower())
     if not name or (equals and not folder) or not name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"data set {text!r} is neither a name nor NAME=FOLDER with letters, digits, - and _ in NAME")
     return name, folder or None
@@ -167,10 +167,10 @@ def read_sidecar(path):
 
 @contextlib.contextmanager
 def with_sidecar(path, sidecar):
-    """Write a file and its sidecar: the old sidecar goes first, so that it never vouches for a file it does not know."""
-    sidecar_path(path).unlink(missing_ok=True)
+    """Write a file and its sidecar: the old sidecar goes before the new file comes, and so never vouches for it."""
     with replacing(path) as temporary:
         yield temporary
+        sidecar_path(path).unlink(missing_ok=True)
     write_json(sidecar_path(path), sidecar)
 
 
@@ -188,7 +188,7 @@ def write_record(path, arguments, inputs, outputs, **more):
 def is_current(path, arguments):
     """Whether a record stands at `path` with these arguments, and all that it read and wrote is still the same."""
     record = read_json(path)
-    if not record or record["arguments"] != plain(arguments):
+    if not {"arguments", "inputs", "outputs"} <= set(record) or record["arguments"] != plain(arguments):
         return False
     files = {Path(path).parent / name: digest for name, digest in {**record["inputs"], **record["outputs"]}.items()}
     return all(file.exists() and sha256(file) == digest for file, digest in files.items())
@@ -207,11 +207,11 @@ def write_features(path, features, labels, paths=None, sidecar=None):
     if paths is not None:
         frame = frame.with_columns(pl.Series("path", [str(path) for path in paths], dtype=pl.String))
     details = {"rows": frame.height, "width": len(columns)}
+    with with_sidecar(path, {**(sidecar or {}), **details}) as temporary:
+        frame.write_parquet(temporary) if Path(path).suffix == ".parquet" else frame.write_csv(temporary)
     for suffix in SUFFIXES:
         if suffix != Path(path).suffix:
             Path(path).with_suffix(suffix).unlink(missing_ok=True)
-    with with_sidecar(path, {**(sidecar or {}), **details}) as temporary:
-        frame.write_parquet(temporary) if Path(path).suffix == ".parquet" else frame.write_csv(temporary)
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,11 @@ class Features:
 def columns_of(path):
     """The column names of a CSV or Parquet file without reading it; a leading unnamed index column is passed over."""
     if Path(path).suffix == ".parquet":
-        return pl.read_parquet_schema(path).names()
-    with open(path, encoding="utf-8-sig") as file:
+        try:
+            return list(pl.read_parquet_schema(path))
+        except pl.exceptions.PolarsError as error:
+            raise ValueError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         return [name.strip('"') for name in file.readline().rstrip("\r\n").split(",")]
 
 
@@ -250,19 +253,22 @@ def read_features(path):
         if Path(path).suffix == ".parquet":
             frame = pl.read_parquet(path)
         else:
-            frame = pl.read_csv(path, schema_overrides=dict.fromkeys(numbers, pl.Float32) | {"path": pl.String},
-                                infer_schema_length=1000, encoding="utf8")
+            kinds = dict.fromkeys(numbers, pl.Float32) | ({"path": pl.String} if "path" in columns_of(path) else {})
+            frame = pl.read_csv(path, schema_overrides=kinds, infer_schema_length=1000)
+        labels = frame["label"]
         frame = frame.with_columns(pl.col(numbers).cast(pl.Float32), pl.col("label").cast(pl.Int64))
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path} cannot be read as features: {str(error).splitlines()[0]}") from None
     features = frame.select(numbers).to_numpy(order="c")
     if frame.height == 0:
         raise ValueError(f"{path} holds no rows; make it anew with run_networks.py")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all() or frame["label"].null_count():
-        row = int(np.argmin(finite)) if not finite.all() else frame["label"].is_null().arg_max()
-        raise ValueError(f"{path} holds NaN, infinity or an empty cell, first in data row {row + 1}; scores of it would mean "
-                         "nothing: make the file anew with run_networks.py, or train a network that does not diverge")
+    whole = np.isfinite(features).all(axis=1) & frame["label"].is_not_null().to_numpy()
+    if not whole.all():
+        raise ValueError(f"{path} holds NaN, infinity or an empty cell, first in data row {int(np.argmin(whole)) + 1}; scores of "
+                         "it would mean nothing: make it anew with run_networks.py, or train a network that does not diverge")
+    if labels.dtype.is_float() and (labels != labels.round()).any():
+        row = int((labels != labels.round()).arg_max())
+        raise ValueError(f"{path} has label {labels[row]} in data row {row + 1}; expected whole numbers")
     return Features(features, frame["label"].to_numpy(), frame["path"].to_list() if "path" in frame.columns else None,
                     Path(path))
 
@@ -282,7 +288,12 @@ def read_head(path):
     weights = [f"w{index}" for index in range(len(names) - 2)]
     if names != ["class", *weights, "bias"]:
         raise ValueError(f"{path} is not a head: expected columns class, w0 .. w{{D-1}}, bias, found {', '.join(names[:4])} ...")
-    frame = pl.read_csv(path, schema_overrides=dict.fromkeys([*weights, "bias"], pl.Float32) | {"class": pl.String})
+    try:
+        frame = pl.read_csv(path, schema_overrides=dict.fromkeys([*weights, "bias"], pl.Float32) | {"class": pl.String})
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} cannot be read as a head: {str(error).splitlines()[0]}") from None
+    if frame.height < 2 or not weights:
+        raise ValueError(f"{path} holds {frame.height} classes and {len(weights)} weights each; expected at least 2 and 1")
     W, b = frame.select(weights).to_numpy(order="c"), frame["bias"].to_numpy()
     if not (np.isfinite(W).all() and np.isfinite(b).all()):
         raise ValueError(f"{path} holds NaN, infinity or an empty cell; make it anew with run_networks.py")
@@ -336,8 +347,13 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
     missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {remedy(checkpoint, dataset, ood)}")
-    run = Run(folder, folder.name, dataset, files["head"], files["train"], feature_file(folder, f"ID_{dataset}_val"),
-              files["test"], {name: files[f"OOD {name}"] for name in ood}, odin_files(folder, dataset, ood))
+    # What the set of files can do without belongs to it only where it was made from the same checkpoint.
+    val, odin = feature_file(folder, f"ID_{dataset}_val"), odin_files(folder, dataset, ood)
+    origin = read_sidecar(files["head"]).get("checkpoint_sha256")
+    val = val if val and read_sidecar(val).get("checkpoint_sha256") == origin else None
+    odin = odin if all(read_sidecar(path).get("checkpoint_sha256") == origin for path in odin.values()) else {}
+    run = Run(folder, folder.name, dataset, files["head"], files["train"], val, files["test"],
+              {name: files[f"OOD {name}"] for name in ood}, odin)
     check_origin(run, Path(checkpoint), remedy(checkpoint, dataset, ood))
     return run
 
@@ -349,7 +365,8 @@ def odin_files(folder, dataset, ood):
 
 
 def remedy(checkpoint, dataset=None, ood=()):
-    name = checkpoint if str(checkpoint).endswith(".pth") else f"{checkpoint}.pth"
+    name = str(checkpoint).rstrip("/")
+    name += "" if name.endswith(".pth") else ".pth"
     return " ".join(["python run_networks.py --checkpoint", str(name), *(["--dataset", dataset] if dataset else []),
                      *(["--ood", *ood] if ood else [])])
 

@@ -628,3 +628,85 @@ def test_wrong_head_and_wrong_partner():
         collapse.measure(moments, W * np.nan, b)
     with pytest.raises(ValueError, match="cannot merge 5 classes x 12 features into 6 x 12"):
         collapse.Accumulator(6, 12).merge(collapse.Accumulator(5, 12))
+
+
+# ---- beyond the metrics ----------------------------------------------------------------------------------------------
+
+def clouds(classes=5, width=8, seed=0):
+    """Unbalanced classes in float32, with a dead feature and a large offset."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), 20 + 7 * np.arange(classes))
+    features = generator.normal(size=(classes, width))[labels] * 2 + generator.normal(size=(len(labels), width)) + 30
+    features[:, 3] = 1.5
+    return features.astype(np.float32), labels
+
+
+def gathered(features, labels, classes):
+    return collapse.Accumulator(classes, features.shape[1], exact=True).update(features, labels).finish()
+
+
+def test_the_total_covariance_is_that_of_all_images():
+    features, labels = clouds()
+    mean, covariance = collapse.total(gathered(features, labels, 5))
+    np.testing.assert_allclose(mean, features.astype(float).mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(covariance, np.cov(features.astype(float), rowvar=False, bias=True), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [3, 8])
+def test_the_probe_is_least_squares_with_a_bias_and_dead_features_get_no_weight(width):
+    features, labels = clouds(width=max(width, 4))
+    features = features[:, :width]
+    W, b = collapse.least_squares_head(gathered(features, labels, 5))
+    centred = features - features.astype(float).mean(axis=0)  # else lstsq would count the bias in its least norm
+    targets = np.eye(5)[labels]
+    expected = np.linalg.lstsq(centred, targets - targets.mean(axis=0), rcond=None)[0].T
+    np.testing.assert_allclose(W, expected, rtol=1e-8, atol=1e-12)
+    predicted = features @ W.T + b
+    np.testing.assert_allclose(predicted.mean(axis=0), targets.mean(axis=0), rtol=1e-9)
+    residual = targets - predicted
+    np.testing.assert_allclose(residual.T @ centred, 0, atol=1e-8)  # the normal equations
+    assert width < 4 or np.abs(W[:, 3]).max() < 1e-15
+
+
+def test_the_probe_never_predicts_a_class_without_images():
+    features, labels = clouds()
+    kept = labels != 2
+    with pytest.warns(UserWarning, match="no images"):
+        W, b = collapse.least_squares_head(gathered(features[kept], labels[kept], 5))
+    assert not W[2].any() and b[2] == 0 and np.isfinite(W).all()
+    assert (features[kept] @ W.T + b).argmax(axis=1).max() == 4
+
+
+def test_neco_from_moments_is_neco_from_features():
+    import scores
+    features, labels = clouds()
+    generator = np.random.default_rng(1)
+    W, b = generator.normal(size=(5, 8)), generator.normal(size=5)
+    components = collapse.principal(gathered(features, labels, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the constant feature
+        states = scores.fit_all(scores.Training(features, labels, W.astype(np.float32), b.astype(np.float32)), ["NECO"])
+        others = (features[::3] + generator.normal(size=features[::3].shape)).astype(np.float32)
+        expected = scores.score_all(others, states, W, b)["NECO"]
+    assert components.dim == states["NECO"].parameters["dim"]
+    np.testing.assert_allclose(components.share(others), expected, rtol=1e-4)
+    assert components.scale[3] == 1 and components.variances.sum() == pytest.approx(7, rel=1e-9)
+    assert np.isnan(components.share(components.mean[None])).all(), "0/0 is unknown, not a share"
+
+
+def test_distances_to_the_nearest_mean_equal_a_loop_and_pass_absent_classes_over():
+    features, labels = clouds()
+    means = gathered(features, labels, 5).means
+    means[1] = np.nan
+    slowly = [min(np.linalg.norm(h - mean) for mean in means if np.isfinite(mean).all()) for h in features.astype(float)]
+    np.testing.assert_allclose(collapse.centre_distances(features, means), slowly, rtol=1e-10)
+    near = means[[0, 2]] + np.array([[1e-6], [0]])
+    np.testing.assert_allclose(collapse.centre_distances(near, means), [1e-6 * np.sqrt(8), 0], atol=1e-6)
+    assert collapse.centre_distances(np.empty((0, 8)), means).shape == (0,)
+
+
+def test_an_exact_bootstrap_hardly_differs():
+    features, labels = clouds()
+    W = np.random.default_rng(0).normal(size=(5, 8))
+    fast, exact = (collapse.bootstrap(features, labels, W, 5, exact=exact) for exact in (False, True))
+    assert fast["nc1"] == pytest.approx(exact["nc1"], rel=1e-4) and fast["nc1"] != exact["nc1"]

@@ -307,6 +307,209 @@ def test_components_thin_out_skip_the_missing_and_count_what_lies_beyond():
     png(figure)
 
 
+# ---- decisions, angles, spectra --------------------------------------------------------------------------------------
+
+def test_agreement_is_one_less_the_mismatch_of_the_test_images():
+    table = per_class(6).assign(test_mismatch=[0.0, 0.1, 0.25, 0.5, np.nan, 1.0])
+    figure = figures.nearest_mean_agreement(table)
+    np.testing.assert_allclose([bar.get_width() for bar in figure.axes[0].patches], [0, 0.5, 0.75, 0.9, 1])
+    assert "undefined for 1 of 6 classes" in words(figure)
+    png(figure)
+
+
+def test_the_mismatch_map_counts_images_of_the_classes_involved():
+    nearest, predicted = np.array([0, 0, 0, 1, 1, 4, 4, 2]), np.array([0, 3, 3, 1, 0, 4, 4, 2])
+    figure = figures.mismatch_map(nearest, predicted, list("abcde"))
+    shown = np.ma.filled(figure.axes[0].images[0].get_array().astype(float), np.nan)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "d"]
+    expected = np.full((3, 3), np.nan)
+    expected[0, 2], expected[1, 0] = 2, 1  # nearest mean a, classifier d: twice
+    np.testing.assert_array_equal(shown, expected)
+    assert "3 of 8 images" in words(figure) and "classifier" in figure.axes[0].get_xlabel()
+    png(figure)
+
+
+def test_the_mismatch_map_of_agreement_and_of_very_many_classes():
+    assert "no mismatch" in words(figures.mismatch_map([0, 1], [0, 1], ["a", "b"]))
+    generator = np.random.default_rng(0)
+    nearest, predicted = generator.integers(0, 100, (2, 3000))
+    nearest[:500], predicted[:500] = 77, 3
+    figure = figures.mismatch_map(nearest, predicted, [str(index) for index in range(100)])
+    assert figure.axes[0].images[0].get_array().shape == (40, 40) and np.nanmax(figure.axes[0].images[0].get_array()) >= 500
+    assert "the 40 classes with most, of 100" in words(figure)
+    png(figure)
+
+
+def test_angles_of_a_simplex_stand_at_their_lines():
+    simplex = np.eye(5) - 1 / 5
+    figure = figures.angle_histogram(3 * simplex + 100, 2 * simplex)
+    target = np.degrees(np.arccos(-1 / 4))
+    for axes, count, angle in zip(figure.axes, (10, 10, 5), (target, target, 0), strict=True):
+        bars = [bar for bar in axes.patches if bar.get_height()]
+        assert sum(bar.get_height() for bar in bars) == count
+        assert all(bar.get_x() - 0.01 <= angle <= bar.get_x() + bar.get_width() + 0.01 for bar in bars)
+        assert axes.lines[0].get_xdata()[0] == pytest.approx(angle)
+    png(figure)
+
+
+@pytest.mark.parametrize("classes, width", [(4, 16), (30, 8)])
+def test_gram_matrices_hold_the_cosines_and_the_shares_of_the_eigenvalues(classes, width):
+    generator = np.random.default_rng(0)
+    means, weights = generator.normal(size=(2, classes, width))
+    weights[1] = 0
+    figure = figures.gram_matrices(means, weights, [f"c{index}" for index in range(classes)])
+    centred = means - means.mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), unit @ unit.T, atol=1e-12)
+    assert np.isnan(np.ma.filled(figure.axes[1].images[0].get_array(), np.nan)[1]).all(), "a zero row has no angle"
+    eigenvalues = np.sort(np.linalg.eigvalsh(centred @ centred.T))[::-1][: min(classes, width)]
+    np.testing.assert_allclose(figure.axes[2].lines[0].get_ydata(), eigenvalues / eigenvalues.sum(), atol=1e-12)
+    assert figure.axes[2].lines[2].get_ydata()[0] == pytest.approx(1 / min(classes - 1, width))
+    png(figure)
+
+
+def test_the_spectrum_is_in_shares_with_d_and_the_classes_marked():
+    figure = figures.pca_spectrum([6.0, 3.0, 1.0, 0.0], 2, 4)
+    each, running = figure.axes
+    np.testing.assert_allclose(each.lines[0].get_ydata(), [0.6, 0.3, 0.1], err_msg="zero has no place on a logarithmic axis")
+    np.testing.assert_allclose(running.lines[0].get_ydata(), [0.6, 0.9, 1, 1])
+    assert tuple(running.lines[1].get_xydata()[0]) == (2, pytest.approx(0.9))
+    for axes in figure.axes:
+        assert [line.get_xdata()[0] for line in axes.lines[-2:]] == [2, 3]
+    assert "d = 2" in words(figure) and "C - 1 = 3" in words(figure)
+    png(figure)
+
+
+# ---- ID beside OOD, image by image -----------------------------------------------------------------------------------
+
+def test_centre_distances_are_densities_of_each_set():
+    generator = np.random.default_rng(0)
+    inside, outside = generator.gamma(4, size=1000), {name: generator.gamma(9, size=500) for name in SETS[:3]}
+    figure = figures.centre_distances(inside, outside)
+    for axes, values in zip(figure.axes, outside.values(), strict=True):
+        for (counts, edges), data in zip(densities(axes), (inside, values), strict=True):
+            assert (counts * np.diff(edges)).sum() == pytest.approx(np.mean((data >= edges[0]) & (data <= edges[-1])))
+        assert not axes.lines, "a distance has no threshold"
+    png(figure)
+    alone = figures.centre_distances(inside, {})
+    assert densities(alone.axes[0])[0][0].sum() > 0, "without OOD sets ID is drawn all the same"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_shares_stand_against_logits_without_those_that_have_none(count):
+    generator = np.random.default_rng(0)
+    def pair(size):
+        return generator.uniform(0.5, 1, size), generator.normal(8, 2, size)
+    inside, outside = pair(300), {name: pair(50) for name in SETS[:count]}
+    inside[0][7] = np.nan
+    figure = figures.neco_shares(inside, outside)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == max(count, 1)
+    np.testing.assert_allclose(panels[0].collections[0].get_offsets(), np.delete(np.column_stack(inside), 7, axis=0))
+    for axes, points in zip(panels, outside.values(), strict=False):
+        np.testing.assert_allclose(axes.collections[1].get_offsets(), np.column_stack(points))
+    png(figure)
+
+
+def test_an_embedding_has_points_and_no_scale():
+    generator = np.random.default_rng(0)
+    inside, outside = generator.normal(size=(40, 2)), {"svhn": generator.normal(size=(30, 2))}
+    figure = figures.embedding(inside, outside, ["cat"] * 20 + ["dog"] * 20)
+    np.testing.assert_allclose(figure.axes[0].collections[1].get_offsets(), outside["svhn"])
+    assert {"cat", "dog"} <= {text.get_text() for text in figure.axes[0].texts} and not len(figure.axes[0].get_xticks())
+    assert "t-SNE" in words(figure)
+    png(figure)
+
+
+# ---- over checkpoints and layers -------------------------------------------------------------------------------------
+
+GRAM = ("nc2_means_gram_distance", "train")
+LABELS = {("nc1", "train"): "NC1", ("nc4_mismatch", "test"): "NC4", GRAM: "NC2", ("nc5", "test"): "NC5"}
+
+
+def tidy(steps, along="epoch", fitted=None, sets=("svhn", "$2")):
+    """A value a metric and step that tells which it is; rows in no order; NC2 undefined."""
+    rows = []
+    for number, step in enumerate(steps):
+        values = {("nc1", "train"): 10.0 ** -number, ("nc4_mismatch", "test"): 0.1 * number, GRAM: np.nan,
+                  ("nc4_head_accuracy", "train"): 1.0 if fitted is not None and step >= fitted else 0.9}
+        values |= {(metric, split): 0.01 * number + 0.1 * place + 0.5 * (metric == "nc5")
+                   for metric in ("nc5", "nc5_centred") for place, split in enumerate(["test", *(f"ood:{name}" for name in sets)])}
+        rows += [{along: step, "metric": metric, "split": split, "value": value} for (metric, split), value in values.items()]
+    table = pd.DataFrame(rows)
+    return (table.assign(layer="stage" + table[along].astype(str)) if along == "depth" else table).sample(frac=1, random_state=0)
+
+
+def test_collapse_curves_go_by_epoch_and_mark_the_first_fitted():
+    figure = figures.collapse_curves(tidy([2, 5, 9, 30], fitted=9), LABELS)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == 4
+    np.testing.assert_array_equal(panels[0].lines[0].get_xydata(), [[2, 1], [5, 0.1], [9, 0.01], [30, 0.001]])
+    np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [0, 0.1, 0.2, 0.3])
+    assert [axes.get_yscale() for axes in panels] == ["log", "linear", "linear", "linear"]
+    assert all(axes.lines[1].get_xdata()[0] == 9 for axes in panels) and "for the first time: epoch 9" in words(figure)
+    assert words(figure).count("undefined") == 1
+    png(figure)
+
+
+def test_collapse_curves_claim_no_fit_that_did_not_happen_and_name_layers():
+    assert "first time" not in words(figures.collapse_curves(tidy([1, 2]), LABELS))
+    figure = figures.collapse_curves(tidy([0, 1, 2, 3, 4], "depth", fitted=0), LABELS, "depth")
+    assert [label.get_text() for label in figure.axes[3].get_xticklabels()] == [f"stage{depth}" for depth in range(5)]
+    assert "first time" not in words(figure) and all(len(axes.lines) == 1 for axes in figure.axes[:4])
+    png(figure)
+
+
+@pytest.mark.parametrize("along", ["epoch", "depth"])
+def test_nc5_of_every_set_beside_the_null(along):
+    figure = figures.nc5_curves(tidy([1, 2, 6], along, fitted=6 if along == "epoch" else None), along)
+    for axes, base in zip(figure.axes, (0.5, 0), strict=True):
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
+        for place, line in enumerate(lines):
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2, 6])
+            np.testing.assert_allclose(line.get_ydata(), base + 0.1 * place + np.array([0, 0.01, 0.02]), atol=1e-12)
+        assert [to_hex(line.get_color()).upper() for line in lines] == [figures.ID_COLOUR, *figures.OOD_COLOURS[:2]]
+        assert {text.get_text() for text in axes.texts} == {"ID test", "svhn", r"\$2"}
+        assert len(axes.lines) == 3 + (along == "epoch")
+    png(figure)
+
+
+def test_names_at_the_ends_of_lines_stay_apart_and_inside_the_panel():
+    table = tidy([1, 2], sets=[f"s{index}" for index in range(9)])
+    figure = figures.nc5_curves(table.assign(value=0.9))
+    places = sorted(text.xy[1] for text in figure.axes[0].texts)
+    assert len(places) == 10 and places[-1] <= 1 + 1e-9 and min(np.diff(places)) > 0.07
+
+
+def test_layer_epoch_maps_hold_a_row_a_layer_and_a_column_an_epoch():
+    table = tidy([0, 1, 2], "depth")
+    table = pd.concat([table.assign(epoch=epoch, value=table["value"] * epoch) for epoch in (50, 7)])
+    figure = figures.layer_epoch_maps(table, {key: LABELS[key] for key in list(LABELS)[:2]})
+    first = figure.axes[0]
+    np.testing.assert_allclose(first.images[0].get_array(), np.outer([1, 0.1, 0.01], [7, 50]))
+    assert [label.get_text() for label in first.get_yticklabels()] == ["stage0", "stage1", "stage2"]
+    assert [label.get_text() for label in first.get_xticklabels()] == ["7", "50"] and first.images[0].origin == "lower"
+    png(figure)
+
+
+def test_correlation_maps_hold_spearman_by_set_and_each_sets_own_nc5():
+    labels = {("nc1", "train"): "NC1", ("nc5", "ood"): "NC5 of this set"}
+    rows = [{"metric": metric, "split": split, "ood": name, "method": method, "pearson": 0, "n": 5,
+             "spearman": 0.1 * number + 0.01 * (metric == "nc5") - 0.5 * (method == "ViM")}
+            for number, name in enumerate(SETS[:2]) for method in ("MSP", "ViM")
+            for metric, split in (("nc1", "train"), ("nc5", f"ood:{name}"), ("nc5", "test"))]
+    table = pd.DataFrame(rows)
+    table.loc[0, "spearman"] = np.nan
+    figure = figures.correlation_maps(table, labels)
+    for number, axes in enumerate(figure.axes[:2]):
+        expected = 0.1 * number + np.array([[0, -0.5], [0.01, -0.49]])
+        expected[0, 0] = expected[0, 0] if number else np.nan
+        np.testing.assert_allclose(np.ma.filled(axes.images[0].get_array().astype(float), np.nan), expected, atol=1e-12)
+        assert axes.images[0].get_clim() == (-1, 1)
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["MSP", "ViM"] and "5 checkpoints" in words(figure)
+    png(figure)
+
+
 # ---- the module ------------------------------------------------------------------------------------------------------
 
 def test_colours_are_distinct_and_go_by_position():

@@ -3,9 +3,12 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
-from test_cli import read_csv, shell
+from scipy import stats
+from test_cli import read_csv, shell, write_blank
 
+import collapse
 import neural_collapse
 import utils
 
@@ -65,8 +68,8 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Without figures, which take most of the time; `done` has them."""
-    monkeypatch.setattr(neural_collapse, "draw", lambda *_: [])
+    """With blank figures; those of `done` are drawn."""
+    monkeypatch.setattr(utils, "write_figure", write_blank)
 
 
 def arrays(folder, stem):
@@ -112,8 +115,8 @@ def test_the_record_names_all_that_was_read_and_written(done):
     assert set(record["inputs"]) == {"head.csv", "ID_toy_train.csv", "ID_toy_test.csv", "OOD_svhn_test.csv", "OOD_uniform_test.csv"}
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in (".csv", ".png")}
     assert set(record["outputs"]) == written - set(record["inputs"])
-    assert {"nc_metrics.csv", "nc_per_class.csv", *(f"figures/{name}.png" for name in (
-        "within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5"))} == set(record["outputs"])
+    drawn = ("within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5")
+    assert {"nc_metrics.csv", "nc_per_class.csv", *(f"figures/{name}.png" for name in drawn)} <= set(record["outputs"])
     assert utils.read_sidecar(folder / "nc_metrics.csv")["checkpoint_sha256"] == "a" * 64
 
 
@@ -183,7 +186,9 @@ def test_nc4_equals_a_loop_over_images(done, split):
     np.testing.assert_allclose(per_class[f"{split}_mismatch"], by_class, atol=1e-12)
 
 
-@pytest.mark.parametrize(("stem", "split"), [("ID_toy_test", "test"), ("OOD_svhn_test", "ood:svhn"), ("OOD_uniform_test", "ood:uniform")])
+@pytest.mark.parametrize(
+    ("stem", "split"), [("ID_toy_test", "test"), ("OOD_svhn_test", "ood:svhn"), ("OOD_uniform_test", "ood:uniform")]
+)
 def test_nc5_equals_a_loop_over_classes(done, stem, split):
     means, other = class_means(done[0]), arrays(done[0], stem)[0].mean(axis=0)
     centre = means.mean(axis=0)
@@ -211,8 +216,8 @@ def test_the_classes_are_described_each(done):
 def test_full_collapse_measures_as_such(tmp_path):
     table, per_class, _ = run(simplex_run(tmp_path / "net_s0"))
     found = values_of(table)
-    for metric in ("nc1", "nc1_trace_ratio", "nc1_cdnv", "nc2_means_norm_cv", "nc2_means_cosine_std", "nc2_means_angle_deviation_mean",
-                   "nc2_means_gram_distance", "nc3_self_duality", "nc4_mismatch"):
+    for metric in ("nc1", "nc1_trace_ratio", "nc1_cdnv", "nc2_means_norm_cv", "nc2_means_cosine_std",
+                   "nc2_means_angle_deviation_mean", "nc2_means_gram_distance", "nc3_self_duality", "nc4_mismatch"):
         assert found[metric, "train"] == pytest.approx(0, abs=1e-6), metric
     assert found["nc4_mismatch", "test"] == 0 and found["nc3_cosine_mean", "train"] == pytest.approx(1, abs=1e-6)
     assert (per_class["within_class_variance"] < 1e-9).all()
@@ -285,10 +290,289 @@ def test_a_class_without_training_images_is_said_and_its_cells_are_empty(tmp_pat
     assert per_class["images"][1] == 0 and np.isnan(per_class["mean_norm"][1]) and np.isfinite(values_of(table)["nc1", "train"])
 
 
+# ---- intervals -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_bootstrap_adds_intervals_of_what_is_resampled_and_nothing_else(tmp_path):
+    folder = random_run(tmp_path / "net_s0")
+    plain, (table, *_) = run(folder)[0], run(folder, "--bootstrap", "15")
+    assert list(table.columns) == [*METRICS, "low", "high"] and list(plain.columns) == METRICS
+    assert plain["value"].equals(table["value"])
+    by = table.set_index(["metric", "split"])
+    (features, labels), (W, _) = arrays(folder, "ID_toy_train"), head(folder)
+    expected = collapse.bootstrap(features.astype(np.float32), labels, W.astype(np.float32), 15)
+    for metric in ("nc1", "nc1_cdnv", "nc2_means_cosine_std", "nc3_self_duality"):
+        assert tuple(by.loc[(metric, "train"), ["low", "high"]]) == pytest.approx(expected[metric], rel=1e-9)
+    without = ["nc4_mismatch", "nc2_weights_norm_cv", "nc5", "head_bias_std"]
+    assert by.loc[by.index.get_level_values("metric").isin(without), ["low", "high"]].isna().all(axis=None)
+
+
+# ---- through the layers ----------------------------------------------------------------------------------------------
+
+def add_layers(folder, ood=("svhn", "uniform"), suffix="csv"):
+    """Two stages whose names sort against their depth: "wide" first, of 4 features; "deep" second, of all."""
+    (folder / "layers").mkdir()
+    sidecar = utils.read_sidecar(folder / "ID_toy_train.csv")
+    for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
+        found = utils.read_features(folder / f"{stem}.csv")
+        for depth, (name, width) in enumerate((("wide", 4), ("deep", found.features.shape[1]))):
+            utils.write_features(folder / "layers" / f"{stem}_{name}.{suffix}", found.features[:, :width], found.labels,
+                                 sidecar={**sidecar, "layer": name, "depth": depth})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory):
+    folder = add_layers(random_run(tmp_path_factory.mktemp("layered") / "net_s0"))
+    return folder, *run(folder, "--exact")
+
+
+def test_a_layer_that_is_the_last_has_the_metrics_of_the_last(layered):
+    folder, table, _, ended = layered
+    layers = read_csv(folder / "nc_layers.csv")
+    assert list(layers.columns) == ["layer", "depth", "metric", "value", "split", "centring", "source", "note"]
+    assert list(layers.drop_duplicates("depth")["layer"]) == ["wide", "deep"] and ended.out.index("wide") < ended.out.index("deep")
+    assert not layers.duplicated(["depth", "metric", "split"]).any()
+    deep, whole = values_of(layers[layers["layer"] == "deep"]), values_of(table)
+    same = [key for key in whole if key[0].startswith(("nc1", "nc2_means", "nc5")) or key[0] == "nc4_nearest_mean_accuracy"]
+    assert len(same) > 20
+    assert {key: deep[key] for key in same} == pytest.approx({key: whole[key] for key in same}, rel=1e-12, nan_ok=True)
+
+
+def test_a_least_squares_probe_stands_in_for_the_head_of_a_layer(layered):
+    folder = layered[0]
+    layers = read_csv(folder / "nc_layers.csv")
+    (train, labels), (test, test_labels) = arrays(folder, "ID_toy_train"), arrays(folder, "ID_toy_test")
+    for layer, width in (("wide", 4), ("deep", 6)):
+        probe = np.linalg.lstsq(np.column_stack([train[:, :width], np.ones(len(train))]), np.eye(4)[labels], rcond=None)[0]
+        right = (np.column_stack([test[:, :width], np.ones(len(test))]) @ probe).argmax(axis=1) == test_labels
+        norms, found = np.linalg.norm(probe[:-1], axis=0), values_of(layers[layers["layer"] == layer])
+        assert found["nc4_head_accuracy", "test"] == pytest.approx(right.mean(), abs=1e-12)
+        assert found["nc2_weights_norm_cv", "head"] == pytest.approx(norms.std() / norms.mean(), rel=1e-9)
+        assert found["head_bias_std", "head"] == pytest.approx(probe[-1].std(), rel=1e-9)
+    noted = layers[layers["note"].fillna("").str.contains("least-squares probe")]
+    assert set(noted["metric"].str[:3]) == {"nc2", "nc3", "nc4", "hea"} and not noted["metric"].str.contains("means|nearest").any()
+
+
+def test_layers_are_in_the_record_and_drawn(layered):
+    record = utils.read_json(layered[0] / "neural_collapse.json")
+    assert {f"layers/{stem}_{name}.csv" for name in ("wide", "deep") for stem in (
+        "ID_toy_train", "ID_toy_test", "OOD_svhn_test", "OOD_uniform_test")} < set(record["inputs"])
+    assert {"nc_layers.csv", "figures/nc_layers.png", "figures/nc5_layers.png"} < set(record["outputs"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_layers_may_be_parquet_and_lack_an_ood_set_which_is_said(tmp_path):
+    folder = add_layers(random_run(tmp_path / "net_s0"), ood=["svhn"], suffix="parquet")
+    *_, ended = run(folder)
+    layers = read_csv(folder / "nc_layers.csv")
+    assert set(layers["split"]) == {"train", "test", "head", "ood:svhn"} and list(layers["layer"].unique()) == ["wide", "deep"]
+    assert "lacks OOD_uniform_test_deep.csv" in ended.err and "--layers" in ended.err
+
+
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda folder: (folder / "layers" / "ID_toy_test_deep.csv").unlink(), "lacks ID_toy_test_deep.csv"),
+    (lambda folder: utils.write_json(folder / "layers" / "ID_toy_test_deep.json", {"checkpoint_sha256": "b" * 64, "depth": 1}),
+     "was made from another checkpoint"),
+    (lambda folder: (folder / "layers" / "ID_toy_train_wide.json").unlink(), "does not say its depth")])
+def test_layers_that_do_not_belong_are_refused_before_anything_is_written(tmp_path, spoil, said):
+    folder = add_layers(random_run(tmp_path / "net_s0"))
+    spoil(folder)
+    ended = shell(neural_collapse.main, "--checkpoint", folder)
+    assert ended.code == 2 and said in ended.err and "run_networks.py" in ended.err and "--layers" in ended.err
+    assert not (folder / "nc_metrics.csv").exists()
+
+
+# ---- through training ------------------------------------------------------------------------------------------------
+
+SERIES = {3: "net_z", 10: "net_a", 200: "net_m"}  # epoch: folder, so that names sort otherwise than epochs
+
+
+def epoch_run(folder, epoch, classes=4, **facts):
+    """A run that collapses as 1/epoch; facts: what its head's sidecar says otherwise, None for nothing."""
+    generator = np.random.default_rng(epoch)
+    centres, labels = 2 * np.eye(classes, 6), np.arange(60) % classes
+    folder.mkdir(parents=True)
+    own = {"checkpoint_sha256": f"{epoch:064d}", "model": "net", "epoch": epoch, "train_acc": 1 - 1 / epoch} | facts
+    utils.write_head(folder / "head.csv", centres - centres.mean(axis=0), np.zeros(classes), NAMES[:classes],
+                     {key: value for key, value in own.items() if value is not None})
+    sidecar = {"checkpoint_sha256": own["checkpoint_sha256"], "head_sha256": utils.sha256(folder / "head.csv")}
+    for stem in ("ID_toy_train", "ID_toy_test"):
+        features = centres[labels] + 1 + generator.normal(size=(60, 6)) * 3 / epoch
+        utils.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+    for number, name in enumerate(("svhn", "uniform")):
+        features = generator.normal(size=(20, 6)) + number
+        utils.write_features(folder / f"OOD_{name}_test.csv", features, np.full(20, -1), sidecar=sidecar)
+    return folder
+
+
+def add_scores(folder, epoch):
+    """ood_metrics.csv of two methods: A grows with the epoch, B is the same in every one."""
+    rows = [{"ood": name, "method": method, "parameters": None, "auroc": 0.9 - 0.3 / epoch if method == "A" else 0.7}
+            for name in ("svhn", "uniform") for method in "AB"]
+    utils.write_table(folder / "ood_metrics.csv", pd.DataFrame(rows), {"checkpoint_sha256": f"{epoch:064d}"})
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """Three epochs, scored, with layers, measured at once with the folders given in the order of their names."""
+    root = tmp_path_factory.mktemp("series")
+    for epoch, name in SERIES.items():
+        add_scores(add_layers(epoch_run(root / name, epoch)), epoch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neural_collapse, "draw", lambda *_: [])
+        ended = shell(neural_collapse.main, "--checkpoint", *sorted(root.glob("net_*")))
+    assert ended.code == 0, ended.err
+    return root, ended
+
+
+def test_epochs_come_from_the_metadata_and_the_table_holds_every_folders_own(series):
+    root, ended = series
+    table = read_csv(root / "net_m" / "nc_epochs.csv")
+    assert list(table.columns) == ["checkpoint", "epoch", "train_acc", "metric", "value", "split", "centring", "source"]
+    assert list(table["epoch"].unique()) == [3, 10, 200], "in the order of the epochs, not of the names"
+    assert not (root / "net_a" / "nc_epochs.csv").exists() and not (root / "net_z" / "nc_epochs.csv").exists()
+    for epoch, name in SERIES.items():
+        rows, own = table[table["epoch"] == epoch].reset_index(drop=True), read_csv(root / name / "nc_metrics.csv")
+        assert set(rows["checkpoint"]) == {name} and np.allclose(rows["train_acc"], 1 - 1 / epoch)
+        assert rows[METRICS[1:-1]].equals(own[METRICS[1:-1]])
+    nc1 = [values_of(rows)["nc1", "train"] for _, rows in table.groupby("epoch")]
+    assert nc1[0] > 5 * nc1[1] > 500 * nc1[2] > 0, "the spread falls as 1/epoch"
+    assert [line.split()[0] for line in ended.out.partition("through training")[2].splitlines()[2:5]] == ["3", "10", "200"]
+
+
+def test_each_folder_is_left_as_if_measured_alone(series):
+    for name in SERIES.values():
+        record = utils.read_json(series[0] / name / "neural_collapse.json")
+        assert record["arguments"]["checkpoint"] == [str(series[0] / name)]
+        assert set(record["outputs"]) == {"nc_metrics.csv", "nc_per_class.csv", "nc_layers.csv"}
+
+
+def test_the_series_names_its_inputs_and_its_figures(series):
+    folder = series[0] / "net_m"
+    record = utils.read_sidecar(folder / "nc_epochs.csv")
+    assert set(record["inputs"]) == {"../net_z/nc_metrics.csv", "../net_a/nc_metrics.csv", "nc_metrics.csv"}
+    assert set(record["outputs"]) == {f"figures/{name}.png" for name in ("nc_epochs", "nc5_epochs", "nc_layers_epochs")}
+    assert all(utils.sha256(folder / name) == digest for name, digest in {**record["inputs"], **record["outputs"]}.items())
+
+
+@pytest.mark.parametrize(("facts", "said"), [
+    ({"epoch": None}, "does not say after which epoch"), ({"epoch": 3}, "are both of epoch 3"),
+    ({"model": "other"}, "differ in model"), ({"classes": 3}, "differ in classes")])
+def test_checkpoints_that_are_no_series_are_refused_before_anything_is_written(tmp_path, facts, said):
+    epoch_run(tmp_path / "net_a", 3)
+    epoch_run(tmp_path / "net_b", **{"epoch": 7} | facts) if facts != {"epoch": None} else epoch_without(tmp_path / "net_b")
+    ended = shell(neural_collapse.main, "--checkpoint", tmp_path / "net_a", tmp_path / "net_b")
+    assert ended.code == 2 and said in ended.err and str(tmp_path / "net_b") in ended.err
+    assert not list(tmp_path.rglob("nc_*"))
+
+
+def epoch_without(folder):
+    """A run extracted before heads said their epoch."""
+    epoch_run(folder, 7)
+    sidecar = utils.read_sidecar(folder / "head.csv")
+    utils.write_json(folder / "head.json", {key: value for key, value in sidecar.items() if key != "epoch"})
+
+
+# ---- beside OOD detection --------------------------------------------------------------------------------------------
+
+def test_every_metric_stands_beside_every_auroc_of_its_checkpoint(series):
+    folder = series[0] / "net_m"
+    joined, table = read_csv(folder / "nc_ood.csv"), read_csv(folder / "nc_epochs.csv")
+    assert list(joined.columns) == ["checkpoint", "epoch", "ood", "method", "parameters", "metric", "split", "value", "auroc"]
+    of_sets = table["split"].str.startswith("ood:").sum()
+    assert len(joined) == 4 * (len(table) - of_sets) + 2 * of_sets, "NC5 of a set stands beside that set's AUROC alone"
+    assert not joined.duplicated(["epoch", "ood", "method", "metric", "split"]).any()
+    row = joined.query("epoch == 10 and ood == 'uniform' and method == 'A' and metric == 'nc5' and split == 'ood:uniform'").iloc[0]
+    assert row["checkpoint"] == "net_a" and row["auroc"] == pytest.approx(0.87)
+    assert row["value"] == values_of(table[table["epoch"] == 10])["nc5", "ood:uniform"]
+
+
+def test_the_correlations_are_those_of_scipy_and_empty_where_nothing_varies(series):
+    folder = series[0] / "net_m"
+    found, joined = read_csv(folder / "nc_ood_correlation.csv"), read_csv(folder / "nc_ood.csv")
+    keys = ["metric", "split", "ood", "method"]
+    assert list(found.columns) == [*keys, "pearson", "spearman", "n"] and len(found) == joined.drop_duplicates(keys).shape[0]
+    assert (folder / "figures" / "nc_ood_correlation.png").stat().st_size > 5000
+    pairs, compared = {key: rows.dropna(subset=["value", "auroc"]) for key, rows in joined.groupby(keys)}, 0
+    for row in found.itertuples():
+        x, y = (pairs[row.metric, row.split, row.ood, row.method][name].to_numpy() for name in ("value", "auroc"))
+        assert row.n == len(x)
+        if row.method == "B" or len(x) < 3 or len(set(x)) == 1:
+            assert np.isnan(row.pearson) and np.isnan(row.spearman)
+        else:
+            compared += 1
+            assert row.spearman == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-12)
+            if np.ptp(x) > 1e-9 * np.abs(x).max():  # else the values differ by rounding alone, and so do two ways to correlate
+                assert row.pearson == pytest.approx(stats.pearsonr(x, y)[0], abs=1e-6)
+    assert compared > 40
+
+
+def test_ranks_with_ties_share_their_mean():
+    generator = np.random.default_rng(0)
+    values, auroc = generator.integers(0, 4, 12).astype(float), generator.integers(0, 5, 12) / 10
+    joined = pd.DataFrame({"metric": "m", "split": "train", "ood": "x", "method": "A", "value": values, "auroc": auroc})
+    found = neural_collapse.correlate(pd.concat([joined, joined.assign(method="B", auroc=np.nan)])).set_index("method")
+    assert found.loc["A", "spearman"] == pytest.approx(stats.spearmanr(values, auroc)[0], abs=1e-12) and found.loc["A", "n"] == 12
+    assert found.loc["B", "n"] == 0 and np.isnan(found.loc["B", "pearson"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_checkpoints_have_no_correlation_and_an_older_one_is_taken_away(tmp_path):
+    for epoch in (3, 10):
+        add_scores(epoch_run(tmp_path / SERIES[epoch], epoch), epoch)
+    for stale in ("nc_ood_correlation.csv", "nc_ood_correlation.json"):
+        (tmp_path / "net_a" / stale).write_text("{}")
+    ended = shell(neural_collapse.main, "--checkpoint", tmp_path / "net_a", tmp_path / "net_z")
+    assert ended.code == 0 and "no correlation over 2 checkpoints: it takes at least 3" in ended.out
+    assert (tmp_path / "net_a" / "nc_ood.csv").exists() and not list(tmp_path.rglob("nc_ood_correlation*"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_has_not_been_scored_is_said_and_another_checkpoints_scores_are_refused(tmp_path):
+    folders = [epoch_run(tmp_path / SERIES[epoch], epoch) for epoch in (3, 10)]
+    add_scores(folders[0], 3)
+    ended = shell(neural_collapse.main, "--checkpoint", *folders)
+    assert ended.code == 0 and not list(tmp_path.rglob("nc_ood*"))
+    assert f"1 of 2 folders lack ood_metrics.csv; make it with: python ood_methods.py --checkpoint {folders[1]}" in ended.out
+    add_scores(folders[1], 3)
+    ended = shell(neural_collapse.main, "--checkpoint", *folders)
+    assert ended.code == 2 and "was made from another checkpoint" in ended.err and "ood_methods.py" in ended.err
+
+
+# ---- t-SNE -----------------------------------------------------------------------------------------------------------
+
+def test_an_embedding_keeps_a_far_group_apart_and_samples_evenly():
+    generator = np.random.default_rng(0)
+    near, far = generator.normal(size=(1200, 5)), generator.normal(size=(40, 5)) + 100
+    points = neural_collapse.embed([near, far])
+    assert [len(group) for group in points] == [neural_collapse.SAMPLE, 40]
+    between = np.linalg.norm(points[0][:, None] - points[1][None], axis=2)
+    assert between.min() > np.ptp(points[1], axis=0).max() / 2
+    assert list(neural_collapse.sample(np.arange(10), 4)) == [0, 3, 6, 9]
+
+
+def test_a_tsne_is_drawn_when_asked_for(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(neural_collapse, "save", lambda _, named: drawn.append(named) or [])
+    folder = random_run(tmp_path / "net_s0", ood=["svhn"])
+    run(folder)
+    run(folder, "--tsne")
+    assert set(drawn[1]) - set(drawn[0]) == {"nc_tsne"}
+    assert utils.read_json(folder / "neural_collapse.json")["arguments"]["tsne"] is True
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("words", "said"), [(["--ood", "mnist"], "lacks OOD_mnist_test.csv"), (["--dataset", "other"], "lacks ID_other_train.csv"),
-                                             (["--ood", "a/b"], "neither a name nor NAME=FOLDER"), (["--temperature", "2"], "unrecognized")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ood", "mnist"], "lacks OOD_mnist_test.csv"),
+        (["--dataset", "other"], "lacks ID_other_train.csv"),
+        (["--ood", "a/b"], "neither a name nor NAME=FOLDER"),
+        (["--temperature", "2"], "unrecognized"),
+    ],
+)
 def test_a_wrong_argument_ends_with_one_message_and_nothing_written(tmp_path, words, said):
     folder = random_run(tmp_path / "net_s0")
     before = {path: path.read_bytes() for path in folder.rglob("*")}

@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from test_cli import read_csv, shell
+from test_cli import read_csv, shell, write_blank
 
 import metrics
 import ood_methods
 import scores
 import utils
 
-METRICS = ["checkpoint", "dataset", "ood", "method", "parameters", "auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_ood_positive",
-           "aupr_in", "aupr_out", "id_share", "detection_error", "n_id", "n_ood", "ties"]
+METRICS = ["checkpoint", "dataset", "ood", "method", "parameters", "auroc", "auroc_low", "auroc_high", "fpr95",
+           "fpr95_ood_positive", "aupr_in", "aupr_out", "id_share", "detection_error", "n_id", "n_ood", "ties", "accuracy",
+           "accuracy_at_tpr", "best"]
 CLASSES, WIDTH = 4, 12
 CORE = ("MSP", "MaxLogit", "Energy")
 
@@ -32,8 +33,10 @@ def make_run(folder, ood=("far_noise", "near"), suffix=".csv", seed=0):
 
     def write(stem, labels, spread, pull, paths=None):
         noise = generator.normal(size=(len(labels), WIDTH)) * spread
-        utils.write_features(folder / f"{stem}{suffix}", np.maximum(pull * centres[labels % CLASSES] + noise, 0), labels, paths, sidecar)
+        features = np.maximum(pull * centres[labels % CLASSES] + noise, 0)
+        utils.write_features(folder / f"{stem}{suffix}", features, labels, paths, sidecar)
     write("ID_toy_train", np.arange(240) % CLASSES, 1.0, 1.0)
+    write("ID_toy_val", np.arange(40) % CLASSES, 1.0, 1.0)
     write("ID_toy_test", np.arange(100) % CLASSES, 1.0, 1.0)
     for number, name in enumerate(ood):
         write(f"OOD_{name}_test", np.arange(60 + 20 * number), 1.5, 0.3 + 0.3 * number,
@@ -52,8 +55,8 @@ def done(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A run to score without figures, which take most of the time; `done` has them."""
-    monkeypatch.setattr(ood_methods, "draw", lambda *_: [])
+    """A run to score, with blank figures; those of `done` are drawn."""
+    monkeypatch.setattr(utils, "write_figure", write_blank)
     return make_run(tmp_path / "net_s0")
 
 
@@ -159,7 +162,8 @@ def test_the_sidecars_say_what_made_the_files(done):
 
 def test_the_record_names_all_that_was_read_and_written(done):
     record = utils.read_json(done[0] / "ood_methods.json")
-    assert set(record["inputs"]) == {"head.csv", "ID_toy_train.csv", "ID_toy_test.csv", "OOD_far_noise_test.csv", "OOD_near_test.csv"}
+    assert set(record["inputs"]) == {"head.csv", "ID_toy_train.csv", "ID_toy_val.csv", "ID_toy_test.csv", "OOD_far_noise_test.csv",
+                                     "OOD_near_test.csv"}
     written = {str(path.relative_to(done[0])) for path in done[0].rglob("*") if path.suffix in (".csv", ".png", ".md", ".tex")}
     assert set(record["outputs"]) == written - set(record["inputs"])
     assert {"ood_metrics.csv", "ood_metrics.md", "ood_metrics.tex", "scores_ID_toy.csv", "figures/auroc_bars.png",
@@ -178,7 +182,7 @@ def test_the_printed_table_is_the_written_one_in_percent(done):
     shown = printed_rows(done[1])
     assert list(shown) == list(scores.METHODS)
     for method, numbers in shown.items():
-        rates = 100 * np.array([[table.loc[(method, name), column] for column in ("auroc", "fpr95")] for name in ("far_noise", "near")])
+        rates = 100 * table.loc[[(method, "far_noise"), (method, "near")], ["auroc", "fpr95"]].to_numpy()
         np.testing.assert_allclose(numbers, [*rates.ravel(), *rates.mean(axis=0)], atol=0.005 + 1e-9)
     assert "far_noise AUROC" in done[1] and "near FPR" in done[1] and "toy (100 test images)" in done[1]
     assert "far_noise (60), near (80)" in done[1] and str(done[0]) in done[1]
@@ -186,23 +190,46 @@ def test_the_printed_table_is_the_written_one_in_percent(done):
 
 def test_the_markdown_table_holds_the_printed_numbers(done):
     text = (done[0] / "ood_metrics.md").read_text()
-    rows = {cells[1]: [float(cell) for cell in cells[2:-1]] for line in text.splitlines()
+    rows = {cells[1]: [float(cell.strip("*")) for cell in cells[2:-1]] for line in text.splitlines()
             if (cells := [cell.strip() for cell in line.split("|")])[1:2] and cells[1] in scores.METHODS}
     assert rows == printed_rows(done[1])
+    assert text.count("**") == 2 * read_csv(done[0] / "ood_metrics.csv")["best"].sum()
 
 
-def test_the_latex_table_is_escaped_and_marks_the_best_of_each_column(done):
+def test_the_latex_table_is_escaped_and_sets_what_is_best_in_bold(done):
     text = (done[0] / "ood_metrics.tex").read_text()
     assert r"\toprule" in text and r"\midrule" in text and r"\bottomrule" in text
     assert r"\caption{50\% of\_it}" in text and r"\label{tab:x}" in text and r"far\_noise" in text and "far_noise" not in text
     body = [re.sub(r"\\textbf\{(.*?)\}", r"*\1", line).removesuffix(r" \\").split(" & ") for line in text.splitlines()
             if line.partition(" ")[0] in scores.METHODS]
     assert {row[0]: [float(cell.strip("*")) for cell in row[1:]] for row in body} == printed_rows(done[1])
-    columns = list(zip(*(row[1:] for row in body), strict=True))
-    assert len(columns) == 6
-    for number, column in enumerate(columns):
-        best = (min if number % 2 else max)(float(cell.strip("*")) for cell in column)  # AUROC and FPR in turn
-        assert all(cell.startswith("*") == (float(cell.strip("*")) == best) for cell in column)
+    best = read_csv(done[0] / "ood_metrics.csv").set_index(["method", "ood"])["best"]
+    for method, *cells in body:
+        bold = [best[method, "far_noise"], False, best[method, "near"], False, False, False]
+        assert [cell.startswith("*") for cell in cells] == bold
+
+
+def test_the_best_is_what_a_paired_test_sets_apart_from_every_other(folder):
+    """A score of its own set apart by a shift, and one that only noise sets apart from its like."""
+    generator = np.random.default_rng(0)
+    inside, outside = generator.normal(1, 1, 400), generator.normal(0, 1, 400)
+    sets = {"clear": {"good": (inside + 2, outside), "bad": (inside, outside)},
+            "close": {"good": (inside + generator.normal(0, 0.01, 400), outside), "bad": (inside, outside)}}
+    for name, pairs in sets.items():
+        measured = {method: metrics.evaluate(*pair) for method, pair in pairs.items()}
+        p = metrics.paired_delong(*pairs["good"], *pairs["bad"]).p_value
+        assert (p < 0.05) == (name == "clear")
+        id_scores, ood_scores = ({method: pair[side] for method, pair in pairs.items()} for side in (0, 1))
+        leader = ood_methods.significant_leader(measured, id_scores, ood_scores)
+        assert leader == ("good" if name == "clear" else None)
+
+
+def test_accuracy_is_that_of_the_id_images_and_of_those_that_are_kept(done):
+    inside = read_csv(done[0] / "scores_ID_toy.csv")
+    right = inside["prediction"] == inside["label"]
+    for row in read_csv(done[0] / "ood_metrics.csv").itertuples():
+        assert row.accuracy == pytest.approx(right.mean(), abs=1e-12) and 0.25 < row.accuracy <= 1
+        assert row.accuracy_at_tpr == pytest.approx(right[inside[f"{row.method}_accepted"]].mean(), abs=1e-12)
 
 
 def test_no_latex_is_written_unasked(folder):
@@ -234,9 +261,17 @@ def test_the_temperature_is_energys_and_stands_in_the_table(folder):
     np.testing.assert_allclose(read_csv(folder / "scores_OOD_near.csv")["Energy"], 10 * logsumexp(logits / 10, axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("words", "method", "expected"), [
-    (["--vim-dim", "3"], "ViM", {"dim": 3}), (["--neco_dim", "2"], "NECO", {"dim": 2}), (["--ridge", "0.5"], "Mahalanobis", {"ridge": 0.5}),
-    (["--no-neco-scaler"], "NECO", {"scaler": False}), (["--neco-max-logit"], "NECO", {"max_logit": True}), ([], "ViM", {"dim": WIDTH // 2})])
+@pytest.mark.parametrize(
+    ("words", "method", "expected"),
+    [
+        (["--vim-dim", "3"], "ViM", {"dim": 3}),
+        (["--neco_dim", "2"], "NECO", {"dim": 2}),
+        (["--ridge", "0.5"], "Mahalanobis", {"ridge": 0.5}),
+        (["--no-neco-scaler"], "NECO", {"scaler": False}),
+        (["--neco-max-logit"], "NECO", {"max_logit": True}),
+        ([], "ViM", {"dim": WIDTH // 2}),
+    ],
+)
 def test_each_parameter_reaches_its_method_and_stands_in_the_table(folder, words, method, expected):
     before = run(folder, "--methods", method)[0]
     table, _ = run(folder, "--methods", method, *words)
@@ -254,13 +289,26 @@ def test_another_share_moves_the_thresholds_and_the_false_positives(folder):
     assert table.set_index("ood").loc["near", "fpr95"] == pytest.approx((outside["MSP"] >= threshold).mean())
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--methods", "Nonsense"], "unknown method 'Nonsense'; expected one of MSP"), (["--temperature", "0"], "above 0"),
-    (["--temperature", "nan"], "above 0"), (["--temperature", "hot"], "invalid"), (["--tpr", "0"], "above 0 and at most 1"),
-    (["--tpr", "95"], "above 0 and at most 1"), (["--vim-dim", "0"], "at least 1"), (["--ridge", "much"], "invalid"),
-    (["--methods", "MSP", "--vim-dim", "3"], "--vim-dim belongs to ViM, which --methods leaves out"),
-    (["--methods", "MSP", "--no-neco-scaler"], "belongs to NECO"), (["--vim-dim", str(WIDTH + 1)], "ViM"), (["--ridge", "-1"], "ridge"),
-    (["--neco-dim", "1000"], "NECO"), (["--ood", "svhn"], "lacks OOD_svhn_test.csv"), (["--dataset", "other"], "lacks ID_other_train.csv")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "Nonsense"], "unknown method 'Nonsense'; expected one of MSP"),
+        (["--temperature", "0"], "above 0"),
+        (["--temperature", "nan"], "above 0"),
+        (["--temperature", "hot"], "invalid"),
+        (["--tpr", "0"], "above 0 and at most 1"),
+        (["--tpr", "95"], "above 0 and at most 1"),
+        (["--vim-dim", "0"], "at least 1"),
+        (["--ridge", "much"], "invalid"),
+        (["--methods", "MSP", "--vim-dim", "3"], "--vim-dim belongs to ViM, which --methods leaves out"),
+        (["--methods", "MSP", "--no-neco-scaler"], "belongs to NECO"),
+        (["--vim-dim", str(WIDTH + 1)], "ViM"),
+        (["--ridge", "-1"], "ridge"),
+        (["--neco-dim", "1000"], "NECO"),
+        (["--ood", "svhn"], "lacks OOD_svhn_test.csv"),
+        (["--dataset", "other"], "lacks ID_other_train.csv"),
+    ],
+)
 def test_a_wrong_argument_ends_with_one_message_and_nothing_written(folder, words, said):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     ended = shell(ood_methods.main, "--checkpoint", folder, *words)
@@ -271,6 +319,125 @@ def test_a_wrong_argument_ends_with_one_message_and_nothing_written(folder, word
 def test_without_ood_features_the_command_that_makes_them_is_told(tmp_path):
     ended = shell(ood_methods.main, "--checkpoint", make_run(tmp_path / "net_s0", ood=()))
     assert ended.code == 2 and "holds no OOD features" in ended.err and "python run_networks.py --checkpoint" in ended.err
+
+
+# ---- groups, several checkpoints, a validation OOD set, ODIN ----------------------------------------------------------
+
+def test_groups_average_their_sets_each_counting_alike(folder):
+    table, printed = run(folder, "--methods", "MSP", "ViM", "--groups", "far=far_noise", "both=far_noise,near")
+    groups = read_csv(folder / "ood_groups.csv")
+    assert list(groups.columns) == ["group", "sets", "method", "auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out",
+                                    "detection_error"]
+    assert list(groups["group"]) == ["far", "far", "both", "both"] and set(groups["sets"]) == {"far_noise", "far_noise near"}
+    for row in groups.itertuples():
+        part = table[(table["method"] == row.method) & table["ood"].isin(row.sets.split())]
+        for name in groups.columns[3:]:
+            assert getattr(row, name) == pytest.approx(part[name].mean(), abs=1e-12)
+    assert "far AUROC" in printed and "both FPR" in printed and "mean AUROC" not in printed
+    both = groups[(groups["group"] == "both") & (groups["method"] == "MSP")].iloc[0]
+    assert printed_rows(printed)["MSP"][-2:] == [round(100 * both["auroc"], 2), round(100 * both["fpr95"], 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--groups", "near"], "GROUP=NAME,NAME"),
+        (["--groups", "near=svhn"], "svhn is not among the OOD sets far_noise, near;"),
+        (["--val-ood", "svhn"], "svhn is not among the OOD sets far_noise, near;"),
+        (["--ood", "near", "--val-ood", "near"], "near is the only OOD set"),
+        (["--methods", "ODIN"], "--odin-epsilon"),
+    ],
+)
+def test_a_group_or_validation_set_that_was_not_extracted_is_refused(folder, words, said):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
+    assert ended.code == 2 and said in ended.err and "Traceback" not in ended.err and ended.out == ""
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_several_checkpoints_give_their_mean_and_standard_deviation(tmp_path, folder):
+    results = tmp_path / "results"
+    folders = [make_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
+    ended = shell(ood_methods.main, "--checkpoint", *folders, "--output-dir", results, "--methods", "MSP", "KNN")
+    assert ended.code == 0, ended.err
+    table = pd.concat([read_csv(each / "ood_metrics.csv") for each in folders])
+    assert list(table["checkpoint"].unique()) == ["net_s0", "net_s1", "net_s2"]
+    spread = read_csv(results / "ood_checkpoints.csv")
+    assert list(spread.columns) == ["dataset", "ood", "method", "checkpoints", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]
+    assert len(spread) == 4 and set(spread["checkpoints"]) == {3}
+    for row in spread.itertuples():
+        part = table[(table["ood"] == row.ood) & (table["method"] == row.method)]
+        assert row.auroc_mean == pytest.approx(np.mean(part["auroc"]), abs=1e-12)
+        assert row.auroc_std == pytest.approx(np.std(part["auroc"], ddof=1), abs=1e-12) and row.auroc_std > 0
+        assert row.fpr95_std == pytest.approx(np.std(part["fpr95"], ddof=1), abs=1e-12)
+
+
+def test_a_validation_set_chooses_and_is_not_tested_on(folder):
+    table, _ = run(folder, "--methods", "MSP", "Energy", "ViM", "--val-ood", "near")
+    assert set(table["ood"]) == {"far_noise"} and not (folder / "scores_OOD_near.csv").exists()
+    chosen = {row.method: json.loads(row.parameters) if isinstance(row.parameters, str) else {} for row in table.itertuples()}
+    assert chosen["Energy"]["val_ood"] == "near" and "val_ood" not in chosen["MSP"] and "val_ood" not in chosen["ViM"]
+    inside, outside = logits_of(folder, "ID_toy_val")[1], logits_of(folder, "OOD_near_test")[1]
+
+    def area(temperature):
+        values = temperature * logsumexp(np.concatenate([inside, outside]) / temperature, axis=1)
+        return roc_auc_score(np.repeat([1, 0], [len(inside), len(outside)]), values)
+    grid = ood_methods.GRIDS["Energy"][1]
+    assert area(chosen["Energy"]["temperature"]) == pytest.approx(max(map(area, grid)), abs=1e-4)
+    assert len({round(area(value), 3) for value in grid}) > 1, "the choice matters here"
+
+
+def test_a_given_value_is_not_chosen_again(folder):
+    table, _ = run(folder, "--methods", "Energy", "--val-ood", "near", "--temperature", "3")
+    assert json.loads(table["parameters"][0]) == {"temperature": 3.0}
+
+
+@pytest.mark.parametrize("name", ["dtd", "Textures", "texture"])
+def test_a_validation_set_goes_by_any_of_its_names(tmp_path, folder, name):
+    folder = make_run(tmp_path / "other" / "net_s0", ood=("near", "textures"))
+    assert set(run(folder, "--methods", "Energy", "--val-ood", name)[0]["ood"]) == {"near"}
+
+
+def test_a_validation_set_needs_validation_images(folder):
+    (folder / "ID_toy_val.csv").unlink()
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--val-ood", "near")
+    assert ended.code == 2 and "lacks ID_toy_val.csv" in ended.err and "--val-size" in ended.err
+
+
+@pytest.fixture
+def with_odin(folder):
+    """A run whose test sets were extracted a second time, perturbed."""
+    for stem in ("ID_toy_test", "OOD_far_noise_test", "OOD_near_test"):
+        found, sidecar = utils.read_features(folder / f"{stem}.csv"), utils.read_sidecar(folder / f"{stem}.csv")
+        utils.write_features(folder / f"ODIN_{stem}.csv", found.features * 1.1, found.labels, found.paths,
+                             {**sidecar, "odin_epsilon": 0.002, "temperature": 1000.0})
+    return folder
+
+
+def test_odin_scores_its_own_features_at_their_temperature(with_odin):
+    table, _ = run(with_odin, "--methods", "ODIN", "MSP")
+    assert list(table["method"][:2]) == ["MSP", "ODIN"] or list(table["method"][:2]) == ["ODIN", "MSP"]
+    odin = table[table["method"] == "ODIN"]
+    assert {json.dumps(json.loads(text)) for text in odin["parameters"]} == {'{"odin_epsilon": 0.002, "temperature": 1000.0}'}
+    for stem in ("ID_toy", "OOD_near"):
+        logits = logits_of(with_odin, f"ODIN_{stem}_test")[1]
+        written = read_csv(with_odin / f"scores_{stem}.csv")["ODIN"]
+        np.testing.assert_allclose(written, softmax(logits / 1000, axis=1).max(axis=1), rtol=1e-6)
+    assert "ODIN_ID_toy_test.csv" in utils.read_json(with_odin / "ood_methods.json")["inputs"]
+
+
+def test_odin_is_among_all_methods_where_its_features_are(with_odin):
+    assert "ODIN" in set(run(with_odin)[0]["method"])
+    (with_odin / "ODIN_OOD_near_test.csv").unlink()
+    assert "ODIN" not in set(run(with_odin)[0]["method"])
+
+
+def test_sets_perturbed_differently_are_refused(with_odin):
+    path = with_odin / "ODIN_OOD_near_test.json"
+    utils.write_json(path, {**utils.read_json(path), "odin_epsilon": 0.004})
+    ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "ODIN")
+    assert ended.code == 2 and "ODIN_OOD_near_test.csv was perturbed with another epsilon" in ended.err
+    assert "--odin-epsilon 0.002" in ended.err
 
 
 # ---- invariants ------------------------------------------------------------------------------------------------------
@@ -345,6 +512,9 @@ def test_an_undefined_score_is_an_empty_cell_and_no_mean_hides_it(folder, monkey
     assert scored[4].split(",")[3] == "" and scored[4].split(",")[5] in ("", "false") and "nan" not in "".join(scored).lower()
     row = next(line for line in printed.splitlines() if line.startswith("MSP"))
     assert len(row.split()) == 3, "AUROC and FPR of far_noise only: a mean over one set of two would flatter"
+    run(folder, "--methods", "MSP", "Energy", "--groups", "both=far_noise,near")
+    groups = read_csv(folder / "ood_groups.csv").set_index("method")
+    assert np.isnan(groups.loc["MSP", "auroc"]) and np.isfinite(groups.loc["Energy", "auroc"]), "nor does one of a group"
 
 
 def test_the_thresholds_are_those_of_the_metrics_library(done):

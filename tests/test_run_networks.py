@@ -103,17 +103,21 @@ def test_logits_are_features_times_the_head(digits_run):
     assert (found.argmax(1) == images.labels.numpy()).mean() == pytest.approx(checkpoint["test_acc"], abs=1e-6)
 
 
-def test_the_csv_holds_the_extracted_float32_exactly(digits_run):
-    network, classifier, checkpoint = networks.load(digits_run.checkpoint)
-    images = image_set(checkpoint, "ID_digits_test")
-    extracted = run_networks.extract(network.to(memory_format=torch.channels_last), classifier, images,
-                                     data.Preprocessing(**checkpoint["preprocessing"]), torch.device("cpu"), 500, False, "x")
-    path = digits_run.folder / "ID_digits_test.csv"
-    assert np.array_equal(utils.read_features(path).features, extracted)
+def test_the_csv_holds_the_extracted_float32_exactly(own_digits_run, monkeypatch):
+    written, real = {}, utils.write_features
+
+    def write(path, features, *arguments):
+        written[path] = features.copy()
+        real(path, features, *arguments)
+    monkeypatch.setattr(utils, "write_features", write)
+    start(own_digits_run, "--ood", "photos", "--force")
+    assert len(written) == 4
+    for path, features in written.items():
+        assert features.dtype == np.float32 and np.array_equal(utils.read_features(path).features, features)
     lines = path.read_text().splitlines()
-    assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(lines) == 1 + len(images)
+    assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(lines) == 1 + len(features)
     by_hand = np.array([[np.float32(cell) for cell in line.split(",")[:-1]] for line in lines[1:20]])
-    assert np.array_equal(by_hand, extracted[:19])
+    assert np.array_equal(by_hand, features[:19])
 
 
 def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_set(digits_run):
@@ -129,14 +133,12 @@ def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_s
     assert right.mean() == pytest.approx(checkpoint["train_acc"], abs=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 481])
-def test_the_batch_size_does_not_matter(digits_run, batch_size):
-    network, classifier, checkpoint = networks.load(digits_run.checkpoint)
-    images = image_set(checkpoint, "ID_digits_test").take(torch.arange(40))
-    found = run_networks.extract(network, classifier, images, data.Preprocessing(**checkpoint["preprocessing"]),
-                                 torch.device("cpu"), batch_size, False, "x")
-    expected = features_of(digits_run.folder, "ID_digits_test").features[:40]
-    assert np.abs(found - expected).max() < 1e-5
+@pytest.mark.parametrize("batch_size", [17, 481])
+def test_the_batch_size_does_not_matter(own_digits_run, digits_run, batch_size):
+    start(own_digits_run, "--ood", "held_out", "--force", "--batch-size", batch_size)
+    for name in ("ID_digits_test", "OOD_held_out_test"):
+        one, other = (features_of(run.folder, name).features for run in (own_digits_run, digits_run))
+        assert np.abs(one - other).max() < 1e-5
 
 
 def test_dropout_does_not_touch_the_features(tmp_path, digits_run):
@@ -206,6 +208,17 @@ def test_what_is_missing_is_made_and_the_rest_is_kept(own_digits_run):
     start(own_digits_run)
     after = modified(own_digits_run.folder)
     assert {name for name in before if after[name] != before[name]} == {"OOD_photos_test.csv", "OOD_uniform_test.csv"}
+
+
+@pytest.mark.parametrize("name", ["head.csv", "ID_digits_train.csv", "OOD_uniform_test.csv"])
+def test_a_file_that_was_edited_is_made_again(own_digits_run, name):
+    path = own_digits_run.folder / name
+    before = path.read_bytes()
+    lines = before.decode().splitlines()
+    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")  # two rows change places
+    assert path.read_bytes() != before and path.stat().st_size == len(before)
+    start(own_digits_run)
+    assert path.read_bytes() == before
 
 
 def test_another_checkpoint_under_the_same_name_remakes_everything(own_digits_run):
@@ -278,6 +291,39 @@ def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_d
     assert {name for name in after if after[name] != before[name]} == {"ODIN_ID_digits_test.csv", "ODIN_OOD_photos_test.csv"}
 
 
+# ---- every stage, several checkpoints --------------------------------------------------------------------------------
+
+def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits_run):
+    before = modified(own_digits_run.folder)
+    start(own_digits_run, "--ood", "photos", "--layers")
+    network, _, checkpoint = networks.load(own_digits_run.checkpoint)
+    preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), {}
+    for name in ("stack1", "stack2", "stack3"):
+        network.get_submodule(name).register_forward_hook(lambda _, inputs, output, name=name: caught.update({name: output}))
+    for stem in ("ID_digits_test", "OOD_photos_test"):
+        images = image_set(checkpoint, stem)
+        with torch.inference_mode():
+            network(preprocessing.normalise(images.pixels))
+        for name, width in (("stack1", 16), ("stack2", 32), ("stack3", 64)):
+            found = utils.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
+            assert found.features.shape == (len(images), width) and found.labels.tolist() == images.labels.tolist()
+            assert np.abs(found.features - caught[name].mean((2, 3)).numpy()).max() < 1e-5
+    penultimate = features_of(own_digits_run.folder, "ID_digits_test").features
+    last = utils.read_features(own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv").features
+    assert np.abs(penultimate - last).max() < 1e-5  # average pooling makes the one of the other here
+    assert modified(own_digits_run.folder)["head.csv"] == before["head.csv"]
+
+
+def test_several_checkpoints_are_extracted_each_into_its_own_folder(own_digits_run, digits_run):
+    best = own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth"
+    run_networks.main(["--checkpoint", str(own_digits_run.checkpoint), str(best), "--device", "cpu", "--ood", "held_out",
+                       "--output-dir", str(own_digits_run.output_dir), "--force"])
+    one, two = (features_of(own_digits_run.output_dir / path.stem, "ID_digits_test").features
+                for path in (own_digits_run.checkpoint, best))
+    assert np.array_equal(one, features_of(digits_run.folder, "ID_digits_test").features)
+    assert one.shape == two.shape and not np.array_equal(one, two)
+
+
 # ---- folders of images -----------------------------------------------------------------------------------------------
 
 def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path):
@@ -344,8 +390,9 @@ def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp
     train.main(["--dataset", f"insects={root}", "--image-size", "8", "--model", "resnet_cifar", "--epochs", "1", "--device", "cpu",
                 "--batch-size", "6", "--output-dir", str(results)])
     checkpoint = results / "resnet_cifar_final_insects_s0.pth"
-    run_networks.main(["--checkpoint", str(checkpoint), "--device", "cpu", "--output-dir", str(results), "--ood", "uniform"])
+    run_networks.main(["--checkpoint", str(checkpoint), "--device", "cpu", "--output-dir", str(results)])
     folder = results / checkpoint.stem
+    assert not list(folder.glob("OOD_*"))  # none is known to suit a data set of one's own, and none was asked for
     rows, found = data.split_validation(20, 2)[0].sort().values.tolist(), features_of(folder, "ID_insects_train")
     every = [f"{name}/{index:02}.png" for name in ("ant", "bee") for index in range(10)]
     assert found.paths == [every[row] for row in rows] and found.labels.tolist() == [row // 10 for row in rows]
@@ -486,7 +533,7 @@ def test_a_network_whose_last_linear_layer_is_not_its_output_is_refused(tmp_path
 
 def test_a_network_that_diverged_is_called_so(tmp_path):
     path = own(tmp_path, "Net", change=lambda network: network.body[1].weight.data.fill_(float("nan")))
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match=r"NaN or infini.*diverged"):
         extract_foreign(tmp_path, path, "--ood", "uniform")
     assert not list(tmp_path.rglob("ID_*.csv"))
 
@@ -551,7 +598,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_ne
         start(own_digits_run, "--ood", "photos", "--format", ending, *(["--force"] if ending == "csv" else []))
     assert not [path for path in own_digits_run.folder.iterdir() if path.name.startswith(".")]
     for stem in STEMS:
-        assert len(features_of(own_digits_run.folder, stem).labels)
+        path = utils.feature_file(own_digits_run.folder, stem)
+        assert path and len(utils.read_features(path).labels), stem
     start(own_digits_run, "--ood", "photos", "--format", ending)
     assert np.array_equal(features_of(own_digits_run.folder, "OOD_photos_test").features, before)
 

@@ -10,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -439,7 +440,8 @@ def test_a_folder_that_cannot_be_written_into_is_refused(tmp_path):
 
 
 def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
-    start(tmp_path, "--mode", "collapse", "--epochs", "40", "--lr", "0", "--patience", "3", "--no-amp")
+    # Two validation images: three accuracies are possible, so that there are ties, and the first of equals is the best.
+    start(tmp_path, "--mode", "collapse", "--epochs", "40", "--lr", "0", "--patience", "3", "--no-amp", "--val-size", "2")
     history = read(tmp_path)["history"]
     accuracies = [row["val_acc"] for row in history]
     assert len(history) == accuracies.index(max(accuracies)) + 1 + 3 < 40
@@ -515,6 +517,68 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
             assert summary[key] == utils.plain(checkpoint[key]), key
         assert summary["epochs"] == 3 and summary["checkpoint_sha256"] == utils.sha256(path)
         assert set(summary) >= {"command", "versions", "git_commit", "git_dirty", "seconds", "created"}
+
+
+def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_else(tmp_path, finished):
+    start(tmp_path, *REGULARISED, "--save-every", "2")
+    kept = tmp_path / "resnet_cifar_epoch2_run.pth"
+    assert [path.name for path in tmp_path.glob("*_epoch*.pth")] == [kept.name]
+    checkpoint, final = torch.load(kept, weights_only=True), read(tmp_path)
+    assert checkpoint["epoch"] == 2 and timeless(checkpoint["history"]) == timeless(final["history"][:2])
+    assert not equal(checkpoint["model_state_dict"], final["model_state_dict"])
+    assert equal(final["model_state_dict"], read(finished(*REGULARISED))["model_state_dict"])
+    assert networks.load(kept)[2]["class_names"] == ["0", "1", "2"]
+    assert utils.read_sidecar(kept)["checkpoint_sha256"] == utils.sha256(kept)
+
+
+def test_force_removes_the_epochs_of_this_run_and_of_no_other(tmp_path):
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
+    start(tmp_path, *words, "--save-every", "1")
+    mine, another = (tmp_path / f"resnet_cifar_epoch{name}_run.pth" for name in ("1", "5_other"))
+    another.write_bytes(b"of the run with --suffix other_run")
+    start(tmp_path, *words, "--force")
+    assert another.exists() and not mine.exists()
+
+
+def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_path, finished):
+    start(tmp_path, *REGULARISED, "--track-nc", "2", "--save-every", "2")
+    curves, final = pd.read_csv(files_of(tmp_path)["curves"]), read(tmp_path)
+    measures = ["nc1", "nc2_norm_cv", "nc2_cosine_std", "nc3_self_duality", "nc4_mismatch"]
+    assert list(curves.columns) == COLUMNS + measures
+    assert curves[measures].notna().all(axis=1).tolist() == [False, True, True]  # every second epoch, and the last
+    assert equal(final["model_state_dict"], read(finished(*REGULARISED))["model_state_dict"])
+    # The slow way for epoch 2: class means, NC1 with a full pseudo-inverse cut at rank C - 1, NC4 by distances.
+    network, layer, checkpoint = networks.load(tmp_path / "resnet_cifar_epoch2_run.pth")
+    preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), []
+    layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].double().numpy()))
+    images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
+    images = images.take(data.split_validation(len(images), 32)[0])
+    with torch.inference_mode():
+        predicted = network(preprocessing.normalise(images.pixels)).argmax(1).numpy()
+    features, labels = caught[0], images.labels.numpy()
+    means = np.stack([features[labels == label].mean(0) for label in range(3)])
+    within = np.cov((features - means[labels]).T, bias=True)
+    between = np.cov(means.T, bias=True)
+    eigenvalues, vectors = np.linalg.eigh(between)
+    inverse = vectors[:, -2:] / eigenvalues[-2:] @ vectors[:, -2:].T
+    nearest = ((features[:, None] - means) ** 2).sum(2).argmin(1)
+    assert curves["nc1"][1] == pytest.approx(np.trace(within @ inverse) / 3, rel=1e-3)
+    assert curves["nc4_mismatch"][1] == pytest.approx((nearest != predicted).mean(), abs=1 / 300)
+
+
+def test_track_nc_takes_a_classifier_without_bias(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\n\n\ndef build(num_classes):\n"
+                    "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, num_classes, bias=False))\n")
+    start(tmp_path, "--model", f"{file}:build", "--mode", "collapse", "--epochs", "1", "--track-nc", "1", "--lr", "0.01")
+    assert pd.read_csv(tmp_path / "net_build_curves_run.csv")["nc1"].notna().all()
+
+
+@pytest.mark.parametrize("place", ["{}", "a{b}"])
+def test_braces_in_names_are_taken_as_they_are(tmp_path, place):
+    start(tmp_path / place, "--mode", "collapse", "--epochs", "1", "--suffix", place, "--save-every", "1")
+    assert (tmp_path / place / f"resnet_cifar_epoch1_{place}.pth").exists()
+    assert (tmp_path / place / f"resnet_cifar_final_{place}.pth").exists()
 
 
 def test_the_log_tells_the_run(finished):

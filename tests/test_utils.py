@@ -199,8 +199,19 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, name):
         utils.read_features(tmp_path / name)
 
 
-@pytest.mark.parametrize("text", ["class,w0,w1\na,1,2\n", "w0,bias\n1,2\n", "class,w1,w0,bias\na,1,2,3\n", "class,w0,bias\na,word,1\n",
-                                  "class,w0,bias\na,NaN,1\n", "class,w0,bias\na,,1\n", "class,w0,bias\na,1,inf\n", "class,w0,bias\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class,w0,w1\na,1,2\n",
+        "w0,bias\n1,2\n",
+        "class,w1,w0,bias\na,1,2,3\n",
+        "class,w0,bias\na,word,1\n",
+        "class,w0,bias\na,NaN,1\n",
+        "class,w0,bias\na,,1\n",
+        "class,w0,bias\na,1,inf\n",
+        "class,w0,bias\n",
+    ],
+)
 def test_a_file_that_is_no_head_is_refused_by_name(tmp_path, text):
     (tmp_path / "head.csv").write_text(text)
     with pytest.raises(ValueError, match=r"head\.csv"):
@@ -236,10 +247,12 @@ def test_an_exception_before_the_first_write_leaves_nothing(tmp_path):
 def test_a_finished_block_replaces_the_file_and_leaves_no_temporary(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("old")
+    os.link(file, tmp_path / "link")
     with utils.replacing(file) as temporary:
         assert temporary.parent == tmp_path and temporary.suffix == ".csv"
         temporary.write_text("new")
-    assert file.read_text() == "new" and os.listdir(tmp_path) == ["table.csv"]
+    assert file.read_text() == "new" and sorted(os.listdir(tmp_path)) == ["link", "table.csv"]
+    assert (tmp_path / "link").read_text() == "old", "the new file was renamed there, not written into the old one"
 
 
 HALF = """
@@ -292,16 +305,35 @@ def test_whenever_a_writer_is_killed_the_file_is_whole_and_no_sidecar_lies(tmp_p
         assert not sidecar or (sidecar["number"], sidecar["rows"]) == (number, len(found.features))
 
 
-def test_no_sidecar_vouches_for_a_half_written_pair(tmp_path):
+def test_a_failed_write_leaves_a_pair_that_belongs_together(tmp_path):
     file = tmp_path / "x.csv"
     utils.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"checkpoint_sha256": "old"})
     before = file.read_bytes()
     with pytest.raises(OSError), utils.with_sidecar(file, {"checkpoint_sha256": "new"}) as temporary:
         temporary.write_text("half")
-        assert utils.read_sidecar(file) == {}
         raise OSError("disk full")
-    assert file.read_bytes() == before and utils.read_sidecar(file) == {}
-    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+    assert file.read_bytes() == before and utils.read_sidecar(file).get("checkpoint_sha256") in (None, "old")
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.csv", "x.json"}
+
+
+def test_no_sidecar_vouches_for_a_file_that_it_does_not_know(tmp_path, monkeypatch):
+    """Between the renaming of the file and the writing of its sidecar there is none: seen by looking at every step."""
+    file, seen = tmp_path / "x.csv", []
+
+    def looking(step):
+        def look(*arguments, **options):
+            done = step(*arguments, **options)
+            seen.append((file.read_text() if file.exists() else None, utils.read_sidecar(file).get("number")))
+            return done
+        return look
+    for number in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", looking(os.replace))
+            patch.setattr(Path, "unlink", looking(Path.unlink))
+            with utils.with_sidecar(file, {"number": number}) as temporary:
+                temporary.write_text(f"file {number}")
+    assert {("file 1", 1), ("file 2", 2), ("file 1", None), ("file 2", None)} <= set(seen)
+    assert ("file 2", 1) not in seen and ("file 1", 2) not in seen
 
 
 def test_a_sidecar_that_cannot_be_written_leaves_a_file_without_one(tmp_path, monkeypatch):
@@ -351,9 +383,11 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
 # ---- JSON, tables, hashes --------------------------------------------------------------------------------------------
 
 def test_json_holds_null_for_what_is_not_finite_and_plain_types_for_the_rest(tmp_path):
-    utils.write_json(tmp_path / "x.json", {"a": np.float32(0.5), "b": np.nan, "c": (1, np.int64(2)), 4: float("-inf"), "p": Path("a/b"),
-                                           "t": np.bool_(True), "n": None})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 0.5, "b": None, "c": [1, 2], "4": None, "p": "a/b", "t": True, "n": None}
+    content = {"a": np.float32(0.5), "b": np.nan, "c": (1, np.int64(2)), 4: float("-inf"), "p": Path("a/b"), "t": np.bool_(True),
+               "n": None}
+    expected = {"a": 0.5, "b": None, "c": [1, 2], "4": None, "p": "a/b", "t": True, "n": None}
+    utils.write_json(tmp_path / "x.json", content)
+    assert json.loads((tmp_path / "x.json").read_text()) == utils.plain(content) == expected
     assert utils.read_json(tmp_path / "x.json")["c"] == [1, 2]
 
 
@@ -367,7 +401,7 @@ def test_a_missing_json_is_empty_and_a_broken_one_is_named(tmp_path):
 def test_missing_values_in_a_table_are_empty_cells(tmp_path):
     utils.write_table(tmp_path / "t.csv", pd.DataFrame({"name": ["a", None], "value": [0.1, np.nan]}), {"tpr": 0.95})
     assert (tmp_path / "t.csv").read_text() == "name,value\na,0.1\n,\n"
-    assert utils.read_sidecar(tmp_path / "t.csv") == {"tpr": 0.95, "rows": 2}
+    assert {"tpr": 0.95, "rows": 2}.items() <= utils.read_sidecar(tmp_path / "t.csv").items()
 
 
 def test_a_hash_follows_the_content(tmp_path):
@@ -442,10 +476,21 @@ def test_a_record_moves_with_its_folder(record):
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("text", "name", "folder"), [
-    ("svhn", "svhn", None), ("SVHN", "svhn", None), ("dtd", "textures", None), ("DTD", "textures", None), ("texture", "textures", None),
-    ("textures", "textures", None), ("cifar-10", "cifar10", None), ("held-out", "held_out", None), ("mine=photos/2024", "mine", "photos/2024"),
-    ("my_set-2=a=b", "my_set-2", "a=b")])
+@pytest.mark.parametrize(
+    ("text", "name", "folder"),
+    [
+        ("svhn", "svhn", None),
+        ("SVHN", "svhn", None),
+        ("dtd", "textures", None),
+        ("DTD", "textures", None),
+        ("texture", "textures", None),
+        ("textures", "textures", None),
+        ("cifar-10", "cifar10", None),
+        ("held-out", "held_out", None),
+        ("mine=photos/2024", "mine", "photos/2024"),
+        ("my_set-2=a=b", "my_set-2", "a=b"),
+    ],
+)
 def test_names_and_folders(text, name, folder):
     assert utils.split_name(text) == (name, folder)
 
@@ -484,7 +529,8 @@ def opened(request, run_folder):
 def test_a_run_opens_by_its_checkpoint_and_by_its_folder(opened, run_folder):
     run = opened()
     assert (run.folder, run.checkpoint, run.dataset) == (run_folder, "net_s0", "toy")
-    assert run.head == run_folder / "head.csv" and run.train == run_folder / "ID_toy_train.csv" and run.test == run_folder / "ID_toy_test.csv"
+    assert run.head == run_folder / "head.csv"
+    assert (run.train, run.test) == (run_folder / "ID_toy_train.csv", run_folder / "ID_toy_test.csv")
     assert run.ood == {name: run_folder / f"OOD_{name}_test.csv" for name in ("svhn", "textures")}
     assert run.files == [run.head, run.train, run.test, *run.ood.values()]
 
@@ -514,6 +560,16 @@ def test_a_folder_typed_with_a_slash_at_its_end_is_told_a_command_that_runs(run_
         utils.open_run(f"{run_folder}/", dataset="toy")
 
 
+def test_a_name_with_a_dot_is_not_cut_short(tmp_path):
+    folder = make_run(tmp_path / "results" / "net_lr0.1")
+    (tmp_path / "results" / "net_lr0.1.pth").write_bytes(b"weights")
+    for given in (folder, tmp_path / "results" / "net_lr0.1.pth"):
+        assert utils.results_folder(given, tmp_path / "results") == folder
+    (folder / "head.csv").unlink()
+    with pytest.raises(ValueError, match=r"--checkpoint \S*/net_lr0\.1\.pth "):
+        utils.open_run(folder, dataset="toy")
+
+
 def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
     for split in ("train", "test"):
         (run_folder / f"ID_other_{split}.csv").write_bytes((run_folder / f"ID_toy_{split}.csv").read_bytes())
@@ -530,7 +586,7 @@ def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
 def test_features_of_another_width_are_refused(opened, run_folder, name):
     sidecar = json.loads((run_folder / f"{name}.json").read_text())
     utils.write_features(run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
-    with pytest.raises(ValueError, match=rf"{name}\.csv is 5 features wide where \S*head\.csv has 4.*python run_networks\.py --checkpoint"):
+    with pytest.raises(ValueError, match=rf"{name}\.csv is 5 features wide where \S*head\.csv has 4.*python run_networks\.py"):
         opened()
 
 
@@ -551,7 +607,7 @@ def test_features_are_refused_once_the_checkpoint_was_trained_anew(run_folder):
 
 def test_a_folder_alone_vouches_by_its_head(run_folder):
     rewrite(run_folder / "OOD_svhn_test.json", lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
-    with pytest.raises(ValueError, match="OOD_svhn_test.csv was made from another checkpoint"):
+    with pytest.raises(ValueError, match=r"OOD_svhn_test\.csv was made from another checkpoint"):
         utils.open_run(run_folder)
 
 

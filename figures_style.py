@@ -1,0 +1,146 @@
+"""What all figures share: colours, the canvas, and the helpers that place text and choose axis ranges.
+
+Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backend, safe in threads. ID has one fixed
+colour, OOD sets take theirs by position, and everything that is not data is grey.
+"""
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+ID_COLOUR = "#0072B2"
+# Mostly Okabe and Ito (2008), without its blue, which is ID's, and its yellow, which vanishes on white. Colour is never
+# the only sign: each set's name stands beside its data.
+OOD_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#6A3D9A", "#56B4E9", "#8A6D3B", "#4D4D4D")
+INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
+WIDTH = 8.6  # inches; at 150 dots per inch sharp on a page about 900 pixels wide
+DASHES = (0, (4, 3))
+PAPER = {"boxstyle": "square,pad=0.1", "fc": "white", "lw": 0}  # behind small text that may cross a line
+LONG = 20  # more classes than this are drawn sorted, with only the extremes named
+
+
+def ood_colour(position: int) -> str:
+    """Colour of the OOD set at this position in the list of sets; repeats after eight."""
+    return OOD_COLOURS[position % len(OOD_COLOURS)]
+
+
+def percent(share, digits=1) -> str:
+    """A share in percent, without the sign; only what is exactly all or nothing reads 100 or 0."""
+    text, least = f"{100 * share:.{digits}f}", 10.0**-digits
+    if 0 < share < 1 and float(text) in (0, 100):
+        return f"<{least:.{digits}f}" if float(text) == 0 else f">{100 - least:.{digits}f}"
+    return text
+
+
+def canvas(rows, columns, height, title, width=WIDTH, layout="constrained", **options):
+    """Figure (width, height inches) with a left-aligned title, and its (rows, columns) array of quiet axes."""
+    figure = Figure(figsize=(width, height), dpi=150, layout=layout, facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat:
+        quieten(axes)
+    return figure, grid
+
+
+def quieten(axes):
+    """Only the axes that carry a scale keep a line; everything that is not data turns grey."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(which="both", colors=QUIET, labelsize=8.5, length=3, color=FAINT)
+    axes.set_axisbelow(True)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=QUIET, fontsize=9)
+
+
+def logarithmic(axes):
+    """A logarithmic vertical axis that names its powers of ten alone."""
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def panel_title(axes, text, colour=INK):
+    """Title of one panel, in a darker shade of its data's colour: orange letters would be too pale to read."""
+    axes.set_title(text, loc="left", fontsize=9.5, color=0.75 * np.array(to_rgb(colour)), fontweight="bold", pad=5)
+
+
+def shorten(text, length=22) -> str:
+    text = " ".join(str(text).split())
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return text.replace("$", r"\$")  # two dollar signs would be taken for mathematics
+
+
+def window(reference, others, share=0.5):
+    """Axis range for scores (N,) and a list of (M,): within percentiles, never so wide that the reference is flattened.
+
+    From the `share`-th percentile to its complement, over the groups whose median lies within reach of the reference:
+    ten times the larger of its interquartile range and the median one. Neither one far set nor a long tail may squeeze
+    all others into a single bar.
+    """
+    groups = [np.percentile(group, [share, 25, 50, 75, 100 - share]) for group in [reference, *others] if len(group)]
+    if not groups:
+        return 0.0, 1.0
+    low, quarter, middle, three_quarters, high = np.array(groups).T
+    spread = three_quarters - quarter
+    reach = 10 * max(spread[0], np.median(spread)) or np.inf
+    bounds = low[0] - reach, high[0] + reach
+    near = (middle >= bounds[0]) & (middle <= bounds[1])
+    start, stop = max(low[near].min(), bounds[0]), min(high[near].max(), bounds[1])
+    margin = 0.02 * (stop - start) or 0.5 * max(abs(start), 1e-3)
+    return start - margin, stop + margin
+
+
+def finite(values):
+    values = np.asarray(values, dtype=np.float64).ravel()
+    return values[np.isfinite(values)]
+
+
+def label_ends(axes, ends):
+    """Write each (x, y, text, colour) just right of its point, moved apart where two would overlap."""
+    low, high = (np.log(axes.get_ylim()) if axes.get_yscale() == "log" else np.array(axes.get_ylim()))
+    ends = sorted((end for end in ends if np.isfinite(end[1])), key=lambda end: end[1])
+    places = [((np.log(end[1]) if axes.get_yscale() == "log" else end[1]) - low) / (high - low) for end in ends]
+    gap = 0.075
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + gap)
+    top = max(1.0, gap * len(places))  # what the gaps pushed out of the panel moves down again
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], top)
+        top = places[index] - gap
+    for (x, _, text, colour), place in zip(ends, places, strict=True):
+        axes.annotate(text, (x, place), xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points",
+                      color=colour, fontsize=9, fontweight="bold", va="center", annotation_clip=False)
+
+
+def bar_rows(axes, count):
+    """Room for `count` horizontal bars without a margin above and below; one or two bars stay as thin as three."""
+    spare = max(3 - count, 0) / 2
+    axes.set_ylim(-0.6 - spare, count - 0.4 + spare)
+
+
+def thin(points, limit=2000):
+    """At most `limit` finite points (N, 2), evenly spaced in their order."""
+    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    points = points[np.isfinite(points).all(axis=1)]
+    return points[np.linspace(0, len(points) - 1, min(limit, len(points))).astype(int)]
+
+
+def density(axes, values, bins, colour, alpha):
+    """Filled density of the values over the bins, normalised by all values; returns the peak."""
+    counts = np.histogram(values, bins)[0] / max(len(values), 1) / (bins[1] - bins[0])
+    axes.stairs(counts, bins, fill=True, color=colour, alpha=alpha, lw=0)
+    axes.stairs(counts, bins, color=colour, lw=1.2)
+    return counts.max()
+
+
+def beyond(inside, outside, start, stop) -> str:
+    """In words, how much of either group the axis does not show."""
+    parts = []
+    for name, values in (("ID", inside), ("OOD", outside)):
+        if not len(values):
+            parts.append(f"no finite {name} score")
+            continue
+        for share, side in ((np.mean(values < start), "left"), (np.mean(values > stop), "right")):
+            if share >= 0.01:
+                parts.append(f"{100 * share:.0f}% of {name} further {side}")
+    return ", ".join(parts)
