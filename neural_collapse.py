@@ -73,10 +73,9 @@ def main(argv=None):
     for run in runs:
         utils.writable_folder(run.folder / "figures")
     tables, deep = {}, {}
-    for run, checkpoint in zip(runs, args.checkpoint, strict=True):
+    for run in runs:
         found = measure(run, layers[run.folder], args)
-        # Each folder's record is the one that measuring its checkpoint alone would leave.
-        write(found, args, cli.material(args))
+        write(found, args)
         tables[run.folder], deep[run.folder] = found.table, found.layers
     if epochs:
         follow(epochs, tables, deep, scored, args)
@@ -133,16 +132,16 @@ def tabulate(rows, nc4, nc5):
                          *(row for split in nc5 for row in collapse.nc5_rows(nc5[split], split))])
 
 
-def write(found, args, arguments):
+def write(found, args):
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     run, moments = found.run, found.moments
-    sidecar = {**utils.provenance(arguments), "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
+    sidecar = {**utils.provenance(cli.material(args)), "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
     tables = {"nc_metrics": found.table, "nc_per_class": found.per_class} | (
         {} if found.layers is None else {"nc_layers": found.layers})
     for name, table in tables.items():
         utils.write_table(run.folder / f"{name}.csv", table, sidecar)
     written = [*(run.folder / f"{name}.csv" for name in tables), *draw(run.folder / "figures", found, args.tsne)]
-    utils.write_record(run.folder / "neural_collapse.json", arguments, found.files, written)
+    utils.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written)
     cli.print_table(shown(found.table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
                                         f"images, {len(found.W)} classes, {found.W.shape[1]} features")
     cli.print_table(nc5_table(found.nc5).round(4), "NC5  mean |cos| of class means with each set's mean (0: orthogonal)")
