@@ -69,6 +69,8 @@ def parse_args(argv=None):
         takers = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(group[0].partition("=")[0])]
         if not takers or not group[0].startswith("--"):
             parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
+        if group[0].partition("=")[0] == "--checkpoint":
+            parser.error("--checkpoint is what the first stage makes here; to go on from one of yours, run the scripts one by one")
         for name in takers:
             # run_networks reads the network from the checkpoint; only files from elsewhere need --model there.
             if not (name == "extract" and group[0] == "--model"):

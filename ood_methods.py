@@ -273,9 +273,14 @@ def over_groups(table, groups):
 
 def over_checkpoints(table):
     """Tidy tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR per OOD set and method."""
+    def mean(values):
+        return values.mean(skipna=False)  # undefined for one checkpoint leaves no mean
+
+    def std(values):
+        return values.std(skipna=False)
     grouped = table.groupby(["dataset", "ood", "method"], sort=False)
-    return grouped.agg(checkpoints=("auroc", "size"), auroc_mean=("auroc", "mean"), auroc_std=("auroc", "std"),
-                       fpr95_mean=("fpr95", "mean"), fpr95_std=("fpr95", "std")).reset_index()
+    return grouped.agg(checkpoints=("auroc", "size"), auroc_mean=("auroc", mean), auroc_std=("auroc", std),
+                       fpr95_mean=("fpr95", mean), fpr95_std=("fpr95", std)).reset_index()
 
 
 def heading(table, tpr):

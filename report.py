@@ -14,7 +14,6 @@ import math
 import re
 from string import Template
 
-import numpy as np
 import pandas as pd
 
 import cli
@@ -136,7 +135,7 @@ def summarise(found, provenance):
     if run["dataset"] is None and ood is not None and "dataset" in ood:
         run["dataset"] = str(ood["dataset"].iloc[0])
     best = {} if ood is None else {str(name): best_of(rows) for name, rows in ood.groupby("ood", sort=False)}
-    summary = plain({
+    summary = utils.plain({
         "checkpoint": run, "accuracy": {split: sidecar.get(f"{split}_acc") for split in ("train", "val", "test")},
         "training": summarise_curves(found["curves"]), "tpr": found["tpr"], "best": best,
         "mean_over_sets": [] if ood is None else mean_over_sets(ood), "ood_metrics": rows_of(ood),
@@ -176,16 +175,6 @@ def mean_over_sets(ood):
 
 def rows_of(table):
     return [] if table is None else table.to_dict("records")
-
-
-def plain(value):
-    """NumPy scalars to Python's, NaN and infinity to None, through dicts and lists: JSON knows neither."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---- the reading: plain language from the numbers --------------------------------------------------------------------
@@ -520,7 +509,7 @@ def table(head, lines, label, kind="", caption=""):
 def frame_table(frame, caption):
     """Any DataFrame as an HTML table, its first column naming the rows."""
     lines = [(escape(first), [f"<td>{escape(show(cell))}</td>" for cell in rest])
-             for first, *rest in plain(frame.astype(object).values.tolist())]
+             for first, *rest in utils.plain(frame.astype(object).values.tolist())]
     return table(map(escape, frame.columns), lines, caption, caption=f"<caption>{escape(caption)}</caption>")
 
 

@@ -135,7 +135,7 @@ def test_summary_names_its_inputs_by_hash_and_is_strict_json(run):
 
 def test_plain_turns_numpy_into_json_and_infinity_into_null():
     value = {"a": np.int64(3), 4: [np.float32(0.5), np.nan, float("inf"), (np.bool_(True), None, "x")]}
-    assert json.dumps(report.plain(value)) == '{"a": 3, "4": [0.5, null, null, [true, null, "x"]]}'
+    assert json.dumps(utils.plain(value)) == '{"a": 3, "4": [0.5, null, null, [true, null, "x"]]}'
 
 
 # ---- report.html -----------------------------------------------------------------------------------------------------
