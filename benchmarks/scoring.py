@@ -30,6 +30,10 @@ import utils
 BATCH = 1000  # rows that pytorch-ood scores at a time
 BLOCK = 4096  # rows of a bare product, as in scores
 ID_SHARE = 10 / 36  # of the test rows
+COLUMNS = {  # of the CSV: (as printed, format)
+    "what": ("", "{}"), "fit_seconds": ("fit s", "{:.3f}"), "score_seconds": ("score s", "{:.3f}"), "peak_mib": ("MiB", "{:.0f}"),
+    "other": ("other", "{}"), "other_fit_seconds": ("its fit s", "{:.3f}"), "other_score_seconds": ("its score s", "{:.3f}"),
+    "other_peak_mib": ("its MiB", "{:.0f}"), "difference": ("difference", "{:.0e}"), "ratio": ("ratio", "{:.1f}")}
 
 
 def parse_args(argv=None):
@@ -286,41 +290,39 @@ def compare_metrics(data, repeats):
 
 
 def measure(args):
-    """All rows: each score alone, then the core six and all of them together, then the metrics."""
+    """Row by row: the metrics, each score alone, then the core six and all of them together."""
     data, names = Data(args), args.methods or list(scores.METHODS)
     others = theirs(data)
-    rows = []
+    yield compare_metrics(data, args.repeats)
     for name in cli.progress(names):
-        rows.append(compare(name, "pytorch-ood" if name in others else "", ours(data, [name]), others.get(name), args.repeats))
+        yield compare(name, "pytorch-ood" if name in others else "", ours(data, [name]), others.get(name), args.repeats)
         if name == "KNN":
-            rows.append(compare(name, "scikit-learn", ours(data, [name]), scikit_learn_knn(data), args.repeats))
+            yield compare(name, "scikit-learn", ours(data, [name]), scikit_learn_knn(data), args.repeats)
     if set(scores.CORE) <= set(names):
-        rows.append(compare("the core six", "bare products", ours(data, list(scores.CORE)), bare_products(data), args.repeats))
+        yield compare("the core six", "bare products", ours(data, list(scores.CORE)), bare_products(data), args.repeats)
     if len(names) > 1:
-        rows.append(compare(f"all {len(names)} together", "", ours(data, names), None, args.repeats))
-    return [*rows, compare_metrics(data, args.repeats)]
+        yield compare(f"all {len(names)} together", "", ours(data, names), None, args.repeats)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 def main(argv=None):
     args = parse_args(argv)
-    folder = utils.writable_folder(Path(args.output_dir) / "benchmarks")
+    path = utils.writable_folder(Path(args.output_dir) / "benchmarks") / "scoring.csv"
+    sidecar = {**utils.provenance(cli.material(args)), "machine": machine()}
+    rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the drawn data, such as a saturated MSP
-        table = pd.DataFrame(measure(args))
-    columns = ["what", "fit_seconds", "score_seconds", "peak_mib", "other", "other_fit_seconds", "other_score_seconds",
-               "other_peak_mib", "difference", "ratio"]
-    table = table.reindex(columns=columns)
-    utils.write_table(folder / "scoring.csv", table, {**utils.provenance(cli.material(args)), "machine": machine()})
-    shown = table.copy()
-    for name, form in zip(columns[1:], ("{:.3f}", "{:.3f}", "{:.0f}", "{}", "{:.3f}", "{:.3f}", "{:.0f}", "{:.0e}", "{:.1f}"),
-                          strict=True):
-        shown[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
-    shown.columns = ["", "fit s", "score s", "MiB", "other", "its fit s", "its score s", "its MiB", "difference", "ratio"]
+        for row in measure(args):
+            rows.append(row)
+            table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+            utils.write_table(path, table, sidecar)  # row by row: minutes of work survive an interruption
+    shown = table.rename(columns={name: title for name, (title, _) in COLUMNS.items()})
+    for name, (title, form) in COLUMNS.items():
+        shown[title] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
     cli.print_table(shown, f"{args.train_rows:,} x {args.width} training features, {args.classes} classes, {args.test_rows:,} test "
                     f"images; {processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"\nwritten: {folder / 'scoring.csv'}")
+    print(f"\nwritten: {path}")
 
 
 def machine():
