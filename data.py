@@ -3,6 +3,7 @@
 Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what lies in files is decoded
 batch by batch. A new set is a function here and a row in ID or OOD.
 """
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -84,7 +85,7 @@ class Images:
 
 @dataclass
 class ImageFiles:
-    """Images that lie in files: decoded in threads, a batch ahead of the reader, so that memory stays small."""
+    """Images that lie in files: decoded in threads, batch by batch, so that memory stays small."""
 
     paths: list
     labels: torch.Tensor
@@ -92,7 +93,7 @@ class ImageFiles:
     source: str
     preprocessing: Preprocessing
     root: Path
-    threads: int = field(default=8)
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __len__(self):
         return len(self.labels)
@@ -106,18 +107,18 @@ class ImageFiles:
             with Image.open(self.root / path) as image:
                 if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion cuts off at 255
                     image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-                return transforms.pil_to_tensor(self.preprocessing.resize(image.convert("RGB")))
+                return np.asarray(self.preprocessing.resize(image.convert("RGB")))
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ValueError(f"{self.root / path} cannot be read as an image ({error}); mend or remove it") from None
 
     def batches(self, batch_size):
         """Yield uint8 (n, 3, S, S) in order."""
-        chunks = [self.paths[start:start + batch_size] for start in range(0, len(self.paths), batch_size)]
         with ThreadPoolExecutor(self.threads) as pool:
-            ahead = [pool.submit(self.decode, path) for path in chunks[0]]
-            for chunk in [*chunks[1:], []]:
-                current, ahead = ahead, [pool.submit(self.decode, path) for path in chunk]
-                yield torch.stack([job.result() for job in current])
+            for start in range(0, len(self.paths), batch_size):
+                # One tensor a batch: one an image costs more than its decoding. And no batch ahead of the reader: on a CPU the
+                # decoding threads and the network's hold each other up (10,000 images: 28 s on two cores, 6.5 s from memory).
+                pixels = np.stack(list(pool.map(self.decode, self.paths[start:start + batch_size])))
+                yield torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def in_memory(self):
         return Images(torch.cat(list(self.batches(256))), self.labels, self.class_names, self.source)
