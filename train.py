@@ -44,6 +44,7 @@ class Recipe:
     weight_decay: float
     optimizer: str = "sgd"
     momentum: float = 0.9
+    nesterov: bool = False
     batch_size: int = 128
     milestones: tuple = ()  # none: cosine to zero, step by step
     gamma: float = 0.1
@@ -63,7 +64,7 @@ RECIPES = {
     "regularised": Recipe(epochs=200, lr=0.1, weight_decay=5e-4, milestones=(0.3, 0.6, 0.8), gamma=0.2, dropout=0.5,
                           augment=("crop", "flip", "rotation", "colour_jitter", "erasing")),
 }
-OVERRIDES = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "patience")
+OVERRIDES = ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "patience")
 
 
 def make_parser():
@@ -74,6 +75,7 @@ def make_parser():
     parser.add_argument("--best-optim", dest="mode", action="store_const", const="adamw", help="old spelling of --mode adamw")
     parser.add_argument("--lr", type=float, help="override the recipe's learning rate")
     parser.add_argument("--momentum", type=float, help="override the recipe's momentum")
+    parser.add_argument("--nesterov", action="store_true", default=None, help="Nesterov's momentum, whatever the recipe says")
     parser.add_argument("--weight-decay", type=float, help="override the recipe's weight decay")
     parser.add_argument("--patience", type=int, help="stop after this many epochs without a better validation accuracy; 0: never")
     parser.add_argument("--no-stop", dest="patience", action="store_const", const=0, help="old spelling of --patience 0")
@@ -418,7 +420,7 @@ def make_optimizer(recipe, network):
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-                           fused=fused)
+                           nesterov=recipe.nesterov, fused=fused)
 
 
 @contextlib.contextmanager
