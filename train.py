@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+import augment
 import cli
 import collapse
 import data
@@ -255,7 +256,7 @@ class Run:
         lr = self.recipe.lr * scale(self.recipe, (self.epoch + step / steps) / self.recipe.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        images = data.augment(train.pixels[rows], self.recipe.augment, self.generator, self.preprocessing)
+        images = augment.apply(train.pixels[rows], self.recipe.augment, self.generator, self.preprocessing)
         labels = train.labels[rows]
         with self.autocast():
             logits = self.network(images)
