@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from collapse_angles import GENERALISED, SIMPLEX, nc2, plain, rank_bound
+
 BLOCK = 16384  # rows a product: enough that the steps by class cost little, few enough to bound memory and float32 sums
 EPSILON = np.finfo(np.float64).eps
 COINCIDE = 1e-12  # squared distance of two class means, over the largest squared norm, at which they count as one point
@@ -28,6 +30,7 @@ SOURCES = {  # metric: (centring, source)
     "angle_deviation_max": ("mu_G", "largest |cos + 1/(C-1)|"),
     "gram_distance": ("mu_G", "Gram matrix to the simplex ETF's, Zhu et al. 2021"),
     "cosine_max": ("mu_G", "smallest angle (one-vs-one distance), Jiang et al. 2024"),
+    "one_vs_rest": ("mu_G", "least distance to the hull of the others, unit vectors, Jiang et al. 2024"),
     "tight_frame_distance": ("mu_G", "Gram matrix to the nearest tight frame's of rank min(D, C-1)"),
     "nc3_self_duality": ("mu_G", "||W/|W| - M/|M|||_F^2, Papyan et al. 2020"),
     "nc3_cosine_mean": ("mu_G", "mean cos(w_c, mu_c - mu_G)"),
@@ -41,8 +44,6 @@ SOURCES = {  # metric: (centring, source)
     "nc5_shift": ("mu_G", "|mu_OOD - mu_G| over the mean |mu_c - mu_G|"),
 }
 UNDEFINED = {"nc1": "class means coincide, or no class has two images", "nc4": "no images"}
-SIMPLEX = ("angle_deviation_mean", "angle_deviation_max", "gram_distance")  # undefined where no simplex ETF exists
-GENERALISED = ("cosine_max", "tight_frame_distance")  # defined in any dimension
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,35 +191,6 @@ def spread(moments: Moments) -> dict:
         if distance.min() > COINCIDE * squared.max():
             values["nc1_cdnv"] = float(((variance[:, None] + variance)[pairs] / (2 * distance)).mean())
     return values
-
-
-def nc2(vectors: np.ndarray) -> dict:
-    """How near vectors (C, D), centred class means or weights, are to a simplex ETF, or to the best that D admits.
-
-    Where D < C - 1 no simplex ETF exists: the distances to it (SIMPLEX) are None, and cosine_max and
-    tight_frame_distance stand in. A zero vector has no direction: all but norm_cv are None.
-    """
-    classes = len(vectors)
-    norms = np.linalg.norm(vectors, axis=1)
-    values = dict.fromkeys(("norm_cv", "cosine_mean", "cosine_std", *SIMPLEX, *GENERALISED))
-    if norms.max() > 0:
-        values["norm_cv"] = float(norms.std() / norms.mean())
-    if norms.min() <= 0:
-        return values
-    unit = vectors / norms[:, None]
-    cosines = (unit @ unit.T)[np.triu_indices(classes, 1)]
-    values |= {"cosine_mean": cosines.mean(), "cosine_std": cosines.std(), "cosine_max": cosines.max()}
-    rank = rank_bound(vectors)
-    spectrum = np.linalg.svd(vectors, compute_uv=False) ** 2  # the Gram matrix's eigenvalues
-    target = (np.arange(len(spectrum)) < rank) / np.sqrt(rank)
-    values["tight_frame_distance"] = np.linalg.norm(spectrum / np.linalg.norm(spectrum) - target)
-    if rank == classes - 1:
-        deviation = np.abs(cosines + 1 / (classes - 1))
-        gram = vectors @ vectors.T
-        etf = (np.eye(classes) - 1 / classes) / np.sqrt(classes - 1)
-        distance = np.linalg.norm(gram / np.linalg.norm(gram) - etf)
-        values |= dict(zip(SIMPLEX, (deviation.mean(), deviation.max(), distance), strict=True))
-    return {name: plain(value) for name, value in values.items()}
 
 
 def nc3(moments: Moments, W: np.ndarray) -> dict:
@@ -443,22 +415,11 @@ def row(metric: str, value, split: str, note: str = "", absent: str = "") -> dic
                     (metric, value, split, *SOURCES[metric], note), strict=True))
 
 
-def rank_bound(vectors: np.ndarray) -> int:
-    """Largest rank of C centred vectors (C, D)."""
-    return min(len(vectors) - 1, vectors.shape[1])
-
-
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(C, D), (C, D) or (D,) -> (C,), NaN where either vector is zero or absent."""
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(axis=-1) / norms
-
-
-def plain(value):
-    """A NumPy scalar as Python's own; NaN as None, the empty cell."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if value != value else value
 
 
 def check_head(W, b, classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ from figures_ood import (
     neco_shares,
     principal_components,
     score_histograms,
+    three_components,
     training_curves,
 )
 from figures_series import collapse_curves, correlation_maps, layer_epoch_maps, nc5_curves
@@ -37,6 +38,6 @@ __all__ = [
     "ID_COLOUR", "LONG", "OOD_COLOURS", "angle_histogram", "auroc_bars", "centre_distances", "class_mean_distances",
     "collapse_curves", "correlation_maps", "cosine_histogram", "embedding", "gram_matrices", "layer_epoch_maps",
     "method_labels", "mismatch_map", "nc5_bars", "nc5_curves", "nearest_mean_agreement", "neco_shares", "ood_colour",
-    "pca_spectrum", "percent", "principal_components", "score_histograms", "training_curves", "weight_mean_alignment",
-    "within_class_variance",
+    "pca_spectrum", "percent", "principal_components", "score_histograms", "three_components", "training_curves",
+    "weight_mean_alignment", "within_class_variance",
 ]

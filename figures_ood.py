@@ -189,6 +189,41 @@ def principal_components(id_points, ood_points, explained=(np.nan, np.nan), id_l
                            f"across: first component{shares[0]}, up: second{shares[1]}; feature units")
 
 
+PAIRS = ((0, 1), (0, 2), (1, 2))  # of three components: across, up
+
+
+def three_components(id_points, ood_points, explained=(np.nan, np.nan, np.nan), id_labels=None):
+    """ID and OOD features on the three leading principal components, a row of panels an OOD set, a pair a panel.
+
+    id_points (N, 3); ood_points: name -> (M, 3); explained: shares of variance in [0, 1]; id_labels as in
+    `principal_components`. Three flat views and no perspective: on paper a cloud drawn in depth hides what is behind it,
+    and no coordinate can be read off. One unit is as long in every panel.
+    """
+    rows = max(len(ood_points), 1)
+    figure, grid = canvas(rows, 3, 0.9 + 2.75 * rows, "ID and OOD features on three principal components", layout="compressed")
+    inside, outside = thin(id_points, width=3), [thin(points, width=3) for points in ood_points.values()]
+    limits = [window(inside[:, axis], [points[:, axis] for points in outside], 0.2) for axis in range(3)]
+    centre, half = np.mean(limits, axis=1), np.ptp(limits, axis=1).max() / 2
+    names = [f"component {axis + 1}" + (f" ({100 * share:.1f}%)" if np.isfinite(share) else "")
+             for axis, share in enumerate(explained)]
+    for position, (panels, name) in enumerate(zip(grid, ood_points or [""], strict=True)):
+        panel_title(panels[0], shorten(name), ood_colour(position))
+        for axes, pair in zip(panels, map(list, PAIRS), strict=True):
+            axes.scatter(*inside[:, pair].T, s=3, color=ID_COLOUR, alpha=0.35, lw=0)
+            if outside:
+                axes.scatter(*outside[position][:, pair].T, s=3, color=ood_colour(position), alpha=0.5, lw=0)
+                _count_beyond(axes, outside[position][:, pair], centre[pair], half)
+            across, up = ((centre[axis] - half, centre[axis] + half) for axis in pair)
+            axes.set(xlim=across, ylim=up, aspect="equal", ylabel=names[pair[1]])
+            if position == rows - 1:
+                axes.set_xlabel(names[pair[0]])
+            axes.locator_params(nbins=4)
+            _write_labels(axes, np.asarray(id_points, dtype=np.float64)[:, pair], id_labels, 6)
+    note = "; in brackets: share of the variance of the training features" if np.isfinite(explained).all() else ""
+    figure.supxlabel(f"feature units{note}\nblue: ID      coloured: the OOD set", fontsize=9, color=QUIET)
+    return figure
+
+
 def embedding(id_points, ood_points, id_labels=None):
     """t-SNE of ID and OOD features, embedded together: id_points (N, 2), ood_points: name -> (M, 2), id_labels (N,)."""
     figure = _scatter_panels(id_points, ood_points, id_labels, "t-SNE of ID and OOD features",

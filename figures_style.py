@@ -118,9 +118,9 @@ def bar_rows(axes, count):
     axes.set_ylim(-0.6 - spare, count - 0.4 + spare)
 
 
-def thin(points, limit=2000):
-    """At most `limit` finite points (N, 2), evenly spaced in their order."""
-    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+def thin(points, limit=2000, width=2):
+    """At most `limit` finite points (N, width), evenly spaced in their order."""
+    points = np.asarray(points, dtype=np.float64).reshape(-1, width)
     points = points[np.isfinite(points).all(axis=1)]
     return points[np.linspace(0, len(points) - 1, min(limit, len(points))).astype(int)]
 

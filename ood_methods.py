@@ -368,18 +368,21 @@ def draw(run, train, test, ood, table, scored, args):
             scored.id[name], {key: found[name] for key, found in scored.ood.items()}, name,
             metrics.threshold_at_tpr(scored.id[name], args.tpr), area)
     centre, axes, explained = leading_components(train.features)
-    points = {name: (found.features - centre) @ axes for name, found in ood.items()}
-    drawn["principal_components"] = figures.principal_components((test.features - centre) @ axes, points, explained, test.labels)
+    inside, points = (test.features - centre) @ axes, {name: (found.features - centre) @ axes for name, found in ood.items()}
+    drawn["principal_components"] = figures.principal_components(
+        inside[:, :2], {name: found[:, :2] for name, found in points.items()}, explained[:2], test.labels)
+    if len(explained) == 3:  # two features have no third component
+        drawn["principal_components_three"] = figures.three_components(inside, points, explained, test.labels)
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
     return [folder / f"{name}.png" for name in drawn]
 
 
 def leading_components(features):
-    """(N, D) -> their mean (D,), the two leading principal axes (D, 2), and the share of the variance of each."""
+    """(N, D) -> their mean (D,), the three leading principal axes (D, 3), and the share of the variance of each."""
     mean = features.mean(axis=0, dtype=np.float64)
     variances, vectors = np.linalg.eigh(np.cov(features, rowvar=False))
-    return mean.astype(np.float32), vectors[:, :-3:-1].astype(np.float32), tuple(variances[:-3:-1] / variances.sum())
+    return mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(variances[:-4:-1] / variances.sum())
 
 
 if __name__ == "__main__":

@@ -528,6 +528,8 @@ MEANINGS = {  # metric: (under full collapse, what it says)
     "nc2_cosine_mean": ("-1/(C-1)", "mean cosine of all pairs; centring alone forces it on class means: no evidence"),
     "nc2_cosine_std": ("0", "how unequal the angles are"),
     "nc2_cosine_max": ("-1/(C-1)", "cosine of the closest pair of classes"),
+    "nc2_one_vs_rest": ("C/(C-1); 1 where D+1 < C ≤ 2D", "distance of a class from the hull of all others, of the closest one; "
+                        "defined also where D is too small for a simplex"),
     "nc2_angle_deviation_mean": ("0", "mean distance of a pair's cosine from -1/(C-1)"),
     "nc2_angle_deviation_max": ("0", "that of the worst pair"),
     "nc2_gram_distance": ("0", "distance of the Gram matrix from the simplex ETF's: norms and angles at once"),
@@ -550,8 +552,10 @@ CAPTIONS = [  # file name, section, caption, in the order of the page; the first
      "bars start at 50%, which is chance."),
     ("^(score|hist)", "ood", "Densities of the score of ID (blue) and OOD images. The less they overlap, the better "
      "the score tells them apart."),
-    ("^(principal|pca)", "ood", "Features on the two directions in which ID features vary most. Two of many "
+    ("^(principal_components$|pca)", "ood", "Features on the two directions in which ID features vary most. Two of many "
      "directions: sets that overlap here may be apart in others."),
+    ("^principal", "ood", "The same with a third direction, each pair of the three in a panel of its own: a set that hides behind "
+     "ID in one view may stand apart in another."),
     ("^nc_epochs", "nc", "Each metric over training. Dashed: the first checkpoint with every clean training image right."),
     ("^nc5_epochs", "nc", "NC5 of each OOD set over training; dashed blue: the ID test images, the null."),
     ("^nc_layers$", "nc", "Each metric against depth, with a least-squares probe in place of the head."),

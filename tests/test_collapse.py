@@ -3,6 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
 import collapse
 
@@ -145,12 +146,13 @@ def test_exact_simplex_is_fully_collapsed(classes, width):
     assert found["nc1_rank", "train"] == classes - 1
     assert found["nc1_condition", "train"] == pytest.approx(1)
     zero = [key for key in found if key[0].startswith(("nc1_t", "nc1_cdnv", "nc2", "nc3_s"))
-            and not key[0].endswith(("cosine_mean", "cosine_max"))]
+            and not key[0].endswith(("cosine_mean", "cosine_max", "one_vs_rest"))]
     assert len(zero) == 15
     for key in zero:
         assert found[key] == pytest.approx(0, abs=1e-12), key
     for kind, split in (("means", "train"), ("weights", "head")):
         assert found[f"nc2_{kind}_cosine_max", split] == pytest.approx(-1 / (classes - 1))
+        assert found[f"nc2_{kind}_one_vs_rest", split] == pytest.approx(classes / (classes - 1))
     assert found["nc3_cosine_min", "train"] == pytest.approx(1)
     assert collapse.nc4(3 * vertices[labels] + 7, labels, W, b, moments.means)["mismatch"] == 0
 
@@ -328,7 +330,7 @@ def test_all_class_means_at_one_point_leave_everything_undefined():
     moments = moments_of(features, np.repeat(np.arange(3), 10), 3)
     rows = collapse.measure(moments, np.eye(3, 4), np.zeros(3))
     undefined = [row for row in rows if row["split"] == "train" and row["metric"] != "nc1_rank"]
-    assert len(undefined) == 15
+    assert len(undefined) == 16
     for row in undefined:
         assert row["value"] is None and row["note"].startswith("undefined"), row
     assert collapse.nc1(moments)["nc1_rank"] == 0
@@ -377,6 +379,38 @@ def test_generalised_nc2_of_known_codes():
     flat = cross * [1, 1, 0.5]  # squashed: eigenvalues 2, 2, 1/2 where the tight frame has three equal
     want = np.linalg.norm(np.array([2, 2, 0.5]) / np.sqrt(8.25) - 1 / np.sqrt(3))
     assert collapse.nc2(flat)["tight_frame_distance"] == pytest.approx(want)
+
+
+def hull_distance(vectors):
+    """The same as one_vs_rest, a quadratic programme a class by non-negative least squares: with a row of ones under the
+    differences, the solution points to the nearest point of the hull (Lawson and Hanson 1974, least-distance programming)."""
+    found = []
+    for own in range(len(vectors)):
+        others = np.delete(vectors, own, axis=0) - vectors[own]
+        weights, _ = nnls(np.vstack([others.T, np.ones(len(others))]), np.append(np.zeros(vectors.shape[1]), 1.0))
+        found.append(np.linalg.norm(others.T @ weights / weights.sum()))
+    return min(found)
+
+
+@pytest.mark.parametrize("classes, width", [(2, 3), (6, 2), (6, 3), (10, 16), (40, 8), (60, 100)])
+def test_one_vs_rest_is_the_distance_to_the_hull_of_the_others(classes, width):
+    vectors = np.random.default_rng(classes).standard_normal((classes, width)) + 0.3
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert collapse.nc2(vectors)["one_vs_rest"] == pytest.approx(hull_distance(unit), rel=1e-9)
+    order = np.random.default_rng(0).permutation(classes)
+    assert collapse.nc2(5 * vectors[order])["one_vs_rest"] == pytest.approx(hull_distance(unit), rel=1e-9)
+
+
+def test_one_vs_rest_of_known_codes():
+    cross = np.concatenate([np.eye(4), -np.eye(4)])
+    for classes in (6, 7, 8):  # D + 2 to 2 D classes: at most 1, where every other vector is orthogonal or opposite
+        assert collapse.nc2(cross[:classes])["one_vs_rest"] == pytest.approx(1, rel=1e-12)
+    angle = 2 * np.pi / 7  # the heptagon: from a corner to the line through its neighbours
+    heptagon = np.column_stack([np.cos(angle * np.arange(7)), np.sin(angle * np.arange(7))])
+    assert collapse.nc2(heptagon)["one_vs_rest"] == pytest.approx(1 - np.cos(angle), rel=1e-12)
+    assert collapse.nc2(np.array([[3.0, 0], [0, 1], [5, 0]]))["one_vs_rest"] == pytest.approx(0, abs=1e-6), "two directions are one"
+    random = np.random.default_rng(1).standard_normal((40, 6, 4))  # C = D + 2: no code of 6 reaches beyond 1
+    assert max(collapse.nc2(vectors)["one_vs_rest"] for vectors in random) <= 1
 
 
 def test_tight_frame_distance_is_the_gram_distance_where_a_simplex_exists():
@@ -530,7 +564,7 @@ def test_rows_have_the_columns_of_the_contract_and_say_their_convention():
     rows += collapse.nc4_rows(collapse.nc4(features, labels, W, b, moments.means), "train")
     rows += collapse.nc5_rows(collapse.nc5(moments, features + 1), "ood:shifted")
     assert {tuple(row) for row in rows} == {("metric", "value", "split", "centring", "source", "note")}
-    assert len({(row["metric"], row["split"]) for row in rows}) == len(rows) == 31
+    assert len({(row["metric"], row["split"]) for row in rows}) == len(rows) == 33
     assert all(row["source"] and row["centring"] in ("mu_G", "none") for row in rows)
     assert all(type(row["value"]) in (float, int) for row in rows)
     assert {row["split"] for row in rows} == {"train", "head", "ood:shifted"}

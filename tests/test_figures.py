@@ -307,6 +307,30 @@ def test_components_thin_out_skip_the_missing_and_count_what_lies_beyond():
     png(figure)
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_three_components_are_drawn_as_every_pair_of_them(count):
+    generator = np.random.default_rng(0)
+    inside, labels = generator.normal(size=(300, 3)) * [3, 2, 1], generator.integers(0, 4, 300)
+    outside = {name: generator.normal(1, 1, (100, 3)) for name in SETS[:count]}
+    outside |= {"far": inside[:50] + np.array([0, 0, 1e4])} if count else {}
+    figure = figures.three_components(inside, outside, (0.5, 0.25, 0.125), labels)
+    rows = np.reshape(figure.axes, (-1, 3))
+    assert len(rows) == max(len(outside), 1)
+    sides = set()
+    for panels, points in zip(rows, outside.values(), strict=False):
+        for axes, pair in zip(panels, ([0, 1], [0, 2], [1, 2]), strict=True):
+            np.testing.assert_allclose(axes.collections[0].get_offsets(), inside[:, pair])
+            np.testing.assert_allclose(axes.collections[1].get_offsets(), points[:, pair])
+            assert axes.get_ylabel().startswith(f"component {pair[1] + 1} (")
+            assert {text.get_text() for text in axes.texts} >= set("0123")
+            sides |= {round(float(np.ptp(limits)), 9) for limits in (axes.get_xlim(), axes.get_ylim())}
+    assert len(sides) <= 1, "one unit is as long in every panel"
+    assert [axes.get_xlabel() for axes in rows[-1]] == ["component 1 (50.0%)", "component 1 (50.0%)", "component 2 (25.0%)"]
+    if count:  # the last set lies far along the third component alone
+        assert ["100% beyond" in {text.get_text() for text in axes.texts} for axes in rows[-1]] == [False, True, True]
+    png(figure)
+
+
 # ---- decisions, angles, spectra --------------------------------------------------------------------------------------
 
 def test_agreement_is_one_less_the_mismatch_of_the_test_images():

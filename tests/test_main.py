@@ -82,8 +82,8 @@ def test_every_file_is_there_and_no_other(chain):
     features = ["ID_digits_train", "ID_digits_val", "ID_digits_test", *(f"OOD_{name}_test" for name in SETS)]
     tables = ["head", *features, "ood_metrics", "scores_ID_digits", *(f"scores_OOD_{name}" for name in SETS), "nc_metrics",
               "nc_per_class"]
-    drawn = ["auroc_bars", "principal_components", *(f"scores_{name}" for name in scores.CORE), "within_class_variance",
-             "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5"]
+    drawn = ["auroc_bars", "principal_components", "principal_components_three", *(f"scores_{name}" for name in scores.CORE),
+             "within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5"]
     records = ["run_networks", "ood_methods", "neural_collapse", "report", "summary"]
     inside = [*(f"{name}{suffix}" for name in tables for suffix in (".csv", ".json")), "ood_metrics.md", "ood_metrics.tex",
               *(f"{record}.json" for record in records), "report.html"]
