@@ -29,7 +29,7 @@ FLAGS = {
 }
 # Flags that change how a run goes and not what it makes: a finished stage stays current when they change. A checkpoint
 # counts by its content, as every input does.
-IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "workers"}
+IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "tensorboard", "workers"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,7 +106,8 @@ def device(name):
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(name)
-        torch.empty(1, device=chosen)
+        if name != "cuda" or not torch.cuda.is_available():  # each of several processes takes a GPU of its own, later
+            torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} is not to be had here ({str(error).splitlines()[0]}); "
                          "expected auto, cpu, cuda, cuda:N or mps") from None
@@ -124,8 +125,7 @@ def seed_everything(seed):
 
 def progress(iterable=None, **options):
     """A progress bar with its remaining time on a terminal; silent where stderr is a file, so that logs stay legible."""
-    options.setdefault("dynamic_ncols", True)
-    return tqdm(iterable, disable=None, leave=False, **options)
+    return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "leave": False, **options})
 
 
 def print_table(frame, title=None):

@@ -82,6 +82,13 @@ class Images:
         """The images at these indices (M,), in that order."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
+    def to(self, device):
+        """The same images on a device."""
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+
+    def in_memory(self):
+        return self
+
 
 @dataclass
 class ImageFiles:

@@ -54,6 +54,12 @@ class World:
             distributed.all_reduce(tensor)
         return tensor
 
+    def copy(self, tensor):
+        """The first rank's tensor, in place, on all ranks."""
+        if self.size > 1:
+            distributed.broadcast(tensor, src=0)
+        return tensor
+
     def any(self, flag):
         """Whether the flag is set on any rank: the same answer on all."""
         found = torch.tensor(int(bool(flag)))

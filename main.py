@@ -15,6 +15,7 @@ from pathlib import Path
 import cli
 import neural_collapse
 import ood_methods
+import recipes
 import report
 import run_networks
 import train
@@ -93,7 +94,7 @@ def main(argv=None):
     args, words = parse_args(argv)
     training = train.parse_args(words["train"])
     files = train.run_files(args.output_dir, training.model, training.suffix)
-    checkpoint = files[args.use or train.RECIPES[training.mode].keep]
+    checkpoint = files[args.use or recipes.RECIPES[training.mode].keep]
     for name in ("extract", "ood", "collapse", "report"):
         words[name] += ["--checkpoint", str(checkpoint)]
     if "held_out" in args.ood and not training.held_out:

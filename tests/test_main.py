@@ -18,6 +18,7 @@ from test_cli import read_csv, shell, write_blank
 import main
 import networks
 import scores
+import training
 import utils
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -445,7 +446,7 @@ def test_a_folder_of_photographs_is_scored_like_the_rest_with_its_paths(again, t
 def test_training_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch, one_thread):
     words = [*SHORT]
     words[words.index("--epochs") + 1] = "3"
-    real = main.train.Run.end_epoch
+    real = training.Run.end_epoch
 
     def end_epoch(self, *arguments):
         real(self, *arguments)
@@ -454,7 +455,7 @@ def test_training_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(utils, "write_figure", write_blank)
     with monkeypatch.context() as patch:
-        patch.setattr(main.train.Run, "end_epoch", end_epoch)
+        patch.setattr(training.Run, "end_epoch", end_epoch)
         ended = shell(main.main, *words)
     assert ended.code == 75 and stages(ended.out) == ["train"] and "go on with" in ended.out
     results = tmp_path / "results"

@@ -18,7 +18,9 @@ import torch
 import cli
 import data
 import networks
+import recipes
 import train
+import training
 import utils
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -97,18 +99,18 @@ def finished(tmp_path_factory):
     ("collapse", 350, 116, 0.05), ("collapse", 350, 117, 0.005), ("collapse", 350, 233, 0.005), ("collapse", 350, 234, 0.0005),
     ("collapse", 3, 1, 0.005), ("collapse", 3, 2, 0.0005)])
 def test_learning_rates_at_points_worked_out_by_hand(mode, epochs, epoch, expected):
-    recipe = train.RECIPES[mode]
-    assert recipe.lr * train.scale(recipe, epoch / epochs) == pytest.approx(expected, abs=1e-15)
+    recipe = recipes.RECIPES[mode]
+    assert recipe.lr * recipes.scale(recipe, epoch / epochs) == pytest.approx(expected, abs=1e-15)
 
 
 def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
-    taken, real = [], train.Run.step
+    taken, real = [], training.Run.step
 
     def step(run, *arguments):
         result = real(run, *arguments)
         taken.append(run.optimizer.param_groups[0]["lr"])
         return result
-    monkeypatch.setattr(train.Run, "step", step)
+    monkeypatch.setattr(training.Run, "step", step)
     start(tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110")  # 3 steps an epoch
     assert taken == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
     assert pd.read_csv(files_of(tmp_path)["curves"])["lr"].tolist() == pytest.approx([taken[2], taken[5]])
@@ -116,7 +118,7 @@ def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("mode", list(train.RECIPES))
+@pytest.mark.parametrize("mode", list(recipes.RECIPES))
 def test_every_recipe_trains(finished, mode):
     folder = finished("--mode", mode, "--epochs", "1")
     checkpoint = read(folder)
@@ -129,16 +131,16 @@ def test_every_recipe_trains(finished, mode):
 
 
 def test_recipes_are_those_of_the_issue():
-    recipes = train.RECIPES
-    best = recipes["best"]
+    table = recipes.RECIPES
+    best = table["best"]
     assert (best.lr, best.momentum, best.weight_decay, best.epochs) == (0.1, 0.9, 5e-4, 200)
     assert best.augment == ("crop", "flip") and best.milestones == ()
-    assert (recipes["adamw"].optimizer, recipes["adamw"].lr, recipes["adamw"].milestones) == ("adamw", 1e-3, ())
-    assert recipes["collapse"].augment == () and recipes["collapse"].keep == "final"
-    regularised = recipes["regularised"]
+    assert (table["adamw"].optimizer, table["adamw"].lr, table["adamw"].milestones) == ("adamw", 1e-3, ())
+    assert table["collapse"].augment == () and table["collapse"].keep == "final"
+    regularised = table["regularised"]
     assert set(regularised.augment) == {"crop", "flip", "rotation", "colour_jitter", "erasing"}
     assert (regularised.dropout, regularised.weight_decay, regularised.gamma) == (0.5, 5e-4, 0.2)
-    assert recipes["sgd"].weight_decay == 1e-4 and recipes["sgd"].gamma == 0.1
+    assert table["sgd"].weight_decay == 1e-4 and table["sgd"].gamma == 0.1
 
 
 @pytest.mark.parametrize(("words", "changes"), [
@@ -149,7 +151,7 @@ def test_recipes_are_those_of_the_issue():
     (["--patience", "5", "--no-stop"], {"patience": 0})])
 def test_the_command_line_overrides_the_recipe(words, changes):
     args = train.parse_args(["--dataset", "cifar100", "--mode", "sgd", *words])
-    assert train.resolve(args, data.ID["cifar100"]) == dataclasses.replace(train.RECIPES["sgd"], **changes)
+    assert train.resolve(args, data.ID["cifar100"]) == dataclasses.replace(recipes.RECIPES["sgd"], **changes)
 
 
 def test_the_overrides_reach_the_optimiser(finished):
@@ -216,14 +218,14 @@ class Killed(BaseException):
 
 def signalled(monkeypatch, number, at):
     """Send this process a signal within the optimiser steps of these numbers, counted over the run."""
-    real, count = train.Run.step, [0]
+    real, count = training.Run.step, [0]
 
     def step(run, *arguments):
         count[0] += 1
         if count[0] in at:
             os.kill(os.getpid(), number)
         return real(run, *arguments)
-    monkeypatch.setattr(train.Run, "step", step)
+    monkeypatch.setattr(training.Run, "step", step)
 
 
 REGULARISED = ("--mode", "regularised", "--epochs", "3", "--no-amp")  # dropout and every augmentation: 6 steps an epoch
@@ -272,8 +274,8 @@ def count_replacements(monkeypatch, kill_at=None):
     return names
 
 
-WRITTEN = ["curves_run.csv", "curves_run.json", "best_run.pth", "last_run.pth", "final_run.pth", "final_run.json", "best_run.pth",
-           "best_run.json", "curves_run.png"]
+WRITTEN = ["curves_run.csv", "curves_run.json", "training_history_run.json", "best_run.pth", "last_run.pth", "final_run.pth",
+           "final_run.json", "best_run.pth", "best_run.json", "curves_run.png"]
 
 
 def test_a_run_of_one_epoch_writes_these_files_in_this_order(tmp_path, monkeypatch):
@@ -372,8 +374,8 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_and_exit_code_2(tmp
 
 def explode(monkeypatch, after):
     """From this share of the run on, the learning rate is infinite."""
-    real = train.scale
-    monkeypatch.setattr(train, "scale", lambda recipe, progress: real(recipe, progress) if progress < after else math.inf)
+    real = recipes.scale
+    monkeypatch.setattr(recipes, "scale", lambda recipe, progress: real(recipe, progress) if progress < after else math.inf)
 
 
 def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(tmp_path, finished, monkeypatch):

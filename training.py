@@ -1,0 +1,425 @@
+"""A training run: its loop, what is measured as it goes, and the state that an interrupted run resumes from.
+
+    with signals() as signalled, distributed.join(device) as world:
+        run = Run(files, facts, recipe, preprocessing, world, signalled, options)
+        run.resume(arguments)                                     # where it was stopped before
+        done = run.fit(train, val, bar) and run.finish(train, test)  # False: stopped by a signal, its state kept
+
+Alone or as one of several processes (distributed.World): each takes its share of every batch, gradients are averaged over the
+whole batch, and the first process alone writes.
+"""
+import contextlib
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+import augment
+import collapse
+import networks
+import recipes
+import utils
+
+CHECK_EVERY = 20  # steps between looks at the loss; each look makes a GPU wait
+CLEAN_BATCH = 500  # images of a pass without gradients
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of the command line changes how a run goes, beside its recipe."""
+
+    seed: int
+    amp: bool = True
+    compile: bool = False
+    save_every: int = None  # epochs
+    track_nc: int = None  # epochs
+    tensorboard: str = None  # folder
+
+
+class Run:
+    """A run's state: network, optimiser, moving average, history, and where in the epochs it stands.
+
+    Batches and augmentation are drawn by generators seeded with (seed, epoch, step), so that a resumed run needs no more
+    than its epoch and step to draw what the uninterrupted one would have drawn.
+    """
+
+    def __init__(self, files, facts, recipe, preprocessing, world, signalled, options):
+        self.files, self.facts, self.recipe, self.preprocessing = files, facts, recipe, preprocessing
+        self.world, self.device, self.signalled, self.options = world, world.device, signalled, options
+        self.amp = options.amp and has_bfloat16(self.device)
+        network = networks.build(facts["model"], len(facts["class_names"]), **facts["model_args"])
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.optimizer = recipes.make_optimizer(recipe, self.network)
+        self.average = recipes.Average(self.network, recipe.ema) if recipe.ema else None
+        self.forward = self.wrapped(options.compile)
+        self.generator = torch.Generator(self.device)
+        self.history, self.best, self.epoch, self.partial = [], {"val_acc": -1.0, "epoch": 0}, 0, None
+        self.board = None  # TensorBoard's writer, from the first epoch on
+        if not world.first:  # the same weights everywhere, but each process drops out for itself
+            torch.manual_seed(options.seed + world.rank)
+
+    @property
+    def kept(self):
+        """The network that is validated and saved: the averaged one where the recipe averages."""
+        return self.average.network if self.average else self.network
+
+    def wrapped(self, compiled):
+        """What a step calls: the network itself, within DistributedDataParallel, compiled, or both."""
+        network = self.network
+        if self.world.size > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            network = torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # batches have at most two sizes
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.amp  # --no-amp is float32 throughout
+        # Batches differ by one image at most: two shapes, each compiled for itself, are faster than one that is left open.
+        return torch.compile(network, dynamic=False) if compiled else network
+
+    # -- the loop
+
+    def fit(self, train, val, bar):
+        """Train to the last epoch, or to the patience's end. False where a signal came first; the state is kept then."""
+        train, val = (images.to(self.device) for images in (train, val))
+        while self.epoch < self.recipe.epochs and not self.out_of_patience():
+            start = time.perf_counter() - (self.partial or {}).get("seconds", 0.0)
+            try:
+                loss, accuracy = self.train_epoch(train, bar)
+                seconds = time.perf_counter() - start
+                row = {"epoch": self.epoch + 1, "train_loss": loss, "train_acc": accuracy}
+                row |= dict(zip(("val_loss", "val_acc"), self.evaluate(val), strict=True))
+                row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds, "images_per_second": len(train) / seconds}
+                row |= self.measure_collapse(train) if self.collapse_is_due() else {}
+            except Stopped:
+                self.partial["seconds"] = time.perf_counter() - start
+                self.save(self.files["last"])
+                self.log(f"stopped in epoch {self.epoch + 1}; go on with --resume")
+                return False
+            self.end_epoch(row)
+            bar.set_postfix({name: f"{row[name]:.3g}" for name in ("epoch", "train_loss", "val_acc") if row[name] is not None})
+        return True
+
+    def train_epoch(self, train, bar):
+        """One pass -> (mean loss, accuracy) as the steps saw them; the pass stays in `partial` until its epoch has ended."""
+        self.network.train()
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.epoch))
+        batches = order.to(self.device).tensor_split(math.ceil(len(train) / self.recipe.batch_size))
+        state = self.partial or {"step": 0, "losses": torch.zeros(len(batches)), "correct": torch.tensor(0)}
+        # A resumed state holds the sums over processes: the first goes on from them, the others from nothing.
+        losses, correct = (state[name].to(self.device) * self.world.first for name in ("losses", "correct"))
+        for step in range(state["step"], len(batches)):
+            self.partial = {"step": step, "losses": losses, "correct": correct}
+            self.stop_if_asked(losses[:step])
+            losses[step], hits = self.step(train, batches[step], step, len(batches))
+            correct += hits
+            if step % CHECK_EVERY == 0 or step == len(batches) - 1:
+                self.check_finite(losses[:step + 1])
+            bar.update()
+        losses, correct = self.world.sum(losses.clone()), self.world.sum(correct.clone())
+        self.partial = {"step": len(batches), "losses": losses * self.world.first, "correct": correct * self.world.first}
+        sizes = torch.tensor([len(batch) for batch in batches], device=self.device)
+        return (losses * sizes).sum().item() / len(train), correct.item() / len(train)
+
+    def step(self, train, batch, step, steps):
+        """One optimiser step -> (this process's part of the batch's mean loss, its right answers), both on the device."""
+        seed = (self.options.seed * 1_000_003 + self.epoch) * 1_000_003 + step
+        self.generator.manual_seed(seed * self.world.size + self.world.rank)
+        lr = self.recipe.lr * recipes.scale(self.recipe, (self.epoch + step / steps) / self.recipe.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        rows = batch[self.world.shard(len(batch))]
+        images = augment.apply(train.pixels[rows], self.recipe.augment, self.generator, self.preprocessing)
+        labels = train.labels[rows]
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            logits, loss = self.loss(self.forward, images, labels, len(batch))
+        except torch.OutOfMemoryError:
+            logits = loss = None  # and their graph, before a smaller batch is tried
+            raise ValueError(self.out_of_memory(images, labels, len(batch))) from None
+        self.optimizer.step()
+        if self.average:
+            self.average.update()
+        return loss, (logits.argmax(1) == labels).sum()
+
+    def loss(self, network, images, labels, whole):
+        """Forward and backward of this process's share of a batch of `whole` images -> (logits, its part of the mean loss).
+
+        Processes' gradients are averaged, so that a part counts by its share of the batch times their number.
+        """
+        with self.autocast():
+            logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        share = len(images) / whole
+        (loss * (share * self.world.size) if self.world.size > 1 else loss).backward()
+        return logits, loss.detach() * share
+
+    # -- measurements, on clean images in eval mode
+
+    def batches(self, images):
+        """Yield this process's share of the images, normalised, on the device, with their labels; Stopped where a signal comes."""
+        rows = self.world.shard(len(images))
+        for start in range(0, math.ceil(len(images) / self.world.size), CLEAN_BATCH):  # as many turns for each process
+            self.stop_if_asked()
+            part = slice(rows.start + start, min(rows.start + start + CLEAN_BATCH, rows.stop))
+            if part.start < part.stop:
+                yield self.preprocessing.normalise(images.pixels[part].to(self.device)), images.labels[part].to(self.device)
+
+    @torch.inference_mode()
+    def evaluate(self, images, exact=False):
+        """-> (mean loss, accuracy), (None, None) of no images; `exact` keeps float32."""
+        if not len(images):
+            return None, None
+        network = self.clean_network()
+        sums = torch.zeros(2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        for inputs, labels in self.batches(images):
+            with contextlib.nullcontext() if exact else self.autocast():
+                logits = network(inputs).float()
+            sums += torch.stack([F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()]).to(sums)
+        loss, correct = (self.world.sum(sums) / len(images)).tolist()
+        return loss, correct
+
+    def collapse_is_due(self):
+        every = self.options.track_nc
+        return bool(every) and ((self.epoch + 1) % every == 0 or self.epoch + 1 == self.recipe.epochs)
+
+    @torch.inference_mode()
+    def measure_collapse(self, train):
+        """NC1 to NC4 of clean training features in float32 (docs/neural_collapse.md says what each is); {} but on the first."""
+        network, caught, rows = self.clean_network(), [], []
+        layer = networks.classifier(network, self.facts["model"])
+        with layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
+            for inputs, _ in self.batches(train):
+                network(inputs)
+                rows.append(caught.pop().float().cpu())
+        features = self.world.gather(torch.cat(rows))
+        if not self.world.first:
+            return {}
+        features, labels = features.numpy(), train.labels.cpu().numpy()
+        W = layer.weight.detach().float().cpu().numpy()
+        b = np.zeros(len(W)) if layer.bias is None else layer.bias.detach().float().cpu().numpy()
+        moments = collapse.Accumulator(*W.shape).update(features, labels).finish()
+        means = collapse.nc2(moments.centred)
+        return {"nc1": collapse.nc1(moments)["nc1"], "nc2_norm_cv": means["norm_cv"], "nc2_cosine_std": means["cosine_std"],
+                "nc3_self_duality": collapse.nc3(moments, W)["nc3_self_duality"],
+                "nc4_mismatch": collapse.nc4(features, labels, W, b, moments.means)["mismatch"]}
+
+    def clean_network(self):
+        """The kept network in eval mode; every process with the first one's running statistics, which are those that are saved."""
+        for buffer in self.kept.buffers():
+            self.world.copy(buffer)
+        return self.kept.eval()
+
+    # -- the end of an epoch
+
+    def end_epoch(self, row):
+        if not math.isfinite(row["val_loss"] or 0.0):
+            raise ValueError(f"validation loss is {row['val_loss']} after epoch {self.epoch + 1}; {self.last_good()}")
+        if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
+            raise ValueError(f"the parameters are NaN or infinite after epoch {self.epoch + 1}; {self.last_good()}")
+        self.epoch, self.partial = self.epoch + 1, None
+        self.history.append(row)
+        if self.world.first:
+            self.write_history(row)
+        # Without validation images the last epoch is the best: test labels select nothing.
+        if row["val_acc"] is None or row["val_acc"] > self.best["val_acc"]:
+            self.best = {"val_acc": -1.0 if row["val_acc"] is None else row["val_acc"], "epoch": self.epoch}
+            self.save(self.files["best"])
+        if self.options.save_every and self.epoch % self.options.save_every == 0:
+            path = self.files["last"].with_name(str(self.epoch).join(self.files["epoch"]))
+            self.save(path)
+            if self.world.first:
+                utils.write_json(utils.sidecar_path(path), {**self.facts, **row, "checkpoint_sha256": utils.sha256(path)})
+        self.save(self.files["last"])
+        self.log("  ".join(f"{name} {value:.4g}" for name, value in row.items() if value is not None), quiet=True)
+
+    def write_history(self, row):
+        """The curves and the training history anew, whole; the epoch's row to TensorBoard."""
+        utils.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
+        utils.write_json(self.files["history"], {**self.facts, "history": self.history})
+        if self.options.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a package of its own
+            self.board = self.board or SummaryWriter(self.options.tensorboard, purge_step=row["epoch"])
+            for name in [name for name, value in row.items() if name != "epoch" and value is not None]:
+                self.board.add_scalar(name, row[name], row["epoch"])
+            self.board.flush()
+
+    def out_of_patience(self):
+        return 0 < self.recipe.patience <= self.epoch - self.best["epoch"]
+
+    # -- what stops a run
+
+    def stop_if_asked(self, losses=None):
+        """Stopped where a signal came to any process; its losses so far must be finite, or the state is not worth keeping."""
+        if self.world.any(self.signalled.now):
+            if losses is not None:
+                self.check_finite(losses)
+            raise Stopped
+
+    def check_finite(self, losses):
+        with self.world.together():
+            finite = losses.isfinite()
+            if not finite.all():
+                step = int((~finite).nonzero()[0])
+                raise ValueError(f"the loss is {losses[step].item()} in epoch {self.epoch + 1}, step {step + 1}; "
+                                 + self.last_good())
+
+    def last_good(self):
+        kept = f"the state after epoch {self.epoch} is kept in {self.files['last']}" if self.epoch else "no epoch was finished"
+        return f"{kept}; train with a lower --lr (now {self.recipe.lr:g}), or --no-amp"
+
+    def out_of_memory(self, images, labels, whole):
+        """The message of a step that did not fit; smaller batches are tried until one does."""
+        self.optimizer.zero_grad(set_to_none=True)
+        count, fits = len(images), 0
+        while (count := count // 2) and not fits:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                self.loss(self.network, images[:count], labels[:count], count)
+                fits = count * self.world.size
+            self.optimizer.zero_grad(set_to_none=True)
+        advice = f"--batch-size {fits} fits (with a proportionally lower --lr)" if fits else "not even one image fits"
+        kept = f"; the state after epoch {self.epoch} is kept in {self.files['last']}" if self.epoch else ""
+        return f"{self.device} is out of memory with --batch-size {whole} in epoch {self.epoch + 1}: {advice}{kept}"
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+
+    # -- what is kept
+
+    def save(self, path, **more):
+        """The whole state: what rebuilds the network, and all that a resumed run needs. Every process calls, the first writes."""
+        device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        rng = self.world.collect({"cpu": torch.get_rng_state(), "cuda": device_rng})
+        partial = self.partial and {**self.partial, **{name: self.world.sum(self.partial[name].clone()).cpu()
+                                                       for name in ("losses", "correct")}}
+        if not self.world.first:
+            return
+        last = self.history[-1] if self.history else {"train_acc": None, "val_acc": None}
+        averaged = {"trained_state_dict": self.network.state_dict(), "average_steps": self.average.steps} if self.average else {}
+        state = {"epoch": self.epoch, "model_state_dict": self.kept.state_dict(), **averaged,
+                 "optimizer_state_dict": self.optimizer.state_dict(), "train_acc": last["train_acc"], "val_acc": last["val_acc"],
+                 "test_acc": None, **self.facts, "scheduler": {name: getattr(self.recipe, name) for name in
+                                                               ("warmup_epochs", "milestones", "gamma")},
+                 "rng": rng, "history": self.history, "best": self.best, "partial": partial, **more}
+        with utils.replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, state):
+        """Weights, their average, and the optimiser's state, as `save` wrote them."""
+        self.kept.load_state_dict(state["model_state_dict"])
+        if self.average:
+            self.network.load_state_dict(state["trained_state_dict"])
+            self.average.steps = state["average_steps"]
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+
+    def resume(self, arguments):
+        """Go on from the newest state; ValueError where it was begun with other arguments than these."""
+        state = networks.read_checkpoint(self.files["last"])
+        before, now = state["arguments"], utils.plain(arguments)
+        if before != now:
+            different = [f"{name} {before.get(name)} then, {now.get(name)} now" for name in now if before.get(name) != now[name]]
+            raise ValueError(f"{self.files['last']} was started with other arguments: {'; '.join(different)}. Repeat those, or "
+                             "start over with --force")
+        self.load(state)
+        self.epoch, self.history, self.best, self.partial = (state[key] for key in ("epoch", "history", "best", "partial"))
+        ranks = len(state["rng"])
+        if self.world.rank < ranks:
+            own = state["rng"][self.world.rank]
+            torch.set_rng_state(own["cpu"])
+            if self.device.type == "cuda" and own["cuda"] is not None:
+                torch.cuda.set_rng_state(own["cuda"], self.device)
+        other = f"; {self.world.size} processes where it had {ranks}: not bit for bit" if ranks != self.world.size else ""
+        self.log(f"resumed after epoch {self.epoch}" + (f", step {self.partial['step']}" if self.partial else "") + other)
+
+    def finish(self, train, test):
+        """Measure the final and the best network once, on clean training and test images; write both checkpoints.
+
+        False where a signal came first: nothing is lost, a resumed run measures again.
+        """
+        whole = self.history
+        try:
+            for kind in ("final", "best"):
+                if kind == "best":
+                    state = networks.read_checkpoint(self.files["best"])
+                    self.load(state)
+                    self.epoch, self.history = state["epoch"], whole[:state["epoch"]]
+                accuracy = {f"{split}_acc": self.evaluate(images, exact=True)[1]
+                            for split, images in (("train", train), ("test", test))}
+                self.save(self.files[kind], **accuracy)
+                self.summarise(kind, accuracy)
+        except Stopped:
+            self.log("stopped while the trained network was measured; go on with --resume")
+            return False
+        self.history = whole
+        fitted = next((row["epoch"] for row in self.history if row["train_acc"] == 1), None)
+        if fitted:
+            self.log(f"every training image right since epoch {fitted}: {len(self.history) - fitted} epochs of terminal phase")
+        elif self.facts["mode"] == "collapse":
+            self.log(f"training accuracy ended at {self.history[-1]['train_acc']:.2%}: the terminal phase was not reached; "
+                     "train for more --epochs")
+        return True
+
+    def summarise(self, kind, accuracy):
+        """The sidecar of a finished checkpoint, and its line in the log."""
+        if not self.world.first:
+            return
+        path, val_acc = self.files[kind], self.history[-1]["val_acc"]
+        utils.write_json(utils.sidecar_path(path), {
+            **self.facts, "epoch": self.epoch, "epochs": self.recipe.epochs, **accuracy, "val_acc": val_acc,
+            "processes": self.world.size, "checkpoint_sha256": utils.sha256(path), "curves": self.files["curves"].name,
+            "inputs": {}, "outputs": utils.fingerprints([path], path.parent),
+            "seconds": round(sum(row["seconds"] for row in self.history), 3)})
+        self.log(f"{kind}: epoch {self.epoch}, train {accuracy['train_acc']:.2%}, "
+                 + (f"validation {val_acc:.2%}, " if val_acc is not None else "") + f"test {accuracy['test_acc']:.2%} -> {path}")
+
+    def log(self, text, quiet=False):
+        """Print, unless a progress bar shows it already, and keep in the log file."""
+        if not self.world.first:
+            return
+        if not quiet or not sys.stderr.isatty():
+            print(text, flush=True)
+        with open(self.files["log"], "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def has_bfloat16(device):
+    """Whether the device multiplies bfloat16 matrices natively, so that autocast gains."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Signalled:
+    """Whether a signal has asked to stop."""
+
+    now: bool = False
+
+    def __call__(self, number, frame):
+        if self.now and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C means at once, as where a download hangs
+        self.now = True
+
+
+@contextlib.contextmanager
+def signals():
+    """Within the block SIGTERM, SIGUSR1 and Ctrl-C set the yielded `now`; afterwards they do what they did before."""
+    asked = Signalled()
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+    before = {number: signal.signal(number, asked) for number in wanted}
+    try:
+        yield asked
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
