@@ -57,3 +57,17 @@ def own_digits_run(digits_run, tmp_path):
     output_dir = tmp_path / "results"
     shutil.copytree(digits_run.output_dir, output_dir)
     return DigitsRun(output_dir, output_dir / digits_run.checkpoint.name, output_dir / digits_run.folder.name)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, one_thread):
+    """finished(*words) -> the folder of a small run that nothing interrupted; made once for each set of words."""
+    import small_runs
+    made = {}
+
+    def folder_of(*words):
+        if words not in made:
+            made[words] = tmp_path_factory.mktemp("finished")
+            assert small_runs.start(made[words], *words) is None
+        return made[words]
+    return folder_of

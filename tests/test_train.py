@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_runs import COLUMNS, REGULARISED, SMALL, assert_same_end, equal, files_of, read, signalled, start, timeless
 
 import cli
 import data
@@ -25,83 +26,7 @@ import utils
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Three digits at 8 x 8 pixels: 326 training, 32 validation and 179 test images; an epoch is a fraction of a second.
-SMALL = ["--dataset", "digits", "--held-out", *"3456789", "--image-size", "8", "--model", "resnet_cifar", "--device", "cpu",
-         "--batch-size", "64", "--val-size", "32", "--suffix", "run"]
-COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds", "images_per_second"]
-TIMES = ["seconds", "images_per_second"]
-
-
-def start(folder, *words):
-    return train.main([*SMALL, "--output-dir", str(folder), *words])
-
-
-def files_of(folder):
-    return train.run_files(folder, "resnet_cifar", "run")
-
-
-def read(folder, kind="final"):
-    return torch.load(files_of(folder)[kind], weights_only=True)
-
-
-def equal(one, other):
-    """Whether two nests of dicts and lists hold the same numbers, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
-    return one == other
-
-
-def timeless(history):
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in history]
-
-
-def assert_same_end(folder, other):
-    """Two runs ended in the same weights, optimiser, random state, history, accuracies, choice of epoch and curves."""
-    for kind in ("final", "best"):
-        one, two = read(folder, kind), read(other, kind)
-        for key in ("epoch", "model_state_dict", "optimizer_state_dict", "rng", "best", "train_acc", "val_acc", "test_acc",
-                    "class_names", "preprocessing", "recipe", "arguments"):
-            assert equal(one[key], two[key]), f"{kind}: {key}"
-        assert timeless(one["history"]) == timeless(two["history"])
-        summaries = [utils.read_sidecar(files_of(place)[kind]) for place in (folder, other)]
-        for key in ("epoch", "epochs", "train_acc", "val_acc", "test_acc"):
-            assert summaries[0][key] == summaries[1][key]
-    curves = [pd.read_csv(files_of(place)["curves"]).drop(columns=TIMES) for place in (folder, other)]
-    pd.testing.assert_frame_equal(*curves, check_exact=True)
-    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(path.name for path in Path(other).iterdir())
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """finished(*words) -> the folder of a run that nothing interrupted; made once for each set of arguments."""
-    made = {}
-
-    def folder_of(*words):
-        if words not in made:
-            made[words] = tmp_path_factory.mktemp("finished")
-            assert start(made[words], *words) is None
-        return made[words]
-    return folder_of
-
-
 # ---- learning-rate schedules -----------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize(("mode", "epochs", "epoch", "expected"), [
-    ("best", 200, 0, 0.1), ("best", 200, 50, 0.1 * (1 + math.sqrt(0.5)) / 2), ("best", 200, 100, 0.05), ("best", 200, 200, 0.0),
-    ("adamw", 200, 0, 1e-3), ("adamw", 200, 150, 1e-3 * (1 - math.sqrt(0.5)) / 2),
-    ("sgd", 182, 90, 0.1), ("sgd", 182, 91, 0.01), ("sgd", 182, 136, 0.01), ("sgd", 182, 137, 0.001), ("sgd", 40, 20, 0.01),
-    ("regularised", 200, 59, 0.1), ("regularised", 200, 60, 0.02), ("regularised", 200, 120, 0.004),
-    ("regularised", 200, 159, 0.004), ("regularised", 200, 160, 0.0008),
-    ("collapse", 350, 116, 0.05), ("collapse", 350, 117, 0.005), ("collapse", 350, 233, 0.005), ("collapse", 350, 234, 0.0005),
-    ("collapse", 3, 1, 0.005), ("collapse", 3, 2, 0.0005)])
-def test_learning_rates_at_points_worked_out_by_hand(mode, epochs, epoch, expected):
-    recipe = recipes.RECIPES[mode]
-    assert recipe.lr * recipes.scale(recipe, epoch / epochs) == pytest.approx(expected, abs=1e-15)
-
 
 def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
     taken, real = [], training.Run.step
@@ -214,21 +139,6 @@ def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
 
 class Killed(BaseException):
     """What a killed process does not survive."""
-
-
-def signalled(monkeypatch, number, at):
-    """Send this process a signal within the optimiser steps of these numbers, counted over the run."""
-    real, count = training.Run.step, [0]
-
-    def step(run, *arguments):
-        count[0] += 1
-        if count[0] in at:
-            os.kill(os.getpid(), number)
-        return real(run, *arguments)
-    monkeypatch.setattr(training.Run, "step", step)
-
-
-REGULARISED = ("--mode", "regularised", "--epochs", "3", "--no-amp")  # dropout and every augmentation: 6 steps an epoch
 
 
 @pytest.mark.parametrize(("number", "at"), [("SIGTERM", {3}), ("SIGUSR1", {8}), ("SIGINT", {12}), ("SIGTERM", {1, 2, 9, 16, 17})],
