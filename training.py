@@ -15,23 +15,17 @@ import sys
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
 
 import augment
-import collapse
 import networks
 import recipes
 import utils
+from training_measures import Measures, Stopped
 
 CHECK_EVERY = 20  # steps between looks at the loss; each look makes a GPU wait
-CLEAN_BATCH = 500  # images of a pass without gradients
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,7 @@ class Run:
         self.average = recipes.Average(self.network, recipe.ema) if recipe.ema else None
         self.forward = self.wrapped(options.compile)
         self.generator = torch.Generator(self.device)
+        self.measures = Measures(world, preprocessing, self.autocast, self.stop_if_asked)
         self.history, self.best, self.epoch, self.partial = [], {"val_acc": -1.0, "epoch": 0}, 0, None
         self.board = None  # TensorBoard's writer, from the first epoch on
         if not world.first:  # the same weights everywhere, but each process drops out for itself
@@ -97,9 +92,9 @@ class Run:
                 loss, accuracy = self.train_epoch(train, bar)
                 seconds = time.perf_counter() - start
                 row = {"epoch": self.epoch + 1, "train_loss": loss, "train_acc": accuracy}
-                row |= dict(zip(("val_loss", "val_acc"), self.evaluate(val), strict=True))
+                row |= dict(zip(("val_loss", "val_acc"), self.measures.evaluate(self.kept, val), strict=True))
                 row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": seconds, "images_per_second": len(train) / seconds}
-                row |= self.measure_collapse(train) if self.collapse_is_due() else {}
+                row |= self.measure_collapse(train)
             except Stopped:
                 self.partial["seconds"] = time.perf_counter() - start
                 self.save(self.files["last"])
@@ -163,63 +158,14 @@ class Run:
         (loss * (share * self.world.size) if self.world.size > 1 else loss).backward()
         return logits, loss.detach() * share
 
-    # -- measurements, on clean images in eval mode
-
-    def batches(self, images):
-        """Yield this process's share of the images, normalised, on the device, with their labels; Stopped where a signal comes."""
-        rows = self.world.shard(len(images))
-        for start in range(0, math.ceil(len(images) / self.world.size), CLEAN_BATCH):  # as many turns for each process
-            self.stop_if_asked()
-            part = slice(rows.start + start, min(rows.start + start + CLEAN_BATCH, rows.stop))
-            if part.start < part.stop:
-                yield self.preprocessing.normalise(images.pixels[part].to(self.device)), images.labels[part].to(self.device)
-
-    @torch.inference_mode()
-    def evaluate(self, images, exact=False):
-        """-> (mean loss, accuracy), (None, None) of no images; `exact` keeps float32."""
-        if not len(images):
-            return None, None
-        network = self.clean_network()
-        sums = torch.zeros(2, dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
-        for inputs, labels in self.batches(images):
-            with contextlib.nullcontext() if exact else self.autocast():
-                logits = network(inputs).float()
-            sums += torch.stack([F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()]).to(sums)
-        loss, correct = (self.world.sum(sums) / len(images)).tolist()
-        return loss, correct
-
-    def collapse_is_due(self):
-        every = self.options.track_nc
-        return bool(every) and ((self.epoch + 1) % every == 0 or self.epoch + 1 == self.recipe.epochs)
-
-    @torch.inference_mode()
-    def measure_collapse(self, train):
-        """NC1 to NC4 of clean training features in float32 (docs/neural_collapse.md says what each is); {} but on the first."""
-        network, caught, rows = self.clean_network(), [], []
-        layer = networks.classifier(network, self.facts["model"])
-        with layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
-            for inputs, _ in self.batches(train):
-                network(inputs)
-                rows.append(caught.pop().float().cpu())
-        features = self.world.gather(torch.cat(rows))
-        if not self.world.first:
-            return {}
-        features, labels = features.numpy(), train.labels.cpu().numpy()
-        W = layer.weight.detach().float().cpu().numpy()
-        b = np.zeros(len(W)) if layer.bias is None else layer.bias.detach().float().cpu().numpy()
-        moments = collapse.Accumulator(*W.shape).update(features, labels).finish()
-        means = collapse.nc2(moments.centred)
-        return {"nc1": collapse.nc1(moments)["nc1"], "nc2_norm_cv": means["norm_cv"], "nc2_cosine_std": means["cosine_std"],
-                "nc3_self_duality": collapse.nc3(moments, W)["nc3_self_duality"],
-                "nc4_mismatch": collapse.nc4(features, labels, W, b, moments.means)["mismatch"]}
-
-    def clean_network(self):
-        """The kept network in eval mode; every process with the first one's running statistics, which are those that are saved."""
-        for buffer in self.kept.buffers():
-            self.world.copy(buffer)
-        return self.kept.eval()
-
     # -- the end of an epoch
+
+    def measure_collapse(self, train):
+        """NC1 to NC4 of the kept network where this epoch is to have them, else {}."""
+        every = self.options.track_nc
+        if not every or ((self.epoch + 1) % every and self.epoch + 1 < self.recipe.epochs):
+            return {}
+        return self.measures.collapse(self.kept, networks.classifier(self.kept, self.facts["model"]), train)
 
     def end_epoch(self, row):
         if not math.isfinite(row["val_loss"] or 0.0):
@@ -352,7 +298,7 @@ class Run:
                     state = networks.read_checkpoint(self.files["best"])
                     self.load(state)
                     self.epoch, self.history = state["epoch"], whole[:state["epoch"]]
-                accuracy = {f"{split}_acc": self.evaluate(images, exact=True)[1]
+                accuracy = {f"{split}_acc": self.measures.evaluate(self.kept, images, exact=True)[1]
                             for split, images in (("train", train), ("test", test))}
                 self.save(self.files[kind], **accuracy)
                 self.summarise(kind, accuracy)

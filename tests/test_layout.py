@@ -35,7 +35,7 @@ TABLE = {
     "cli": set(),
 }
 # Libraries that outgrew one file: <name>_<part>.py, imported by the library's own files alone.
-SPLIT = ("scores", "figures", "collapse")
+SPLIT = ("scores", "figures", "collapse", "training")
 SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
 STAGES = SCRIPTS[1:]
 TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "metrics", "collapse", "figures", "utils", "cli")

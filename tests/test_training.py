@@ -45,8 +45,8 @@ def test_the_average_is_what_is_validated_and_kept(finished):
     assert checkpoint["val_acc"] == pytest.approx(right.float().mean().item(), abs=1e-6)
 
 
-REST = ("--mode", "best", "--epochs", "2", "--nesterov", "--warmup", "0.5", "--label-smoothing", "0.2", "--augment", "crop", "trivial",
-        "cutout")
+REST = ("--mode", "best", "--epochs", "2", "--nesterov", "--warmup", "0.5", "--label-smoothing", "0.2", "--augment", "crop",
+        "trivial", "cutout")
 
 
 @pytest.mark.parametrize("words", [EMA, REST], ids=["ema", "the rest"])
@@ -84,19 +84,19 @@ def test_augmentations_of_the_command_line_replace_those_of_the_recipe():
 # ---- signals outside the steps ---------------------------------------------------------------------------------------
 
 def interrupt(monkeypatch, method, at):
-    """Send SIGTERM within the call of this number of a method of Run."""
-    real, count = getattr(training.Run, method), [0]
+    """Send SIGTERM within the call of this number of a method of Measures."""
+    real, count = getattr(training.Measures, method), [0]
 
-    def interrupted(run, *arguments, **options):
+    def interrupted(measures, *arguments, **options):
         count[0] += 1
         if count[0] == at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(run, *arguments, **options)
-    monkeypatch.setattr(training.Run, method, interrupted)
+        return real(measures, *arguments, **options)
+    monkeypatch.setattr(training.Measures, method, interrupted)
 
 
 @pytest.mark.parametrize(("method", "at", "where"), [
-    ("evaluate", 1, "stopped in epoch 1"), ("measure_collapse", 2, "stopped in epoch 2"),
+    ("evaluate", 1, "stopped in epoch 1"), ("collapse", 2, "stopped in epoch 2"),
     ("evaluate", 3, "stopped while the trained network was measured"),
     ("evaluate", 6, "stopped while the trained network was measured")],
     ids=["validation", "collapse", "final measured", "best measured"])
