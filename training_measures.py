@@ -52,8 +52,8 @@ class Measures:
             losses.append(F.cross_entropy(logits, labels, reduction="sum"))
             correct.append((logits.argmax(1) == labels).sum())
         # A shard without images has nothing to stack. In float64 on the CPU, once: a GPU need not wait for each batch.
-        sums = torch.tensor([torch.stack(part).cpu().double().sum() if part else 0.0 for part in (losses, correct)], dtype=torch.float64)
-        loss, accuracy = (self.world.sum(sums) / len(images)).tolist()
+        sums = [torch.stack(part).cpu().double().sum() if part else 0.0 for part in (losses, correct)]
+        loss, accuracy = (self.world.sum(torch.tensor(sums, dtype=torch.float64)) / len(images)).tolist()
         return loss, accuracy
 
     @torch.inference_mode()
