@@ -9,8 +9,6 @@ product X'X. All ways take turns within each repeat, so that a busy machine slow
 processes of their own, and their seconds include reading; "reading alone" is the floor. The machine stands in the sidecar.
 """
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,8 @@ import pandas as pd
 import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import machine
+
 import cli
 import collapse
 import utils
@@ -233,20 +233,13 @@ def main(argv=None):
     if args.rows:
         rows += streamed(args.rows, args.width, args.classes, args.seed)
     table = pd.DataFrame(rows)
-    machine = {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg(), "repeats": args.repeats,
-               "threads": {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ}}
-    utils.write_table(folder / "collapse.csv", table, {**utils.provenance(cli.material(args)), "machine": machine})
+    found = machine.facts(repeats=args.repeats)
+    utils.write_table(folder / "collapse.csv", table, {**utils.provenance(cli.material(args)), "machine": found})
     shown = table.assign(seconds=table["seconds"].map("{:.3f}".format), peak_mib=table["peak_mib"].map("{:.0f}".format),
                          relative_error=table["relative_error"].map("{:.1e}".format).replace("nan", ""),
                          ratio=table["ratio"].map("{:.2f}".format))
-    cli.print_table(shown, f"neural collapse, {machine['processor']}, {machine['cores']} cores, load {machine['load'][0]:.1f}")
+    cli.print_table(shown, f"neural collapse, {found['processor']}, {found['cores']} cores, load {found['load'][0]:.1f}")
     print(f"\nwritten: {folder / 'collapse.csv'}")
-
-
-def processor():
-    """The processor's name, as Linux tells it, or the platform's word."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

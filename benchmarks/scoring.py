@@ -12,7 +12,6 @@ rows, as a loader would hand them on: some of its methods need C times the memor
 """
 import ctypes
 import os
-import platform
 import sys
 import time
 import warnings
@@ -22,6 +21,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import machine
+
 import cli
 import metrics
 import scores
@@ -307,9 +308,10 @@ def measure(args):
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 def main(argv=None):
+    import torch
     args = parse_args(argv)
     path = utils.writable_folder(Path(args.output_dir) / "benchmarks") / "scoring.csv"
-    sidecar = {**utils.provenance(cli.material(args)), "machine": machine()}
+    sidecar = {**utils.provenance(cli.material(args)), "machine": machine.facts(torch_threads=torch.get_num_threads())}
     rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the drawn data, such as a saturated MSP
@@ -321,21 +323,8 @@ def main(argv=None):
     for name, (title, form) in COLUMNS.items():
         shown[title] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
     cli.print_table(shown, f"{args.train_rows:,} x {args.width} training features, {args.classes} classes, {args.test_rows:,} test "
-                    f"images; {processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+                    f"images; {machine.processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"\nwritten: {path}")
-
-
-def machine():
-    import torch
-    threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ}
-    return {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg(), "threads": threads,
-            "torch_threads": torch.get_num_threads()}
-
-
-def processor():
-    """The processor's name, as Linux tells it, or the platform's word."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":
