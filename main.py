@@ -8,6 +8,7 @@
 A stage whose outputs are there, and were made with the same arguments from the same files, is skipped; an interrupted training
 run goes on where it was. Every flag of the five scripts is taken here too and handed to the stages that know it.
 """
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,10 @@ def parse_args(argv=None):
                         "of the last epoch; default: final for --mode collapse, best for others")
     parser.add_argument("--force", nargs="+", choices=list(STAGES), default=[], metavar="STAGE",
                         help=f"redo these stages and what follows from them: {', '.join(STAGES)}")
+    parser.add_argument("--plan", action="store_true", help="check all stages' arguments, print their commands and run nothing")
     args, others = parser.parse_known_args(argv)
+    if args.plan and args.force:
+        parser.error("--plan shows what a whole run does; leave --force out")
     words = {name: [] for name in STAGES}
     embedded = args.dataset in (None, EMBEDDED["dataset"])
     given = {flag: value for flag, value in vars(args).items() if flag in ("dataset", "model", "mode") and value}
@@ -105,13 +109,16 @@ def main(argv=None):
     records["train"] = utils.sidecar_path(checkpoint)
     for name, stage in STAGES.items():  # every mistake in every stage's arguments shows before the first starts
         stage.script.parse_args(words[name])
+    fetch = ["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood]
+    if args.plan:
+        return print_plan(fetch, words)
     redone, seconds = set(), {}
     for name, stage in STAGES.items():
         forced = name in args.force or (args.force and redone.intersection(stage.needs))
         if not forced and is_current(name, stage, records[name], words):
             continue
         if name == "train":
-            run_networks.main(["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood])
+            run_networks.main(fetch)
             other = files["final"].exists() and not files["last"].exists()  # a run with other arguments: redone, as asked
             words[name] += ["--force" if forced or other else "--resume"]
         elif name == "extract" and forced:
@@ -124,6 +131,12 @@ def main(argv=None):
         seconds[name] = time.perf_counter() - start
     print("\n" + ("; ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) if seconds else "all is current"))
     print(f"report: {records['report'].parent / 'report.html'}")
+
+
+def print_plan(fetch, words):
+    """What fetches the data, and then every stage's command, a line each, quoted for a shell: slurm/chain.sbatch goes by it."""
+    for script, own in [(run_networks, fetch), *((stage.script, words[name]) for name, stage in STAGES.items())]:
+        print(shlex.join(["python", f"{script.__name__}.py", *own]))
 
 
 def is_current(name, stage, record, words):
