@@ -171,13 +171,13 @@ CHAIN = ["--dataset", "digits", "--held-out", "8", "9", "--epochs", "3", "--ood"
 def test_chain_submits_three_jobs_each_after_the_one_before(cluster, tmp_path):
     """From within a job as well: none of that job's own environment goes to those that it submits."""
     words = [*CHAIN, "--output-dir", str(tmp_path / "results")]
-    done, calls = cluster("chain", *words, **JOB)
+    done, calls = cluster("chain", *words, **JOB, TRAIN_OPTIONS="--gpus-per-task=1 --ntasks=4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "train 101 -> extract 102 -> report 103"
     assert [words[1:3] for words in calls if words[0] == "python"] == [["main.py", "--plan"], ["run_networks.py", "--fetch"]]
     first, second, third = (words for words in calls if words[0] == "sbatch")
     trained, extracted = after_script(first, "slurm/train.sbatch"), after_script(second, "slurm/extract.sbatch")
-    assert not [word for word in first if word.startswith("--dependency")]
+    assert first[:5] == ["sbatch", "--parsable", "--gpus-per-task=1", "--ntasks=4", "slurm/train.sbatch"]
     assert "--dependency=afterok:101" in second and "--dependency=afterok:102" in third
     assert (train.parse_args(trained).suffix, train.parse_args(trained).epochs) == ("a b", 3)
     extracted = run_networks.parse_args(extracted)
