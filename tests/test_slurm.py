@@ -44,7 +44,7 @@ def cluster(tmp_path):
     def run(script, *words, code=0, state="RUNNING", cwd=ROOT, **environment):
         called.write_text("")
         done = subprocess.run(["bash", str(ROOT / "slurm" / f"{script}.sbatch"), *words], cwd=cwd, text=True, capture_output=True,
-                              timeout=120, env={**kept, "PATH": f"{stands}:{kept['PATH']}", "CODE": str(code), "STATE": state,
+                              timeout=300, env={**kept, "PATH": f"{stands}:{kept['PATH']}", "CODE": str(code), "STATE": state,
                                                 **environment})
         return done, [shlex.split(line) for line in called.read_text().splitlines()]
     run.seen = tmp_path / "seen"
@@ -187,11 +187,18 @@ def test_chain_submits_three_jobs_each_after_the_one_before(cluster, tmp_path):
     assert cluster.seen.read_text().splitlines() == ["chain= job=", "chain= job=", "chain=yes job="]
 
 
-@pytest.mark.parametrize("words", [["--methods", "NoSuch"], ["--force", "train"], ["--ood", "nonsense"]])
+@pytest.mark.parametrize("words", [["--methods", "NoSuch"], ["--ood", "nonsense"]])
 def test_chain_submits_nothing_where_any_stage_would_refuse(cluster, tmp_path, words):
     done, calls = cluster("chain", "--output-dir", str(tmp_path), *words)
     assert done.returncode == 2 and done.stderr
     assert not [words for words in calls if words[0] == "sbatch"]
+
+
+def test_a_plan_has_no_force():
+    """It would start over in the chain's last job, which is main.py with the same words, on a machine without a GPU."""
+    with pytest.raises(SystemExit) as left:
+        main.parse_args(["--plan", "--force", "train"])
+    assert left.value.code == 2
 
 
 def test_the_last_job_of_the_chain_is_main_with_the_same_words(cluster, tmp_path):
@@ -215,8 +222,8 @@ def test_a_plan_runs_nothing_and_every_line_is_a_command_that_its_script_takes(t
 
 def test_the_readme_shows_commands_that_the_scripts_take():
     text = (ROOT / "slurm" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    shown = re.findall(r"^ +(?:sbatch|bash) (?:[^\n]*? )?slurm/(\w+)\.sbatch ([^\n]*?)(?:  +#.*|; done)?$", text, re.M)
-    assert {script for script, _ in shown} == set(SCRIPTS)
+    shown = re.findall(r"^ {4}[^\n#]*?\b(?:sbatch|bash)(?: [^\n#]*?)? slurm/(\w+)\.sbatch ([^\n#;]*)", text, re.M)
+    assert {script for script, _ in shown} == set(SCRIPTS) and len(shown) >= 10
     parsers = {"train": train.parse_args, "extract": run_networks.parse_args, "chain": main.parse_args}
     for script, words in shown:
         parsers[script](shlex.split(words.replace("$seed", "0")))
