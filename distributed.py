@@ -162,9 +162,12 @@ def join(device):
         with quiet(not world.first):
             yield world
             world.wait()  # the first rank may hold the store: nobody leaves before the last one is done
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:
         if not says_it(store):
             raise Elsewhere from None
+        if is_lost_contact(error):
+            raise ValueError(f"rank {place.rank} of {place.size} lost another one, which was killed or has no memory left "
+                             f"({str(error).splitlines()[0]}); run the same again: what was saved is kept") from None
         raise
     finally:
         # After an exception NCCL may wait for a rank that no longer answers; the end of the process closes it then.
@@ -189,6 +192,12 @@ def says_it(store):
         return store.add("failed ranks", 1) == 1
     except RuntimeError:  # the rank that holds the store has left, which it does only after an error of its own
         return False
+
+
+def is_lost_contact(error):
+    """Whether an exception says that another rank is gone, as where the system killed it."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and re.search(
+        r"gloo|Connection (closed|reset)", str(error)) is not None)
 
 
 def connect(place):

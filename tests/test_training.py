@@ -285,6 +285,28 @@ def test_a_mistake_of_several_processes_is_said_once(tmp_path):
     assert child.returncode != 0 and errors.count("error: --batch-size 3 is shared by 2 processes; expected two images") == 1
 
 
+def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kept(tmp_path):
+    """As srun starts them: torchrun would end the other one itself."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0",
+            "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(Path(train.__file__)), *SMALL, "--output-dir", str(tmp_path), "--epochs", "500"]
+    children = [subprocess.Popen(words, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={
+        **os.environ, **step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}) for rank in range(2)]
+    last, deadline = files_of(tmp_path)["last"], time.monotonic() + 180
+    try:
+        while not last.exists() and children[0].poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        children[1].kill()
+        errors = children[0].communicate(timeout=120)[1]
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert children[0].returncode == 2 and "Traceback" not in errors
+    assert "error: rank 0 of 2 lost another one, which was killed" in errors and "what was saved is kept" in errors
+    assert torch.load(last, weights_only=True)["epoch"] >= 1
+
+
 def test_a_run_of_two_processes_may_go_on_alone(tmp_path):
     words = (*SHORT, "--save-every", "1")
     child = launch(tmp_path, *words)
