@@ -148,6 +148,22 @@ def test_force_with_a_mistake_removes_nothing(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda state: state.pop("history"), "is no state that this version could resume"),
+    (lambda state: state.update(rng={"cpu": torch.zeros(3)}), "is no state that this version could resume"),
+    (lambda state: state.update(class_names=["0", "1"]), "was started with 2 classes and the data has 3")])
+def test_a_state_that_cannot_be_gone_on_from_is_refused(tmp_path, monkeypatch, change, message):
+    signalled(monkeypatch, signal.SIGTERM, {3})
+    start(tmp_path, *SHORT)
+    state = read(tmp_path, "last")
+    change(state)
+    torch.save(state, files_of(tmp_path)["last"])
+    before = files_of(tmp_path)["last"].read_bytes()
+    with pytest.raises(ValueError, match=f"{message}.*--force"):
+        start(tmp_path, *SHORT, "--resume")
+    assert files_of(tmp_path)["last"].read_bytes() == before
+
+
 def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch):
     real = training.Run.loss
 
