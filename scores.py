@@ -8,7 +8,7 @@
 
 Every score is (N,) float64, higher = more in-distribution, and NaN only where it is undefined. N images, D features,
 C classes: features (N, D), logits (N, C), labels (N,), W (C, D), b (C,). NumPy and SciPy only. The registry is at the
-end; the methods themselves are in `scores_activation` and `scores_features`.
+end; the methods themselves are in `scores_activation`, `scores_features` and `scores_neighbours`.
 """
 
 import inspect
@@ -20,11 +20,13 @@ import numpy as np
 
 import scores_activation as activation
 import scores_features as feature
+import scores_neighbours as near
 from scores_activation import State, compute_logits, max_softmax
 
 __all__ = ["CORE", "METHODS", "Method", "State", "Training", "compute_logits", "fit_all", "max_softmax", "score_all"]
 
 BLOCK = 4096  # rows at a time: the working copies stay small beside the features
+NEIGHBOUR_BLOCK = 2**15  # rows that search together: the more of a predicted class, the better
 
 
 class Training:
@@ -120,13 +122,19 @@ class Training:
         return float(self.features.min())
 
     @cached_property
-    def unit_features(self) -> np.ndarray:
-        """(N, D) float32, each row of length 1: the bank that the neighbour methods share."""
-        return feature.unit_rows(self.features)[0]
+    def axes(self) -> np.ndarray:
+        """(D, D) eigenvectors of the second moment, greatest first."""
+        return np.linalg.eigh(self.covariance + np.outer(self.mean, self.mean))[1][:, ::-1]
+
+    @cached_property
+    def bank(self) -> near.Bank:
+        """The training features as the neighbour methods share them."""
+        return near.Bank(self.features, self.labels, len(self.W), self.axes)
 
 
-def _blocks(n: int):
-    return (slice(start, start + BLOCK) for start in range(0, n, BLOCK))
+def _blocks(n: int, size: int | None = None):
+    size = size or BLOCK
+    return (slice(start, start + size) for start in range(0, n, size))
 
 
 def _head(W, b) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +174,7 @@ class Method:
     """One registry row: `fit(train, **parameters) -> State`, `score(features, logits, state) -> (N,)`.
 
     `score_all` calls `finish` instead where a large product can be shared: after a linear projection (`kind` "linear")
-    or after the cosines to the training features ("neighbour").
+    or after the search among the training features ("neighbour").
     """
 
     name: str
@@ -188,7 +196,7 @@ def _linear(name, source, fit, finish) -> Method:
 
 
 def _neighbour(name, source, fit, finish) -> Method:
-    return Method(name, source, fit, feature.neighbour(finish), "neighbour", finish)
+    return Method(name, source, fit, near.neighbour(finish), "neighbour", finish)
 
 
 _ROWS = (
@@ -216,9 +224,9 @@ _ROWS = (
     Method("NCI", "Liu and Qin, CVPR 2025", feature.nci_fit, feature.nci_score),
     Method("fDBD", "Liu and Qin, ICML 2024", feature.fdbd_fit, feature.fdbd_score),
     Method("SHE", "Zhang et al., ICLR 2023", feature.she_fit, feature.she_score),
-    _neighbour("KNN", "Sun et al., ICML 2022", feature.knn_fit, feature.knn_finish),
-    _neighbour("NNGuide", "Park et al., ICCV 2023", feature.nnguide_fit, feature.nnguide_finish),
-    _neighbour("Relation", "Kim et al., NeurIPS 2023", feature.relation_fit, feature.relation_finish),
+    _neighbour("KNN", "Sun et al., ICML 2022", near.knn_fit, near.knn_finish),
+    _neighbour("NNGuide", "Park et al., ICCV 2023", near.nnguide_fit, near.nnguide_finish),
+    _neighbour("Relation", "Kim et al., NeurIPS 2023", near.relation_fit, near.relation_finish),
 )
 METHODS = {method.name: method for method in _ROWS}
 CORE = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO")
@@ -259,10 +267,11 @@ def score_all(features, states: dict[str, State], W, b) -> dict[str, np.ndarray]
         for name in states:
             if METHODS[name].kind == "row":
                 values[name][rows] = METHODS[name].score(block, logits, states[name])
-        if neighbours:
-            finishes = {name: (METHODS[name].finish, states[name]) for name in neighbours}
-            for name, near in feature.score_neighbours(block, logits, finishes).items():
-                values[name][rows] = near
+    finishes = {name: (METHODS[name].finish, states[name]) for name in neighbours}
+    for rows in _blocks(len(features), NEIGHBOUR_BLOCK) if neighbours else ():
+        logits = compute_logits(features[rows], W, b)  # again: cheap beside the search
+        for name, found in near.score_neighbours(features[rows], logits, finishes).items():
+            values[name][rows] = found
     return values
 
 

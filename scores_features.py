@@ -1,10 +1,8 @@
-"""OOD scores from where features lie among the training features: distances, subspaces, class structure, neighbours.
+"""OOD scores from where features lie: distances, subspaces, class structure; `scores_neighbours` has the neighbours.
 
-Rows of `scores.METHODS`; see `scores_activation` for the form. Two kinds share their one large product in
-`scores.score_all`, and have a `finish` that takes it from there:
+Rows of `scores.METHODS`; see `scores_activation` for the form. Kind "linear" shares one large product in `scores.score_all`:
 
-  linear      projected = (features - state.centre) @ state.matrix + state.offset   -> finish(projected, ...)
-  neighbour   similarity = unit features @ state.bank.T, cosines to the training rows -> finish(similarity, ...)
+  projected = (features - state.centre) @ state.matrix + state.offset, and finish(projected, features, logits, state)
 """
 
 import numpy as np
@@ -14,7 +12,6 @@ from scores_activation import (
     State,
     class_sums,
     compute_logits,
-    log_softmax,
     logsumexp,
     row_max,
     row_norm,
@@ -22,8 +19,6 @@ from scores_activation import (
 )
 
 CUTOFF = 1e-6  # of the largest eigenvalue or singular value; less is rounding of float32, not variance
-SIMILARITIES = 2**24  # cosines at a time, 64 MiB
-GROUP = 32  # columns a group when the largest of a row are sought
 
 
 def project(features, state) -> np.ndarray:
@@ -257,110 +252,3 @@ def she_fit(train) -> State:
 def she_score(features, logits, state) -> np.ndarray:
     """Inner product with the pattern of the predicted class, the form that the authors settle on (eq. 7)."""
     return np.einsum("nd,nd->n", features, state.patterns[logits.argmax(axis=1)]).astype(np.float64)
-
-
-# ---- neighbours among the training images ----
-
-
-def unit_rows(features) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) -> rows of length 1, and their lengths (N, 1) before; a zero row stays zero."""
-    lengths = np.sqrt(np.einsum("nd,nd->n", features, features))[:, None]
-    return features / np.where(lengths > 0, lengths, 1), lengths
-
-
-def _largest(similarity, k: int) -> np.ndarray:
-    """(n, N) -> (n, k): the k largest of each row, in no order.
-
-    Where k groups of columns have a maximum of t or more, k values are at least t. Few are, and only those are
-    partitioned: seven times as fast as to partition whole rows.
-    """
-    n, columns = similarity.shape
-    groups = columns // GROUP
-    if groups <= k:
-        return np.partition(similarity, columns - k, axis=1)[:, columns - k :]
-    maxima = similarity[:, : groups * GROUP].reshape(n, GROUP, groups).max(axis=1)
-    maxima.partition(groups - k, axis=1)
-    largest = np.empty((n, k), similarity.dtype)
-    for i, row in enumerate(similarity):
-        candidates = row[row >= maxima[i, groups - k]]
-        candidates.partition(len(candidates) - k)
-        largest[i] = candidates[-k:]
-    return largest
-
-
-def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
-    """{name: (finish, state)} -> {name: (N,)}: each block of cosines to the bank is computed once for all methods.
-
-    A feature vector of zeros has no direction: NaN.
-    """
-    bank = next(iter(states.values()))[1].bank
-    values = {name: np.empty(len(features)) for name in states}
-    queries, lengths = unit_rows(features)
-    size = max(16, SIMILARITIES // len(bank))
-    buffer = np.empty((min(size, len(features)), len(bank)), np.float32)  # reused: fresh pages cost like the product
-    for start in range(0, len(features), size):
-        rows = slice(start, start + size)
-        similarity = np.matmul(queries[rows], bank.T, out=buffer[: len(queries[rows])])
-        for name, (finish, state) in states.items():
-            values[name][rows] = finish(similarity, features[rows], logits[rows], state)
-    for scores in values.values():
-        scores[lengths[:, 0] == 0] = np.nan
-    return values
-
-
-def neighbour(finish):
-    """The stand-alone score of a neighbour method."""
-    return lambda features, logits, state: score_neighbours(features, logits, {"": (finish, state)})[""]
-
-
-def _neighbours(method: str, k: int, train) -> int:
-    if k < 1:
-        raise ValueError(f"{method}: the number of neighbours is {k}; expected at least 1")
-    if k > len(train):
-        warn(method, f"{k} neighbours were asked of {len(train)} training images; all are taken")
-    return int(min(k, len(train)))
-
-
-def knn_fit(train, k: int = 50) -> State:
-    """k = 50 as the authors for CIFAR-10 and OpenOOD for all; the authors have 200 for CIFAR-100, 1000 for ImageNet."""
-    return State(parameters={"k": _neighbours("KNN", k, train)}, bank=train.unit_features)
-
-
-def knn_finish(similarity, features, logits, state) -> np.ndarray:
-    """Negative distance between unit features to the k-th neighbour (section 3); faiss, in OpenOOD, squares it."""
-    kth = _largest(similarity, state.parameters["k"]).min(axis=1).astype(np.float64)
-    return -np.sqrt((2 - 2 * kth).clip(0))
-
-
-def nnguide_fit(train, k: int = 10) -> State:
-    """k = 10 as the authors; OpenOOD has 100. The bank is all training images; the authors keep 1% of ImageNet's."""
-    energies = [logsumexp(compute_logits(train.features[rows], train.W, train.b)) for rows in train.blocks()]
-    return State(
-        parameters={"k": _neighbours("NNGuide", k, train)},
-        bank=train.unit_features,
-        energies=np.concatenate(energies).astype(np.float32),
-    )
-
-
-def nnguide_finish(similarity, features, logits, state) -> np.ndarray:
-    """Energy times the mean of the k largest (cosine times the neighbour's energy) (eq. 3-4)."""
-    guidance = _largest(similarity * state.energies, state.parameters["k"]).mean(axis=1, dtype=np.float64)
-    return guidance * logsumexp(logits)
-
-
-def relation_fit(train, power: float = 1.0, threshold: float = 0.03) -> State:
-    """Power 1 is the authors' choice for OOD detection (4 for label noise), 0.03 their cut for weak edges."""
-    blocks = (log_softmax(compute_logits(train.features[rows], train.W, train.b)) for rows in train.blocks())
-    probabilities = np.concatenate([np.exp(block).astype(np.float32) for block in blocks])
-    parameters = {"power": float(power), "threshold": float(threshold)}
-    return State(parameters=parameters, bank=train.unit_features, probabilities=probabilities)
-
-
-def relation_finish(similarity, features, logits, state) -> np.ndarray:
-    """Sum over training images of (positive cosine times inner product of softmaxes)^power, above the threshold."""
-    edges = np.exp(log_softmax(logits)).astype(np.float32) @ state.probabilities.T
-    edges *= similarity
-    edges *= edges > state.parameters["threshold"]  # a negative cosine falls with the weak edges
-    if state.parameters["power"] != 1:
-        edges **= state.parameters["power"]
-    return edges.sum(axis=1, dtype=np.float64)
