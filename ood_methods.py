@@ -3,6 +3,7 @@
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures --methods MSP Energy ViM
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --temperature 10 --vim-dim 300 --neco-dim 100
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --methods MSP NECO NECO-NoScaler NECO-MaxLogit NECO-ETF
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --groups near=cifar10 far=svhn,textures --latex
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --val-ood uniform     # tune on it, test on the rest
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth             # mean and spread over seeds
@@ -45,7 +46,8 @@ def make_parser():
                               "the mean and standard deviation are written too"},
                   ood={"help": "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"})
     parser.add_argument("--methods", nargs="+", type=method, metavar="METHOD",
-                        help=f"scores to compute, by default all: {', '.join(scores.METHODS)}, {ODIN}")
+                        help=f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)}, {ODIN}; "
+                             f"variants: {', '.join(name for name in scores.METHODS if name not in scores.DEFAULT)}")
     parser.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
     parser.add_argument("--ridge", type=float, help="of Mahalanobis: this share of the mean variance is added to the covariance; "
                         "default 0, a pseudo-inverse")
@@ -120,7 +122,7 @@ def score_run(run, args):
     ood = {name: utils.read_features(path) for name, path in run.ood.items()}
     utils.writable_folder(run.folder / "figures")
     fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
-    names = [name for name in args.methods or scores.METHODS if name != ODIN]
+    names = [name for name in args.methods or scores.DEFAULT if name != ODIN]
     overrides, chosen = parameters(args), {}
     if args.val_ood:
         chosen = tune(fitted, names, overrides, val.features, ood.pop(args.val_ood).features, W, b)

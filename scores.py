@@ -13,8 +13,8 @@ end; the methods themselves are in `scores_activation`, `scores_features` and `s
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -23,7 +23,7 @@ import scores_features as feature
 import scores_neighbours as near
 from scores_activation import State, compute_logits, max_softmax
 
-__all__ = ["CORE", "METHODS", "Method", "State", "Training", "compute_logits", "fit_all", "max_softmax", "score_all"]
+__all__ = ["CORE", "DEFAULT", "METHODS", "Method", "State", "Training", "compute_logits", "fit_all", "max_softmax", "score_all"]
 
 BLOCK = 4096  # rows at a time: the working copies stay small beside the features
 NEIGHBOUR_BLOCK = 2**15  # rows that search together: the more of a predicted class, the better
@@ -96,14 +96,39 @@ class Training:
         return self.covariance_within + (between.T * self.counts[self.present]) @ between / len(self)
 
     @cached_property
+    def spectrum_within(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues (D,), least first, and eigenvectors (D, D) of the within-class covariance."""
+        return np.linalg.eigh(self.covariance_within)
+
+    @cached_property
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the covariance."""
+        return np.linalg.eigh(self.covariance)
+
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """(D,) float64, the standard deviations, with 1 for a feature that is constant in training."""
+        return np.where(self.std > 0, self.std, 1.0)
+
+    @cached_property
+    def spectrum_standardised(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the covariance of the features over `scale`."""
+        return np.linalg.eigh(self.covariance / np.outer(self.scale, self.scale))
+
+    @cached_property
     def whitener(self) -> np.ndarray:
         """(D, r) float64, the root of the pseudo-inverse of the within-class covariance."""
-        return feature.inverse_root(self.covariance_within)
+        return feature.inverse_root(self.spectrum_within)
+
+    @cached_property
+    def vim_origin(self) -> np.ndarray:
+        """(D,) float64, the point where all logits are 0."""
+        return feature.vim_origin(self.W, self.b)
 
     @cached_property
     def vim_axes(self) -> np.ndarray:
         """(D, D) eigenvectors of the second moment about ViM's origin, least first."""
-        away = self.mean - feature.vim_origin(self.W, self.b)
+        away = self.mean - self.vim_origin
         return np.linalg.eigh(self.covariance + np.outer(away, away))[1]
 
     @cached_property
@@ -183,6 +208,7 @@ class Method:
     score: Callable
     kind: str = "row"
     finish: Callable | None = None
+    variant: bool = False  # of another row: computed where it is asked for by name
 
     @property
     def parameters(self) -> dict:
@@ -199,6 +225,7 @@ def _neighbour(name, source, fit, finish) -> Method:
     return Method(name, source, fit, near.neighbour(finish), "neighbour", finish)
 
 
+_NECO = "Ben Ammar et al., ICLR 2024"
 _ROWS = (
     Method("MSP", "Hendrycks and Gimpel, ICLR 2017", activation.no_fit, activation.msp_score),
     Method("MaxLogit", "Hendrycks et al., ICML 2022", activation.no_fit, activation.max_logit_score),
@@ -220,7 +247,7 @@ _ROWS = (
     ),
     _linear("ViM", "Wang et al., CVPR 2022", feature.vim_fit, feature.vim_finish),
     _linear("Residual", "Wang et al., CVPR 2022", feature.residual_fit, feature.residual_finish),
-    _linear("NECO", "Ben Ammar et al., ICLR 2024", feature.neco_fit, feature.neco_finish),
+    _linear("NECO", _NECO, feature.neco_fit, feature.neco_finish),
     Method("NCI", "Liu and Qin, CVPR 2025", feature.nci_fit, feature.nci_score),
     Method("fDBD", "Liu and Qin, ICML 2024", feature.fdbd_fit, feature.fdbd_score),
     Method("SHE", "Zhang et al., ICLR 2023", feature.she_fit, feature.she_score),
@@ -228,7 +255,13 @@ _ROWS = (
     _neighbour("NNGuide", "Park et al., ICCV 2023", near.nnguide_fit, near.nnguide_finish),
     _neighbour("Relation", "Kim et al., NeurIPS 2023", near.relation_fit, near.relation_finish),
 )
-METHODS = {method.name: method for method in _ROWS}
+_VARIANTS = (
+    _linear("NECO-NoScaler", _NECO, partial(feature.neco_fit, scaler=False), feature.neco_finish),
+    _linear("NECO-MaxLogit", _NECO, partial(feature.neco_fit, max_logit=True), feature.neco_finish),
+    _linear("NECO-ETF", _NECO, feature.neco_etf_fit, feature.neco_finish),
+)
+METHODS = {method.name: method for method in (*_ROWS, *(replace(method, variant=True) for method in _VARIANTS))}
+DEFAULT = tuple(name for name, method in METHODS.items() if not method.variant)
 CORE = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO")
 
 

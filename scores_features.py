@@ -34,9 +34,11 @@ def linear(finish):
 # ---- Gaussian distances ----
 
 
-def inverse_root(covariance, ridge: float = 0.0) -> np.ndarray:
-    """(D, D) -> (D, r): A such that A A' is the pseudo-inverse of covariance + ridge * (mean variance) * I."""
-    values, vectors = np.linalg.eigh(covariance)
+def inverse_root(spectrum, ridge: float = 0.0) -> np.ndarray:
+    """Eigenvalues and eigenvectors of a covariance (D, D) -> (D, r): A such that A A' is the pseudo-inverse of
+    covariance + ridge * (mean variance) * I.
+    """
+    values, vectors = spectrum
     values = values + ridge * values.clip(0).mean()
     kept = values > CUTOFF * values[-1]
     return vectors[:, kept] / np.sqrt(values[kept])
@@ -58,7 +60,7 @@ def mahalanobis_fit(train, ridge: float = 0.0) -> State:
     """
     if not ridge >= 0:
         raise ValueError(f"Mahalanobis: the ridge is {ridge}; expected 0 or a share of the mean variance, such as 1e-4")
-    matrix = inverse_root(train.covariance_within, ridge) if ridge else train.whitener
+    matrix = inverse_root(train.spectrum_within, ridge) if ridge else train.whitener
     _report_rank("Mahalanobis", train, matrix.shape[1])
     return State(
         parameters={"ridge": float(ridge)},
@@ -87,7 +89,7 @@ def mahalanobis_finish(whitened, features, logits, state) -> np.ndarray:
 
 def relative_mahalanobis_fit(train) -> State:
     """As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both divided by N."""
-    within, whole = train.whitener, inverse_root(train.covariance)
+    within, whole = train.whitener, inverse_root(train.spectrum)
     _report_rank("RelativeMahalanobis", train, within.shape[1])
     matrix = np.hstack([within, whole])
     return State(
@@ -137,7 +139,7 @@ def _residual_space(train, method: str, dim: int | None) -> State:
     if not train.b.any():
         warn(method, "the head has no bias, so the residual is measured from the zero vector")
     matrix = train.vim_axes[:, : train.width - dim]
-    offset = (train.mean - vim_origin(train.W, train.b)) @ matrix
+    offset = (train.mean - train.vim_origin) @ matrix
     return State(parameters={"dim": dim}, centre=train.mean, matrix=matrix.astype(np.float32), offset=offset)
 
 
@@ -177,8 +179,8 @@ def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool
     """
     if train.dead_units:
         warn("NECO", f"{train.dead_units} features are constant in training; they count, unscaled, in the norm alone")
-    scale = np.where(train.std > 0, train.std, 1.0) if scaler else np.ones(train.width)
-    values, vectors = np.linalg.eigh(train.covariance / np.outer(scale, scale))
+    scale = train.scale if scaler else np.ones(train.width)
+    values, vectors = train.spectrum_standardised if scaler else train.spectrum
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
     if dim is None:
         needed = int(np.searchsorted(np.cumsum(values), 0.9 * values.sum())) + 1
@@ -192,6 +194,11 @@ def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool
         shift=(train.mean if scaler else np.zeros(train.width)).astype(np.float32),
         scale=scale.astype(np.float32),
     )
+
+
+def neco_etf_fit(train, scaler: bool = True, max_logit: bool = False) -> State:
+    """C - 1 components, as many as the class means of a collapsed network span: a `dim` that no data choose."""
+    return neco_fit(train, min(max(1, len(train.W) - 1), max(1, train.width - 1)), scaler, max_logit)
 
 
 def neco_finish(components, features, logits, state) -> np.ndarray:

@@ -269,10 +269,19 @@ def relation_fit(train, power: float = 1.0, threshold: float = 0.03) -> State:
 
 
 def relation_finish(cosines, logits, state) -> np.ndarray:
-    """Sum over training images of (positive cosine times inner product of softmaxes)^power, above the threshold."""
-    edges = np.exp(log_softmax(logits)).astype(np.float32) @ state.probabilities.T
-    edges *= cosines
-    edges *= edges > state.parameters["threshold"]  # a negative cosine falls with the weak edges
-    if state.parameters["power"] != 1:
-        edges **= state.parameters["power"]
-    return edges.sum(axis=1, dtype=np.float64)
+    """Sum over training images of (positive cosine times inner product of softmaxes)^power, above the threshold.
+
+    In tiles that stay in the cache, where the three passes over the edges cost a third of what they do in memory.
+    """
+    probabilities = np.exp(log_softmax(logits)).astype(np.float32)
+    total, memory = np.zeros(len(cosines)), np.empty(len(cosines) * TILE, np.float32)
+    for start in range(0, len(state.probabilities), TILE):
+        tile = slice(start, start + TILE)
+        columns = state.probabilities[tile].T
+        edges = np.matmul(probabilities, columns, out=memory[: len(cosines) * columns.shape[1]].reshape(len(cosines), -1))
+        edges *= cosines[:, tile]
+        edges *= edges > state.parameters["threshold"]  # a negative cosine falls with the weak edges
+        if state.parameters["power"] != 1:
+            edges **= state.parameters["power"]
+        total += edges.sum(axis=1)
+    return total

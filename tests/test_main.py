@@ -103,7 +103,7 @@ def test_every_csv_has_its_columns_and_rows(chain):
     for name, count in rows.items():
         found = table(chain, name)
         assert list(found.columns) == FEATURES and len(found) == count, name
-    methods = list(scores.METHODS)
+    methods = list(scores.DEFAULT)
     for name, count in {"ID_digits": 481, **{f"OOD_{name}": count for name, count in SETS.items()}}.items():
         found = table(chain, f"scores_{name}")
         accepted = [f"{method}_accepted" for method in methods]
@@ -187,7 +187,7 @@ def test_nc1_equals_a_loop_over_images(chain):
 def test_the_printed_tables_are_the_written_ones(chain):
     measured = table(chain, "ood_metrics").set_index(["method", "ood"])
     lines = {line.split()[0]: line.split()[1:] for line in chain[1].splitlines() if line.strip()}
-    for method in scores.METHODS:
+    for method in scores.DEFAULT:
         rates = [100 * measured.loc[(method, name), column] for name in SETS for column in ("auroc", "fpr95")]
         shown = [float(word) for word in lines[method]]
         if np.isfinite(rates).all():
@@ -207,7 +207,7 @@ def test_the_summary_holds_the_tables_and_the_report_shows_them(chain):
         assert [row[column] for row in summary["ood_metrics"]] == written
     assert summary["checkpoint"]["stem"] == STEM and summary["missing"] == []
     page = (chain[0] / STEM / "report.html").read_text()
-    assert STEM in page and all(name in page for name in (*SETS, *scores.METHODS)) and page.count("data:image/png;base64,") >= 15
+    assert STEM in page and all(name in page for name in (*SETS, *scores.DEFAULT)) and page.count("data:image/png;base64,") >= 15
 
 
 def test_the_sidecars_form_one_chain_from_weights_to_scores(chain):

@@ -85,7 +85,7 @@ def test_the_table_has_a_row_a_set_and_method_and_these_columns(done):
     table = read_csv(done[0] / "ood_metrics.csv")
     assert list(table.columns) == METRICS
     assert list(zip(table["ood"], table["method"], strict=True)) == [(name, method) for name in ("far_noise", "near")
-                                                                     for method in scores.METHODS]
+                                                                     for method in scores.DEFAULT]
     assert set(table["checkpoint"]) == {"net_s0"} and set(table["dataset"]) == {"toy"}
     assert set(table["n_id"]) == {100} and list(table.groupby("ood")["n_ood"].first()) == [60, 80]
 
@@ -93,8 +93,8 @@ def test_the_table_has_a_row_a_set_and_method_and_these_columns(done):
 @pytest.mark.parametrize(("stem", "first", "rows"), [("ID_toy", [], 100), ("OOD_far_noise", ["path"], 60), ("OOD_near", [], 80)])
 def test_score_files_have_a_row_an_image_and_a_column_a_method(done, stem, first, rows):
     table = read_csv(done[0] / f"scores_{stem}.csv")
-    assert list(table.columns) == [*first, "label", "prediction", "predicted_class", *scores.METHODS,
-                                   *(f"{name}_accepted" for name in scores.METHODS)]
+    assert list(table.columns) == [*first, "label", "prediction", "predicted_class", *scores.DEFAULT,
+                                   *(f"{name}_accepted" for name in scores.DEFAULT)]
     assert len(table) == rows == utils.read_sidecar(done[0] / f"scores_{stem}.csv")["rows"]
 
 
@@ -143,7 +143,7 @@ def test_thresholds_keep_95_percent_of_id_and_say_which_images_pass(done):
     inside = read_csv(done[0] / "scores_ID_toy.csv")
     table = read_csv(done[0] / "ood_metrics.csv").set_index(["ood", "method"])
     thresholds = utils.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]
-    assert list(thresholds) == list(scores.METHODS)
+    assert list(thresholds) == list(scores.DEFAULT)
     for method, threshold in thresholds.items():
         assert threshold == np.sort(inside[method])[5]  # 95 of 100 at or above it
         assert inside[f"{method}_accepted"].sum() >= 95 and (inside[f"{method}_accepted"] == (inside[method] >= threshold)).all()
@@ -180,7 +180,7 @@ def test_figures_are_pngs(done):
 def test_the_printed_table_is_the_written_one_in_percent(done):
     table = read_csv(done[0] / "ood_metrics.csv").set_index(["method", "ood"])
     shown = printed_rows(done[1])
-    assert list(shown) == list(scores.METHODS)
+    assert list(shown) == list(scores.DEFAULT)
     for method, numbers in shown.items():
         rates = 100 * table.loc[[(method, "far_noise"), (method, "near")], ["auroc", "fpr95"]].to_numpy()
         np.testing.assert_allclose(numbers, [*rates.ravel(), *rates.mean(axis=0)], atol=0.005 + 1e-9)
@@ -191,7 +191,7 @@ def test_the_printed_table_is_the_written_one_in_percent(done):
 def test_the_markdown_table_holds_the_printed_numbers(done):
     text = (done[0] / "ood_metrics.md").read_text()
     rows = {cells[1]: [float(cell.strip("*")) for cell in cells[2:-1]] for line in text.splitlines()
-            if (cells := [cell.strip() for cell in line.split("|")])[1:2] and cells[1] in scores.METHODS}
+            if (cells := [cell.strip() for cell in line.split("|")])[1:2] and cells[1] in scores.DEFAULT}
     assert rows == printed_rows(done[1])
     assert text.count("**") == 2 * read_csv(done[0] / "ood_metrics.csv")["best"].sum()
 
@@ -201,7 +201,7 @@ def test_the_latex_table_is_escaped_and_sets_what_is_best_in_bold(done):
     assert r"\toprule" in text and r"\midrule" in text and r"\bottomrule" in text
     assert r"\caption{50\% of\_it}" in text and r"\label{tab:x}" in text and r"far\_noise" in text and "far_noise" not in text
     body = [re.sub(r"\\textbf\{(.*?)\}", r"*\1", line).removesuffix(r" \\").split(" & ") for line in text.splitlines()
-            if line.partition(" ")[0] in scores.METHODS]
+            if line.partition(" ")[0] in scores.DEFAULT]
     assert {row[0]: [float(cell.strip("*")) for cell in row[1:]] for row in body} == printed_rows(done[1])
     best = read_csv(done[0] / "ood_metrics.csv").set_index(["method", "ood"])["best"]
     for method, *cells in body:

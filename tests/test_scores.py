@@ -252,6 +252,9 @@ SLOW = {
     "ViM": slow_vim,
     "Residual": lambda case, x, logits: -slow_residual(case, x),
     "NECO": slow_neco,
+    "NECO-NoScaler": lambda case, x, logits: slow_neco(case, x, logits, scaler=False),
+    "NECO-MaxLogit": lambda case, x, logits: slow_neco(case, x, logits, max_logit=True),
+    "NECO-ETF": lambda case, x, logits: slow_neco(case, x, logits, dim=len(case.W) - 1),
     "NCI": slow_nci,
     "fDBD": slow_fdbd,
     "SHE": slow_she,
@@ -440,6 +443,32 @@ def test_order_and_blocks_of_the_training_rows_change_nothing(case, monkeypatch)
         np.testing.assert_allclose(
             shuffled[name][::-1], values, rtol=2e-4, atol=2e-5 * np.abs(values).mean(), err_msg=name
         )
+
+
+def test_variants_are_rows_that_are_named_to_be_computed():
+    variants = set(scores.METHODS) - set(scores.DEFAULT)
+    assert variants == {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"} and set(scores.CORE) <= set(scores.DEFAULT)
+    case = CASES["random"]
+    states = scores.fit_all(case.train, ["NECO", *variants], {"NECO": {"scaler": False}, "NECO-MaxLogit": {"dim": 3}})
+    assert states["NECO-NoScaler"].parameters == states["NECO"].parameters
+    assert states["NECO-ETF"].parameters == {"dim": 6, "scaler": True, "max_logit": False}
+    assert states["NECO-MaxLogit"].parameters == {"dim": 3, "scaler": True, "max_logit": True}
+
+
+def test_no_statistic_is_computed_twice_by_all_methods_together(monkeypatch):
+    """Every shared statistic once, and no eigenvectors of one matrix twice: three D x D matrices have them, and W's."""
+    computed = []
+    for name, cached in vars(scores.Training).items():
+        if hasattr(cached, "func"):
+            monkeypatch.setattr(cached, "func", lambda self, name=name, func=cached.func: computed.append(name) or func(self))
+    eigh, decomposed = np.linalg.eigh, []
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: decomposed.append(matrix) or eigh(matrix))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores.fit_all(CASES["random"].train, scores.METHODS, OVERRIDES)
+    assert sorted(computed) == sorted(set(computed)) and {"class_means", "covariance_within", "whitener", "bank"} <= set(computed)
+    again = [i for i, one in enumerate(decomposed) if any(np.array_equal(one, other) for other in decomposed[:i])]
+    assert not again, "eigenvectors of the same matrix were computed again"
 
 
 def test_shared_statistics_are_computed_once(monkeypatch):
