@@ -44,7 +44,10 @@ def inverse_root(spectrum, ridge: float = 0.0) -> np.ndarray:
     return vectors[:, kept] / np.sqrt(values[kept])
 
 
-def _report_rank(method: str, train, rank: int):
+def _report(method: str, train, rank: int):
+    absent = len(train.W) - len(train.present)
+    if absent:
+        warn(method, f"{absent} of {len(train.W)} classes have no training image, and no image can be nearest to them")
     dead = f"{train.dead_units} of {train.width} features are constant in training"
     if rank < train.width:
         warn(method, f"the covariance has rank {rank}, {dead}; the pseudo-inverse leaves out what does not vary")
@@ -61,7 +64,7 @@ def mahalanobis_fit(train, ridge: float = 0.0) -> State:
     if not ridge >= 0:
         raise ValueError(f"Mahalanobis: the ridge is {ridge}; expected 0 or a share of the mean variance, such as 1e-4")
     matrix = inverse_root(train.spectrum_within, ridge) if ridge else train.whitener
-    _report_rank("Mahalanobis", train, matrix.shape[1])
+    _report("Mahalanobis", train, matrix.shape[1])
     return State(
         parameters={"ridge": float(ridge)},
         centre=train.mean,
@@ -90,7 +93,7 @@ def mahalanobis_finish(whitened, features, logits, state) -> np.ndarray:
 def relative_mahalanobis_fit(train) -> State:
     """As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both divided by N."""
     within, whole = train.whitener, inverse_root(train.spectrum)
-    _report_rank("RelativeMahalanobis", train, within.shape[1])
+    _report("RelativeMahalanobis", train, within.shape[1])
     matrix = np.hstack([within, whole])
     return State(
         parameters={},

@@ -2,6 +2,8 @@
 import json
 import math
 import re
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -438,6 +440,77 @@ def test_sets_perturbed_differently_are_refused(with_odin):
     ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "ODIN")
     assert ended.code == 2 and "ODIN_OOD_near_test.csv was perturbed with another epsilon" in ended.err
     assert "--odin-epsilon 0.002" in ended.err
+
+
+# ---- variants, one fit for all sets, warnings ------------------------------------------------------------------------
+
+def test_necos_variants_are_rows_that_are_named_to_be_scored(folder):
+    alone, _ = run(folder, "--methods", "NECO", "--no-neco-scaler")
+    assert not set(run(folder)[0]["method"]) & {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+    table, printed = run(folder, "--methods", "neco", "neco-noscaler", "NECO-MaxLogit", "NECO-ETF", "--ood", "near")
+    assert list(table["method"]) == list(printed_rows(printed)) == ["NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"]
+    parameters = [json.loads(text) for text in table["parameters"]]
+    assert [(found["scaler"], found["max_logit"]) for found in parameters] == [
+        (True, False), (False, False), (True, True), (True, False)]
+    assert parameters[3]["dim"] == CLASSES - 1
+    assert table["auroc"][1] == alone.set_index("ood").loc["near", "auroc"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monkeypatch):
+    """Whatever the number of OOD sets: each file read once, each method fitted once, one training set, each set scored once."""
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c", "d"))
+    calls = []
+
+    def counted(label, function):
+        return lambda *given, **named: calls.append(label(*given)) or function(*given, **named)
+
+    methods = {name: replace(row, fit=counted(lambda *_, name=name: f"fit {name}", row.fit))
+               for name, row in scores.METHODS.items()}
+    monkeypatch.setattr(scores, "METHODS", methods)
+    monkeypatch.setattr(scores, "score_all", counted(lambda rows, *_: f"score {len(rows)}", scores.score_all))
+    monkeypatch.setattr(scores, "Training", counted(lambda *_: "training set", scores.Training))
+    monkeypatch.setattr(utils, "read_features", counted(lambda path: f"read {path.name}", utils.read_features))
+    with mock.patch.object(ood_methods, "draw", lambda *given: []):
+        assert shell(ood_methods.main, "--checkpoint", folder).code == 0
+    sets = ["ID_toy_train", "ID_toy_val", "ID_toy_test", *(f"OOD_{name}_test" for name in "abcd")]
+    expected = [*(f"fit {name}" for name in scores.DEFAULT), "training set", *(f"read {name}.csv" for name in sets),
+                *(f"score {n}" for n in (60, 80, 100, 120, 100))]
+    assert sorted(calls) == sorted(expected)
+
+
+def test_a_guard_warns_once_by_name_however_many_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c"))
+    for path in folder.glob("*_t*.csv"):  # a unit that never fires, a class that is never seen, negative features
+        found, sidecar = utils.read_features(path), utils.read_sidecar(path)
+        features = found.features - np.float32(0.1)
+        features[:, 3] = 0
+        kept = found.labels != 2 if "train" in path.name else slice(None)
+        utils.write_features(path, features[kept], found.labels[kept], sidecar=sidecar)
+    ended = shell(ood_methods.main, "--checkpoint", folder)
+    said = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
+    assert ended.code == 0 and len(said) == len(set(said))
+    for words in ("Mahalanobis: the covariance has rank 11, 1 of 12 features are constant", "Mahalanobis: 1 of 4 classes have no",
+                  "NECO: 1 features are constant", "SHE: 1 classes", "ASH-S: some features are negative", "SCALE: some features",
+                  "ReAct: some features"):
+        assert sum(line.startswith(f"warning: {words}") for line in said) == 1, words
+
+
+def test_a_persons_photographs_get_a_row_each_ready_to_sort(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    folder = make_run(tmp_path / "net_s0", ood=("mine", "near"))
+    run(folder, "--ood", "mine=some/photographs", "--tpr", "0.9", "--methods", "Energy", "ViM")
+    table = pd.read_csv(folder / "scores_OOD_mine.csv")
+    assert list(table.columns) == [
+        "path", "label", "prediction", "predicted_class", "Energy", "ViM", "Energy_accepted", "ViM_accepted"]
+    assert list(table["path"]) == [f"mine/{n:03}.png" for n in range(60)]
+    assert set(table["predicted_class"]) <= {"cat", "dog", "bird", "frog"}
+    inside = pd.read_csv(folder / "scores_ID_toy.csv")
+    for name in ("Energy", "ViM"):
+        assert table[f"{name}_accepted"].dtype == bool and inside[f"{name}_accepted"].sum() == 90
+        assert (table[f"{name}_accepted"] == (table[name] >= np.sort(inside[name])[10])).all()
 
 
 # ---- invariants ------------------------------------------------------------------------------------------------------
