@@ -129,8 +129,10 @@ class Bank:
     def _all(self, queries, k: int, weights, buffer) -> np.ndarray:
         found = np.empty((len(queries), k), np.float32)
         for rows in self.blocks(len(queries)):
-            cosines = np.matmul(queries[rows], self.rows.T, out=buffer[: rows.stop - rows.start])
-            found[rows] = largest(cosines if weights is None else cosines * weights, k)
+            products = np.matmul(queries[rows], self.rows.T, out=buffer[: rows.stop - rows.start])
+            if weights is not None:
+                products *= weights
+            found[rows] = largest(products, k)
         return found
 
     def _prune(self, queries, tails, classes, least, level: int, k: int, weights, buffer):
@@ -216,11 +218,14 @@ def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
             near = bank.search(features, logits.argmax(axis=1), state.parameters["k"], state.weights)
             values[name][alive] = finish(near, logits, state)
         return values
+    weighted = bank.buffer(len(features))
     for rows, cosines in bank.cosines(bank.turn(features)[0]):
         for name, (finish, state) in states.items():
             near = cosines
             if "k" in state.parameters:
-                near = largest(cosines if state.weights is None else cosines * state.weights, state.parameters["k"])
+                if state.weights is not None:
+                    near = np.multiply(cosines, state.weights, out=weighted[: len(cosines)])
+                near = largest(near, state.parameters["k"])
             values[name][alive[rows]] = finish(near, logits[rows], state)
     return values
 
