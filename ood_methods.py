@@ -137,7 +137,7 @@ def score_run(run, args):
     table = tabulate(run, scored, right, args.tpr)
     written = write(run, args, table, scored, {f"ID_{run.dataset}": test, **{f"OOD_{name}": ood[name] for name in ood}}, W, b,
                     class_names)
-    written += draw(run, train, test, ood, table, scored, args)
+    written += draw(run, fitted, test, ood, table, scored, args)
     utils.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written)
     cli.print_table(summarise(table, args.groups), heading(table, args.tpr))
     print(f"\nper-image scores, figures and the full table: {run.folder}")
@@ -358,7 +358,7 @@ def write_scores(path, found, values, thresholds, logits, class_names, sidecar):
         pl.DataFrame(columns).write_csv(temporary)
 
 
-def draw(run, train, test, ood, table, scored, args):
+def draw(run, fitted, test, ood, table, scored, args):
     """The OOD figures -> their paths. Of more methods than the core ones, the best on average gets its histogram too."""
     folder = run.folder / "figures"
     drawn = {"auroc_bars": figures.auroc_bars(table)}
@@ -369,7 +369,7 @@ def draw(run, train, test, ood, table, scored, args):
         drawn[f"scores_{name}"] = figures.score_histograms(
             scored.id[name], {key: found[name] for key, found in scored.ood.items()}, name,
             metrics.threshold_at_tpr(scored.id[name], args.tpr), area)
-    centre, axes, explained = leading_components(train.features)
+    centre, axes, explained = leading_components(fitted)
     inside, points = (test.features - centre) @ axes, {name: (found.features - centre) @ axes for name, found in ood.items()}
     drawn["principal_components"] = figures.principal_components(
         inside[:, :2], {name: found[:, :2] for name, found in points.items()}, explained[:2], test.labels)
@@ -380,11 +380,10 @@ def draw(run, train, test, ood, table, scored, args):
     return [folder / f"{name}.png" for name in drawn]
 
 
-def leading_components(features):
-    """(N, D) -> their mean (D,), the three leading principal axes (D, 3), and the share of the variance of each."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    variances, vectors = np.linalg.eigh(np.cov(features, rowvar=False))
-    return mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(variances[:-4:-1] / variances.sum())
+def leading_components(fitted):
+    """The training set -> its mean (D,), the three leading principal axes (D, 3), and the share of the variance of each."""
+    values, vectors = fitted.spectrum
+    return fitted.mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(values[:-4:-1] / values.sum())
 
 
 if __name__ == "__main__":

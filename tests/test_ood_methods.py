@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import logsumexp, softmax
+from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_cli import read_csv, shell, write_blank
 
@@ -175,6 +176,17 @@ def test_the_record_names_all_that_was_read_and_written(done):
 def test_figures_are_pngs(done):
     for path in (done[0] / "figures").iterdir():
         assert path.suffix == ".png" and path.read_bytes().startswith(b"\x89PNG\r\n") and path.stat().st_size > 5000
+
+
+def test_the_components_drawn_are_those_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    features = (generator.normal(size=(500, WIDTH)) @ generator.normal(size=(WIDTH, WIDTH)) + 3).astype(np.float32)
+    fitted = scores.Training(features, np.arange(500) % CLASSES, np.ones((CLASSES, WIDTH)), np.zeros(CLASSES))
+    centre, axes, explained = ood_methods.leading_components(fitted)
+    pca = PCA(3).fit(features.astype(float))
+    np.testing.assert_allclose(centre, pca.mean_, atol=1e-5)
+    np.testing.assert_allclose(explained, pca.explained_variance_ratio_, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(np.sum(axes.T * pca.components_, axis=1)), 1, atol=1e-5)
 
 
 # ---- what is printed is what was written -----------------------------------------------------------------------------
