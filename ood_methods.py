@@ -80,11 +80,7 @@ def main(argv=None):
         check(run, checkpoint, args)
     tables = [score_run(run, args) for run in runs]
     if len(runs) > 1:
-        spread = over_checkpoints(pd.concat(tables))
-        path = utils.writable_folder(args.output_dir) / "ood_checkpoints.csv"
-        utils.write_table(path, spread, {**utils.provenance(cli.material(args)), "checkpoints": [run.folder.name for run in runs]})
-        cli.print_table(spread[["ood", "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
-                        f"{len(runs)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {path}")
+        compare_checkpoints(tables, args)
 
 
 def check(run, checkpoint, args):
@@ -273,14 +269,31 @@ def over_groups(table, groups):
     return pd.concat(parts, ignore_index=True)
 
 
-def over_checkpoints(table):
-    """Tidy tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR per OOD set and method."""
+def compare_checkpoints(tables, args):
+    """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's mean over its sets."""
+    folder = utils.writable_folder(args.output_dir)
+    sidecar = {**utils.provenance(cli.material(args)), "checkpoints": [table["checkpoint"].iloc[0] for table in tables]}
+    parts = {"ood_checkpoints.csv": ("ood", over_checkpoints(pd.concat(tables), ["dataset", "ood", "method"]))}
+    if args.groups:
+        means = pd.concat([over_groups(table, args.groups) for table in tables])
+        parts["ood_group_checkpoints.csv"] = ("group", over_checkpoints(means, ["group", "sets", "method"]))
+    for name, (what, spread) in parts.items():
+        utils.write_table(folder / name, spread, sidecar)
+        cli.print_table(spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
+                        f"{len(tables)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {folder / name}")
+
+
+def over_checkpoints(table, by):
+    """Tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR over them, for each `by`.
+
+    A group's spread is that of its mean, not the mean of its sets' spreads: the sets share each checkpoint's luck.
+    """
     def mean(values):
         return values.mean(skipna=False)  # undefined for one checkpoint leaves no mean
 
     def std(values):
         return values.std(skipna=False)
-    grouped = table.groupby(["dataset", "ood", "method"], sort=False)
+    grouped = table.groupby(by, sort=False)
     return grouped.agg(checkpoints=("auroc", "size"), auroc_mean=("auroc", mean), auroc_std=("auroc", std),
                        fpr95_mean=("fpr95", mean), fpr95_std=("fpr95", std)).reset_index()
 

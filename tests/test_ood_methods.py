@@ -386,6 +386,24 @@ def test_several_checkpoints_give_their_mean_and_standard_deviation(tmp_path, fo
         assert row.fpr95_std == pytest.approx(np.std(part["fpr95"], ddof=1), abs=1e-12)
 
 
+def test_groups_have_a_mean_and_spread_over_checkpoints_too(tmp_path, folder):
+    results = tmp_path / "results"
+    folders = [make_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
+    words = ["--output-dir", results, "--methods", "MSP", "KNN", "--groups", "far=far_noise", "all=far_noise,near"]
+    ended = shell(ood_methods.main, "--checkpoint", *folders, *words)
+    assert ended.code == 0, ended.err
+    spread = read_csv(results / "ood_group_checkpoints.csv")
+    assert list(spread.columns[:4]) == ["group", "sets", "method", "checkpoints"] and set(spread["checkpoints"]) == {3}
+    assert list(zip(spread["group"], spread["method"], strict=True)) == [(g, m) for g in ("far", "all") for m in ("MSP", "KNN")]
+    tables = [read_csv(each / "ood_groups.csv").set_index(["group", "method"]) for each in folders]
+    for row in spread.itertuples():
+        areas = [table.loc[(row.group, row.method), "auroc"] for table in tables]
+        assert row.auroc_mean == pytest.approx(np.mean(areas), abs=1e-12)
+        assert row.auroc_std == pytest.approx(np.std(areas, ddof=1), abs=1e-12) and row.auroc_std > 0
+    sidecar = utils.read_sidecar(results / "ood_group_checkpoints.csv")
+    assert "ood_group_checkpoints.csv" in ended.out and sidecar["checkpoints"] == ["net_s0", "net_s1", "net_s2"]
+
+
 def test_a_validation_set_chooses_and_is_not_tested_on(folder):
     table, _ = run(folder, "--methods", "MSP", "Energy", "ViM", "--val-ood", "near")
     assert set(table["ood"]) == {"far_noise"} and not (folder / "scores_OOD_near.csv").exists()
