@@ -7,7 +7,7 @@ ID_*_train.csv and one more feature CSV) and prints the largest difference of ea
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -752,6 +752,18 @@ def test_collapsed_features_need_few_axes(monkeypatch):
     found, levels = searched(near, 10, monkeypatch, similarities=2**16)
     assert levels[-1][0] < levels[0][0]
     np.testing.assert_allclose(found, np.sort(all_cosines(near), axis=1)[:, -10:], atol=2e-6)
+
+
+def test_knn_of_many_wide_features_is_exact_as_it_stands(monkeypatch):
+    """No constant changed, one class without training images, and one of the queries without a direction."""
+    case = random_case(5000, 128, 10, seed=3, spread=0.3)
+    kept = case.labels != 9
+    case = Case(case.features[kept], case.labels[kept], case.W, case.b, np.vstack([case.test, np.zeros((1, 128), np.float32)]))
+    asked, prune = [], scores_neighbours.Bank._prune
+    monkeypatch.setattr(scores_neighbours.Bank, "_prune", lambda self, *given: asked.append(1) or prune(self, *given))
+    found, nearest = case.score("KNN", k=50), np.sort(all_cosines(replace(case, test=case.test[:-1])), axis=1)[:, -50]
+    assert asked and np.isnan(found[-1])
+    np.testing.assert_allclose(found[:-1], -np.sqrt(2 - 2 * nearest), atol=1e-5)
 
 
 @pytest.mark.parametrize("sign", [1, -1, 0])
