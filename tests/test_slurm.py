@@ -39,9 +39,14 @@ def cluster(tmp_path):
         file = stands / name
         file.write_text(f'#!/bin/bash\nprintf "%q " {name} "$@" >> {called}; echo >> {called}\n{body}\n')
         file.chmod(0o755)
+    checkout = tmp_path / "checkout"  # without the environment that the scripts would activate: its python would hide the stand-in
+    checkout.mkdir()
+    for path in ROOT.iterdir():
+        if path.name != ".venv":
+            (checkout / path.name).symlink_to(path)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SRUN_", "OMP_"))}
 
-    def run(script, *words, code=0, state="RUNNING", cwd=ROOT, **environment):
+    def run(script, *words, code=0, state="RUNNING", cwd=checkout, **environment):
         called.write_text("")
         done = subprocess.run(["bash", str(ROOT / "slurm" / f"{script}.sbatch"), *words], cwd=cwd, text=True, capture_output=True,
                               timeout=300, env={**kept, "PATH": f"{stands}:{kept['PATH']}", "CODE": str(code), "STATE": state,
