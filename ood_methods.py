@@ -24,6 +24,7 @@ import cli
 import figures
 import metrics
 import scores
+import tables
 import utils
 
 # flag: (method, parameter). A new parameter is a row here.
@@ -36,7 +37,6 @@ GRIDS = {"Energy": ("temperature", (0.5, 1, 2, 5, 10)), "GEN": ("gamma", (0.01, 
          "SCALE": ("percentile", (65, 70, 75, 80, 85, 90, 95)), "DICE": ("percentile", (10, 30, 50, 70, 90)),
          "KNN": ("k", (1, 10, 50, 100, 200)), "NNGuide": ("k", (1, 10, 50, 100)), "NCI": ("alpha", (0, 1e-4, 1e-3, 1e-2))}
 ODIN = "ODIN"  # scores features of its own, which run_networks.py --odin-epsilon extracts
-SIGNIFICANT = 0.05
 
 
 def make_parser():
@@ -78,9 +78,9 @@ def main(argv=None):
     runs = [utils.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
     for run, checkpoint in zip(runs, args.checkpoint, strict=True):
         check(run, checkpoint, args)
-    tables = [score_run(run, args) for run in runs]
+    measured = [score_run(run, args) for run in runs]
     if len(runs) > 1:
-        compare_checkpoints(tables, args)
+        compare_checkpoints(measured, args)
 
 
 def check(run, checkpoint, args):
@@ -135,7 +135,7 @@ def score_run(run, args):
                     class_names)
     written += draw(run, fitted, test, ood, table, scored, args)
     utils.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written)
-    cli.print_table(summarise(table, args.groups), heading(table, args.tpr))
+    cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
     print(f"\nper-image scores, figures and the full table: {run.folder}")
     return table
 
@@ -220,7 +220,7 @@ def tabulate(run, scored, right, tpr):
     rows = []
     for name, found in scored.ood.items():
         measured = {method: metrics.evaluate(scored.id[method], found[method], tpr) for method in found}
-        leader = significant_leader(measured, scored.id, found)
+        leader = tables.significant_leader(measured, scored.id, found)
         for method, values in measured.items():
             parameters = scored.parameters[method]
             rows.append({"checkpoint": run.folder.name, "dataset": run.dataset, "ood": name, "method": method,
@@ -231,109 +231,18 @@ def tabulate(run, scored, right, tpr):
     return pd.DataFrame(rows)
 
 
-def significant_leader(measured, id_scores, ood_scores):
-    """The method of the highest AUROC where a paired DeLong test sets it apart from every other; else None."""
-    areas = {name: values["auroc"] for name, values in measured.items() if not np.isnan(values["auroc"])}
-    if len(areas) < 2:
-        return None
-    leader = max(areas, key=areas.get)
-    others = (metrics.paired_delong(id_scores[leader], ood_scores[leader], id_scores[name], ood_scores[name]).p_value
-              for name in sorted(areas, key=areas.get, reverse=True) if name != leader)
-    return leader if all(p < SIGNIFICANT for p in others) else None
-
-
-def summarise(table, groups=()):
-    """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then means over the groups."""
-    frame = pd.DataFrame({"Method": list(dict.fromkeys(table["method"]))})
-    sets = list(dict.fromkeys(table["ood"]))
-    for name in sets:
-        part = table[table["ood"] == name].set_index("method").loc[frame["Method"]]
-        frame[f"{name} AUROC"], frame[f"{name} FPR"] = 100 * part["auroc"].to_numpy(), 100 * part["fpr95"].to_numpy()
-    for name, members in groups or [("mean", sets)]:
-        for measure in ("AUROC", "FPR"):
-            members = [member for member in members if member in sets]
-            frame[f"{name} {measure}"] = frame[[f"{member} {measure}" for member in members]].mean(axis=1, skipna=False)
-    return frame.round(2)
-
-
-def over_groups(table, groups):
-    """The tidy table -> a row a group and method: metrics averaged over the group's OOD sets, each set counting alike."""
-    measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
-    parts = []
-    for name, members in groups:
-        part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
-        part = part.agg(lambda values: values.mean(skipna=False)).reset_index()  # an undefined set leaves no mean
-        part.insert(0, "group", name)
-        part.insert(1, "sets", " ".join(members))
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True)
-
-
-def compare_checkpoints(tables, args):
+def compare_checkpoints(measured, args):
     """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's mean over its sets."""
     folder = utils.writable_folder(args.output_dir)
-    sidecar = {**utils.provenance(cli.material(args)), "checkpoints": [table["checkpoint"].iloc[0] for table in tables]}
-    parts = {"ood_checkpoints.csv": ("ood", over_checkpoints(pd.concat(tables), ["dataset", "ood", "method"]))}
+    sidecar = {**utils.provenance(cli.material(args)), "checkpoints": [table["checkpoint"].iloc[0] for table in measured]}
+    parts = {"ood_checkpoints.csv": ("ood", tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"]))}
     if args.groups:
-        means = pd.concat([over_groups(table, args.groups) for table in tables])
-        parts["ood_group_checkpoints.csv"] = ("group", over_checkpoints(means, ["group", "sets", "method"]))
+        means = pd.concat([tables.over_groups(table, args.groups) for table in measured])
+        parts["ood_group_checkpoints.csv"] = ("group", tables.over_checkpoints(means, ["group", "sets", "method"]))
     for name, (what, spread) in parts.items():
         utils.write_table(folder / name, spread, sidecar)
         cli.print_table(spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
-                        f"{len(tables)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {folder / name}")
-
-
-def over_checkpoints(table, by):
-    """Tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR over them, for each `by`.
-
-    A group's spread is that of its mean, not the mean of its sets' spreads: the sets share each checkpoint's luck.
-    """
-    def mean(values):
-        return values.mean(skipna=False)  # undefined for one checkpoint leaves no mean
-
-    def std(values):
-        return values.std(skipna=False)
-    grouped = table.groupby(by, sort=False)
-    return grouped.agg(checkpoints=("auroc", "size"), auroc_mean=("auroc", mean), auroc_std=("auroc", std),
-                       fpr95_mean=("fpr95", mean), fpr95_std=("fpr95", std)).reset_index()
-
-
-def heading(table, tpr):
-    row = table.iloc[0]
-    return (f"{row['checkpoint']}: {row['dataset']} ({row['n_id']:,} test images) against "
-            + ", ".join(f"{name} ({count:,})" for name, count in table.groupby("ood", sort=False)["n_ood"].first().items())
-            + f"; AUROC, and FPR at {tpr:.0%} TPR with ID as positive, in %")
-
-
-def cells(summary, table, bold):
-    """The printed table as text, with the AUROCs in bold that a paired test calls the best of their set."""
-    best = set(zip(table.loc[table["best"], "method"], table.loc[table["best"], "ood"] + " AUROC", strict=True))
-    return [[row["Method"], *("" if np.isnan(row[name]) else bold(f"{row[name]:.2f}") if (row["Method"], name) in best
-                              else f"{row[name]:.2f}" for name in summary.columns[1:])] for row in summary.to_dict("records")]
-
-
-def markdown(summary, table, tpr):
-    rows = [summary.columns, ["---", *["---:"] * (summary.shape[1] - 1)], *cells(summary, table, "**{}**".format)]
-    bold = f"Bold: the best AUROC where paired DeLong tests set it apart from every other (p < {SIGNIFICANT})."
-    return (f"{heading(table, tpr)}. {bold}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
-
-
-def latex(summary, table, caption, label):
-    r"""A booktabs table: AUROC and FPR under each OOD set's name, OOD sets side by side."""
-    sets = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in summary.columns[1:]))
-    lines = [r"\begin{table}", r"\centering", *([rf"\caption{{{tex(caption)}}}"] if caption else []), rf"\label{{{label}}}",
-             rf"\begin{{tabular}}{{l{'rr' * len(sets)}}}", r"\toprule",
-             " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in sets)]) + r" \\",
-             " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(sets)]) + r" \\", r"\midrule"]
-    for name, *values in cells(summary, table, r"\textbf{{{}}}".format):
-        lines.append(" & ".join([tex(name), *values]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def tex(text):
-    """Escape what LaTeX would take for a command."""
-    special = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
-    return "".join(special.get(letter, letter) for letter in text)
+                        f"{len(measured)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {folder / name}")
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -342,16 +251,16 @@ def write(run, args, table, scored, sets, W, b, class_names):
     """ood_metrics.csv, .md, .tex, ood_groups.csv and the score files -> their paths."""
     sidecar = {**utils.provenance(cli.material(args)), "tpr": args.tpr,
                "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
-    summary = summarise(table, args.groups)
+    summary = tables.summarise(table, args.groups)
     written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
     utils.write_table(written[0], table, sidecar)
-    utils.write_text(written[1], markdown(summary, table, args.tpr))
+    utils.write_text(written[1], tables.markdown(summary, table, args.tpr))
     if args.groups:
         written.append(run.folder / "ood_groups.csv")
-        utils.write_table(written[-1], over_groups(table, args.groups), sidecar)
+        utils.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
     if args.latex:
         written.append(run.folder / "ood_metrics.tex")
-        utils.write_text(written[-1], latex(summary, table, args.caption, args.label))
+        utils.write_text(written[-1], tables.latex(summary, table, args.caption, args.label))
     thresholds = {name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()}
     for stem, found in sets.items():
         written.append(run.folder / f"scores_{stem}.csv")

@@ -16,7 +16,7 @@ TABLE = {
     "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "recipes", "utils", "cli"},
     "train": {"training", "recipes", "augment", "data", "networks", "leave_out", "distributed", "utils", "cli", "figures"},
     "run_networks": {"data", "networks", "leave_out", "collapse", "distributed", "utils", "cli"},
-    "ood_methods": {"scores", "metrics", "figures", "utils", "cli"},
+    "ood_methods": {"scores", "tables", "metrics", "figures", "utils", "cli"},
     "neural_collapse": {"collapse", "figures", "utils", "cli"},
     "report": {"figures", "utils", "cli", "data"},
     "training": {"recipes", "augment", "networks", "collapse", "distributed", "utils"},
@@ -27,6 +27,7 @@ TABLE = {
     "augment": set(),
     "leave_out": set(),
     "scores": set(),
+    "tables": {"metrics"},
     "metrics": set(),
     "collapse": set(),
     "figures": set(),
@@ -38,7 +39,7 @@ TABLE = {
 SPLIT = ("scores", "figures", "collapse", "training")
 SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
 STAGES = SCRIPTS[1:]
-TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "metrics", "collapse", "figures", "utils", "cli")
+TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "tables", "metrics", "collapse", "figures", "utils", "cli")
 PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
 
 

@@ -16,6 +16,7 @@ from test_cli import read_csv, shell, write_blank
 import metrics
 import ood_methods
 import scores
+import tables
 import utils
 
 METRICS = ["checkpoint", "dataset", "ood", "method", "parameters", "auroc", "auroc_low", "auroc_high", "fpr95",
@@ -234,7 +235,7 @@ def test_the_best_is_what_a_paired_test_sets_apart_from_every_other(folder):
         p = metrics.paired_delong(*pairs["good"], *pairs["bad"]).p_value
         assert (p < 0.05) == (name == "clear")
         id_scores, ood_scores = ({method: pair[side] for method, pair in pairs.items()} for side in (0, 1))
-        leader = ood_methods.significant_leader(measured, id_scores, ood_scores)
+        leader = tables.significant_leader(measured, id_scores, ood_scores)
         assert leader == ("good" if name == "clear" else None)
 
 

@@ -1,0 +1,101 @@
+"""Tables of OOD metrics: over groups and checkpoints, as printed, in Markdown and in LaTeX.
+
+The tidy table has a row an OOD set and method, as ood_metrics.csv has (README.md says its columns).
+"""
+import numpy as np
+import pandas as pd
+
+import metrics
+
+SIGNIFICANT = 0.05  # p below which a paired test sets the best method apart
+
+
+def significant_leader(measured, id_scores, ood_scores):
+    """The method of the highest AUROC where a paired DeLong test sets it apart from every other; else None."""
+    areas = {name: values["auroc"] for name, values in measured.items() if not np.isnan(values["auroc"])}
+    if len(areas) < 2:
+        return None
+    leader = max(areas, key=areas.get)
+    others = (metrics.paired_delong(id_scores[leader], ood_scores[leader], id_scores[name], ood_scores[name]).p_value
+              for name in sorted(areas, key=areas.get, reverse=True) if name != leader)
+    return leader if all(p < SIGNIFICANT for p in others) else None
+
+
+def summarise(table, groups=()):
+    """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then means over the groups."""
+    frame = pd.DataFrame({"Method": list(dict.fromkeys(table["method"]))})
+    sets = list(dict.fromkeys(table["ood"]))
+    for name in sets:
+        part = table[table["ood"] == name].set_index("method").loc[frame["Method"]]
+        frame[f"{name} AUROC"], frame[f"{name} FPR"] = 100 * part["auroc"].to_numpy(), 100 * part["fpr95"].to_numpy()
+    for name, members in groups or [("mean", sets)]:
+        for measure in ("AUROC", "FPR"):
+            members = [member for member in members if member in sets]
+            frame[f"{name} {measure}"] = frame[[f"{member} {measure}" for member in members]].mean(axis=1, skipna=False)
+    return frame.round(2)
+
+
+def over_groups(table, groups):
+    """The tidy table -> a row a group and method: metrics averaged over the group's OOD sets, each set counting alike."""
+    measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
+    parts = []
+    for name, members in groups:
+        part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
+        part = part.agg(lambda values: values.mean(skipna=False)).reset_index()  # an undefined set leaves no mean
+        part.insert(0, "group", name)
+        part.insert(1, "sets", " ".join(members))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def over_checkpoints(table, by):
+    """Tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR over them, for each `by`.
+
+    A group's spread is that of its mean, not the mean of its sets' spreads: the sets share each checkpoint's luck.
+    """
+    def mean(values):
+        return values.mean(skipna=False)  # undefined for one checkpoint leaves no mean
+
+    def std(values):
+        return values.std(skipna=False)
+    grouped = table.groupby(by, sort=False)
+    return grouped.agg(checkpoints=("auroc", "size"), auroc_mean=("auroc", mean), auroc_std=("auroc", std),
+                       fpr95_mean=("fpr95", mean), fpr95_std=("fpr95", std)).reset_index()
+
+
+def heading(table, tpr):
+    row = table.iloc[0]
+    return (f"{row['checkpoint']}: {row['dataset']} ({row['n_id']:,} test images) against "
+            + ", ".join(f"{name} ({count:,})" for name, count in table.groupby("ood", sort=False)["n_ood"].first().items())
+            + f"; AUROC, and FPR at {tpr:.0%} TPR with ID as positive, in %")
+
+
+def cells(summary, table, bold):
+    """The printed table as text, with the AUROCs in bold that a paired test calls the best of their set."""
+    best = set(zip(table.loc[table["best"], "method"], table.loc[table["best"], "ood"] + " AUROC", strict=True))
+    return [[row["Method"], *("" if np.isnan(row[name]) else bold(f"{row[name]:.2f}") if (row["Method"], name) in best
+                              else f"{row[name]:.2f}" for name in summary.columns[1:])] for row in summary.to_dict("records")]
+
+
+def markdown(summary, table, tpr):
+    rows = [summary.columns, ["---", *["---:"] * (summary.shape[1] - 1)], *cells(summary, table, "**{}**".format)]
+    bold = f"Bold: the best AUROC where paired DeLong tests set it apart from every other (p < {SIGNIFICANT})."
+    return (f"{heading(table, tpr)}. {bold}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
+
+
+def latex(summary, table, caption, label):
+    r"""A booktabs table: AUROC and FPR under each OOD set's name, OOD sets side by side."""
+    sets = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in summary.columns[1:]))
+    lines = [r"\begin{table}", r"\centering", *([rf"\caption{{{tex(caption)}}}"] if caption else []), rf"\label{{{label}}}",
+             rf"\begin{{tabular}}{{l{'rr' * len(sets)}}}", r"\toprule",
+             " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in sets)]) + r" \\",
+             " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(sets)]) + r" \\", r"\midrule"]
+    for name, *values in cells(summary, table, r"\textbf{{{}}}".format):
+        lines.append(" & ".join([tex(name), *values]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def tex(text):
+    """Escape what LaTeX would take for a command."""
+    special = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+    return "".join(special.get(letter, letter) for letter in text)
