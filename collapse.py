@@ -360,6 +360,12 @@ def nc5_rows(result: dict, split: str) -> list[dict]:
     return [row(name, result[name], split, note) for name in ("nc5", "nc5_centred", "nc5_shift")]
 
 
+def all_rows(rows: list, nc4: dict, nc5: dict) -> list[dict]:
+    """The rows of `measure` and those of the results of nc4 and nc5, each {split: result}: one table."""
+    return [*rows, *(row for split in nc4 for row in nc4_rows(nc4[split], split)),
+            *(row for split in nc5 for row in nc5_rows(nc5[split], split))]
+
+
 def per_class(moments: Moments, W, class_names=None, train: dict | None = None, test: dict | None = None):
     """Columns of nc_per_class.csv, lists of C entries, None where undefined; train and test are results of nc4."""
     classes, width = moments.means.shape

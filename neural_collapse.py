@@ -7,11 +7,10 @@
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: nc_metrics.csv (a row a metric, with
 its split, centring and source), nc_per_class.csv (a row a class) and figures/. NC1, NC2 and NC3 are of clean training features,
 NC4 of training and test features, NC5 of each OOD set with the ID test set as the null. Where `run_networks.py --layers` left
-layers/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer lacks. Several checkpoints of one
-network are each measured so, and the folder of the latest epoch gets nc_epochs.csv and, where ood_methods.py has scored all of
-them, nc_ood.csv and nc_ood_correlation.csv. docs/neural_collapse.md explains each.
+layers/ or moments/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer lacks. Several
+checkpoints of one network are each measured so, and the folder of the latest epoch gets nc_epochs.csv and, where ood_methods.py
+has scored all of them, nc_ood.csv and nc_ood_correlation.csv. docs/neural_collapse.md explains each.
 """
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ import pandas as pd
 import cli
 import collapse
 import figures
+import layers
 import utils
 
 # What is printed: metric, split -> (label, value under full collapse). All that is measured stands in nc_metrics.csv.
@@ -68,13 +68,13 @@ def main(argv=None):
     args = parse_args(argv)
     runs = [utils.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
     epochs = epochs_of(runs) if len(runs) > 1 else {}
-    layers = {run.folder: layer_files(run) for run in runs}
+    stages = {run.folder: layers.find(run) for run in runs}
     scored = {folder: read_scored(folder, facts) for folder, facts in epochs.items()}
     for run in runs:
         utils.writable_folder(run.folder / "figures")
     tables, deep = {}, {}
     for run in runs:
-        found = measure(run, layers[run.folder], args)
+        found = measure(run, stages[run.folder], args)
         write(found, args)
         tables[run.folder], deep[run.folder] = found.table, found.layers
     if epochs:
@@ -102,7 +102,7 @@ class Measured:
     layers: pd.DataFrame  # None without layers/
 
 
-def measure(run, layers, args):
+def measure(run, stages, args):
     W, b, class_names = utils.read_head(run.head)
     train, test = utils.read_features(run.train), utils.read_features(run.test)
     for found in (train, test):
@@ -113,7 +113,7 @@ def measure(run, layers, args):
            for split, found in (("train", train), ("test", test))}
     nc5 = {"test": collapse.nc5(moments, test.features),
            **{f"ood:{name}": collapse.nc5(moments, features) for name, features in ood.items()}}
-    table = tabulate(collapse.measure(moments, W, b), nc4, nc5)
+    table = pd.DataFrame(collapse.all_rows(collapse.measure(moments, W, b), nc4, nc5))
     table.insert(0, "checkpoint", run.folder.name)
     if args.bootstrap:
         intervals = collapse.bootstrap(train.features, train.labels, W, args.bootstrap, exact=args.exact)
@@ -121,15 +121,15 @@ def measure(run, layers, args):
                   for metric, split in zip(table["metric"], table["split"], strict=True)]
         table[["low", "high"]] = np.array(bounds, np.float64)
     per_class = pd.DataFrame(collapse.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
-    files = [*run.files, *(path for layer in layers for path in layer.files.values())]
+    files = [*run.files, *(path for layer in stages for path in layer.files.values())]
     return Measured(run, files, W, b, class_names, test, ood, moments, nc4, nc5, table, per_class,
-                    measure_layers(layers, class_names) if layers else None)
+                    measure_layers(stages, class_names) if stages else None)
 
 
-def tabulate(rows, nc4, nc5):
-    """Rows of collapse.measure, and the results of nc4 and nc5 by split -> the tidy table."""
-    return pd.DataFrame([*rows, *(row for split in nc4 for row in collapse.nc4_rows(nc4[split], split)),
-                         *(row for split in nc5 for row in collapse.nc5_rows(nc5[split], split))])
+def measure_layers(stages, class_names):
+    """nc_layers.csv: all metrics of each layer."""
+    tables = [layers.measure(layer, class_names) for layer in stages]
+    return pd.concat(tables, ignore_index=True)[["layer", "depth", *COLUMNS, "note"]]
 
 
 def write(found, args):
@@ -222,66 +222,6 @@ def embed(groups):
     together = np.concatenate(chosen)
     points = TSNE(perplexity=min(30, (len(together) - 1) / 3), init="pca", random_state=0).fit_transform(together)
     return np.split(points, np.cumsum([len(rows) for rows in chosen])[:-1])
-
-
-# ---- through the layers ----------------------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class Layer:
-    """The saved output of one stage: its name, its place counted from the image, {split: feature file}."""
-
-    name: str
-    depth: int
-    files: dict
-
-
-def layer_files(run):
-    """The layers of a run in the order of depth, [] where none were saved; ValueError where they are not of this run."""
-    prefix, layers = f"ID_{run.dataset}_train_", []
-    folder, head = run.folder / "layers", utils.read_sidecar(run.head)
-    command = f"{utils.remedy(run.folder, run.dataset, run.ood)} --layers"
-    for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in utils.SUFFIXES}):
-        name = stem.removeprefix(prefix)
-        wanted = {"train": stem, "test": f"ID_{run.dataset}_test_{name}",
-                  **{f"ood:{ood}": f"OOD_{ood}_test_{name}" for ood in run.ood}}
-        files = {split: path for split, file in wanted.items() if (path := utils.feature_file(folder, file))}
-        missing = [f"{wanted[split]}.csv" for split in wanted if split not in files]
-        if "test" not in files:
-            raise ValueError(f"{folder} lacks {missing[0]}; make it with: {command}")
-        if missing:
-            warnings.warn(f"{folder} lacks {', '.join(missing)}: no NC5 of it there; make it with: {command}", stacklevel=2)
-        for path in files.values():
-            sidecar = utils.read_sidecar(path)
-            if sidecar.get("checkpoint_sha256") != head.get("checkpoint_sha256") or not isinstance(sidecar.get("depth"), int):
-                raise ValueError(f"{path} was made from another checkpoint, or does not say its depth; delete {folder}, or make it "
-                                 f"anew with: {command} --force")
-        layers.append(Layer(name, utils.read_sidecar(files["train"])["depth"], files))
-    return sorted(layers, key=lambda layer: layer.depth)
-
-
-def measure_layers(layers, class_names):
-    """nc_layers.csv: all metrics of each layer, with a least-squares probe in place of the head. Always in float64."""
-    tables = []
-    for layer in layers:
-        read = {split: utils.read_features(path) for split, path in layer.files.items()}
-        for split in ("train", "test"):
-            utils.check_labels(read[split], class_names)
-        train = read["train"]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the notes say it row by row
-            moments = collapse.Accumulator(len(class_names), train.features.shape[1], exact=True).update(
-                train.features, train.labels).finish()
-            W, b = collapse.least_squares_head(moments)
-            rows = collapse.measure(moments, W, b)
-        nc4 = {split: collapse.nc4(read[split].features, read[split].labels, W, b, moments.means, exact=True)
-               for split in ("train", "test")}
-        nc5 = {split: collapse.nc5(moments, found.features) for split, found in read.items() if split != "train"}
-        table = tabulate(rows, nc4, nc5)
-        probed = table["metric"].str.contains("weights|nc3|head|nc4_mismatch")
-        table["note"] = [f"least-squares probe{note and '; '}{note}" if by_probe else note
-                         for note, by_probe in zip(table["note"], probed, strict=True)]
-        tables.append(table.assign(layer=layer.name, depth=layer.depth))
-    return pd.concat(tables, ignore_index=True)[["layer", "depth", *COLUMNS, "note"]]
 
 
 # ---- through training ------------------------------------------------------------------------------------------------

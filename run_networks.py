@@ -5,18 +5,22 @@
     python run_networks.py --checkpoint old.pth --model resnet_cifar --dataset cifar100 --ood svhn   # trained elsewhere
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures     # only download, where there is a network
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn --odin-epsilon 0.0014
-    python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --ood svhn --layers
+    python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --ood svhn --layers stream
+    torchrun --nproc-per-node 2 run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures
 
 Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was trained on, held-out classes left
 out), ID_<dataset>_val.csv (the validation images, where there are any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a
 .json that says how it was made. A file that is there already and would come out the same is kept; --force makes all anew. Every
 image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. --odin-epsilon
 adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of perturbed test images, for the score ODIN;
---layers adds layers/<file>_<stage>.csv, the output of every stage of the network.
+--layers adds layers/<file>_<stage>.csv, the output of every stage of the network; `--layers stream` stores no such features but
+moments/<file>_<stage>.csv, which is all that neural_collapse.py needs of them, at the price of a second pass over the training
+images. Several processes (torchrun, srun) share the images by whole batches and write the files that one process writes, byte
+for byte on like devices; moments agree to rounding, since sums come in another order. The first rank alone downloads, writes and
+prints. Each rank loads the data set; a --batch-size that gives every rank several batches shares the work evenly.
 """
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +28,11 @@ import torch
 
 import cli
 import data
-import leave_out
+import distributed
+import layers
 import networks
 import utils
+from extraction import Extractor, Job
 
 
 def make_parser():
@@ -39,7 +45,8 @@ def make_parser():
     parser.add_argument("--odin-epsilon", type=float, metavar="E", help="extract the test sets a second time with each image moved "
                         "by E (pixels in [0, 1]) towards its predicted class, for ODIN; the authors' 0.0014 suits CIFAR")
     parser.add_argument("--temperature", type=float, default=1000.0, help="of ODIN's softmax; only with --odin-epsilon")
-    parser.add_argument("--layers", action="store_true", help="save every stage's output too, averaged over positions: layers/")
+    parser.add_argument("--layers", nargs="?", choices=list(layers.FOLDERS), const="store", help="every stage's output too, "
+                        "averaged over positions: its features (store: layers/), or what collapse needs of them (stream: moments/)")
     parser.add_argument("--fetch", action="store_true", help="only see that all data is at hand, downloading what is not")
     parser.add_argument("--force", action="store_true", help="extract again what is there already")
     return parser
@@ -69,15 +76,81 @@ def default_ood(dataset):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.fetch:
-        return fetch(args)
-    device = cli.device(args.device)
-    for path in args.checkpoint:
-        extract_all(path, args, device)
+    with distributed.join("cpu" if args.fetch else cli.device(args.device)) as world:
+        if args.fetch:
+            with world.together():
+                fetch(args) if world.first else None
+            return
+        for path in args.checkpoint:
+            extract_all(path, args, world)
 
 
-def extract_all(path, args, device):
+def extract_all(path, args, world):
     """One checkpoint -> its head and feature files, each only where it would come out differently from what is there."""
+    with world.together(first_ahead=True):  # which downloads what the others then find
+        work = prepare(path, args, world)
+    with world.together():
+        if world.first:
+            work.files.append(write_head(work, args))
+    print(f"{path}: {work.checkpoint['model']}, {work.extractor.classifier.in_features} features, "
+          f"{work.extractor.classifier.out_features} classes -> {work.folder}")
+    probes = {}
+    for job in work.jobs:
+        with world.together():
+            kept = world.first and not args.force and work.keeps(job)
+        if world.share(kept):
+            print(f"  {job.stem}.{args.format}: {len(job.images):,} images, kept as it is")
+        else:
+            start = time.perf_counter()
+            found, summaries = extract(work, job, args, probes, world)
+            with world.together():
+                if world.first:
+                    write(work, job, args, found, summaries, start)
+        work.files.extend(work.outputs(job).values())
+    with world.together():
+        if world.first:
+            utils.write_record(work.folder / "run_networks.json", cli.material(args), [path], work.files)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """One checkpoint: what is to be made of it, and how each file comes out."""
+
+    folder: Path
+    extractor: Extractor
+    jobs: list
+    given: dict
+    checkpoint: dict
+    origin: dict  # what every sidecar says
+    made: dict  # {file name: SHA-256} of the last record
+    format: str
+    way: str  # of --layers: None, store or stream
+    files: list  # written or kept so far; the head first
+
+    @property
+    def training(self):
+        return next(job for job in self.jobs if job.in_distribution and job.split == "train")
+
+    def outputs(self, job):
+        """{"": feature file, stage: its file}."""
+        stages = {} if job.odin or (self.way == "stream" and job.split == "val") else self.extractor.stages
+        ending, folder = ("csv" if self.way == "stream" else self.format), self.folder / layers.FOLDERS.get(self.way, "")
+        return {"": self.folder / f"{job.stem}.{self.format}", **{name: folder / f"{job.stem}_{name}.{ending}" for name in stages}}
+
+    def facts(self, job, name):
+        """What the sidecar of an output says, and by which it is known to be current."""
+        facts = {**self.origin, "head_sha256": utils.sha256(self.files[0]), **job.facts}
+        if name and self.way == "stream":  # NC4 of the test images depends on the training images too
+            facts |= {"images": len(job.images), "moments_of": [self.training.images.source, len(self.training.images)]}
+        return utils.plain(facts)
+
+    def keeps(self, job):
+        return all(up_to_date(file, self.facts(job, name), None if name and self.way == "stream" else len(job.images), self.made)
+                   for name, file in self.outputs(job).items())
+
+
+def prepare(path, args, world):
+    """Load the checkpoint and open all images: what is missing or unreadable shows before the long work."""
     network, classifier, checkpoint = networks.load(path, args.model)
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise ValueError(f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a lower --lr")
@@ -85,31 +158,49 @@ def extract_all(path, args, device):
     data.check_ood(given["ood"], given["dataset"], given["held_out"])
     folder = utils.writable_folder(Path(args.output_dir) / Path(path).stem)
     jobs = plan(path, args, given, checkpoint)
-    network = network.to(device, memory_format=torch.channels_last)
+    stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
+    extractor = Extractor(network.to(world.device, memory_format=torch.channels_last), classifier, given["preprocessing"], world,
+                          args.batch_size, args.amp, stages, **({"progress": cli.progress} if world.first else {}))
     origin = {"checkpoint": Path(path).name, "checkpoint_sha256": utils.sha256(path), "class_names": given["class_names"],
               "preprocessing": given["preprocessing"].as_dict(), "precision": "bfloat16" if args.amp else "float32"}
     made = utils.read_json(folder / "run_networks.json").get("outputs", {})
-    files = [write_head(folder, classifier, given, args, {**origin, "model": checkpoint["model"]}, checkpoint, made)]
-    stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
-    print(f"{path}: {checkpoint['model']}, {classifier.in_features} features, {classifier.out_features} classes -> {folder}")
-    for job in jobs:
-        facts = utils.plain({**origin, "head_sha256": utils.sha256(files[0]), **job.facts})
-        outputs = {"": folder / f"{job.stem}.{args.format}",
-                   **{name: folder / "layers" / f"{job.stem}_{name}.{args.format}" for name in stages if not job.odin}}
-        files += outputs.values()
-        if not args.force and all(up_to_date(file, facts, len(job.images), made) for file in outputs.values()):
-            print(f"  {outputs[''].name}: {len(job.images):,} images, kept as it is")
-            continue
-        start = time.perf_counter()
-        watched = {name: stages[name] for name in outputs if name}
-        found = extract(network, classifier, job, given["preprocessing"], device, args, watched)
-        for depth, (name, file) in enumerate(outputs.items(), start=-1):
-            file.parent.mkdir(exist_ok=True)
-            utils.write_features(file, found[name], job.images.labels.numpy(), job.images.paths, {
-                **utils.provenance(cli.material(args)), **facts, **({"layer": name, "depth": depth} if name else {}),
-                "ood_class_names": job.images.class_names, "seconds": round(time.perf_counter() - start, 3)})
-        print(f"  {outputs[''].name}: {len(job.images):,} images, {time.perf_counter() - start:.1f} s")
-    utils.write_record(folder / "run_networks.json", cli.material(args), [path], files)
+    return Work(folder, extractor, jobs, given, checkpoint, origin, made, args.format, args.layers, [])
+
+
+def extract(work, job, args, probes, world):
+    """-> ({name: features} on the first rank, {stage: Summary}); `probes` of the training images serve the test images."""
+    extractor, stages = work.extractor, [name for name in work.outputs(job) if name]
+    if args.layers != "stream" or not stages:
+        kept = ["", *stages]
+        with world.together():
+            found, summaries = extractor.run(job, kept), {}
+    else:
+        kept, classes = [""], extractor.classifier.out_features
+        if job.in_distribution and job.split == "test" and not probes:  # those of the training images were kept as they are
+            with world.together():
+                files = work.outputs(work.training) if world.first else {}
+                read = {name: layers.probe(layers.read_summary(file).moments) for name, file in files.items() if name}
+            probes |= world.share(read)
+        found, summaries = extractor.tally(job, classes, probes)
+        if job.in_distribution and job.split == "train":
+            probes |= {name: layers.probe(summary.moments) for name, summary in summaries.items()}
+    return extractor.gather(found, kept), summaries
+
+
+def write(work, job, args, found, summaries, start):
+    """The files of one job, and away with the same layers written the other way: one of them would grow old unseen."""
+    for depth, (name, file) in enumerate(work.outputs(job).items(), start=-1):
+        file.parent.mkdir(exist_ok=True)
+        sidecar = {**utils.provenance(cli.material(args)), **work.facts(job, name), "ood_class_names": job.images.class_names,
+                   **({"layer": name, "depth": depth} if name else {}), "seconds": round(time.perf_counter() - start, 3)}
+        if name in summaries:
+            layers.write_summary(file, summaries[name], sidecar)
+        else:
+            utils.write_features(file, found[name], job.images.labels.numpy(), job.images.paths, sidecar)
+        for folder in layers.FOLDERS.values() if name else ():
+            for ending in (".json", *utils.SUFFIXES) if folder != file.parent.name else ():
+                (work.folder / folder / file.name).with_suffix(ending).unlink(missing_ok=True)
+    print(f"  {job.stem}.{args.format}: {len(job.images):,} images, {time.perf_counter() - start:.1f} s")
 
 
 def fetch(args):
@@ -147,22 +238,6 @@ def default_sets(dataset, checkpoint):
     return [name for name in default_ood(dataset) if name != "held_out" or checkpoint.get("held_out")]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One feature file: the images, and for ODIN by how much and at which temperature each is moved first."""
-
-    stem: str
-    dataset: str
-    images: object
-    odin: dict = field(default_factory=dict)
-
-    @property
-    def facts(self):
-        """What its sidecar says of it."""
-        return {"dataset": self.dataset, "split": self.stem.rsplit("_", 1)[1], "source": self.images.source, "odin_epsilon": None,
-                "temperature": None, **self.odin}
-
-
 def plan(path, args, given, checkpoint):
     """The files that are to be there. Images are opened here: what is missing or unreadable shows before the long work."""
     arguments = (given["set"], given["preprocessing"], args.data_dir, given["held_out"])
@@ -196,82 +271,33 @@ def classes_of(checkpoint):
     return networks.classes_of(checkpoint["model_state_dict"], "checkpoint")
 
 
-def write_head(folder, classifier, given, args, origin, checkpoint, made):
+def write_head(work, args):
     """head.csv; kept as it is where it would come out the same, so that the features that name it stay valid."""
-    path = folder / "head.csv"
+    path, classifier, names = work.folder / "head.csv", work.extractor.classifier, work.given["class_names"]
     W = classifier.weight.detach().float().cpu().numpy()
     b = np.zeros(len(W), np.float32) if classifier.bias is None else classifier.bias.detach().float().cpu().numpy()
-    if len(W) != len(given["class_names"]):
-        raise ValueError(f"{origin['checkpoint']} has {len(W)} classes and {given['dataset']} has {len(given['class_names'])}")
-    facts = {name: checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}
-    if args.force or not up_to_date(path, utils.plain({**origin, **facts}), len(W), made):
-        utils.write_head(path, W, b, given["class_names"], {**utils.provenance(cli.material(args)), **origin, **facts,
-                                                            "has_bias": classifier.bias is not None})
+    if len(W) != len(names):
+        raise ValueError(f"{work.origin['checkpoint']} has {len(W)} classes and {work.given['dataset']} has {len(names)}")
+    facts = {**work.origin, **{name: work.checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}}
+    own = {**facts, "model": work.checkpoint["model"]}
+    if args.force or not up_to_date(path, utils.plain(own), len(W), work.made):
+        utils.write_head(path, W, b, names, {**utils.provenance(cli.material(args)), **own,
+                                             "has_bias": classifier.bias is not None})
     return path
 
 
 def up_to_date(path, facts, rows, made=None):
     """Whether the file's sidecar says that it was made from just this, and the last record does not say that it was edited since.
 
-    `made`: {file name: SHA-256} of the record, or None to ask the sidecar alone.
+    `made`: {file name: SHA-256} of the record, or None to ask the sidecar alone. `rows` None: the facts say how many.
     """
     sidecar = utils.read_sidecar(path)
-    if not path.exists() or sidecar.get("rows") != rows or any(sidecar.get(key) != value for key, value in facts.items()):
+    same = rows in (None, sidecar.get("rows")) and all(sidecar.get(key) == value for key, value in facts.items())
+    if not path.exists() or not same:
         return False
-    digest = (made or {}).get(path.name if path.parent.name != "layers" else f"layers/{path.name}")
+    inside = path.parent.name in layers.FOLDERS.values()
+    digest = (made or {}).get(f"{path.parent.name}/{path.name}" if inside else path.name)
     return digest in (None, utils.sha256(path))
-
-
-@torch.no_grad()  # not inference_mode: ODIN's step needs a gradient
-def extract(network, classifier, job, preprocessing, device, args, stages):
-    """Images -> {"": features (N, D) float32, what enters the classifier; stage: its output, averaged over positions}.
-
-    Raises ValueError where the hooked layer does not make the network's output, since logits = W h + b would not hold then.
-    """
-    caught, found, done = {}, {}, 0
-    hooks = [classifier.register_forward_pre_hook(lambda module, inputs: caught.update({"": inputs[0]}))]
-    hooks += [module.register_forward_hook(lambda module, inputs, output, name=name: caught.update({name: output}))
-              for name, module in stages.items()]
-    try:
-        with cli.progress(total=len(job.images), desc=job.stem, unit="image") as bar:
-            for batch in job.images.batches(args.batch_size):
-                batch = preprocessing.normalise(batch.to(device))
-                if job.odin:
-                    batch = leave_out.perturb(network, batch, *job.odin.values(), preprocessing.std)
-                with torch.autocast(device.type, torch.bfloat16) if args.amp else nullcontext():
-                    logits = network(batch)
-                if done == 0:
-                    check_hook(caught.get(""), logits, classifier, args.amp)
-                for name, values in caught.items():
-                    values = values.float().flatten(2).mean(2) if values.ndim == 4 else values.float()
-                    rows = found.setdefault(name, np.empty((len(job.images), values.shape[1]), np.float32))
-                    rows[done:done + len(values)] = values.cpu().numpy()
-                done += len(batch)
-                bar.update(len(batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    finite = np.isfinite(found[""]).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise ValueError(f"{job.stem}: the network's features are NaN or infinite, first in image {row}: it has "
-                         "diverged; train it with a lower learning rate")
-    return found
-
-
-def check_hook(features, logits, classifier, amp):
-    """The classifier was run, once, on one vector an image, and what it made is what the network returns."""
-    if features is None or not isinstance(logits, torch.Tensor):
-        raise ValueError("the hooked layer does not make the network's output: a network must return logits (N, C) alone, and its "
-                         "last linear layer must make them")
-    features, logits = features.float(), logits.float()
-    if features.ndim != 2:
-        raise ValueError(f"the classifier's input has shape {tuple(features.shape)}; expected (N, D), one vector an image")
-    expected = torch.nn.functional.linear(features, classifier.weight.float(), classifier.bias)
-    error, largest = (expected - logits).abs().max().item(), logits.abs().max().item()
-    if not error <= (0.05 if amp else 1e-3) * max(largest, 1.0):
-        raise ValueError(f"the hooked layer does not make the network's output (they differ by {error:.3g}): the last linear layer "
-                         "must be the classifier, with nothing behind it")
 
 
 if __name__ == "__main__":

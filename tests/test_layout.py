@@ -15,12 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = {
     "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "recipes", "utils", "cli"},
     "train": {"training", "recipes", "augment", "data", "networks", "leave_out", "distributed", "utils", "cli", "figures"},
-    "run_networks": {"data", "networks", "leave_out", "collapse", "distributed", "utils", "cli"},
+    "run_networks": {"data", "networks", "extraction", "layers", "distributed", "utils", "cli"},
     "ood_methods": {"scores", "tables", "metrics", "figures", "utils", "cli"},
-    "neural_collapse": {"collapse", "figures", "utils", "cli"},
+    "neural_collapse": {"layers", "series", "collapse", "figures", "utils", "cli"},
     "report": {"figures", "utils", "cli", "data"},
     "training": {"recipes", "augment", "networks", "collapse", "distributed", "utils"},
     "recipes": set(),
+    "extraction": {"leave_out", "layers"},
+    "layers": {"collapse", "utils"},
+    "series": {"utils"},
     "networks": {"resnet"},
     "resnet": set(),
     "data": {"utils"},
@@ -39,7 +42,8 @@ TABLE = {
 SPLIT = ("scores", "figures", "collapse", "training")
 SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
 STAGES = SCRIPTS[1:]
-TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "tables", "metrics", "collapse", "figures", "utils", "cli")
+TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "tables", "metrics", "layers", "series", "collapse",
+              "figures", "utils", "cli")
 PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
 
 

@@ -9,9 +9,12 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from test_distributed import fork, launch
 
 import cli
 import data
+import distributed
+import extraction
 import networks
 import run_networks
 import train
@@ -322,6 +325,79 @@ def test_several_checkpoints_are_extracted_each_into_its_own_folder(own_digits_r
                 for path in (own_digits_run.checkpoint, best))
     assert np.array_equal(one, features_of(digits_run.folder, "ID_digits_test").features)
     assert one.shape == two.shape and not np.array_equal(one, two)
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+def by_two(tmp_path, run, *runs):
+    """run_networks.py in two processes, once for each list of words -> [(exit codes by rank, [(stdout, stderr) by rank])]."""
+    starts = []
+    for number, words in enumerate(runs):
+        address = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(32000 + os.getpid() % 2000 * 8 + number)}
+        ranks = [address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"} for rank in (0, 1)]
+        words = ["--checkpoint", run.checkpoint, "--device", "cpu", "--output-dir", run.output_dir, *words]
+        starts.append((tmp_path / f"ranks{number}", Path(run_networks.__file__), words, *ranks))
+    said = [[tuple((folder / f"{rank}.{name}") for name in ("out", "err")) for rank in (0, 1)] for folder, *_ in starts]
+    return [(codes, [tuple(path.read_text() for path in rank) for rank in ranks])
+            for codes, ranks in zip(fork(starts), said, strict=True)]
+
+
+def tables(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.csv")}
+
+
+def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
+    # Batches of 200: five, one (which leaves a rank idle), three of ID images; 118 held-out ones are less than a batch.
+    words = ["--ood", "held_out", "photos", "--odin-epsilon", "0.01", "--layers", "--batch-size", "200", "--force"]
+    start(own_digits_run, *words)
+    alone, before = tables(own_digits_run.folder), modified(own_digits_run.folder)
+    done = launch(Path(run_networks.__file__), "--checkpoint", own_digits_run.checkpoint, "--device", "cpu", "--output-dir",
+                  own_digits_run.output_dir, *words)
+    assert done.returncode == 0, done.stderr
+    assert {"ODIN_ID_digits_test.csv", "layers/ID_digits_train_stack1.csv", "head.csv"} < set(alone)
+    assert tables(own_digits_run.folder) == alone
+    remade = modified(own_digits_run.folder)
+    assert all(remade[name] != before[name] for name in remade if not name.startswith(("OOD_uniform", "OOD_gaussian")))
+    assert done.stdout.count("ID_digits_train.csv: 866 images") == 1 and done.stdout.count("-> ") == 1
+    assert utils.read_sidecar(own_digits_run.folder / "ID_digits_train.csv")["rows"] == 866
+
+
+def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits_run, tmp_path):
+    photographs = folder_of_images(tmp_path / "photographs", count=90)
+    words = ["--ood", f"mine={photographs}", "--batch-size", "40"]  # 481 test images: the last batch holds one
+    start(own_digits_run, *words, "--force")
+    alone = tables(own_digits_run.folder)
+    remade, kept, fetched = by_two(tmp_path, own_digits_run, [*words, "--force"], words,
+                                   ["--fetch", "--dataset", "digits", "--ood", "photos"])
+    for codes, said in (remade, kept, fetched):
+        assert codes == [0, 0] and said[1] == ("", "") and said[0][1] == ""
+    assert tables(own_digits_run.folder) == alone
+    assert len(features_of(own_digits_run.folder, "OOD_mine_test").paths) == 90
+    assert remade[1][0][0].count("kept as it is") == 0 and kept[1][0][0].count("kept as it is") == 4
+    assert fetched[1][0][0].count("photos: 456 images at hand") == 1
+
+
+def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stays(own_digits_run, tmp_path):
+    photographs = folder_of_images(tmp_path / "photographs", count=60)
+    words = ["--ood", f"mine={photographs}", "--batch-size", "40"]
+    start(own_digits_run, *words)
+    before = tables(own_digits_run.folder)
+    last = sorted(photographs.rglob("*.png"))[-1]  # of the second rank
+    last.write_bytes(b"no image")
+    for codes, said in (found := by_two(tmp_path, own_digits_run, words, ["--checkpoint", last])):
+        assert sorted(codes) == [0, 2] and "".join(err for _, err in said).count("error: ") == 1
+    assert f"{last} cannot be read as an image" in found[0][1][0][1] + found[0][1][1][1]
+    assert f"{last} is not a checkpoint" in found[1][1][0][1] + found[1][1][1][1], "which both ranks find"
+    assert tables(own_digits_run.folder) == before
+
+
+@pytest.mark.parametrize(("count", "size", "batch_size"),
+                         [(10, 1, 3), (10, 2, 3), (10, 4, 3), (3, 4, 500), (0, 2, 5), (1000, 3, 1)])
+def test_shares_are_whole_batches_and_together_all_images(count, size, batch_size):
+    shares = [extraction.Extractor(None, None, None, distributed.World(rank, size, "cpu"), batch_size).share(count)
+              for rank in range(size)]
+    assert [row for share in shares for row in range(count)[share]] == list(range(count))
+    assert all(share.start % batch_size == 0 or share.start == share.stop == count for share in shares)
 
 
 # ---- folders of images -----------------------------------------------------------------------------------------------
