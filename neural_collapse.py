@@ -5,11 +5,11 @@
     python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth       # through training
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: nc_metrics.csv (a row a metric, with
-its split, centring and source), nc_per_class.csv (a row a class) and figures/. NC1, NC2 and NC3 are of clean training features,
-NC4 of training and test features, NC5 of each OOD set with the ID test set as the null. Where `run_networks.py --layers` left
-layers/ or moments/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer lacks. Several
-checkpoints of one network are each measured so, and the folder of the latest epoch gets nc_epochs.csv and, where ood_methods.py
-has scored all of them, nc_ood.csv and nc_ood_correlation.csv. docs/neural_collapse.md explains each.
+its split, centring and source), nc_per_class.csv (a row a class), nc5_per_class.csv (a row a class and set) and figures/. NC1, NC2
+and NC3 are of clean training features, NC4 of training and test features, NC5 of each OOD set with the ID test set as the null.
+Where `run_networks.py --layers` left layers/ or moments/, nc_layers.csv follows, with a least-squares probe in place of the head
+that a layer lacks. Several checkpoints of one network are each measured so, and the folder of the latest epoch gets nc_epochs.csv
+and, where ood_methods.py has scored all of them, nc_ood.csv and nc_ood_correlation.csv. docs/neural_collapse.md explains each.
 """
 from dataclasses import dataclass
 
@@ -54,8 +54,8 @@ def make_parser():
                               "help": "checkpoint, or its folder; several epochs of one network: collapse through training"},
                   ood={"help": "OOD sets for NC5, NAME or NAME=FOLDER as extracted; default: all in the folder"})
     parser.add_argument("--exact", action="store_true", help="float64 throughout, where products are float32 by default")
-    parser.add_argument("--bootstrap", type=cli.positive, metavar="N", help="add 95%% intervals of NC1, NC2 and NC3, from N "
-                        "resamples of the training images within classes; each costs a pass")
+    parser.add_argument("--bootstrap", type=cli.positive, metavar="N", help="add 95%% intervals from N resamples of the "
+                        "images within classes; of NC1 to NC3 each costs a pass over the training features")
     parser.add_argument("--tsne", action="store_true", help="draw a t-SNE of some ID and OOD test images too (scikit-learn; slow)")
     return parser
 
@@ -116,14 +116,31 @@ def measure(run, stages, args):
     table = pd.DataFrame(collapse.all_rows(collapse.measure(moments, W, b), nc4, nc5))
     table.insert(0, "checkpoint", run.folder.name)
     if args.bootstrap:
-        intervals = collapse.bootstrap(train.features, train.labels, W, args.bootstrap, exact=args.exact)
-        bounds = [intervals.get(metric, (None, None)) if split == "train" else (None, None)
-                  for metric, split in zip(table["metric"], table["split"], strict=True)]
-        table[["low", "high"]] = np.array(bounds, np.float64)
+        bounds = intervals(train, test, ood, W, moments, nc4, args)
+        keys = zip(table["metric"], table["split"], strict=True)
+        table[["low", "high"]] = np.array([bounds.get(key, (None, None)) for key in keys], np.float64)
     per_class = pd.DataFrame(collapse.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
     files = [*run.files, *(path for layer in stages for path in layer.files.values())]
     return Measured(run, files, W, b, class_names, test, ood, moments, nc4, nc5, table, per_class,
                     measure_layers(stages, class_names) if stages else None)
+
+
+def intervals(train, test, ood, W, moments, nc4, args):
+    """{(metric, split): (low, high)} by resampling the images of each split; what rests on W alone has none."""
+    count = args.bootstrap
+    bounds = {"train": collapse.bootstrap(train.features, train.labels, W, count, exact=args.exact)}
+    bounds["train"] |= collapse.bootstrap_nc4(nc4["train"], train.labels, count)
+    bounds["test"] = (collapse.bootstrap_nc4(nc4["test"], test.labels, count)
+                      | collapse.bootstrap_nc5(moments, test.features, test.labels, count))
+    bounds |= {f"ood:{name}": collapse.bootstrap_nc5(moments, features, None, count) for name, features in ood.items()}
+    return {(metric, split): interval for split, found in bounds.items() for metric, interval in found.items()}
+
+
+def nc5_per_class(nc5, class_names):
+    """Results of collapse.nc5 by split -> nc5_per_class.csv: the cosines whose mean size is NC5, a row a class and set."""
+    return pd.concat([pd.DataFrame({"class": range(len(class_names)), "class_name": class_names, "split": split,
+                                    "cosine": found["cosines"], "cosine_centred": found["cosines_centred"]})
+                      for split, found in nc5.items()], ignore_index=True)
 
 
 def measure_layers(stages, class_names):
@@ -136,7 +153,8 @@ def write(found, args):
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     run, moments = found.run, found.moments
     sidecar = {**utils.provenance(cli.material(args)), "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
-    tables = {"nc_metrics": found.table, "nc_per_class": found.per_class} | (
+    tables = {"nc_metrics": found.table, "nc_per_class": found.per_class,
+              "nc5_per_class": nc5_per_class(found.nc5, found.class_names)} | (
         {} if found.layers is None else {"nc_layers": found.layers})
     for name, table in tables.items():
         utils.write_table(run.folder / f"{name}.csv", table, sidecar)

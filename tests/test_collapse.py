@@ -6,6 +6,7 @@ import pytest
 from scipy.optimize import nnls
 
 import collapse
+import collapse_moments
 
 
 def simplex(classes, width, seed=0):
@@ -209,7 +210,8 @@ def test_chunking_and_order_change_nothing(size, arrange, exact, tolerance):
 def test_blocks_inside_one_update_change_nothing(monkeypatch):
     features, labels, _, _ = draw()
     whole = moments_of(features, labels, 6)
-    monkeypatch.setattr(collapse, "BLOCK", 17)
+    for module in (collapse, collapse_moments):
+        monkeypatch.setattr(module, "BLOCK", 17)
     parts = moments_of(features, labels, 6)
     np.testing.assert_allclose(parts.within, whole.within, rtol=1e-12, atol=1e-14)
     one, other = (collapse.nc4(features, labels, *draw()[2:], whole.means) for _ in range(2))
@@ -605,6 +607,36 @@ def test_bootstrap_intervals():
     assert wider[1] - wider[0] > one["nc1_trace_ratio"][1] - one["nc1_trace_ratio"][0]
     still = collapse.bootstrap(simplex(4, 6)[np.repeat(np.arange(4), 3)], np.repeat(np.arange(4), 3), simplex(4, 6))
     assert still["nc1"] == pytest.approx((0, 0), abs=1e-14)
+
+
+def test_the_intervals_of_nc4_are_those_of_resampled_images_and_cost_no_pass():
+    features, labels, W, b = draw(noise=1.5)
+    result = collapse.nc4(features, labels, W, b, moments_of(features, labels, 6).means)
+    slowly = []
+    for drawn in collapse.draws(labels, 400, seed=5):
+        assert np.array_equal(np.bincount(labels[drawn]), np.bincount(labels)), "as many of each class"
+        nearest, predicted = result["nearest"][drawn], result["predicted"][drawn]
+        slowly.append([np.mean(nearest != predicted), np.mean(nearest == labels[drawn]), np.mean(predicted == labels[drawn])])
+    expected = np.quantile(slowly, [0.025, 0.975], axis=0).T
+    found = collapse.bootstrap_nc4(result, labels, 4000)
+    assert list(found) == ["nc4_mismatch", "nc4_nearest_mean_accuracy", "nc4_head_accuracy"]
+    for name, interval in zip(found, expected, strict=True):
+        assert found[name] == pytest.approx(tuple(interval), abs=0.02) and found[name][0] < result[name[4:]] < found[name][1]
+    vertices = simplex(5, 8)
+    perfect = collapse.nc4(vertices, np.arange(5), vertices, np.zeros(5), vertices)
+    assert collapse.bootstrap_nc4(perfect, np.arange(5))["nc4_mismatch"] == (0, 0)
+
+
+def test_the_intervals_of_nc5_hold_what_repeated_sets_give():
+    features, labels, _, _ = draw()
+    moments, generator = moments_of(features, labels, 6), np.random.default_rng(1)
+    centre = generator.standard_normal(12)
+    sets = [centre + 2 * generator.standard_normal((150, 12)) for _ in range(300)]
+    sampled = np.quantile([collapse.nc5(moments, other)["nc5"] for other in sets], [0.025, 0.975])
+    low, high = collapse.bootstrap_nc5(moments, sets[0], resamples=400)["nc5"]
+    assert 0.7 < (high - low) / np.ptp(sampled) < 1.4 and low < collapse.nc5(moments, sets[0])["nc5"] < high
+    within = collapse.bootstrap_nc5(moments, features, labels, 100)["nc5"]
+    assert within[1] - within[0] < np.subtract(*collapse.bootstrap_nc5(moments, features, None, 100)["nc5"][::-1])
 
 
 def test_zero_weights_have_no_direction():

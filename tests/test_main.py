@@ -82,7 +82,7 @@ def test_every_stage_runs_in_its_order_and_the_chain_ends_with_the_report(chain)
 def test_every_file_is_there_and_no_other(chain):
     features = ["ID_digits_train", "ID_digits_val", "ID_digits_test", *(f"OOD_{name}_test" for name in SETS)]
     tables = ["head", *features, "ood_metrics", "scores_ID_digits", *(f"scores_OOD_{name}" for name in SETS), "nc_metrics",
-              "nc_per_class"]
+              "nc_per_class", "nc5_per_class"]
     drawn = ["auroc_bars", "principal_components", "principal_components_three", *(f"scores_{name}" for name in scores.CORE),
              "within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5"]
     records = ["run_networks", "ood_methods", "neural_collapse", "report", "summary"]

@@ -213,6 +213,19 @@ def test_the_classes_are_described_each(done):
         assert per_class["nearest_class_cosine"][c] == pytest.approx(max(others.values()), rel=1e-9)
 
 
+def test_nc5_is_described_by_class_and_set(done):
+    folder, table, *_ = done
+    found, values = read_csv(folder / "nc5_per_class.csv"), values_of(table)
+    assert list(found.columns) == ["class", "class_name", "split", "cosine", "cosine_centred"] and len(found) == 4 * 3
+    means, other = class_means(folder), arrays(folder, "OOD_svhn_test")[0].mean(axis=0)
+    own = found[found["split"] == "ood:svhn"]
+    assert list(own["class_name"]) == NAMES
+    np.testing.assert_allclose(own["cosine"], [cosine(mean, other) for mean in means], rtol=1e-9)
+    for split, rows in found.groupby("split"):
+        assert rows["cosine"].abs().mean() == pytest.approx(values["nc5", split], rel=1e-12)
+        assert rows["cosine_centred"].abs().mean() == pytest.approx(values["nc5_centred", split], rel=1e-12)
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_full_collapse_measures_as_such(tmp_path):
     table, per_class, _ = run(simplex_run(tmp_path / "net_s0"))
@@ -304,7 +317,16 @@ def test_the_bootstrap_adds_intervals_of_what_is_resampled_and_nothing_else(tmp_
     expected = collapse.bootstrap(features.astype(np.float32), labels, W.astype(np.float32), 15)
     for metric in ("nc1", "nc1_cdnv", "nc2_means_cosine_std", "nc3_self_duality"):
         assert tuple(by.loc[(metric, "train"), ["low", "high"]]) == pytest.approx(expected[metric], rel=1e-9)
-    without = ["nc4_mismatch", "nc2_weights_norm_cv", "nc5", "head_bias_std"]
+    test, test_labels = arrays(folder, "ID_toy_test")
+    moments = collapse.Accumulator(4, 6).update(features.astype(np.float32), labels).finish()
+    expected = {"ood:svhn": collapse.bootstrap_nc5(moments, arrays(folder, "OOD_svhn_test")[0], None, 15)["nc5"],
+                "test": collapse.bootstrap_nc5(moments, test, test_labels, 15)["nc5"]}
+    for split, interval in expected.items():
+        assert tuple(by.loc[("nc5", split), ["low", "high"]]) == pytest.approx(interval, rel=1e-6)
+    for split in ("train", "test"):
+        low, high = by.loc[("nc4_mismatch", split), ["low", "high"]]
+        assert 0 <= low < high <= 1
+    without = ["nc2_weights_norm_cv", "head_bias_std"]
     assert by.loc[by.index.get_level_values("metric").isin(without), ["low", "high"]].isna().all(axis=None)
 
 
@@ -447,7 +469,7 @@ def test_each_folder_is_left_as_if_measured_alone(series):
         alone = neural_collapse.parse_args(["--checkpoint", str(series[0] / name)])
         assert utils.is_current(series[0] / name / "neural_collapse.json", cli.material(alone))
         record = utils.read_json(series[0] / name / "neural_collapse.json")
-        assert set(record["outputs"]) == {"nc_metrics.csv", "nc_per_class.csv", "nc_layers.csv"}
+        assert set(record["outputs"]) == {"nc_metrics.csv", "nc_per_class.csv", "nc5_per_class.csv", "nc_layers.csv"}
 
 
 def test_the_series_names_its_inputs_and_its_figures(series):
