@@ -20,6 +20,7 @@ import cli
 import collapse
 import figures
 import layers
+import series
 import utils
 
 # What is printed: metric, split -> (label, value under full collapse). All that is measured stands in nc_metrics.csv.
@@ -67,9 +68,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     runs = [utils.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
-    epochs = epochs_of(runs) if len(runs) > 1 else {}
+    epochs = series.order(runs) if len(runs) > 1 else {}
     stages = {run.folder: layers.find(run) for run in runs}
-    scored = {folder: read_scored(folder, facts) for folder, facts in epochs.items()}
+    scored = {folder: series.read_scored(folder, facts) for folder, facts in epochs.items()}
     for run in runs:
         utils.writable_folder(run.folder / "figures")
     tables, deep = {}, {}
@@ -244,34 +245,13 @@ def embed(groups):
 
 # ---- through training ------------------------------------------------------------------------------------------------
 
-def epochs_of(runs):
-    """Runs of one network -> {folder: what its head's sidecar says}, by epoch; ValueError where they are no series."""
-    facts = {run.folder: {**utils.read_sidecar(run.head), "data set": run.dataset,
-                          "classes, features": utils.read_head(run.head)[0].shape} for run in runs}
-    first, seen = facts[runs[0].folder], {}
-    for run in runs:
-        own = facts[run.folder]
-        epoch = own.get("epoch")
-        if isinstance(epoch, bool) or not isinstance(epoch, int):
-            raise ValueError(f"{utils.sidecar_path(run.head)} does not say after which epoch the checkpoint was saved; extract it "
-                             f"again: {utils.remedy(run.folder, run.dataset, run.ood)} --force")
-        if epoch in seen:
-            raise ValueError(f"{seen[epoch]} and {run.folder} are both of epoch {epoch}; give one checkpoint an epoch")
-        seen[epoch] = run.folder
-        for key in ("model", "data set", "classes, features"):
-            if own.get(key) != first.get(key):
-                raise ValueError(f"{runs[0].folder} and {run.folder} differ in {key}: {first.get(key)} and {own.get(key)}; "
-                                 "expected checkpoints of one training run")
-    return {seen[epoch]: facts[seen[epoch]] for epoch in sorted(seen)}
-
-
 def follow(epochs, tables, deep, scored, args):
     """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest epoch."""
     folder = list(epochs)[-1]
-    table = over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
+    table = series.over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
     drawn = {"nc_epochs": figures.collapse_curves(table, CURVES), "nc5_epochs": figures.nc5_curves(table)}
     if all(layers is not None for layers in deep.values()):
-        drawn["nc_layers_epochs"] = figures.layer_epoch_maps(over_epochs(epochs, deep), LAYERS)
+        drawn["nc_layers_epochs"] = figures.layer_epoch_maps(series.over_epochs(epochs, deep), LAYERS)
     sidecar = {**utils.provenance(cli.material(args)), "checkpoint_sha256": epochs[folder].get("checkpoint_sha256")}
     write_joined(folder, "nc_epochs", table, drawn, [path / "nc_metrics.csv" for path in epochs], sidecar)
     cli.print_table(along(table, "epoch"), f"through training, {len(epochs)} checkpoints -> {folder / 'nc_epochs.csv'}")
@@ -293,62 +273,22 @@ def write_joined(folder, name, table, drawn, inputs, sidecar):
                                                       "outputs": utils.fingerprints(figures_written, folder)})
 
 
-def over_epochs(epochs, tables):
-    """Each checkpoint's table with its epoch and training accuracy, one under the other."""
-    return pd.concat([tables[folder].assign(checkpoint=folder.name, epoch=facts["epoch"], train_acc=facts.get("train_acc"))
-                      for folder, facts in epochs.items()], ignore_index=True)
-
-
 # ---- beside OOD detection --------------------------------------------------------------------------------------------
-
-def read_scored(folder, facts):
-    """ood_metrics.csv of a checkpoint, None where there is none; ValueError where it is another checkpoint's."""
-    path = folder / "ood_metrics.csv"
-    if not path.exists():
-        return None
-    if utils.read_sidecar(path).get("checkpoint_sha256") != facts.get("checkpoint_sha256"):
-        raise ValueError(f"{path} was made from another checkpoint than {folder / 'head.csv'}; make it anew with: "
-                         f"python ood_methods.py --checkpoint {folder}")
-    return utils.read_table(path)
-
 
 def beside_ood(folder, epochs, table, scored, sidecar):
     """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on, their correlation."""
-    auroc = pd.concat([found[["ood", "method", "parameters", "auroc"]].assign(epoch=epochs[path]["epoch"])
-                       for path, found in scored.items()])
-    joined = auroc.merge(table[["checkpoint", "epoch", "metric", "split", "value"]], on="epoch")
-    other = joined["split"].str.startswith("ood:") & (joined["split"] != "ood:" + joined["ood"])  # NC5 of another set
-    joined = joined.loc[~other, ["checkpoint", "epoch", "ood", "method", "parameters", "metric", "split", "value", "auroc"]]
+    joined = series.join(epochs, table, scored)
     inputs = [path / name for path in scored for name in ("nc_metrics.csv", "ood_metrics.csv")]
     write_joined(folder, "nc_ood", joined, {}, inputs, sidecar)
     print(f"\ncollapse beside OOD detection: {folder / 'nc_ood.csv'}")
     if len(scored) < 3:
         print(f"no correlation over {len(scored)} checkpoints: it takes at least 3")
         return
-    found = correlate(joined)
+    found = series.correlate(joined)
     drawn = {"nc_ood_correlation": figures.correlation_maps(found, BESIDE)}
     write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
-    print(f"correlation over {len(scored)} checkpoints: {folder / 'nc_ood_correlation.csv'}")
-
-
-def correlate(joined):
-    """nc_ood.csv -> Pearson's and Spearman's correlation over checkpoints; empty where one side is constant or n < 3."""
-    keys = ["metric", "split", "ood", "method"]
-    every = joined.groupby(keys, sort=False).size().index
-    known = joined.dropna(subset=["value", "auroc"]).set_index(keys)[["value", "auroc"]]
-    groups = known.groupby(keys, sort=False)
-    varied = (groups.nunique() > 1).all(axis=1) & (groups.size() >= 3)
-    return pd.DataFrame({"pearson": product_moment(known, keys).where(varied),
-                         "spearman": product_moment(groups.rank(), keys).where(varied),  # ties share their mean rank
-                         "n": groups.size()}).reindex(every).fillna({"n": 0}).astype({"n": int}).reset_index()
-
-
-def product_moment(pairs, keys):
-    """Correlation of the two columns within each group of an index with these names."""
-    centred = pairs - pairs.groupby(keys, sort=False).transform("mean")
-    x, y = centred["value"], centred["auroc"]
-    sums = pd.DataFrame({"xy": x * y, "xx": x**2, "yy": y**2}).groupby(keys, sort=False).sum()
-    return sums["xy"] / np.sqrt(sums["xx"] * sums["yy"])
+    cli.print_table(series.answer(found), "does more collapse mean better detection? Spearman of AUROC with NC1 over "
+                                          f"{len(scored)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}")
 
 
 if __name__ == "__main__":

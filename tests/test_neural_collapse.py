@@ -11,6 +11,7 @@ from test_cli import read_csv, shell, write_blank
 import cli
 import collapse
 import neural_collapse
+import series as series_library  # `series` is the fixture of three epochs here
 import utils
 
 METRICS = ["checkpoint", "metric", "value", "split", "centring", "source", "note"]
@@ -532,11 +533,21 @@ def test_the_correlations_are_those_of_scipy_and_empty_where_nothing_varies(seri
     assert compared > 40
 
 
+def test_the_printed_answer_is_the_correlation_with_nc1_by_method_and_set(series):
+    root, ended = series
+    found = read_csv(root / "net_m" / "nc_ood_correlation.csv")
+    shown = ended.out.partition("does more collapse mean better detection?")[2].splitlines()
+    assert "over 3 checkpoints" in shown[0] and shown[1].split() == ["method", "svhn", "uniform"]
+    expected = found[(found["metric"] == "nc1") & (found["ood"] == "svhn") & (found["method"] == "A")]["spearman"].iloc[0]
+    assert expected == -1 and shown[2].split() == ["A", "-1.0", "-1.0"], "A grows as NC1 falls"
+    assert shown[3].split() == ["B"], "which never changes, has no correlation"
+
+
 def test_ranks_with_ties_share_their_mean():
     generator = np.random.default_rng(0)
     values, auroc = generator.integers(0, 4, 12).astype(float), generator.integers(0, 5, 12) / 10
     joined = pd.DataFrame({"metric": "m", "split": "train", "ood": "x", "method": "A", "value": values, "auroc": auroc})
-    found = neural_collapse.correlate(pd.concat([joined, joined.assign(method="B", auroc=np.nan)])).set_index("method")
+    found = series_library.correlate(pd.concat([joined, joined.assign(method="B", auroc=np.nan)])).set_index("method")
     assert found.loc["A", "spearman"] == pytest.approx(stats.spearmanr(values, auroc)[0], abs=1e-12) and found.loc["A", "n"] == 12
     assert found.loc["B", "n"] == 0 and np.isnan(found.loc["B", "pearson"])
 
