@@ -105,7 +105,7 @@ def _ticks(axes, table, along):
 
 
 def _say_axis(figure, along, fitted):
-    note = "" if fitted is None else f"      ┆ every training image right for the first time: epoch {fitted:g}"
+    note = "" if fitted is None else f"      ┆ first checkpoint with every training image right: epoch {fitted:g}"
     figure.supxlabel(("epoch" if along == "epoch" else "layer, from the image to the classifier") + note, fontsize=9, color=INK)
 
 

@@ -471,16 +471,16 @@ def test_collapse_curves_go_by_epoch_and_mark_the_first_fitted():
     np.testing.assert_array_equal(panels[0].lines[0].get_xydata(), [[2, 1], [5, 0.1], [9, 0.01], [30, 0.001]])
     np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [0, 0.1, 0.2, 0.3])
     assert [axes.get_yscale() for axes in panels] == ["log", "linear", "linear", "linear"]
-    assert all(axes.lines[1].get_xdata()[0] == 9 for axes in panels) and "for the first time: epoch 9" in words(figure)
+    assert all(axes.lines[1].get_xdata()[0] == 9 for axes in panels) and "first checkpoint with every training image right: epoch 9" in words(figure)
     assert words(figure).count("undefined") == 1
     png(figure)
 
 
 def test_collapse_curves_claim_no_fit_that_did_not_happen_and_name_layers():
-    assert "first time" not in words(figures.collapse_curves(tidy([1, 2]), LABELS))
+    assert "first checkpoint" not in words(figures.collapse_curves(tidy([1, 2]), LABELS))
     figure = figures.collapse_curves(tidy([0, 1, 2, 3, 4], "depth", fitted=0), LABELS, "depth")
     assert [label.get_text() for label in figure.axes[3].get_xticklabels()] == [f"stage{depth}" for depth in range(5)]
-    assert "first time" not in words(figure) and all(len(axes.lines) == 1 for axes in figure.axes[:4])
+    assert "first checkpoint" not in words(figure) and all(len(axes.lines) == 1 for axes in figure.axes[:4])
     png(figure)
 
 
