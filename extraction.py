@@ -94,8 +94,10 @@ class Extractor:
         hooks += [module.register_forward_hook(lambda module, inputs, output, name=name: caught.update({name: output}))
                   for name, module in stages.items()]
         images = job.images.take(torch.arange(own.start, own.stop)) if self.world.size > 1 else job.images
+        batches = self.progress(images.batches(self.batch_size), total=-(-len(images) // self.batch_size), desc=job.stem,
+                                unit="batch")
         try:
-            for batch in self.progress(images.batches(self.batch_size), total=-(-len(images) // self.batch_size), desc=job.stem):
+            for batch in batches:
                 batch = self.preprocessing.normalise(batch.to(self.world.device))
                 if job.odin:
                     batch = leave_out.perturb(self.network, batch, *job.odin.values(), self.preprocessing.std)

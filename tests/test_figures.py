@@ -471,7 +471,8 @@ def test_collapse_curves_go_by_epoch_and_mark_the_first_fitted():
     np.testing.assert_array_equal(panels[0].lines[0].get_xydata(), [[2, 1], [5, 0.1], [9, 0.01], [30, 0.001]])
     np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [0, 0.1, 0.2, 0.3])
     assert [axes.get_yscale() for axes in panels] == ["log", "linear", "linear", "linear"]
-    assert all(axes.lines[1].get_xdata()[0] == 9 for axes in panels) and "first checkpoint with every training image right: epoch 9" in words(figure)
+    assert all(axes.lines[1].get_xdata()[0] == 9 for axes in panels)
+    assert "first checkpoint with every training image right: epoch 9" in words(figure)
     assert words(figure).count("undefined") == 1
     png(figure)
 

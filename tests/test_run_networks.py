@@ -569,6 +569,12 @@ class Biasless(Net):
     def __init__(self, num_classes):
         super().__init__(num_classes)
         self.head = nn.Linear(6, num_classes, bias=False)
+
+
+class Spare(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.body, self.spare, self.head = self.body, nn.Conv2d(3, 6, 3), nn.Linear(6, num_classes)
 """
 
 
@@ -605,6 +611,14 @@ def test_a_network_whose_last_linear_layer_is_not_its_output_is_refused(tmp_path
     with pytest.raises(ValueError, match=r"linear layer|classifier|logits"):
         extract_foreign(tmp_path, own(tmp_path, name), "--ood", "uniform")
     assert not list(tmp_path.rglob("ID_*.csv"))
+
+
+@pytest.mark.parametrize("way", ["store", "stream"])
+def test_a_stage_that_is_never_run_is_named(tmp_path, way):
+    path = own(tmp_path, "Spare")
+    with pytest.raises(ValueError, match="the stage spare of the network gives no output"):
+        extract_foreign(tmp_path, path, "--ood", "uniform", "--layers", way)
+    extract_foreign(tmp_path, path, "--ood", "uniform")
 
 
 def test_a_network_that_diverged_is_called_so(tmp_path):
