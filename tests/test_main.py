@@ -90,7 +90,7 @@ def test_every_file_is_there_and_no_other(chain):
               *(f"{record}.json" for record in records), "report.html"]
     outside = [f"resnet_cifar_{kind}_digits_s0{suffix}" for kind in ("best", "final") for suffix in (".pth", ".json")]
     outside += [f"resnet_cifar_curves_digits_s0{suffix}" for suffix in (".csv", ".json", ".png")]
-    outside += ["resnet_cifar_log_digits_s0.txt"]
+    outside += ["resnet_cifar_log_digits_s0.txt", "resnet_cifar_training_history_digits_s0.json"]
     figures = {path.stem for path in (chain[0] / STEM / "figures").iterdir()}
     inside += [f"figures/{name}.png" for name in figures]
     assert set(snapshot(chain[0])) == {*outside, *(f"{STEM}/{name}" for name in inside)}
