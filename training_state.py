@@ -1,0 +1,89 @@
+"""The state of a training run, and how it is kept: all that rebuilds the network, and all that an interrupted run goes on from."""
+import sys
+
+import torch
+
+import networks
+import recipes
+import utils
+
+
+class State:
+    """Network, optimiser, moving average, history, and where in the epochs the run stands; several processes hold one state.
+
+    files: {part: path} of the run; facts: what every checkpoint says of itself.
+    """
+
+    def __init__(self, files, facts, recipe, world):
+        self.files, self.facts, self.recipe, self.world, self.device = files, facts, recipe, world, world.device
+        network = networks.build(facts["model"], len(facts["class_names"]), **facts["model_args"])
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.optimizer = recipes.make_optimizer(recipe, self.network)
+        self.average = recipes.Average(self.network, recipe.ema) if recipe.ema else None
+        self.history, self.best, self.epoch, self.partial = [], {"val_acc": -1.0, "epoch": 0}, 0, None
+
+    @property
+    def kept(self):
+        """The network that is validated and saved: the averaged one where the recipe averages."""
+        return self.average.network if self.average else self.network
+
+    def save(self, path, **more):
+        """The whole state: what rebuilds the network, and all that a resumed run needs. Every process calls, the first writes."""
+        device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        rng = self.world.collect({"cpu": torch.get_rng_state(), "cuda": device_rng})
+        partial = self.partial and {**self.partial, **{name: self.world.sum(self.partial[name].clone()).cpu()
+                                                       for name in ("losses", "correct")}}
+        if not self.world.first:
+            return
+        last = self.history[-1] if self.history else {"train_acc": None, "val_acc": None}
+        averaged = {"trained_state_dict": self.network.state_dict(), "average_steps": self.average.steps} if self.average else {}
+        state = {"epoch": self.epoch, "model_state_dict": self.kept.state_dict(), **averaged,
+                 "optimizer_state_dict": self.optimizer.state_dict(), "train_acc": last["train_acc"], "val_acc": last["val_acc"],
+                 "test_acc": None, **self.facts, "scheduler": {name: getattr(self.recipe, name) for name in
+                                                               ("warmup_epochs", "milestones", "gamma")},
+                 "rng": rng, "history": self.history, "best": self.best, "partial": partial, **more}
+        with utils.replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, state):
+        """Weights, their average, and the optimiser's state, as `save` wrote them."""
+        self.kept.load_state_dict(state["model_state_dict"])
+        if self.average:
+            self.network.load_state_dict(state["trained_state_dict"])
+            self.average.steps = state["average_steps"]
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+
+    def resume(self, arguments):
+        """Go on from the newest state; ValueError where it was begun with other arguments than these."""
+        state = networks.read_checkpoint(self.files["last"])
+        if not {"arguments", "optimizer_state_dict", "epoch", "history", "best", "partial"} <= set(state) or not isinstance(
+                state.get("rng"), list):
+            raise ValueError(f"{self.files['last']} is no state that this version could resume; start over with --force")
+        if state["class_names"] != self.facts["class_names"]:
+            raise ValueError(f"{self.files['last']} was started with {len(state['class_names'])} classes and the data has "
+                             f"{len(self.facts['class_names'])}, or others; give it the data it had, or start over with --force")
+        before, now = state["arguments"], utils.plain(arguments)
+        if before != now:
+            different = [f"{name} {before.get(name)} then, {now.get(name)} now" for name in now if before.get(name) != now[name]]
+            raise ValueError(f"{self.files['last']} was started with other arguments: {'; '.join(different)}. Repeat those, or "
+                             "start over with --force")
+        self.load(state)
+        self.epoch, self.history, self.best, self.partial = (state[key] for key in ("epoch", "history", "best", "partial"))
+        ranks = len(state["rng"])
+        if self.world.rank < ranks:
+            own = state["rng"][self.world.rank]
+            torch.set_rng_state(own["cpu"])
+            if self.device.type == "cuda" and own["cuda"] is not None:
+                torch.cuda.set_rng_state(own["cuda"], self.device)
+        other = f"; {self.world.size} processes where it had {ranks}: not bit for bit" if ranks != self.world.size else ""
+        self.log(f"resumed after epoch {self.epoch}" + (f", step {self.partial['step']}" if self.partial else "") + other)
+
+    def log(self, text, quiet=False):
+        """Print, unless a progress bar shows it already, and keep in the log file."""
+        if not self.world.first:
+            return
+        if not quiet or not sys.stderr.isatty():
+            print(text, flush=True)
+        with open(self.files["log"], "a", encoding="utf-8") as file:
+            file.write(text + "\n")
