@@ -5,7 +5,7 @@ what is drawn, in which order.
 """
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from figures_style import (
     DASHES,
@@ -43,6 +43,7 @@ def collapse_curves(table, labels, along="epoch"):
         known = finite(values)
         if known.size and known.min() > 0 and known.max() > 20 * known.min():
             logarithmic(axes)
+            few_decades(axes.yaxis, known)
         elif not known.size:
             axes.annotate("undefined", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=9, color=QUIET)
         axes.grid(axis="y", color=FAINT, lw=0.6)
@@ -56,6 +57,15 @@ def collapse_curves(table, labels, along="epoch"):
         axes.set_visible(False)
     _say_axis(figure, along, fitted)
     return figure
+
+
+def few_decades(axis, values):
+    """Name 1, 2 and 5 of each decade on a logarithmic axis whose values span fewer than two: one power of ten is no scale."""
+    if values.max() < 100 * values.min():
+        for subs, locate, word in (((1,), axis.set_major_locator, axis.set_major_formatter),
+                                   ((2, 5), axis.set_minor_locator, axis.set_minor_formatter)):
+            locate(LogLocator(subs=subs))
+            word(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def nc5_curves(table, along="epoch"):
@@ -133,6 +143,7 @@ def layer_epoch_maps(table, labels):
         bar.ax.tick_params(which="both", colors=QUIET, labelsize=7.5)
         if wide_range:
             bar.ax.yaxis.set_minor_formatter(NullFormatter())
+            few_decades(bar.ax.yaxis, known)
     for axes in grid.flat[len(labels):]:
         axes.set_visible(False)
     figure.supxlabel("epoch", fontsize=9, color=INK)

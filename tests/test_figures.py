@@ -477,6 +477,17 @@ def test_collapse_curves_go_by_epoch_and_mark_the_first_fitted():
     png(figure)
 
 
+def test_a_logarithmic_axis_of_few_decades_names_more_than_one_number():
+    table = tidy([1, 2, 3])
+    table.loc[table["metric"] == "nc1", "value"] = [7.0, 3.0, 0.3]
+    figure = figures.collapse_curves(table, LABELS)
+    png(figure)
+    axis, (low, high) = figure.axes[0].yaxis, figure.axes[0].get_ylim()
+    named = [label.get_text() for minor in (False, True) for label, at in zip(
+        axis.get_ticklabels(minor=minor), axis.get_ticklocs(minor=minor), strict=True) if low <= at <= high]
+    assert figure.axes[0].get_yscale() == "log" and {"0.5", "1", "2", "5"} <= set(named)
+
+
 def test_collapse_curves_claim_no_fit_that_did_not_happen_and_name_layers():
     assert "first checkpoint" not in words(figures.collapse_curves(tidy([1, 2]), LABELS))
     figure = figures.collapse_curves(tidy([0, 1, 2, 3, 4], "depth", fitted=0), LABELS, "depth")
