@@ -41,7 +41,7 @@ def collapse_curves(table, labels, along="epoch"):
         x, values = _series(table, key, along)
         axes.plot(x, values, color=ID_COLOUR, lw=1.5, marker="o", ms=3.5)
         known = finite(values)
-        if known.size and known.min() > 0 and known.max() > 20 * known.min():
+        if known.size and known.min() > 0 and known.max() > 5 * known.min():
             logarithmic(axes)
             few_decades(axes.yaxis, known)
         elif not known.size:
@@ -130,7 +130,7 @@ def layer_epoch_maps(table, labels):
         wide = found.pivot(index="depth", columns="epoch", values="value").sort_index()
         values = wide.to_numpy(dtype=np.float64)
         known = finite(values)
-        wide_range = known.size and known.min() > 0 and known.max() > 20 * known.min()
+        wide_range = known.size and known.min() > 0 and known.max() > 5 * known.min()
         image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest",
                             norm=LogNorm() if wide_range else None)
         names = layers.set_index("depth")["layer"].loc[wide.index]
