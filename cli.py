@@ -32,6 +32,9 @@ FLAGS = {
 IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "tensorboard", "workers"}
 
 
+YesNo = argparse.BooleanOptionalAction  # --flag, --no-flag, or neither: None
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with defaults in the help, no abbreviations, and --batch_size taken for --batch-size."""
 

@@ -34,7 +34,7 @@ class Recipe:
 RECIPES = {
     # He et al. 2016, section 4.2: 64,000 steps of 128 on 45,000 images, lr / 10 after 32,000 and 48,000.
     "sgd": Recipe(epochs=182, lr=0.1, weight_decay=1e-4, milestones=(0.5, 0.75)),
-    "best": Recipe(epochs=200, lr=0.1, weight_decay=5e-4),
+    "best": Recipe(epochs=200, lr=0.1, weight_decay=5e-4, nesterov=True),
     "adamw": Recipe(epochs=200, lr=1e-3, weight_decay=1e-2, optimizer="adamw"),
     # Papyan et al. 2020: no augmentation, lr / 10 at 1/3 and 2/3, far past 100% training accuracy; its end is what counts.
     "collapse": Recipe(epochs=350, lr=0.05, weight_decay=5e-4, milestones=(1 / 3, 2 / 3), augment=(), keep="final"),
@@ -54,7 +54,8 @@ def check(recipe):
             raise ValueError(f"{flag} is {value:g}; expected at least {low} and below {high:g}"
                              + (", the number of epochs" if name == "warmup_epochs" else ""))
     if recipe.nesterov and (recipe.optimizer != "sgd" or not recipe.momentum):
-        raise ValueError(f"--nesterov needs SGD with a momentum; this run has {recipe.optimizer}, momentum {recipe.momentum:g}")
+        raise ValueError(f"Nesterov's momentum needs SGD with a momentum; this run has {recipe.optimizer}, momentum "
+                         f"{recipe.momentum:g}: add --no-nesterov")
     return recipe
 
 

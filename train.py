@@ -50,7 +50,7 @@ def make_parser():
     parser.add_argument("--best-optim", dest="mode", action="store_const", const="adamw", help="old spelling of --mode adamw")
     parser.add_argument("--lr", type=float, help="override the recipe's learning rate")
     parser.add_argument("--momentum", type=float, help="override the recipe's momentum")
-    parser.add_argument("--nesterov", action="store_true", default=None, help="Nesterov's momentum, whatever the recipe says")
+    parser.add_argument("--nesterov", action=cli.YesNo, help="override whether the momentum is Nesterov's")
     parser.add_argument("--weight-decay", type=float, help="override the recipe's weight decay")
     parser.add_argument("--warmup", dest="warmup_epochs", type=float, metavar="EPOCHS", help="let the learning rate rise from 0 "
                         "over so many epochs")

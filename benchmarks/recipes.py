@@ -24,7 +24,7 @@ import utils
 ROOT = Path(__file__).resolve().parents[1]
 CANDIDATES = {  # what is added to `train.py --mode best`
     "baseline": "",
-    "nesterov": "--nesterov",
+    "plain momentum": "--no-nesterov",
     "warm-up": "--warmup 2",
     "label smoothing": "--label-smoothing 0.1",
     "ema": "--ema 0.999",

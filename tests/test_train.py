@@ -59,7 +59,7 @@ def test_recipes_are_those_of_the_issue():
     table = recipes.RECIPES
     best = table["best"]
     assert (best.lr, best.momentum, best.weight_decay, best.epochs) == (0.1, 0.9, 5e-4, 200)
-    assert best.augment == ("crop", "flip") and best.milestones == ()
+    assert best.augment == ("crop", "flip") and best.milestones == () and best.nesterov
     assert (table["adamw"].optimizer, table["adamw"].lr, table["adamw"].milestones) == ("adamw", 1e-3, ())
     assert table["collapse"].augment == () and table["collapse"].keep == "final"
     regularised = table["regularised"]
@@ -73,7 +73,7 @@ def test_recipes_are_those_of_the_issue():
     (["--lr", "0.5", "--momentum", "0.5", "--weight-decay", "0.25", "--batch-size", "7", "--epochs", "9", "--patience", "3"],
      {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.25, "batch_size": 7, "epochs": 9, "patience": 3}),
     (["--weight_decay", "0", "--lr", "0"], {"weight_decay": 0.0, "lr": 0.0}),
-    (["--patience", "5", "--no-stop"], {"patience": 0})])
+    (["--patience", "5", "--no-stop"], {"patience": 0}), (["--nesterov"], {"nesterov": True}), (["--no-nesterov"], {})])
 def test_the_command_line_overrides_the_recipe(words, changes):
     args = train.parse_args(["--dataset", "cifar100", "--mode", "sgd", *words])
     assert train.resolve(args, data.ID["cifar100"]) == dataclasses.replace(recipes.RECIPES["sgd"], **changes)
