@@ -1,5 +1,7 @@
 """benchmarks/: the parts that a figure rests on, and one run of each kind at its smallest. No test asserts a time."""
+import contextlib
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +20,27 @@ ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def training():
-    """benchmarks/training.py by a name of its own, lest it stand for a module at the top."""
+@contextlib.contextmanager
+def loaded(name):
+    """A benchmark's module by a name of its own, lest it stand for a module at the top."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        spec = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
+        spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, spec.name, module)  # where the loader's processes find its classes
         spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def training():
+    with loaded("training") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    with loaded("recipes") as module:
         yield module
 
 
@@ -150,3 +164,32 @@ def test_every_benchmark_that_times_names_the_machine_that_it_ran_on():
     timed = [name for name, text in texts.items() if "perf_counter" in text]
     assert {"collapse.py", "scoring.py", "training.py"} <= set(timed)
     assert not [name for name in timed if "machine.facts(" not in texts[name]]
+
+
+# ---- recipes ---------------------------------------------------------------------------------------------------------
+
+def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_finished(recipes, tmp_path):
+    words = ["--dataset", "digits", "--epochs", "1", "--ood", "uniform", "held_out", "--methods", "MSP", "KNN", "--device", "cpu",
+             "--candidates", "baseline", "mine=--lr 0.02 --ema 0.5", "--output-dir", str(tmp_path)]
+    recipes.main(words)
+    table = pd.read_csv(tmp_path / "benchmarks" / "recipes.csv")
+    assert table["candidate"].tolist() == ["baseline", "mine"] and table["flags"].tolist()[1] == "--lr 0.02 --ema 0.5"
+    for row in table.to_dict("records"):
+        stem = f"resnet_cifar_best_{row['candidate']}_1_s0"
+        folder = tmp_path / "benchmarks" / "recipes"
+        summary = json.loads((folder / f"{stem}.json").read_text())
+        assert (row["val_acc"], row["test_acc"]) == (summary["val_acc"], summary["test_acc"])
+        assert summary["recipe"]["ema"] == (0.5 if row["candidate"] == "mine" else 0)
+        scored = pd.read_csv(folder / stem / "ood_metrics.csv").groupby("method")["auroc"].mean()
+        assert row["MSP"] == pytest.approx(scored["MSP"]) and row["KNN"] == pytest.approx(scored["KNN"])
+    assert table["test_gain"].tolist() == pytest.approx([0, table["test_acc"][1] - table["test_acc"][0]])
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmarks" / "recipes").glob("*.pth")}
+    recipes.main(words)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_candidate_is_a_name_of_the_table_or_flags(recipes):
+    assert recipes.candidate("ema") == ("ema", "--ema 0.999")
+    assert recipes.candidate("a=--lr 1 --ema 0.5") == ("a", "--lr 1 --ema 0.5")
+    with pytest.raises(ValueError, match="unknown candidate 'emu'; expected one of baseline"):
+        recipes.candidate("emu")
