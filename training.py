@@ -122,28 +122,27 @@ class Run(State):
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         rows = batch[self.world.shard(len(batch))]
-        images = augment.apply(train.pixels[rows], self.recipe.augment, self.generator, self.preprocessing)
-        labels = train.labels[rows]
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            logits, loss = self.loss(self.forward, images, labels, len(batch))
+            logits, loss = self.learn(self.forward, train, rows, len(batch))
+            self.optimizer.step()
         except torch.OutOfMemoryError:
             logits = loss = None  # and their graph, before a smaller batch is tried
-            raise ValueError(self.out_of_memory(images, labels, len(batch))) from None
-        self.optimizer.step()
+            raise ValueError(self.out_of_memory(train, rows, len(batch))) from None
         if self.average:
             self.average.update()
-        return loss, (logits.argmax(1) == labels).sum()
+        return loss, (logits.argmax(1) == train.labels[rows]).sum()
 
-    def loss(self, network, images, labels, whole):
-        """Forward and backward of this process's share of a batch of `whole` images -> (logits, its part of the mean loss).
+    def learn(self, network, train, rows, whole):
+        """Gradients of this process's rows of a batch of `whole` images -> (logits, their part of the batch's mean loss).
 
         Processes' gradients are averaged, so that a part counts by its share of the batch times their number.
         """
+        images = augment.apply(train.pixels[rows], self.recipe.augment, self.generator, self.preprocessing)
         with self.autocast():
             logits = network(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        share = len(images) / whole
+            loss = F.cross_entropy(logits.float(), train.labels[rows], label_smoothing=self.recipe.label_smoothing)
+        share = len(rows) / whole
         (loss * (share * self.world.size) if self.world.size > 1 else loss).backward()
         return logits, loss.detach() * share
 
@@ -212,13 +211,13 @@ class Run(State):
         kept = f"the state after epoch {self.epoch} is kept in {self.files['last']}" if self.epoch else "no epoch was finished"
         return f"{kept}; train with a lower --lr (now {self.recipe.lr:g}), or --no-amp"
 
-    def out_of_memory(self, images, labels, whole):
+    def out_of_memory(self, train, rows, whole):
         """The message of a step that did not fit; smaller batches are tried until one does."""
         self.optimizer.zero_grad(set_to_none=True)
-        count, fits = len(images), 0
+        count, fits = len(rows), 0
         while (count := count // 2) and not fits:
             with contextlib.suppress(torch.OutOfMemoryError):
-                self.loss(self.network, images[:count], labels[:count], count)
+                self.learn(self.network, train, rows[:count], count)
                 fits = count * self.world.size
             self.optimizer.zero_grad(set_to_none=True)
         advice = f"--batch-size {fits} fits (with a proportionally lower --lr)" if fits else "not even one image fits"

@@ -165,13 +165,13 @@ def test_a_state_that_cannot_be_gone_on_from_is_refused(tmp_path, monkeypatch, c
 
 
 def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch):
-    real = training.Run.loss
+    real = training.Run.learn
 
-    def loss(run, network, images, labels, whole):
-        if run.epoch == 1 and len(images) > 20:
+    def learn(run, network, train, rows, whole):
+        if run.epoch == 1 and len(rows) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(run, network, images, labels, whole)
-    monkeypatch.setattr(training.Run, "loss", loss)
+        return real(run, network, train, rows, whole)
+    monkeypatch.setattr(training.Run, "learn", learn)
     with pytest.raises(ValueError) as caught:
         start(tmp_path, *SHORT)
     # Steps of 54 or 55 images: halves of them are tried, and 13 is the first below 21.
@@ -180,9 +180,9 @@ def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch
 
 
 def test_memory_for_not_even_one_image(tmp_path, monkeypatch):
-    def loss(*_):
+    def learn(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    monkeypatch.setattr(training.Run, "loss", loss)
+    monkeypatch.setattr(training.Run, "learn", learn)
     with pytest.raises(ValueError, match="not even one image fits"):
         start(tmp_path, *SHORT)
 
