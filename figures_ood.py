@@ -134,8 +134,8 @@ def auroc_bars(metrics):
             for column in ("auroc", "auroc_low", "auroc_high")}
     methods = wide["auroc"].mean(axis=1).sort_values(na_position="first", kind="stable").index
     sets = list(dict.fromkeys(table["ood"]))
-    columns = min(len(sets), 4)
-    rows = -(-len(sets) // columns)
+    rows = -(-len(sets) // 4)
+    columns = -(-len(sets) // rows)  # five sets stand as three and two, not as four and one
     height = 0.9 + rows * (0.55 + 0.23 * max(len(methods), 3))
     figure, grid = canvas(rows, columns, height, "AUROC by method and OOD set", sharex=True, sharey=True)
     low = np.nanmin([0.45, wide["auroc_low"].min().min(), wide["auroc"].min().min()])
