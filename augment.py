@@ -301,6 +301,16 @@ OF_PIXELS = {"crop": crop, "flip": flip, "rotation": rotation, "colour_jitter": 
 OF_INPUTS = {"erasing": erasing, "cutout": cutout}
 
 
+def check(names):
+    """ValueError where an augmentation of bytes stands behind one that leaves bytes behind."""
+    behind = False
+    for name in names:
+        if name in ("trivial", "auto") and behind:
+            raise ValueError(f"--augment {' '.join(names)}: {name} works on bytes; name it before rotation and colour_jitter, "
+                             "which leave them behind")
+        behind |= name in ("rotation", "colour_jitter")
+
+
 def apply(images, names, generator, preprocessing):
     """uint8 (B, 3, S, S) -> normalised float32 (B, 3, S, S), by the named augmentations in their order.
 

@@ -55,7 +55,7 @@ def check(recipe):
                              + (", the number of epochs" if name == "warmup_epochs" else ""))
     if recipe.nesterov and (recipe.optimizer != "sgd" or not recipe.momentum):
         raise ValueError(f"Nesterov's momentum needs SGD with a momentum; this run has {recipe.optimizer}, momentum "
-                         f"{recipe.momentum:g}: add --no-nesterov")
+                         f"{recipe.momentum:g}: leave it out, or add --no-nesterov")
     return recipe
 
 

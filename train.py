@@ -19,6 +19,7 @@ import contextlib
 import math
 import os
 import shutil
+import warnings
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,11 +160,25 @@ def prepare(args, world):
     if recipe.batch_size > len(rows):
         raise ValueError(f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)} images")
     if world.size > 1 and recipe.batch_size < 2 * world.size:
-        raise ValueError(f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected two images each at least")
+        raise ValueError(f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected 2 each at least")
+    prove(args, recipe, images.class_names)
     facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
-             "held_out": args.held_out, "val_size": len(val_rows), "class_names": images.class_names,
-             "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe), **utils.provenance(cli.material(args))}
+             "held_out": args.held_out, "val_size": len(val_rows), "images": len(rows), "source": images.source,
+             "class_names": images.class_names, "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe),
+             **utils.provenance(cli.material(args))}
     return Job(name, recipe, preprocessing, images.take(rows), images.take(val_rows), test, facts)
+
+
+def prove(args, recipe, class_names):
+    """Build the network once, and look for its classifier, while nothing has been written or removed yet."""
+    try:
+        network = networks.build(args.model, len(class_names), dropout=recipe.dropout)
+    except TypeError as error:
+        if recipe.dropout and "dropout" in str(error):
+            raise ValueError(f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an argument dropout, "
+                             "or choose another --mode") from None
+        raise
+    networks.classifier(network, args.model)
 
 
 def resolve(args, dataset):
@@ -172,7 +187,9 @@ def resolve(args, dataset):
     recipe = replace(recipe, augment=tuple(name for name in recipe.augment if dataset.flip or name != "flip"))
     given = {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None}
     given |= {"augment": tuple(args.augment)} if args.augment is not None else {}
-    return recipes.check(replace(recipe, **given))
+    recipe = recipes.check(replace(recipe, **given))
+    augment.check(recipe.augment)
+    return recipe
 
 
 # ---- the run's files -------------------------------------------------------------------------------------------------
@@ -215,6 +232,8 @@ def sole_writer(files, world):
         try:
             if world.first:
                 lock.acquire()
+        except NotImplementedError:  # some network file systems
+            warnings.warn(f"{files['lock'].parent} knows no locks: nothing keeps a second process from these files", stacklevel=2)
         except filelock.Timeout:
             raise ValueError(f"another process is writing {files['final']} and the files beside it at this moment; wait for it, or "
                              "give this run another --suffix") from None

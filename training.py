@@ -1,4 +1,4 @@
-"""A training run: its loop, what is measured as it goes, and the state that an interrupted run resumes from.
+"""A training run: its loop. What it measures is in training_measures, the state that it resumes from in training_state.
 
     with signals() as signalled, distributed.join(device) as world:
         run = Run(files, facts, recipe, preprocessing, world, signalled, options)
@@ -9,6 +9,7 @@ Alone or as one of several processes (distributed.World): each takes its share o
 whole batch, and the first process alone writes.
 """
 import contextlib
+import copy
 import math
 import signal
 import time
@@ -53,7 +54,7 @@ class Run(State):
         self.amp = options.amp and has_bfloat16(self.device)
         self.forward = self.wrapped(options.compile)
         self.generator = torch.Generator(self.device)
-        self.measures = Measures(world, preprocessing, self.autocast, self.stop_if_asked)
+        self.measures = Measures(world, preprocessing, self.autocast, self.stop_if_asked, recipe.batch_size)
         self.board = None  # TensorBoard's writer, from the first epoch on
         if not world.first:  # the same weights everywhere, but each process drops out for itself
             torch.manual_seed(options.seed + world.rank)
@@ -66,7 +67,6 @@ class Run(State):
             network = torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # batches have at most two sizes
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.amp  # --no-amp is float32 throughout
         # Batches differ by one image at most: two shapes, each compiled for itself, are faster than one that is left open.
         return torch.compile(network, dynamic=False) if compiled else network
 
@@ -96,7 +96,8 @@ class Run(State):
     def train_epoch(self, train, bar):
         """One pass -> (mean loss, accuracy) as the steps saw them; the pass stays in `partial` until its epoch has ended."""
         self.network.train()
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.epoch))
+        seed = (self.options.seed * 1_000_003 + self.epoch) % 2**64
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         batches = order.to(self.device).tensor_split(math.ceil(len(train) / self.recipe.batch_size))
         state = self.partial or {"step": 0, "losses": torch.zeros(len(batches)), "correct": torch.tensor(0)}
         # A resumed state holds the sums over processes: the first goes on from them, the others from nothing.
@@ -117,7 +118,7 @@ class Run(State):
     def step(self, train, batch, step, steps):
         """One optimiser step -> (this process's part of the batch's mean loss, its right answers), both on the device."""
         seed = (self.options.seed * 1_000_003 + self.epoch) * 1_000_003 + step
-        self.generator.manual_seed(seed * self.world.size + self.world.rank)
+        self.generator.manual_seed((seed * self.world.size + self.world.rank) % 2**64)  # a seed may be a date
         lr = self.recipe.lr * recipes.scale(self.recipe, (self.epoch + step / steps) / self.recipe.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -126,12 +127,12 @@ class Run(State):
         try:
             logits, loss = self.learn(self.forward, train, rows, len(batch))
             self.optimizer.step()
+            if self.average:
+                self.average.update()
+            return loss, (logits.argmax(1) == train.labels[rows]).sum()
         except torch.OutOfMemoryError:
             logits = loss = None  # and their graph, before a smaller batch is tried
-            raise ValueError(self.out_of_memory(train, rows, len(batch))) from None
-        if self.average:
-            self.average.update()
-        return loss, (logits.argmax(1) == train.labels[rows]).sum()
+            raise ValueError(self.out_of_memory(train, rows)) from None
 
     def learn(self, network, train, rows, whole):
         """Gradients of this process's rows of a batch of `whole` images -> (logits, their part of the batch's mean loss).
@@ -211,18 +212,22 @@ class Run(State):
         kept = f"the state after epoch {self.epoch} is kept in {self.files['last']}" if self.epoch else "no epoch was finished"
         return f"{kept}; train with a lower --lr (now {self.recipe.lr:g}), or --no-amp"
 
-    def out_of_memory(self, train, rows, whole):
+    def out_of_memory(self, train, rows):
         """The message of a step that did not fit; smaller batches are tried until one does."""
         self.optimizer.zero_grad(set_to_none=True)
-        count, fits = len(rows), 0
+        # A copy: DistributedDataParallel's hooks sit on the parameters themselves, and would wait for the other processes.
+        network, count, fits = None, len(rows), 0
         while (count := count // 2) and not fits:
             with contextlib.suppress(torch.OutOfMemoryError):
-                self.learn(self.network, train, rows[:count], count)
+                network = network or copy.deepcopy(self.network)
+                self.learn(network, train, rows[:count], count)
                 fits = count * self.world.size
-            self.optimizer.zero_grad(set_to_none=True)
-        advice = f"--batch-size {fits} fits (with a proportionally lower --lr)" if fits else "not even one image fits"
+            if network:
+                network.zero_grad(set_to_none=True)
+        advice = f"--batch-size {fits} fits a step (with a proportionally lower --lr)" if fits else "not even one image fits"
         kept = f"; the state after epoch {self.epoch} is kept in {self.files['last']}" if self.epoch else ""
-        return f"{self.device} is out of memory with --batch-size {whole} in epoch {self.epoch + 1}: {advice}{kept}"
+        return (f"{self.device} is out of memory with --batch-size {self.recipe.batch_size} in epoch {self.epoch + 1}: {advice}"
+                + kept)
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
@@ -249,8 +254,8 @@ class Run(State):
             self.log("stopped while the trained network was measured; go on with --resume")
             return False
         self.history = whole
-        fitted = next((row["epoch"] for row in self.history if row["train_acc"] == 1), None)
-        if fitted:
+        fitted = 1 + max((row["epoch"] for row in self.history if row["train_acc"] < 1), default=0)
+        if fitted <= len(self.history):
             self.log(f"every training image right since epoch {fitted}: {len(self.history) - fitted} epochs of terminal phase")
         elif self.facts["mode"] == "collapse":
             self.log(f"training accuracy ended at {self.history[-1]['train_acc']:.2%}: the terminal phase was not reached; "

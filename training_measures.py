@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import collapse
 
-BATCH = 500  # images a step of a pass without gradients
+BATCH = 500  # images a step of a pass without gradients, at the most
 
 
 class Stopped(Exception):
@@ -21,15 +21,16 @@ class Stopped(Exception):
 class Measures:
     """Passes over images (data.Images) by `world`, in the precision of `autocast()`; `stop_if_asked()` raises Stopped."""
 
-    def __init__(self, world, preprocessing, autocast, stop_if_asked):
+    def __init__(self, world, preprocessing, autocast, stop_if_asked, batch_size=BATCH):
         self.world, self.preprocessing, self.autocast, self.stop_if_asked = world, preprocessing, autocast, stop_if_asked
+        self.batch_size = max(1, min(BATCH, batch_size // world.size))  # what fits with gradients fits without
 
     def batches(self, images):
         """Yield this process's share of the images, normalised (n, 3, S, S), on its device, with their labels (n,)."""
         rows = self.world.shard(len(images))
-        for start in range(0, math.ceil(len(images) / self.world.size), BATCH):  # as many turns for each process
+        for start in range(0, math.ceil(len(images) / self.world.size), self.batch_size):  # as many turns for each process
             self.stop_if_asked()
-            part = slice(rows.start + start, min(rows.start + start + BATCH, rows.stop))
+            part = slice(rows.start + start, min(rows.start + start + self.batch_size, rows.stop))
             if part.start < part.stop:
                 pixels, labels = images.pixels[part].to(self.world.device), images.labels[part].to(self.world.device)
                 yield self.preprocessing.normalise(pixels), labels

@@ -57,17 +57,20 @@ class State:
     def resume(self, arguments):
         """Go on from the newest state; ValueError where it was begun with other arguments than these."""
         state = networks.read_checkpoint(self.files["last"])
-        if not {"arguments", "optimizer_state_dict", "epoch", "history", "best", "partial"} <= set(state) or not isinstance(
-                state.get("rng"), list):
+        needed = {"arguments", "recipe", "optimizer_state_dict", "epoch", "history", "best", "partial"}
+        if not needed <= set(state) or not isinstance(state.get("rng"), list):
             raise ValueError(f"{self.files['last']} is no state that this version could resume; start over with --force")
         if state["class_names"] != self.facts["class_names"]:
             raise ValueError(f"{self.files['last']} was started with {len(state['class_names'])} classes and the data has "
                              f"{len(self.facts['class_names'])}, or others; give it the data it had, or start over with --force")
-        before, now = state["arguments"], utils.plain(arguments)
-        if before != now:
-            different = [f"{name} {before.get(name)} then, {now.get(name)} now" for name in now if before.get(name) != now[name]]
-            raise ValueError(f"{self.files['last']} was started with other arguments: {'; '.join(different)}. Repeat those, or "
-                             "start over with --force")
+        before, now = ({**place["arguments"], **utils.plain({f"recipe {name}": value for name, value in place["recipe"].items()}),
+                        **{name: place.get(name) for name in ("images", "source")}}
+                       for place in (state, {**self.facts, "arguments": utils.plain(arguments)}))
+        different = [f"{name} {before.get(name)} then, {now.get(name)} now" for name in {**before, **now}
+                     if before.get(name) != now.get(name)]
+        if different:
+            raise ValueError(f"{self.files['last']} was started with other arguments, data, or recipe: {'; '.join(different)}. "
+                             "Repeat those, or start over with --force")
         self.load(state)
         self.epoch, self.history, self.best, self.partial = (state[key] for key in ("epoch", "history", "best", "partial"))
         ranks = len(state["rng"])

@@ -236,7 +236,7 @@ def test_a_resume_with_contradicting_arguments_names_them(tmp_path, monkeypatch)
         signalled(patch, signal.SIGTERM, {8})
         start(tmp_path, *REGULARISED)
     before = files_of(tmp_path)["last"].read_bytes()
-    with pytest.raises(ValueError, match=r"started with other arguments: .*lr None then, 0\.5 now"):
+    with pytest.raises(ValueError, match=r"started with other arguments, data, or recipe: .*lr None then, 0\.5 now"):
         start(tmp_path, *REGULARISED, "--resume", "--lr", "0.5")
     with pytest.raises(ValueError, match="mode regularised then, collapse now"):
         start(tmp_path, *REGULARISED, "--mode", "collapse", "--resume")

@@ -28,6 +28,9 @@ SHORT = ("--mode", "collapse", "--epochs", "2", "--no-amp")
 EMA = (*SHORT, "--ema", "0.9")
 
 
+PLAIN = ("from torch import nn\n\n\ndef build(num_classes):\n"
+         "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, num_classes))\n")
+
 # ---- the moving average ----------------------------------------------------------------------------------------------
 
 def test_the_average_is_what_is_validated_and_kept(finished):
@@ -142,13 +145,32 @@ def test_a_run_that_another_process_finished_in_the_meantime_is_left_alone(tmp_p
 def test_force_with_a_mistake_removes_nothing(tmp_path):
     start(tmp_path, *SHORT)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    for words in (("--batch-size", "9999"), ("--lr", "-1"), ("--val-size", "358"), ("--warmup", "2")):
+    for words in (("--batch-size", "9999"), ("--lr", "-1"), ("--val-size", "358"), ("--warmup", "2"),
+                  ("--augment", "rotation", "trivial")):
         with pytest.raises(ValueError, match=words[0]):
             start(tmp_path, *SHORT, "--force", *words)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_network_without_dropout_or_a_classifier_is_refused_before_anything_is_written(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(PLAIN + "\n\ndef headless(num_classes):\n    return nn.Flatten()\n")
+    with pytest.raises(ValueError, match=r"--mode regularised has dropout, and .*net\.py:build takes none"):
+        start(tmp_path / "out", "--mode", "regularised", "--model", f"{file}:build")
+    with pytest.raises(ValueError, match="has no linear layer"):
+        start(tmp_path / "out", "--mode", "collapse", "--model", f"{file}:headless")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_seed_may_be_a_date(tmp_path):
+    start(tmp_path, "--mode", "best", "--epochs", "1", "--seed", "20261124235959")
+    assert read(tmp_path)["epoch"] == 1
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    (lambda state: state["recipe"].update(nesterov=True), "recipe nesterov True then, False now"),
+    (lambda state: state.update(images=7), "images 7 then, 326 now"),
+    (lambda state: state["arguments"].update(gone=1), "gone 1 then, None now"),
     (lambda state: state.pop("history"), "is no state that this version could resume"),
     (lambda state: state.update(rng={"cpu": torch.zeros(3)}), "is no state that this version could resume"),
     (lambda state: state.update(class_names=["0", "1"]), "was started with 2 classes and the data has 3")])
@@ -175,7 +197,7 @@ def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch
     with pytest.raises(ValueError) as caught:
         start(tmp_path, *SHORT)
     # Steps of 54 or 55 images: halves of them are tried, and 13 is the first below 21.
-    assert re.search(r"out of memory with --batch-size 5[45] in epoch 2: --batch-size 13 fits", str(caught.value))
+    assert re.search(r"out of memory with --batch-size 64 in epoch 2: --batch-size 13 fits a step", str(caught.value))
     assert "the state after epoch 1 is kept" in str(caught.value) and read(tmp_path, "last")["epoch"] == 1
 
 
@@ -240,10 +262,6 @@ def test_real_tensorboard_files_hold_the_curves(tmp_path):
 
 # ---- several processes -----------------------------------------------------------------------------------------------
 
-PLAIN = ("from torch import nn\n\n\ndef build(num_classes):\n"
-         "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, num_classes))\n")
-
-
 def launch(folder, *words, processes=2):
     """train.py by torchrun -> Popen; one thread a process."""
     return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
@@ -298,7 +316,7 @@ def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_tha
 def test_a_mistake_of_several_processes_is_said_once(tmp_path):
     child = launch(tmp_path / "none", "--batch-size", "3")
     errors = child.communicate(timeout=120)[1]
-    assert child.returncode != 0 and errors.count("error: --batch-size 3 is shared by 2 processes; expected two images") == 1
+    assert child.returncode != 0 and errors.count("error: --batch-size 3 is shared by 2 processes; expected 2 each") == 1
 
 
 def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kept(tmp_path):
