@@ -13,6 +13,7 @@ from figures_style import (
     bar_rows,
     beyond,
     canvas,
+    close_grid,
     density,
     finite,
     label_ends,
@@ -149,10 +150,7 @@ def auroc_bars(metrics):
         ticks = [tick for tick in (0.0, 0.25, 0.5, 0.75, 1.0) if tick >= low]
         axes.set(xlim=(low - 0.02, 1 + 0.24 * (1 - low)), xticks=ticks)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    for axes in grid.flat[len(sets) - columns:len(sets)]:  # the lowest of each column, full last row or not
-        axes.tick_params(labelbottom=True)
-    for axes in grid.flat[len(sets):]:
-        axes.set_visible(False)
+    close_grid(grid, len(sets))
     figure.supxlabel("AUROC; bars start at chance, whiskers: 95% DeLong interval", fontsize=9, color=QUIET)
     return figure
 

@@ -16,6 +16,7 @@ from figures_style import (
     QUIET,
     WIDTH,
     canvas,
+    close_grid,
     finite,
     label_ends,
     logarithmic,
@@ -51,10 +52,7 @@ def collapse_curves(table, labels, along="epoch"):
         if fitted is not None:
             axes.axvline(fitted, color=QUIET, ls=DASHES, lw=1)
         _ticks(axes, table, along)
-    for axes in grid.flat[max(len(labels) - COLUMNS, 0):len(labels)]:  # the lowest of each column, full last row or not
-        axes.tick_params(labelbottom=True)
-    for axes in grid.flat[len(labels):]:
-        axes.set_visible(False)
+    close_grid(grid, len(labels))
     _say_axis(figure, along, fitted)
     return figure
 

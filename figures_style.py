@@ -59,6 +59,14 @@ def logarithmic(axes):
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def close_grid(grid, count):
+    """Hide the panels beyond the first `count`; x tick labels under the lowest of each column, full last row or not."""
+    for axes in grid.flat[max(count - grid.shape[1], 0):count]:
+        axes.tick_params(labelbottom=True)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+
+
 def panel_title(axes, text, colour=INK):
     """Title of one panel, in a darker shade of its data's colour: orange letters would be too pale to read."""
     axes.set_title(text, loc="left", fontsize=9.5, color=0.75 * np.array(to_rgb(colour)), fontweight="bold", pad=5)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -77,6 +78,12 @@ def classifier(network, name):
     if not layers:
         raise ValueError(f"{name} has no linear layer; the classifier must be an nn.Linear")
     return layers[-1]
+
+
+def head(layer):
+    """A linear layer -> W (C, D) and b (C,), NumPy float32; zeros where it has no bias."""
+    W = layer.weight.detach().float().cpu().numpy()
+    return W, np.zeros(len(W), np.float32) if layer.bias is None else layer.bias.detach().float().cpu().numpy()
 
 
 def stages(network, name):

@@ -23,7 +23,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import cli
@@ -274,8 +273,7 @@ def classes_of(checkpoint):
 def write_head(work, args):
     """head.csv; kept as it is where it would come out the same, so that the features that name it stay valid."""
     path, classifier, names = work.folder / "head.csv", work.extractor.classifier, work.given["class_names"]
-    W = classifier.weight.detach().float().cpu().numpy()
-    b = np.zeros(len(W), np.float32) if classifier.bias is None else classifier.bias.detach().float().cpu().numpy()
+    W, b = networks.head(classifier)
     if len(W) != len(names):
         raise ValueError(f"{work.origin['checkpoint']} has {len(W)} classes and {work.given['dataset']} has {len(names)}")
     facts = {**work.origin, **{name: work.checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}}

@@ -113,7 +113,8 @@ def train(job, args, files, world, signalled):
         run.resume(cli.material(args))
     run.log(f"{job.name}: {len(job.train)} training, {len(job.val)} validation, {len(job.test)} test images, "
             f"{len(job.train.class_names)} classes; {args.model}, {run.parameters:,} parameters, {args.mode}, "
-            f"{job.recipe.epochs} epochs on {world.size} x {world.device}{' in bfloat16' if run.amp else ''}".replace(" 1 x ", " "))
+            f"{job.recipe.epochs} epochs on {f'{world.size} x ' if world.size > 1 else ''}{world.device}"
+            f"{' in bfloat16' if run.amp else ''}")
     steps = math.ceil(len(job.train) / job.recipe.batch_size)
     with cli.progress(total=job.recipe.epochs * steps, initial=run.epoch * steps + (run.partial or {"step": 0})["step"],
                       desc="training", unit="step", disable=None if world.first else True) as bar:

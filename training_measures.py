@@ -5,11 +5,11 @@ Several processes share the images; a signal stops any of the passes.
 import contextlib
 import math
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 import collapse
+import networks
 
 BATCH = 500  # images a step of a pass without gradients, at the most
 
@@ -69,8 +69,7 @@ class Measures:
         if not self.world.first:
             return {}
         features, labels = features.numpy(), images.labels.cpu().numpy()
-        W = classifier.weight.detach().float().cpu().numpy()
-        b = np.zeros(len(W)) if classifier.bias is None else classifier.bias.detach().float().cpu().numpy()
+        W, b = networks.head(classifier)
         moments = collapse.Accumulator(*W.shape).update(features, labels).finish()
         means = collapse.nc2(moments.centred)
         return {"nc1": collapse.nc1(moments)["nc1"], "nc2_norm_cv": means["norm_cv"], "nc2_cosine_std": means["cosine_std"],
