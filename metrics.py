@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri  # the normal distribution and its inverse: scipy.stats takes as long to import as all else
 
 COLUMNS = (
     "auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "id_share",
@@ -109,7 +109,7 @@ def _delong(curve: _Curve, level: float) -> Delong:
     id_part = _weighted_variance(ood_below, curve.id_here) / curve.n
     ood_part = _weighted_variance(id_above, curve.ood_here) / curve.m
     error = float(np.sqrt(id_part + ood_part))
-    reach = float(norm.ppf(0.5 + level / 2)) * error
+    reach = float(ndtri(0.5 + level / 2)) * error
     return Delong(area, error, *np.clip([area - reach, area + reach], 0, 1).tolist())
 
 
@@ -185,7 +185,7 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
     error = float(np.sqrt(variance))
     if error == 0:
         return PairedDelong(difference, 0.0, 1.0 if difference == 0 else 0.0)
-    return PairedDelong(difference, error, float(2 * norm.sf(abs(difference) / error)))
+    return PairedDelong(difference, error, float(2 * ndtr(-abs(difference) / error)))
 
 
 def _placements(id_scores, ood_scores) -> tuple[np.ndarray, np.ndarray]:

@@ -22,11 +22,12 @@ import scores_activation as activation
 import scores_features as feature
 import scores_neighbours as near
 from scores_activation import State, compute_logits, max_softmax
+from scores_blocks import blocks, side_by_side
 
 __all__ = ["CORE", "DEFAULT", "METHODS", "Method", "State", "Training", "compute_logits", "fit_all", "max_softmax", "score_all"]
 
-BLOCK = 4096  # rows at a time: the working copies stay small beside the features
 NEIGHBOUR_BLOCK = 2**15  # rows that search together: the more of a predicted class, the better
+KINDS = ("linear", "neighbour", "row")
 
 
 class Training:
@@ -56,16 +57,14 @@ class Training:
         """D."""
         return self.features.shape[1]
 
-    def blocks(self):
-        """Slices that cover the rows in order."""
-        return _blocks(len(self))
+    def passes(self, function):
+        """function(features (n, D), labels (n,)) of each block of rows, in order; the blocks are worked on side by side."""
+        return side_by_side(lambda rows: function(self.features[rows], self.labels[rows]), blocks(len(self)))
 
     @cached_property
     def class_means(self) -> np.ndarray:
         """(C, D) float64; a row of NaN for a class without training rows."""
-        sums = np.zeros((len(self.W), self.width))
-        for rows in self.blocks():
-            sums += activation.class_sums(self.features[rows], self.labels[rows], len(self.W))
+        sums = sum(self.passes(lambda features, labels: activation.class_sums(features, labels, len(self.W))))
         means = np.full_like(sums, np.nan)
         means[self.present] = sums[self.present] / self.counts[self.present, None]
         return means
@@ -83,11 +82,12 @@ class Training:
         drowns it.
         """
         means = self.class_means.astype(np.float32)
-        scatter = np.zeros((self.width, self.width))
-        for rows in self.blocks():
-            centred = self.features[rows] - means[self.labels[rows]]
-            scatter += centred.T @ centred
-        return scatter / len(self)
+
+        def scatter(features, labels):
+            centred = features - means[labels]
+            return (centred.T @ centred).astype(np.float64)
+
+        return sum(self.passes(scatter)) / len(self)
 
     @cached_property
     def covariance(self) -> np.ndarray:
@@ -157,11 +157,6 @@ class Training:
         return near.Bank(self.features, self.labels, len(self.W), self.axes)
 
 
-def _blocks(n: int, size: int | None = None):
-    size = size or BLOCK
-    return (slice(start, start + size) for start in range(0, n, size))
-
-
 def _head(W, b) -> tuple[np.ndarray, np.ndarray]:
     W, b = np.ascontiguousarray(W, dtype=np.float32), np.ascontiguousarray(b, dtype=np.float32)
     if W.ndim != 2 or b.shape != W.shape[:1]:
@@ -175,7 +170,7 @@ def _rows(features, width: int) -> np.ndarray:
     features = np.ascontiguousarray(features, dtype=np.float32)
     if features.ndim != 2 or features.shape[1] != width or not len(features):
         raise ValueError(f"features have shape {features.shape}; expected (N, {width}), the head's width, N at least 1")
-    for rows in _blocks(len(features)):
+    for rows in blocks(len(features)):
         finite = np.isfinite(features[rows]).all(axis=1)
         if not finite.all():
             row = rows.start + int(np.argmin(finite))
@@ -289,19 +284,22 @@ def score_all(features, states: dict[str, State], W, b) -> dict[str, np.ndarray]
     """
     W, b = _head(W, b)
     features = _rows(features, W.shape[1])
-    linear, neighbours = ([name for name in states if METHODS[name].kind == kind] for kind in ("linear", "neighbour"))
+    linear, neighbours, plain = ([name for name in states if METHODS[name].kind == kind] for kind in KINDS)
     centre, stacked, offset, edges = _stack([states[name] for name in linear], W, b)
     values = {name: np.empty(len(features)) for name in states}
-    for rows in _blocks(len(features)):
+
+    def score(rows):
         block = features[rows]
         logits, *projections = np.split((block - centre) @ stacked + offset, edges, axis=1)
         for name, projected in zip(linear, projections, strict=True):
             values[name][rows] = METHODS[name].finish(projected, block, logits, states[name])
-        for name in states:
-            if METHODS[name].kind == "row":
-                values[name][rows] = METHODS[name].score(block, logits, states[name])
+        for name in plain:
+            values[name][rows] = METHODS[name].score(block, logits, states[name])
+
+    if linear or plain:
+        list(side_by_side(score, blocks(len(features))))
     finishes = {name: (METHODS[name].finish, states[name]) for name in neighbours}
-    for rows in _blocks(len(features), NEIGHBOUR_BLOCK) if neighbours else ():
+    for rows in blocks(len(features), NEIGHBOUR_BLOCK) if neighbours else ():
         logits = compute_logits(features[rows], W, b)  # again: cheap beside the search
         for name, found in near.score_neighbours(features[rows], logits, finishes).items():
             values[name][rows] = found

@@ -9,8 +9,9 @@ import warnings
 from types import SimpleNamespace
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.sparse import csr_matrix
+
+from scores_blocks import blocks, side_by_side, summed
 
 FEW_ROWS = 50_000  # a percentile or a temperature needs no more training rows; evenly spaced beyond that
 
@@ -140,13 +141,19 @@ def temperature_fit(train, temperature: float | None = None) -> State:
     """
     if temperature is not None:
         return State(parameters={"temperature": _positive("TempScaling", "temperature", temperature)})
+    from scipy.optimize import brentq  # slow to import, and for this method alone
     rows = spaced_rows(train)
     features, labels = train.validation or (train.features[rows], train.labels[rows])
     logits = compute_logits(features, train.W, train.b)
-    logits -= logits[np.arange(len(logits)), labels, None]
+    margins = logits - logits[np.arange(len(logits)), labels, None]
+    logits -= row_max(logits)[:, None].astype(logits.dtype)
 
     def slope(inverse):
-        return float(np.mean(np.einsum("nc,nc->n", np.exp(log_softmax(logits * inverse)), logits)))
+        def part(rows):
+            weights = np.exp(inverse * logits[rows].astype(np.float64))
+            return (np.einsum("nc,nc->n", weights, margins[rows]) / weights.sum(axis=1)).sum()
+
+        return float(sum(side_by_side(part, blocks(len(logits)))) / len(logits))
 
     lowest, highest = 0.05, 20.0
     if slope(1 / lowest) > 0 > slope(1 / highest):
@@ -163,12 +170,13 @@ def temperature_score(features, logits, state) -> np.ndarray:
 def kl_matching_fit(train) -> State:
     """Mean softmax of the training images predicted as each class; the authors use a held-out ID set. No labels."""
     classes = len(train.W)
-    sums, counts = np.zeros((classes, classes)), np.zeros(classes)
-    for rows in train.blocks():
-        logits = compute_logits(train.features[rows], train.W, train.b)
+
+    def part(features, labels):
+        logits = compute_logits(features, train.W, train.b)
         predictions = logits.argmax(axis=1)
-        sums += class_sums(np.exp(log_softmax(logits)), predictions, classes)
-        counts += np.bincount(predictions, minlength=classes)
+        return class_sums(np.exp(log_softmax(logits)), predictions, classes), np.bincount(predictions, minlength=classes)
+
+    sums, counts = summed(train.passes(part))
     typical = sums[counts > 0] / counts[counts > 0, None]
     return State(parameters={}, log_typical=np.log(typical.clip(np.finfo(np.float64).tiny)))
 

@@ -6,7 +6,6 @@ Rows of `scores.METHODS`; see `scores_activation` for the form. Kind "linear" sh
 """
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from scores_activation import (
     State,
@@ -17,6 +16,7 @@ from scores_activation import (
     row_norm,
     warn,
 )
+from scores_blocks import summed
 
 CUTOFF = 1e-6  # of the largest eigenvalue or singular value; less is rounding of float32, not variance
 
@@ -149,10 +149,11 @@ def _residual_space(train, method: str, dim: int | None) -> State:
 def vim_fit(train, dim: int | None = None) -> State:
     """The residual space, and alpha = mean largest logit / mean residual norm over the training images (eq. 5)."""
     state = _residual_space(train, "ViM", dim)
-    residual = largest = 0.0
-    for rows in train.blocks():
-        residual += row_norm(project(train.features[rows], state)).sum()
-        largest += row_max(compute_logits(train.features[rows], train.W, train.b)).sum()
+
+    def part(features, labels):
+        return row_norm(project(features, state)).sum(), row_max(compute_logits(features, train.W, train.b)).sum()
+
+    residual, largest = summed(train.passes(part))
     state.alpha = largest / residual if residual > CUTOFF * len(train) * np.sqrt(np.trace(train.covariance)) else np.nan
     if np.isnan(state.alpha):
         warn("ViM", "the training features leave no residual, so alpha is undefined; give a smaller dim")
@@ -231,6 +232,7 @@ def nci_score(features, logits, state) -> np.ndarray:
 
 def fdbd_fit(train) -> State:
     """Distances between the rows of W; rows that coincide have no boundary and count as infinitely far."""
+    from scipy.spatial.distance import cdist  # slow to import, and for this method alone
     gaps = cdist(train.W.astype(np.float64), train.W.astype(np.float64))
     gaps[gaps == 0] = np.inf
     return State(parameters={}, mean=train.mean.astype(np.float32), gaps=gaps)
@@ -246,12 +248,13 @@ def fdbd_score(features, logits, state) -> np.ndarray:
 def she_fit(train) -> State:
     """A pattern a class: the mean feature of its rightly classified training images."""
     classes = len(train.W)
-    sums, counts = np.zeros((classes, train.width)), np.zeros(classes)
-    for rows in train.blocks():
-        labels = train.labels[rows]
-        right = compute_logits(train.features[rows], train.W, train.b).argmax(axis=1) == labels
-        sums += class_sums(train.features[rows], labels, classes, right.astype(np.float64))
-        counts += np.bincount(labels[right], minlength=classes)
+
+    def part(features, labels):
+        right = compute_logits(features, train.W, train.b).argmax(axis=1) == labels
+        sums = class_sums(features, labels, classes, right.astype(np.float64))
+        return sums, np.bincount(labels[right], minlength=classes)
+
+    sums, counts = summed(train.passes(part))
     if not counts.all():
         missing = np.count_nonzero(counts == 0)
         warn("SHE", f"{missing} classes have no rightly classified training image; NaN where one is predicted")

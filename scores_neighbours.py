@@ -19,9 +19,10 @@ from itertools import pairwise
 import numpy as np
 
 from scores_activation import State, compute_logits, log_softmax, logsumexp, warn
+from scores_blocks import shares, side_by_side, threads
 
 BLOCK = 4096  # rows turned at a time
-SIMILARITIES = 2**24  # cosines at a time, 64 MiB
+SIMILARITIES = 2**23  # cosines at a time and thread, 32 MiB
 GROUP = 32  # columns a group when the largest of a row are sought
 SIXTEENTHS = range(1, 13)  # of D: the numbers of leading axes that a bound may stop at; beyond, all are as cheap
 START = 7  # of these, tried first: half the axes
@@ -212,16 +213,31 @@ def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
     """{name: (finish, state)} -> {name: (N,)}. Where a method needs all cosines, the others take them from its product;
     where none does, each searches. A feature vector of zeros has no direction: NaN.
     """
-    bank = next(iter(states.values()))[1].bank
     values = {name: np.full(len(features), np.nan) for name in states}
     alive = np.flatnonzero(features.any(axis=1))
-    features, logits = features[alive], logits[alive]
-    if all("k" in state.parameters for _, state in states.values()):
-        for name, (finish, state) in states.items():
-            near = bank.search(features, logits.argmax(axis=1), state.parameters["k"], state.weights)
-            values[name][alive] = finish(near, logits, state)
-        return values
-    weighted = bank.buffer(len(features))
+    alive = alive[np.argsort(logits[alive].argmax(axis=1), kind="stable")]  # a thread takes classes, and finds like queries
+    score = _search_each if all("k" in state.parameters for _, state in states.values()) else _share_cosines
+
+    def part(share):
+        rows = alive[share]
+        for name, found in score(features[rows], logits[rows], states):
+            values[name][rows] = found
+
+    list(side_by_side(part, shares(len(alive), threads())))
+    return values
+
+
+def _search_each(features, logits, states):
+    """-> pairs of a name and its scores (n,), each from a search of its own."""
+    for name, (finish, state) in states.items():
+        near = state.bank.search(features, logits.argmax(axis=1), state.parameters["k"], state.weights)
+        yield name, finish(near, logits, state)
+
+
+def _share_cosines(features, logits, states):
+    """-> the same, all from one product."""
+    bank = next(iter(states.values()))[1].bank
+    weighted, values = bank.buffer(len(features)), {name: np.empty(len(features)) for name in states}
     for rows, cosines in bank.cosines(bank.turn(features)[0]):
         for name, (finish, state) in states.items():
             near = cosines
@@ -229,8 +245,8 @@ def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
                 if state.weights is not None:
                     near = np.multiply(cosines, state.weights, out=weighted[: len(cosines)])
                 near = largest(near, state.parameters["k"])
-            values[name][alive[rows]] = finish(near, logits[rows], state)
-    return values
+            values[name][rows] = finish(near, logits[rows], state)
+    return values.items()
 
 
 def neighbour(finish):
@@ -258,8 +274,8 @@ def knn_finish(near, logits, state) -> np.ndarray:
 
 def nnguide_fit(train, k: int = 10) -> State:
     """k = 10 as the authors; OpenOOD has 100. The bank is all training images; the authors keep 1% of ImageNet's."""
-    energies = [logsumexp(compute_logits(train.features[rows], train.W, train.b)) for rows in train.blocks()]
-    weights = np.concatenate(energies).astype(np.float32)[train.bank.order]
+    energies = train.passes(lambda features, labels: logsumexp(compute_logits(features, train.W, train.b)))
+    weights = np.concatenate(list(energies)).astype(np.float32)[train.bank.order]
     return State(parameters={"k": _neighbours("NNGuide", k, train)}, bank=train.bank, weights=weights)
 
 
@@ -270,8 +286,11 @@ def nnguide_finish(near, logits, state) -> np.ndarray:
 
 def relation_fit(train, power: float = 1.0, threshold: float = 0.03) -> State:
     """Power 1 is the authors' choice for OOD detection (4 for label noise), 0.03 their cut for weak edges."""
-    blocks = (log_softmax(compute_logits(train.features[rows], train.W, train.b)) for rows in train.blocks())
-    probabilities = np.concatenate([np.exp(block).astype(np.float32) for block in blocks])[train.bank.order]
+
+    def part(features, labels):
+        return np.exp(log_softmax(compute_logits(features, train.W, train.b))).astype(np.float32)
+
+    probabilities = np.concatenate(list(train.passes(part)))[train.bank.order]
     parameters = {"power": float(power), "threshold": float(threshold)}
     return State(parameters=parameters, bank=train.bank, probabilities=probabilities)
 

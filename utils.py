@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,8 +176,10 @@ def with_sidecar(path, sidecar):
 
 
 def fingerprints(paths, root):
-    """[path] -> {path as seen from the folder `root`: SHA-256}, for a record's inputs and outputs."""
-    return {os.path.relpath(path, root): sha256(path) for path in paths}
+    """[path] -> {path as seen from the folder `root`: SHA-256}, for a record's inputs and outputs; files side by side."""
+    paths = list(paths)
+    with ThreadPoolExecutor() as pool:
+        return {os.path.relpath(path, root): digest for path, digest in zip(paths, pool.map(sha256, paths), strict=True)}
 
 
 def write_record(path, arguments, inputs, outputs, **more):

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import scores
 import scores_activation
+import scores_blocks
 import scores_features
 import scores_neighbours
 
@@ -434,7 +435,7 @@ def test_neighbours_by_hand():
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_score_all_equals_each_score_alone(case, monkeypatch):
-    monkeypatch.setattr(scores, "BLOCK", 64)
+    monkeypatch.setattr(scores_blocks, "BLOCK", 64)
     monkeypatch.setattr(scores_neighbours, "SIMILARITIES", 2**14)
     states = scores.fit_all(case.train, scores.METHODS, OVERRIDES)
     together = scores.score_all(case.test, states, case.W, case.b)
@@ -448,7 +449,7 @@ def test_score_all_equals_each_score_alone(case, monkeypatch):
 def test_order_and_blocks_of_the_training_rows_change_nothing(case, monkeypatch):
     plain = scores.score_all(case.test, scores.fit_all(case.train, scores.METHODS, OVERRIDES), case.W, case.b)
     order = np.random.default_rng(3).permutation(len(case.labels))
-    monkeypatch.setattr(scores, "BLOCK", 37)
+    monkeypatch.setattr(scores_blocks, "BLOCK", 37)
     train = scores.Training(case.features[order], case.labels[order], case.W, case.b)
     shuffled = scores.score_all(case.test[::-1], scores.fit_all(train, scores.METHODS, OVERRIDES), case.W, case.b)
     for name, values in plain.items():
