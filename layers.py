@@ -152,11 +152,11 @@ class Layer:
 
 
 def find(run):
-    """The layers of a utils.Run in the order of depth, [] where there are none; ValueError where they are not of this run."""
+    """The layers of a runs.Run in the order of depth, [] where there are none; ValueError where they are not of this run."""
     prefix = f"ID_{run.dataset}_train_"
     way = next((way for way in FOLDERS if list((run.folder / FOLDERS[way]).glob(f"{prefix}*"))), "store")
     folder, head = run.folder / FOLDERS[way], utils.read_sidecar(run.head)
-    command = f"{utils.remedy(run.folder, run.dataset, run.ood)} --layers{' stream' * (way == 'stream')}"
+    command = f"{run.command} --layers{' stream' * (way == 'stream')}"
     found = []
     for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in utils.SUFFIXES}):
         name = stem.removeprefix(prefix)

@@ -20,6 +20,7 @@ import cli
 import collapse
 import figures
 import layers
+import runs
 import series
 import utils
 
@@ -67,14 +68,14 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    runs = [utils.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
-    epochs = series.order(runs) if len(runs) > 1 else {}
-    stages = {run.folder: layers.find(run) for run in runs}
+    opened = [runs.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
+    epochs = series.order(opened) if len(opened) > 1 else {}
+    stages = {run.folder: layers.find(run) for run in opened}
     scored = {folder: series.read_scored(folder, facts) for folder, facts in epochs.items()}
-    for run in runs:
+    for run in opened:
         utils.writable_folder(run.folder / "figures")
     tables, deep = {}, {}
-    for run in runs:
+    for run in opened:
         found = measure(run, stages[run.folder], args)
         write(found, args)
         tables[run.folder], deep[run.folder] = found.table, found.layers
@@ -88,7 +89,7 @@ def main(argv=None):
 class Measured:
     """One checkpoint's files, features and all that was found in them."""
 
-    run: utils.Run
+    run: runs.Run
     files: list  # all that was read
     W: np.ndarray
     b: np.ndarray

@@ -15,7 +15,7 @@ def order(runs):
         epoch = own.get("epoch")
         if isinstance(epoch, bool) or not isinstance(epoch, int):
             raise ValueError(f"{utils.sidecar_path(run.head)} does not say after which epoch the checkpoint was saved; extract it "
-                             f"again: {utils.remedy(run.folder, run.dataset, run.ood)} --force")
+                             f"again: {run.command} --force")
         if epoch in seen:
             raise ValueError(f"{seen[epoch]} and {run.folder} are both of epoch {epoch}; give one checkpoint an epoch")
         seen[epoch] = run.folder

@@ -4,7 +4,7 @@
     head       head.csv                 class, w0 .. w{D-1}, bias         a row a class; logits = features @ W.T + b
     sidecar    ID_cifar100_train.json   what made the CSV of the same stem, and from what
 
-A reader checks before it reads: the files are there, they name one checkpoint and one head, and their widths agree.
+What belongs to one checkpoint is found and checked by `runs`.
 """
 import contextlib
 import datetime
@@ -19,7 +19,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +243,7 @@ def width_of(path):
     features = [name for name in names if name.startswith("ct")]
     if not features or features != [f"ct{index}" for index in range(len(features))] or "label" not in names:
         raise ValueError(f"{path} is not a feature file: expected columns ct0 .. ct{{D-1}}, label[, path], found "
-                         f"{', '.join(names[:3])}, ..., {names[-1]}")
+                         f"{', '.join(names[:3])[:60]} ... {names[-1][-20:]}")
     return len(features)
 
 
@@ -263,12 +262,17 @@ def read_features(path):
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path} cannot be read as features: {str(error).splitlines()[0]}") from None
     features = frame.select(numbers).to_numpy(order="c")
-    if frame.height == 0:
-        raise ValueError(f"{path} holds no rows; make it anew with run_networks.py")
-    whole = np.isfinite(features).all(axis=1) & frame["label"].is_not_null().to_numpy()
+    written = read_sidecar(path).get("rows", frame.height)
+    if frame.height == 0 or frame.height != written:
+        raise ValueError(f"{path} holds {frame.height or 'no'} rows, expected {written or 'some'}, as its sidecar says; make it anew "
+                         f"with run_networks.py, or delete {sidecar_path(path).name} to take it as it is")
+    labelled = frame["label"].is_not_null().to_numpy()
+    whole = np.isfinite(features).all(axis=1) & labelled
     if not whole.all():
-        raise ValueError(f"{path} holds NaN, infinity or an empty cell, first in data row {int(np.argmin(whole)) + 1}; scores of "
-                         "it would mean nothing: make it anew with run_networks.py, or train a network that does not diverge")
+        row = int(np.argmin(whole))
+        what = ("NaN, infinity or an empty cell, of which every score is undefined" if labelled[row] else "no label")
+        raise ValueError(f"{path} holds {what}, first in data row {row + 1}; make it anew with run_networks.py"
+                         + (", of a network that did not diverge" if labelled[row] else ""))
     if labels.dtype.is_float() and (labels != labels.round()).any():
         row = int((labels != labels.round()).arg_max())
         raise ValueError(f"{path} has label {labels[row]} in data row {row + 1}; expected whole numbers")
@@ -303,94 +307,9 @@ def read_head(path):
     return W, b, frame["class"].to_list()
 
 
-# ---- one checkpoint's files -------------------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class Run:
-    """The files of one checkpoint, checked against each other; nothing large is read yet."""
-
-    folder: Path
-    checkpoint: str
-    dataset: str
-    head: Path
-    train: Path
-    val: Path  # None where the run kept no validation images
-    test: Path
-    ood: dict  # name: path
-    odin: dict  # test sets of perturbed images, "": ID, name: OOD; empty unless all are there
-
-    @property
-    def files(self):
-        return [path for path in (self.head, self.train, self.val, self.test, *self.ood.values(), *self.odin.values()) if path]
-
-
 def feature_file(folder, name):
     """The .csv or .parquet file of this stem, or None."""
     return next((path for suffix in SUFFIXES if (path := Path(folder) / f"{name}{suffix}").exists()), None)
-
-
-def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
-    """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not belong together.
-
-    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken. Raises ValueError that
-    names what is missing, or made by another checkpoint or head, and the command that makes it.
-    """
-    folder = results_folder(checkpoint, output_dir)
-    found = sorted({path.stem[3:-6] for suffix in SUFFIXES for path in folder.glob(f"ID_*_train{suffix}")})
-    if dataset is None and len(found) != 1:
-        raise ValueError(f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'}); expected one: "
-                         f"name it with --dataset, or make it with: {remedy(checkpoint)}")
-    dataset = split_name(dataset)[0] if dataset else found[0]
-    if ood is None:
-        ood = sorted({path.stem[4:-5] for suffix in SUFFIXES for path in folder.glob(f"OOD_*_test{suffix}")})
-    ood = [split_name(name)[0] for name in ood]
-    wanted = {"head": "head", "train": f"ID_{dataset}_train", "test": f"ID_{dataset}_test",
-              **{f"OOD {name}": f"OOD_{name}_test" for name in ood}}
-    files = {role: feature_file(folder, stem) for role, stem in wanted.items()}
-    missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None]
-    if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {remedy(checkpoint, dataset, ood)}")
-    # What the set of files can do without belongs to it only where it was made from the same checkpoint.
-    val, odin = feature_file(folder, f"ID_{dataset}_val"), odin_files(folder, dataset, ood)
-    origin = read_sidecar(files["head"]).get("checkpoint_sha256")
-    val = val if val and read_sidecar(val).get("checkpoint_sha256") == origin else None
-    odin = odin if all(read_sidecar(path).get("checkpoint_sha256") == origin for path in odin.values()) else {}
-    run = Run(folder, folder.name, dataset, files["head"], files["train"], val, files["test"],
-              {name: files[f"OOD {name}"] for name in ood}, odin)
-    check_origin(run, Path(checkpoint), remedy(checkpoint, dataset, ood))
-    return run
-
-
-def odin_files(folder, dataset, ood):
-    files = {"": feature_file(folder, f"ODIN_ID_{dataset}_test"),
-             **{name: feature_file(folder, f"ODIN_OOD_{name}_test") for name in ood}}
-    return files if all(files.values()) else {}
-
-
-def remedy(checkpoint, dataset=None, ood=()):
-    name = str(checkpoint).rstrip("/")
-    name += "" if name.endswith(".pth") else ".pth"
-    return " ".join(["python run_networks.py --checkpoint", str(name), *(["--dataset", dataset] if dataset else []),
-                     *(["--ood", *ood] if ood else [])])
-
-
-def check_origin(run, checkpoint, command):
-    """Widths agree; each sidecar names this head and, where the checkpoint file is at hand, this checkpoint."""
-    width = len(columns_of(run.head)) - 2
-    head, expected = sha256(run.head), sha256(checkpoint) if checkpoint.is_file() else None
-    expected = expected or read_sidecar(run.head).get("checkpoint_sha256")
-    for path in run.files:
-        if path != run.head and width_of(path) != width:
-            raise ValueError(f"{path} is {width_of(path)} features wide where {run.head} has {width}: they come from different "
-                             f"networks; make them anew with: {command}")
-        sidecar = read_sidecar(path)
-        if not sidecar:
-            warnings.warn(f"{path} has no sidecar: nothing says which checkpoint made it, so it is taken on trust", stacklevel=2)
-        elif expected and sidecar.get("checkpoint_sha256") != expected:
-            raise ValueError(f"{path} was made from another checkpoint ({str(sidecar.get('checkpoint_sha256'))[:12]}, expected "
-                             f"{expected[:12]}); make it anew with: {command}")
-        elif path != run.head and sidecar.get("head_sha256") != head:
-            raise ValueError(f"{path} was made with another head than {run.head}; make both anew with: {command}")
 
 
 def check_labels(data, class_names):

@@ -16,8 +16,8 @@ TABLE = {
     "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "recipes", "utils", "cli"},
     "train": {"training", "recipes", "augment", "data", "networks", "leave_out", "distributed", "utils", "cli", "figures"},
     "run_networks": {"data", "networks", "extraction", "layers", "distributed", "utils", "cli"},
-    "ood_methods": {"scores", "tables", "metrics", "figures", "utils", "cli"},
-    "neural_collapse": {"layers", "series", "collapse", "figures", "utils", "cli"},
+    "ood_methods": {"scores", "tables", "metrics", "figures", "runs", "utils", "cli"},
+    "neural_collapse": {"layers", "series", "collapse", "figures", "runs", "utils", "cli"},
     "report": {"figures", "utils", "cli", "data"},
     "training": {"recipes", "augment", "networks", "collapse", "distributed", "utils"},
     "recipes": set(),
@@ -32,6 +32,7 @@ TABLE = {
     "scores": set(),
     "tables": {"metrics"},
     "metrics": set(),
+    "runs": {"utils"},
     "collapse": set(),
     "figures": set(),
     "distributed": set(),
@@ -42,7 +43,7 @@ TABLE = {
 SPLIT = ("scores", "figures", "collapse", "training")
 SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
 STAGES = SCRIPTS[1:]
-TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "tables", "metrics", "layers", "series", "collapse",
+TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "tables", "metrics", "layers", "series", "runs", "collapse",
               "figures", "utils", "cli")
 PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
 

@@ -17,6 +17,7 @@ import distributed
 import extraction
 import networks
 import run_networks
+import runs
 import train
 import utils
 
@@ -189,7 +190,7 @@ def test_sidecars_say_how_each_file_was_made(digits_run):
 def test_the_files_belong_together(digits_run):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run = utils.open_run(digits_run.checkpoint, digits_run.output_dir)
+        run = runs.open_run(digits_run.checkpoint, digits_run.output_dir)
     assert run.dataset == "digits" and sorted(run.ood) == ["gaussian", "held_out", "photos", "uniform"]
 
 
@@ -230,7 +231,7 @@ def test_another_checkpoint_under_the_same_name_remakes_everything(own_digits_ru
     start(own_digits_run)
     after = modified(own_digits_run.folder)
     assert all(after[name] != before[name] for name in before)
-    utils.open_run(own_digits_run.checkpoint, own_digits_run.output_dir)
+    runs.open_run(own_digits_run.checkpoint, own_digits_run.output_dir)
 
 
 def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_path):

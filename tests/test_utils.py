@@ -179,6 +179,18 @@ def test_a_file_of_other_columns_is_no_feature_file(tmp_path, header):
         utils.read_features(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize("kept", [3, 5])
+def test_a_file_of_more_or_fewer_rows_than_its_sidecar_says_is_refused(tmp_path, kept):
+    path = tmp_path / "x.csv"
+    utils.write_features(path, np.ones((4, 2)), np.zeros(4))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[-1]][: kept + 1]))
+    with pytest.raises(ValueError, match=rf"holds {kept} rows, expected 4, as its sidecar says; .*delete x\.json"):
+        utils.read_features(path)
+    utils.sidecar_path(path).unlink()
+    assert len(utils.read_features(path).features) == kept
+
+
 def test_a_file_without_rows_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("ct0,ct1,label\n")
     with pytest.raises(ValueError, match="holds no rows"):
@@ -499,144 +511,3 @@ def test_names_and_folders(text, name, folder):
 def test_what_is_neither_a_name_nor_a_folder_is_refused(text):
     with pytest.raises(ValueError, match="neither a name nor NAME=FOLDER"):
         utils.split_name(text)
-
-
-@pytest.mark.parametrize("name", ["mine", "Mine", "dtd", "MY-set"])
-def test_a_set_extracted_as_name_and_folder_is_found_by_its_name_alone(tmp_path, name):
-    folder = make_run(tmp_path / "net", ood=[utils.split_name(f"{name}=photos")[0]])
-    assert len(utils.open_run(folder, ood=[name]).ood) == 1
-
-
-# ---- one checkpoint's files ------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def run_folder(tmp_path):
-    """results/net_s0.pth and the features made from it."""
-    checkpoint = tmp_path / "results" / "net_s0.pth"
-    checkpoint.parent.mkdir()
-    checkpoint.write_bytes(b"weights")
-    return make_run(tmp_path / "results" / "net_s0", checkpoint_sha256=utils.sha256(checkpoint), ood=("svhn", "textures"))
-
-
-@pytest.fixture(params=["checkpoint", "folder"])
-def opened(request, run_folder):
-    """Open the run by its checkpoint, and by its folder."""
-    given = run_folder.with_suffix(".pth") if request.param == "checkpoint" else run_folder
-    return lambda **options: utils.open_run(str(given), run_folder.parent, **options)
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_run_opens_by_its_checkpoint_and_by_its_folder(opened, run_folder):
-    run = opened()
-    assert (run.folder, run.checkpoint, run.dataset) == (run_folder, "net_s0", "toy")
-    assert run.head == run_folder / "head.csv"
-    assert (run.train, run.test) == (run_folder / "ID_toy_train.csv", run_folder / "ID_toy_test.csv")
-    assert run.ood == {name: run_folder / f"OOD_{name}_test.csv" for name in ("svhn", "textures")}
-    assert run.files == [run.head, run.train, run.test, *run.ood.values()]
-
-
-def test_the_asked_sets_come_in_the_asked_order_under_any_of_their_names(opened):
-    assert list(opened(ood=["dtd", "SVHN"]).ood) == ["textures", "svhn"]
-    assert list(opened(ood=["svhn=anywhere"], dataset="toy").ood) == ["svhn"]
-    assert opened(ood=[]).ood == {}
-
-
-def test_a_checkpoint_without_features_is_told_how_to_make_them(tmp_path):
-    with pytest.raises(ValueError, match=r"no features of r/net\.pth: .*python run_networks\.py --checkpoint r/net\.pth"):
-        utils.open_run("r/net.pth", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["head", "ID_toy_train", "ID_toy_test", "OOD_svhn_test"])
-def test_a_missing_file_is_named_with_the_command_that_makes_it(opened, run_folder, name):
-    (run_folder / f"{name}.csv").unlink()
-    with pytest.raises(ValueError, match=rf"lacks {name}\.csv; make it with: python run_networks\.py --checkpoint \S*net_s0\.pth "
-                                         r"--dataset toy --ood svhn textures"):
-        opened(dataset="toy", ood=["svhn", "textures"])
-
-
-def test_a_folder_typed_with_a_slash_at_its_end_is_told_a_command_that_runs(run_folder):
-    (run_folder / "head.csv").unlink()
-    with pytest.raises(ValueError, match=r"--checkpoint \S*net_s0\.pth "):
-        utils.open_run(f"{run_folder}/", dataset="toy")
-
-
-def test_a_name_with_a_dot_is_not_cut_short(tmp_path):
-    folder = make_run(tmp_path / "results" / "net_lr0.1")
-    (tmp_path / "results" / "net_lr0.1.pth").write_bytes(b"weights")
-    for given in (folder, tmp_path / "results" / "net_lr0.1.pth"):
-        assert utils.results_folder(given, tmp_path / "results") == folder
-    (folder / "head.csv").unlink()
-    with pytest.raises(ValueError, match=r"--checkpoint \S*/net_lr0\.1\.pth "):
-        utils.open_run(folder, dataset="toy")
-
-
-def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
-    for split in ("train", "test"):
-        (run_folder / f"ID_other_{split}.csv").write_bytes((run_folder / f"ID_toy_{split}.csv").read_bytes())
-    with pytest.raises(ValueError, match=r"2 ID data sets \(other, toy\).*--dataset"):
-        opened()
-    assert opened(dataset="toy").dataset == "toy"
-    for path in run_folder.glob("ID_*"):
-        path.unlink()
-    with pytest.raises(ValueError, match=r"0 ID data sets \(none\).*python run_networks\.py"):
-        opened()
-
-
-@pytest.mark.parametrize("name", ["ID_toy_train", "ID_toy_test", "OOD_svhn_test"])
-def test_features_of_another_width_are_refused(opened, run_folder, name):
-    sidecar = json.loads((run_folder / f"{name}.json").read_text())
-    utils.write_features(run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
-    with pytest.raises(ValueError, match=rf"{name}\.csv is 5 features wide where \S*head\.csv has 4.*python run_networks\.py"):
-        opened()
-
-
-@pytest.mark.parametrize("name", ["head", "ID_toy_train", "OOD_svhn_test"])
-def test_features_of_another_checkpoint_are_refused(run_folder, name):
-    rewrite(run_folder / f"{name}.json", lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
-    expected = utils.sha256(run_folder.with_suffix(".pth"))[:12]
-    with pytest.raises(ValueError, match=rf"{name}\.csv was made from another checkpoint \(ffffffffffff, expected {expected}\)"
-                                         r".*python run_networks\.py"):
-        utils.open_run(run_folder.with_suffix(".pth"), run_folder.parent)
-
-
-def test_features_are_refused_once_the_checkpoint_was_trained_anew(run_folder):
-    run_folder.with_suffix(".pth").write_bytes(b"other weights")
-    with pytest.raises(ValueError, match="was made from another checkpoint"):
-        utils.open_run(run_folder.with_suffix(".pth"), run_folder.parent)
-
-
-def test_a_folder_alone_vouches_by_its_head(run_folder):
-    rewrite(run_folder / "OOD_svhn_test.json", lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
-    with pytest.raises(ValueError, match=r"OOD_svhn_test\.csv was made from another checkpoint"):
-        utils.open_run(run_folder)
-
-
-@pytest.mark.parametrize("name", ["ID_toy_test", "OOD_textures_test"])
-def test_features_of_another_head_are_refused(opened, run_folder, name):
-    rewrite(run_folder / f"{name}.json", lambda sidecar: sidecar.update(head_sha256="0" * 64))
-    with pytest.raises(ValueError, match=rf"{name}\.csv was made with another head than \S*head\.csv.*python run_networks\.py"):
-        opened()
-
-
-def test_an_edited_head_is_refused(opened, run_folder):
-    text = (run_folder / "head.csv").read_text()
-    (run_folder / "head.csv").write_text(text + text.splitlines()[-1] + "\n")
-    with pytest.raises(ValueError, match="made with another head"):
-        opened()
-
-
-@pytest.mark.parametrize("name", ["head", "ID_toy_train", "OOD_svhn_test"])
-def test_a_file_without_sidecar_is_taken_on_trust_and_says_so(run_folder, name):
-    (run_folder / f"{name}.json").unlink()
-    with pytest.warns(UserWarning, match=rf"{name}\.csv has no sidecar") as caught:
-        utils.open_run(run_folder.with_suffix(".pth"), run_folder.parent)
-    assert len(caught) == 1
-
-
-def test_parquet_features_open_as_csv_ones_do(tmp_path):
-    folder = make_run(tmp_path / "net", suffix=".parquet")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        run = utils.open_run(folder)
-    assert [path.name for path in run.files] == ["head.csv", "ID_toy_train.parquet", "ID_toy_test.parquet", "OOD_svhn_test.parquet"]
-    assert utils.read_features(run.train).features.shape == (6, 4)
