@@ -13,8 +13,8 @@ scores_OOD_<name>.csv (a row an image, a column a method, and whether each score
 ood_metrics.csv (a row an OOD set and method) with ood_metrics.md and, on demand, .tex, and figures/. Every score is higher for
 more in-distribution images; ID is the positive class; rates are in [0, 1]. docs/methods.md explains each method.
 """
-import json
-from dataclasses import dataclass
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,20 +23,19 @@ import polars as pl
 import cli
 import figures
 import metrics
+import runs
 import scores
+import scoring
 import tables
 import utils
 
-# flag: (method, parameter). A new parameter is a row here.
-PARAMETERS = {"temperature": ("Energy", "temperature"), "ridge": ("Mahalanobis", "ridge"), "vim_dim": ("ViM", "dim"),
-              "neco_dim": ("NECO", "dim"), "neco_scaler": ("NECO", "scaler"), "neco_max_logit": ("NECO", "max_logit")}
-# What --val-ood tries, beside the default: values that the authors or OpenOOD search.
-GRIDS = {"Energy": ("temperature", (0.5, 1, 2, 5, 10)), "GEN": ("gamma", (0.01, 0.1, 0.5, 1)),
-         "ReAct": ("percentile", (85, 90, 95, 99)), "ASH-P": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
-         "ASH-B": ("percentile", (65, 70, 75, 80, 85, 90, 95)), "ASH-S": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
-         "SCALE": ("percentile", (65, 70, 75, 80, 85, 90, 95)), "DICE": ("percentile", (10, 30, 50, 70, 90)),
-         "KNN": ("k", (1, 10, 50, 100, 200)), "NNGuide": ("k", (1, 10, 50, 100)), "NCI": ("alpha", (0, 1e-4, 1e-3, 1e-2))}
-ODIN = "ODIN"  # scores features of its own, which run_networks.py --odin-epsilon extracts
+# flag: (parameter, the methods that it is of). A new parameter is a row here.
+PARAMETERS = {"temperature": ("temperature", ("Energy",)), "ridge": ("ridge", ("Mahalanobis",)),
+              "vim_dim": ("dim", ("ViM", "Residual")),
+              "neco_dim": ("dim", ("NECO", "NECO-NoScaler", "NECO-MaxLogit")),
+              "no_neco_scaler": ("scaler", ("NECO", "NECO-MaxLogit", "NECO-ETF")),
+              "neco_max_logit": ("max_logit", ("NECO", "NECO-NoScaler", "NECO-ETF"))}
+DERIVED = ("ood_groups.csv", "ood_metrics.tex")  # of ood_metrics.csv, where asked for
 
 
 def make_parser():
@@ -46,14 +45,15 @@ def make_parser():
                               "the mean and standard deviation are written too"},
                   ood={"help": "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"})
     parser.add_argument("--methods", nargs="+", type=method, metavar="METHOD",
-                        help=f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)}, {ODIN}; "
+                        help=f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)}, {scoring.ODIN}; "
                              f"variants: {', '.join(name for name in scores.METHODS if name not in scores.DEFAULT)}")
     parser.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
-    parser.add_argument("--ridge", type=float, help="of Mahalanobis: this share of the mean variance is added to the covariance; "
-                        "default 0, a pseudo-inverse")
-    parser.add_argument("--vim-dim", type=cli.positive, help="principal dimension of ViM; default 1000, 512 or D/2, by D")
+    parser.add_argument("--ridge", type=not_negative, help="of Mahalanobis: this share of the mean variance is added to the "
+                        "covariance; default 0, a pseudo-inverse")
+    parser.add_argument("--vim-dim", type=cli.positive, help="principal dimension of ViM and Residual; default 1000, 512 or D/2, "
+                        "by D")
     parser.add_argument("--neco-dim", type=cli.positive, help="components of NECO; default: those with 90%% of the ID variance")
-    parser.add_argument("--no-neco-scaler", dest="neco_scaler", action="store_const", const=False,
+    parser.add_argument("--no-neco-scaler", action="store_const", const=False,
                         help="NECO without standardising the features")
     parser.add_argument("--neco-max-logit", action="store_const", const=True, help="NECO times the largest logit (transformers)")
     parser.add_argument("--val-ood", type=set_name, metavar="NAME", help="choose hyper-parameters by AUROC on this OOD set, and "
@@ -62,7 +62,7 @@ def make_parser():
                         help="average over groups of OOD sets, such as near=cifar10 far=svhn,textures")
     parser.add_argument("--tpr", type=share, default=0.95, help="share of ID images that the thresholds and FPR keep")
     parser.add_argument("--latex", action="store_true", help="write ood_metrics.tex too (booktabs)")
-    parser.add_argument("--caption", type=str, default="", help="of the LaTeX table")
+    parser.add_argument("--caption", type=str, default="", help="of the LaTeX table, in LaTeX; default: what the table shows")
     parser.add_argument("--label", type=str, default="tab:ood", help="of the LaTeX table")
     return parser
 
@@ -75,84 +75,123 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    runs = [utils.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
-    for run, checkpoint in zip(runs, args.checkpoint, strict=True):
-        check(run, checkpoint, args)
-    measured = [score_run(run, args) for run in runs]
-    if len(runs) > 1:
+    opened = [runs.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
+    check_together(opened)
+    for run in opened:
+        check(run, args)
+        utils.writable_folder(run.folder / "figures")
+    measured = [score_run(run, args) for run in opened]
+    if len(opened) > 1:
         compare_checkpoints(measured, args)
 
 
-def check(run, checkpoint, args):
+def check_together(opened):
+    """Checkpoints that are averaged: each once, and all against the same OOD sets."""
+    first = opened[0]
+    for place, run in enumerate(opened):
+        if run.folder.resolve() in [other.folder.resolve() for other in opened[:place]]:
+            raise ValueError(f"--checkpoint names {run.folder} more than once, which would count as another seed; give each once")
+        if set(run.ood) != set(first.ood):
+            raise ValueError(f"{first.folder} has the OOD sets {', '.join(first.ood)}, {run.folder} has {', '.join(run.ood)}; name "
+                             "those to average over with --ood")
+
+
+def check(run, args):
     """Mistakes that show before anything large is read."""
     if not run.ood:
-        raise ValueError(f"{run.folder} holds no OOD features; make some with: {utils.remedy(checkpoint, ood=['svhn'])}")
-    for name in {name for _, names in args.groups for name in names} | ({args.val_ood} - {None}):
-        if name not in run.ood:
-            raise ValueError(f"{name} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it in --ood")
+        raise ValueError(f"{run.folder} holds no OOD features; make some with: {run.command} --ood svhn")
+    if args.val_ood and args.val_ood not in run.ood:
+        raise ValueError(f"{args.val_ood} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it in --ood")
     if args.val_ood and len(run.ood) == 1:
         raise ValueError(f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test them; add another")
     if args.val_ood and run.val is None:
-        raise ValueError(f"{run.folder} lacks ID_{run.dataset}_val.csv: --val-ood compares with ID validation images; train with "
-                         "--val-size above 0")
-    if ODIN in (args.methods or []) and not run.odin:
-        raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
-                         f"{utils.remedy(checkpoint, run.dataset, run.ood)} --odin-epsilon 0.0014")
+        raise ValueError(f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares with ID validation "
+                         f"images, which {run.command} writes of a network trained with --val-size above 0")
+    check_groups(run, args)
+    width = utils.width_of(run.train)
+    for flag in ("vim_dim", "neco_dim"):
+        if (getattr(args, flag) or 0) >= width:
+            raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected 1 to {width - 1} for {width} features")
+    if scoring.ODIN in (args.methods or []) and not run.odin:
+        raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: {run.command} "
+                         "--odin-epsilon 0.0014")
 
 
-@dataclass(frozen=True)
-class Scored:
-    """All scores of one checkpoint: by method (N,), and by OOD set and method."""
-
-    id: dict
-    ood: dict
-    parameters: dict
+def check_groups(run, args):
+    """Every group has a name of its own and sets that are tested, each once: nothing averages twice or hides another column."""
+    tested = [name for name in run.ood if name != args.val_ood]
+    names = [name for name, _ in args.groups]
+    for name, members in args.groups:
+        if names.count(name) > 1 or name in run.ood:
+            raise ValueError(f"--groups {name}={','.join(members)}: {name} is the name of another group or of an OOD set; give "
+                             "each group a name of its own")
+        for member in members:
+            if member not in tested:
+                raise ValueError(f"--groups {name}={','.join(members)}: {member} is not among the tested OOD sets, "
+                                 f"{', '.join(tested)}; extract it, or name it in --ood")
+            if members.count(member) > 1:
+                raise ValueError(f"--groups {name}={','.join(members)}: {member} stands there more than once")
 
 
 def score_run(run, args):
     """Fit, score, and write everything of one checkpoint -> its tidy table."""
+    print(f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in {run.folder}")
     W, b, class_names = utils.read_head(run.head)
     train, val, test = (utils.read_features(path) if path else None for path in (run.train, run.val, run.test))
     for found in filter(None, (train, val, test)):
         utils.check_labels(found, class_names)
     ood = {name: utils.read_features(path) for name, path in run.ood.items()}
-    utils.writable_folder(run.folder / "figures")
     fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
-    names = [name for name in args.methods or scores.DEFAULT if name != ODIN]
+    names = [name for name in args.methods or scores.DEFAULT if name != scoring.ODIN]
     overrides, chosen = parameters(args), {}
     if args.val_ood:
-        chosen = tune(fitted, names, overrides, val.features, ood.pop(args.val_ood).features, W, b)
+        chosen = scoring.tune(fitted, names, overrides, val.features, ood.pop(args.val_ood).features, W, b)
     states = scores.fit_all(fitted, names, {**chosen, **overrides})
-    scored = Scored(scores.score_all(test.features, states, W, b),
+    scored = scoring.Scored(scores.score_all(test.features, states, W, b),
                     {name: scores.score_all(found.features, states, W, b) for name, found in ood.items()},
                     {name: state.parameters | ({"val_ood": args.val_ood} if name in chosen else {})
                      for name, state in states.items()})
-    if ODIN in (args.methods or [ODIN]) and run.odin:
-        add_odin(run, scored, W, b)
+    if scoring.ODIN in (args.methods or [scoring.ODIN]) and run.odin:
+        scoring.add_odin(run, scored, {"": test, **ood}, W, b)
+    scoring.warn_of_undefined(scored)
     right = scores.compute_logits(test.features, W, b).argmax(1) == test.labels
-    table = tabulate(run, scored, right, args.tpr)
+    table = scoring.tabulate(run, scored, right, args.tpr)
     written = write(run, args, table, scored, {f"ID_{run.dataset}": test, **{f"OOD_{name}": ood[name] for name in ood}}, W, b,
                     class_names)
     written += draw(run, fitted, test, ood, table, scored, args)
+    removed = remove_outdated(run.folder, written)
     utils.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written)
     cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
     print(f"\nper-image scores, figures and the full table: {run.folder}")
+    if removed:
+        print(f"removed, as made of an earlier table: {', '.join(removed)}")
     return table
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 def method(text):
-    """argparse type: a method's name in any case -> its published spelling."""
-    known = {name.lower(): name for name in (*scores.METHODS, ODIN)}
-    if text.lower() not in known:
+    """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
+    known = {plain_name(name): name for name in (*scores.METHODS, scoring.ODIN)}
+    if plain_name(text) not in known:
         raise cli.ArgumentTypeError(f"unknown method {text!r}; expected one of {', '.join(known.values())}")
-    return known[text.lower()]
+    return known[plain_name(text)]
+
+
+def plain_name(text):
+    """KL-Matching, KLMatching and kl_matching are one method."""
+    return text.lower().replace("-", "").replace("_", "")
 
 
 def positive_number(text):
-    if not float(text) > 0:
+    if not 0 < float(text) < float("inf"):
         raise cli.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return float(text)
+
+
+def not_negative(text):
+    if not 0 <= float(text) < float("inf"):
+        raise cli.ArgumentTypeError(f"expected 0 or a number above it, found {text}")
     return float(text)
 
 
@@ -163,7 +202,10 @@ def share(text):
 
 
 def set_name(text):
-    return utils.split_name(text)[0]
+    try:
+        return utils.split_name(text.strip())[0]
+    except ValueError as error:
+        raise cli.ArgumentTypeError(str(error)) from None
 
 
 def group(text):
@@ -177,59 +219,18 @@ def group(text):
 def parameters(args):
     """The flags that were given, by method: {"ViM": {"dim": 300}}. One for a method that is not asked for is a mistake."""
     given = {}
-    for flag, (name, parameter) in PARAMETERS.items():
+    for flag, (parameter, names) in PARAMETERS.items():
         value = getattr(args, flag)
-        if value is not None:
-            if args.methods and name not in args.methods:
-                raise ValueError(f"--{flag.replace('_', '-')} belongs to {name}, which --methods leaves out")
+        if value is None:
+            continue
+        if args.methods and not set(names) & set(args.methods):
+            raise ValueError(f"--{flag.replace('_', '-')} is of {', '.join(names)}, which --methods leaves out")
+        for name in names:
             given.setdefault(name, {})[parameter] = value
-    return given
-
-
-# ---- scores ----------------------------------------------------------------------------------------------------------
-
-def tune(fitted, names, overrides, val, ood, W, b):
-    """Hyper-parameters by AUROC of ID validation images against one OOD set that is not tested on -> {method: {name: value}}."""
-    best = {}
-    for name in set(names).intersection(GRIDS) - set(overrides):
-        parameter, values = GRIDS[name]
-        def area(value, name=name, parameter=parameter):
-            state = scores.fit_all(fitted, [name], {name: {parameter: value}})
-            return metrics.auroc(scores.score_all(val, state, W, b)[name], scores.score_all(ood, state, W, b)[name])
-        best[name] = {parameter: max(values, key=area)}
-    return best
-
-
-def add_odin(run, scored, W, b):
-    """ODIN (Liang et al. 2018): the largest softmax probability at temperature T of perturbed images, ID and OOD alike."""
-    sidecar = utils.read_sidecar(run.odin[""])
-    found = {key: sidecar[key] for key in ("odin_epsilon", "temperature")}
-    for name, into in [("", scored.id), *scored.ood.items()]:
-        if {key: utils.read_sidecar(run.odin[name]).get(key) for key in found} != found:
-            raise ValueError(f"{run.odin[name]} was perturbed with another epsilon or temperature than {run.odin['']}; extract "
-                             f"both anew with: run_networks.py --odin-epsilon {found['odin_epsilon']}")
-        features = utils.read_features(run.odin[name]).features
-        into[ODIN] = scores.max_softmax(scores.compute_logits(features, W, b), found["temperature"])
-    scored.parameters[ODIN] = found
+    return {name: values for name, values in given.items() if name in (args.methods or scores.DEFAULT)}
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
-
-def tabulate(run, scored, right, tpr):
-    """Scores -> the tidy table: a row an OOD set and method. `best` says that a paired test against each other method agrees."""
-    rows = []
-    for name, found in scored.ood.items():
-        measured = {method: metrics.evaluate(scored.id[method], found[method], tpr) for method in found}
-        leader = tables.significant_leader(measured, scored.id, found)
-        for method, values in measured.items():
-            parameters = scored.parameters[method]
-            rows.append({"checkpoint": run.folder.name, "dataset": run.dataset, "ood": name, "method": method,
-                         "parameters": json.dumps(utils.plain(parameters)) if parameters else "", **values,
-                         "accuracy": right.mean(),
-                         "accuracy_at_tpr": metrics.accuracy_at_coverage(right, scored.id[method], tpr),
-                         "best": method == leader})
-    return pd.DataFrame(rows)
-
 
 def compare_checkpoints(measured, args):
     """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's mean over its sets."""
@@ -260,7 +261,7 @@ def write(run, args, table, scored, sets, W, b, class_names):
         utils.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
     if args.latex:
         written.append(run.folder / "ood_metrics.tex")
-        utils.write_text(written[-1], tables.latex(summary, table, args.caption, args.label))
+        utils.write_text(written[-1], tables.latex(summary, table, args.tpr, args.caption, args.label))
     thresholds = {name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()}
     for stem, found in sets.items():
         written.append(run.folder / f"scores_{stem}.csv")
@@ -275,9 +276,24 @@ def write_scores(path, found, values, thresholds, logits, class_names, sidecar):
     columns = {"path": found.paths} if found.paths else {}
     columns |= {"label": found.labels, "prediction": prediction, "predicted_class": [class_names[index] for index in prediction]}
     columns |= {name: pl.Series(value).fill_nan(None) for name, value in values.items()}
-    columns |= {f"{name}_accepted": columns[name] >= threshold for name, threshold in thresholds.items()}
+    columns |= {f"{name}_accepted": columns[name] >= threshold if np.isfinite(threshold) else pl.Series([None] * len(prediction))
+                for name, threshold in thresholds.items()}
     with utils.with_sidecar(path, {**sidecar, "rows": len(prediction), "thresholds": thresholds}) as temporary:
         pl.DataFrame(columns).write_csv(temporary)
+
+
+def remove_outdated(folder, written):
+    """Remove what an earlier command made of a table that is now another one -> the names.
+
+    A score file that is not made anew stays: its numbers are still right, and its sidecar says what made them.
+    """
+    earlier = utils.read_json(folder / "ood_methods.json").get("outputs", {})
+    outdated = [name for name in earlier if folder / name not in written and Path(name).parts[0] in ("figures", *DERIVED)]
+    for name in outdated:
+        (folder / name).unlink(missing_ok=True)
+        if name.endswith(".csv"):
+            utils.sidecar_path(folder / name).unlink(missing_ok=True)
+    return outdated
 
 
 def draw(run, fitted, test, ood, table, scored, args):

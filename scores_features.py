@@ -40,7 +40,7 @@ def inverse_root(spectrum, ridge: float = 0.0) -> np.ndarray:
     """
     values, vectors = spectrum
     values = values + ridge * values.clip(0).mean()
-    kept = values > CUTOFF * values[-1]
+    kept = values > (0 if ridge else CUTOFF * values[-1])  # a ridge is there so that nothing is left out
     return vectors[:, kept] / np.sqrt(values[kept])
 
 
@@ -143,20 +143,20 @@ def _residual_space(train, method: str, dim: int | None) -> State:
         warn(method, "the head has no bias, so the residual is measured from the zero vector")
     matrix = train.vim_axes[:, : train.width - dim]
     offset = (train.mean - train.vim_origin) @ matrix
-    return State(parameters={"dim": dim}, centre=train.mean, matrix=matrix.astype(np.float32), offset=offset)
+    state = State(parameters={"dim": dim}, centre=train.mean, matrix=matrix.astype(np.float32), offset=offset)
+    residual = sum(train.passes(lambda features, labels: row_norm(project(features, state)).sum())) / len(train)
+    if not residual > CUTOFF * np.sqrt(np.trace(train.covariance)):
+        warn(method, f"the training features leave no residual beyond {dim} dimensions, so it is undefined; give a smaller dim")
+        residual, state.offset = np.nan, np.full_like(offset, np.nan)  # what rounding leaves had an AUROC of 90%
+    state.mean_residual = residual
+    return state
 
 
 def vim_fit(train, dim: int | None = None) -> State:
     """The residual space, and alpha = mean largest logit / mean residual norm over the training images (eq. 5)."""
     state = _residual_space(train, "ViM", dim)
-
-    def part(features, labels):
-        return row_norm(project(features, state)).sum(), row_max(compute_logits(features, train.W, train.b)).sum()
-
-    residual, largest = summed(train.passes(part))
-    state.alpha = largest / residual if residual > CUTOFF * len(train) * np.sqrt(np.trace(train.covariance)) else np.nan
-    if np.isnan(state.alpha):
-        warn("ViM", "the training features leave no residual, so alpha is undefined; give a smaller dim")
+    largest = sum(train.passes(lambda features, labels: row_max(compute_logits(features, train.W, train.b)).sum()))
+    state.alpha = largest / len(train) / state.mean_residual
     return state
 
 

@@ -2,12 +2,16 @@
 
 The tidy table has a row an OOD set and method, as ood_metrics.csv has (README.md says its columns).
 """
+import json
+
 import numpy as np
 import pandas as pd
 
 import metrics
 
 SIGNIFICANT = 0.05  # p below which a paired test sets the best method apart
+BOLD = f"Bold: the best AUROC where paired DeLong tests set it apart from every other (p < {SIGNIFICANT})."
+BESIDE = 4  # OOD sets and means side by side in LaTeX, as many as a page is wide; further ones stand in a panel below
 
 
 def significant_leader(measured, id_scores, ood_scores):
@@ -67,7 +71,17 @@ def heading(table, tpr):
     row = table.iloc[0]
     return (f"{row['checkpoint']}: {row['dataset']} ({row['n_id']:,} test images) against "
             + ", ".join(f"{name} ({count:,})" for name, count in table.groupby("ood", sort=False)["n_ood"].first().items())
-            + f"; AUROC, and FPR at {tpr:.0%} TPR with ID as positive, in %")
+            + f"; AUROC, and FPR at {100 * tpr:g}% TPR with ID as positive, in %" + tuned(table))
+
+
+def tuned(table):
+    """Which methods' hyper-parameters were chosen on a validation OOD set, in words."""
+    chosen = {}
+    for name, text in zip(table["method"], table["parameters"], strict=True):
+        validation = json.loads(text).get("val_ood") if text else None
+        if validation and name not in chosen.setdefault(validation, []):
+            chosen[validation].append(name)
+    return "".join(f"; hyper-parameters of {', '.join(names)} chosen on {validation}" for validation, names in chosen.items())
 
 
 def cells(summary, table, bold):
@@ -79,20 +93,26 @@ def cells(summary, table, bold):
 
 def markdown(summary, table, tpr):
     rows = [summary.columns, ["---", *["---:"] * (summary.shape[1] - 1)], *cells(summary, table, "**{}**".format)]
-    bold = f"Bold: the best AUROC where paired DeLong tests set it apart from every other (p < {SIGNIFICANT})."
-    return (f"{heading(table, tpr)}. {bold}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
+    return (f"{heading(table, tpr)}. {BOLD}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
 
 
-def latex(summary, table, caption, label):
-    r"""A booktabs table: AUROC and FPR under each OOD set's name, OOD sets side by side."""
-    sets = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in summary.columns[1:]))
-    lines = [r"\begin{table}", r"\centering", *([rf"\caption{{{tex(caption)}}}"] if caption else []), rf"\label{{{label}}}",
-             rf"\begin{{tabular}}{{l{'rr' * len(sets)}}}", r"\toprule",
-             " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in sets)]) + r" \\",
-             " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(sets)]) + r" \\", r"\midrule"]
-    for name, *values in cells(summary, table, r"\textbf{{{}}}".format):
-        lines.append(" & ".join([tex(name), *values]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+def latex(summary, table, tpr, caption, label):
+    r"""A booktabs table: AUROC and FPR under each OOD set's name, BESIDE sets side by side, as many panels as that takes.
+
+    `caption` is the person's own LaTeX; without one, the table says what it shows.
+    """
+    names = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in summary.columns[1:]))
+    rows = cells(summary, table, r"\textbf{{{}}}".format)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption or tex(f'{heading(table, tpr)}. {BOLD}')}}}",
+             rf"\label{{{label}}}"]
+    for start in range(0, len(names), BESIDE):
+        beside = names[start:start + BESIDE]
+        lines += [*([r"\\[1ex]"] if start else []), rf"\begin{{tabular}}{{l{'rr' * len(beside)}}}", r"\toprule",
+                  " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in beside)]) + r" \\",
+                  " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(beside)]) + r" \\", r"\midrule"]
+        lines += [" & ".join([tex(name), *values[2 * start:2 * (start + BESIDE)]]) + r" \\" for name, *values in rows]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def tex(text):

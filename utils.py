@@ -264,8 +264,8 @@ def read_features(path):
     features = frame.select(numbers).to_numpy(order="c")
     written = read_sidecar(path).get("rows", frame.height)
     if frame.height == 0 or frame.height != written:
-        raise ValueError(f"{path} holds {frame.height or 'no'} rows, expected {written or 'some'}, as its sidecar says; make it anew "
-                         f"with run_networks.py, or delete {sidecar_path(path).name} to take it as it is")
+        raise ValueError(f"{path} holds {frame.height or 'no'} rows, expected {written or 'some'}, as its sidecar says; make it "
+                         f"anew with run_networks.py, or delete {sidecar_path(path).name} to take it as it is")
     labelled = frame["label"].is_not_null().to_numpy()
     whole = np.isfinite(features).all(axis=1) & labelled
     if not whole.all():

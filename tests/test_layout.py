@@ -16,7 +16,7 @@ TABLE = {
     "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "recipes", "utils", "cli"},
     "train": {"training", "recipes", "augment", "data", "networks", "leave_out", "distributed", "utils", "cli", "figures"},
     "run_networks": {"data", "networks", "extraction", "layers", "distributed", "utils", "cli"},
-    "ood_methods": {"scores", "tables", "metrics", "figures", "runs", "utils", "cli"},
+    "ood_methods": {"scoring", "scores", "tables", "metrics", "figures", "runs", "utils", "cli"},
     "neural_collapse": {"layers", "series", "collapse", "figures", "runs", "utils", "cli"},
     "report": {"figures", "utils", "cli", "data"},
     "training": {"recipes", "augment", "networks", "collapse", "distributed", "utils"},
@@ -29,6 +29,7 @@ TABLE = {
     "data": {"utils"},
     "augment": set(),
     "leave_out": set(),
+    "scoring": {"scores", "tables", "metrics", "utils"},
     "scores": set(),
     "tables": {"metrics"},
     "metrics": set(),
@@ -43,8 +44,8 @@ TABLE = {
 SPLIT = ("scores", "figures", "collapse", "training")
 SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
 STAGES = SCRIPTS[1:]
-TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scores", "tables", "metrics", "layers", "series", "runs", "collapse",
-              "figures", "utils", "cli")
+TORCH_FREE = ("ood_methods", "neural_collapse", "report", "scoring", "scores", "tables", "metrics", "layers", "series", "runs",
+              "collapse", "figures", "utils", "cli")
 PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
 
 

@@ -16,6 +16,7 @@ from test_cli import read_csv, shell, write_blank
 import metrics
 import ood_methods
 import scores
+import scoring
 import tables
 import utils
 
@@ -52,7 +53,7 @@ def make_run(folder, ood=("far_noise", "near"), suffix=".csv", seed=0):
 def done(tmp_path_factory):
     """(folder, what was printed) of a run with every method and a LaTeX table; read it, change nothing."""
     folder = make_run(tmp_path_factory.mktemp("scored") / "net_s0")
-    ended = shell(ood_methods.main, "--checkpoint", folder, "--latex", "--caption", "50% of_it", "--label", "tab:x")
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--latex", "--caption", r"$50\%$ of it", "--label", "tab:x")
     assert ended.code == 0, ended.err
     return folder, ended.out
 
@@ -214,7 +215,7 @@ def test_the_markdown_table_holds_the_printed_numbers(done):
 def test_the_latex_table_is_escaped_and_sets_what_is_best_in_bold(done):
     text = (done[0] / "ood_metrics.tex").read_text()
     assert r"\toprule" in text and r"\midrule" in text and r"\bottomrule" in text
-    assert r"\caption{50\% of\_it}" in text and r"\label{tab:x}" in text and r"far\_noise" in text and "far_noise" not in text
+    assert r"\caption{$50\%$ of it}" in text and r"\label{tab:x}" in text and r"far\_noise" in text and "far_noise" not in text
     body = [re.sub(r"\\textbf\{(.*?)\}", r"*\1", line).removesuffix(r" \\").split(" & ") for line in text.splitlines()
             if line.partition(" ")[0] in scores.DEFAULT]
     assert {row[0]: [float(cell.strip("*")) for cell in row[1:]] for row in body} == printed_rows(done[1])
@@ -247,12 +248,30 @@ def test_accuracy_is_that_of_the_id_images_and_of_those_that_are_kept(done):
         assert row.accuracy_at_tpr == pytest.approx(right[inside[f"{row.method}_accepted"]].mean(), abs=1e-12)
 
 
+def test_what_was_made_of_an_earlier_table_goes_and_score_files_stay(folder):
+    run(folder, "--methods", "MSP", "ViM", "--groups", "all=near,far_noise", "--latex")
+    mine = folder / "figures" / "mine.png"
+    mine.write_bytes(b"a person's own")
+    before = (folder / "scores_OOD_far_noise.csv").read_bytes()
+    printed = run(folder, "--methods", "MSP", "--ood", "near")[1]
+    for name in ("ood_groups.csv", "ood_groups.json", "ood_metrics.tex", "figures/scores_ViM.png"):
+        assert not (folder / name).exists(), name
+    assert "ood_groups.csv" in printed and "figures/scores_ViM.png" in printed and mine.exists()
+    assert (folder / "scores_OOD_far_noise.csv").read_bytes() == before
+    assert "removed" not in run(folder, "--methods", "MSP", "--ood", "near")[1]
+
+
 def test_no_latex_is_written_unasked(folder):
     run(folder, "--methods", "MSP")
     assert not (folder / "ood_metrics.tex").exists() and (folder / "ood_metrics.md").exists()
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["KL-Matching", "klmatching", "KL_matching"])
+def test_hyphens_and_underscores_in_a_methods_name_are_read_over(folder, name):
+    assert set(run(folder, "--methods", name, "ash_s")[0]["method"]) == {"KLMatching", "ASH-S"}
+
 
 def test_methods_come_in_the_asked_order_whatever_their_case(folder):
     table, printed = run(folder, "--methods", "vim", "msp")
@@ -311,15 +330,18 @@ def test_another_share_moves_the_thresholds_and_the_false_positives(folder):
         (["--temperature", "0"], "above 0"),
         (["--temperature", "nan"], "above 0"),
         (["--temperature", "hot"], "invalid"),
+        (["--temperature", "inf"], "above 0"),
+        (["--ood", "near", "near"], "--ood names near more than once"),
+        (["--val-ood", "=x"], "neither a name nor NAME=FOLDER"),
         (["--tpr", "0"], "above 0 and at most 1"),
         (["--tpr", "95"], "above 0 and at most 1"),
         (["--vim-dim", "0"], "at least 1"),
         (["--ridge", "much"], "invalid"),
-        (["--methods", "MSP", "--vim-dim", "3"], "--vim-dim belongs to ViM, which --methods leaves out"),
-        (["--methods", "MSP", "--no-neco-scaler"], "belongs to NECO"),
-        (["--vim-dim", str(WIDTH + 1)], "ViM"),
+        (["--methods", "MSP", "--vim-dim", "3"], "--vim-dim is of ViM, Residual, which --methods leaves out"),
+        (["--methods", "MSP", "--no-neco-scaler"], "--no-neco-scaler is of NECO, NECO-MaxLogit, NECO-ETF, which"),
+        (["--vim-dim", str(WIDTH)], f"--vim-dim is {WIDTH}; expected 1 to {WIDTH - 1} for {WIDTH} features"),
         (["--ridge", "-1"], "ridge"),
-        (["--neco-dim", "1000"], "NECO"),
+        (["--neco-dim", "1000"], "--neco-dim is 1000; expected 1 to 11"),
         (["--ood", "svhn"], "lacks OOD_svhn_test.csv"),
         (["--dataset", "other"], "lacks ID_other_train.csv"),
     ],
@@ -357,7 +379,12 @@ def test_groups_average_their_sets_each_counting_alike(folder):
     ("words", "said"),
     [
         (["--groups", "near"], "GROUP=NAME,NAME"),
-        (["--groups", "near=svhn"], "svhn is not among the OOD sets far_noise, near;"),
+        (["--groups", "near=svhn"], "--groups near=svhn: near is the name of another group or of an OOD set"),
+        (["--groups", "all=svhn"], "svhn is not among the tested OOD sets, far_noise, near;"),
+        (["--groups", "a=near", "a=far_noise"], "a is the name of another group"),
+        (["--groups", "a=near, near"], "near stands there more than once"),
+        (["--groups", "a=near,/"], "'/' is neither a name nor NAME=FOLDER"),
+        (["--groups", "a=near,far_noise", "--val-ood", "near"], "near is not among the tested OOD sets, far_noise;"),
         (["--val-ood", "svhn"], "svhn is not among the OOD sets far_noise, near;"),
         (["--ood", "near", "--val-ood", "near"], "near is the only OOD set"),
         (["--methods", "ODIN"], "--odin-epsilon"),
@@ -415,9 +442,36 @@ def test_a_validation_set_chooses_and_is_not_tested_on(folder):
     def area(temperature):
         values = temperature * logsumexp(np.concatenate([inside, outside]) / temperature, axis=1)
         return roc_auc_score(np.repeat([1, 0], [len(inside), len(outside)]), values)
-    grid = ood_methods.GRIDS["Energy"][1]
+    grid = scoring.GRIDS["Energy"][1]
     assert area(chosen["Energy"]["temperature"]) == pytest.approx(max(map(area, grid)), abs=1e-4)
     assert len({round(area(value), 3) for value in grid}) > 1, "the choice matters here"
+
+
+def test_what_a_validation_set_chose_is_said_wherever_the_numbers_stand(folder):
+    printed = run(folder, "--methods", "MSP", "Energy", "GEN", "--val-ood", "near", "--latex")[1]
+    said = "hyper-parameters of Energy, GEN chosen on near"
+    for text in (printed, (folder / "ood_metrics.md").read_text(), (folder / "ood_metrics.tex").read_text()):
+        assert said in text
+    assert "chosen on" not in run(folder, "--methods", "MSP", "Energy")[1]
+
+
+def test_a_validation_set_that_leaves_a_score_undefined_chooses_nothing(folder):
+    write_ood(folder, "dead", np.vstack([np.zeros(WIDTH), np.random.default_rng(0).uniform(size=(30, WIDTH))]))
+    words = ["--methods", "KNN", "Energy", "--val-ood", "dead"]
+    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
+    parameters = read_csv(folder / "ood_metrics.csv").groupby("method")["parameters"].first().map(json.loads)
+    assert ended.err.count("KNN: undefined for some image that --val-ood compares, so its k is not chosen") == 1
+    assert parameters["KNN"] == {"k": 50} and parameters["Energy"]["val_ood"] == "dead"
+
+
+def test_checkpoints_that_cannot_be_averaged_are_refused(tmp_path, folder):
+    results = tmp_path / "results"
+    one, other = make_run(results / "net_s0"), make_run(results / "net_s1", ood=("near",), seed=1)
+    for given, said in [((one, f"{one}/"), "more than once"), ((one, other), "name those to average over with --ood")]:
+        ended = shell(ood_methods.main, "--checkpoint", *given, "--output-dir", results)
+        assert ended.code == 2 and said in ended.err and not (one / "ood_metrics.csv").exists()
+    words = ["--output-dir", results, "--ood", "near", "--methods", "MSP"]
+    assert shell(ood_methods.main, "--checkpoint", one, other, *words).code == 0
 
 
 def test_a_given_value_is_not_chosen_again(folder):
@@ -434,7 +488,7 @@ def test_a_validation_set_goes_by_any_of_its_names(tmp_path, folder, name):
 def test_a_validation_set_needs_validation_images(folder):
     (folder / "ID_toy_val.csv").unlink()
     ended = shell(ood_methods.main, "--checkpoint", folder, "--val-ood", "near")
-    assert ended.code == 2 and "lacks ID_toy_val.csv" in ended.err and "--val-size" in ended.err
+    assert ended.code == 2 and "has no ID_toy_val.csv" in ended.err and "--val-size" in ended.err
 
 
 @pytest.fixture
@@ -461,8 +515,33 @@ def test_odin_scores_its_own_features_at_their_temperature(with_odin):
 
 def test_odin_is_among_all_methods_where_its_features_are(with_odin):
     assert "ODIN" in set(run(with_odin)[0]["method"])
-    (with_odin / "ODIN_OOD_near_test.csv").unlink()
+    (with_odin / "ODIN_ID_toy_test.csv").unlink()
     assert "ODIN" not in set(run(with_odin)[0]["method"])
+
+
+def test_a_set_without_perturbed_images_is_empty_for_odin_and_says_so(with_odin):
+    before = run(with_odin, "--methods", "MSP", "ODIN")[0].set_index(["ood", "method"])
+    (with_odin / "ODIN_OOD_near_test.csv").unlink()
+    ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "MSP", "ODIN")
+    table = read_csv(with_odin / "ood_metrics.csv").set_index(["ood", "method"])
+    assert ended.code == 0 and ended.err.count("ODIN: no perturbed images of near") == 1 and "--odin-epsilon 0.002" in ended.err
+    assert np.isnan(table.loc[("near", "ODIN"), "auroc"]) and read_csv(with_odin / "scores_OOD_near.csv")["ODIN"].isna().all()
+    assert table.loc[("far_noise", "ODIN"), "auroc"] == before.loc[("far_noise", "ODIN"), "auroc"]
+    ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "Energy", "ODIN", "--val-ood", "near")
+    assert ended.code == 0 and "ODIN" not in ended.err, "what only chooses hyper-parameters needs none"
+
+
+@pytest.mark.parametrize("change", ["sidecar", "rows"])
+def test_perturbed_images_that_cannot_be_compared_are_refused_by_name(with_odin, change):
+    path = with_odin / "ODIN_OOD_near_test.csv"
+    if change == "sidecar":
+        utils.sidecar_path(path).unlink()
+    else:
+        found, sidecar = utils.read_features(path), utils.read_sidecar(path)
+        utils.write_features(path, found.features[:9], found.labels[:9], sidecar=sidecar)
+    ended = shell(ood_methods.main, "--checkpoint", with_odin)
+    assert ended.code == 2 and "ODIN_OOD_near_test.csv" in ended.err and "Traceback" not in ended.err
+    assert {"sidecar": "does not say with which", "rows": "holds 9 images where the plain ones are 80"}[change] in ended.err
 
 
 def test_sets_perturbed_differently_are_refused(with_odin):
@@ -583,6 +662,21 @@ def test_the_scores_of_one_set_do_not_depend_on_the_others(folder):
 def write_ood(folder, name, features):
     sidecar = utils.read_sidecar(folder / "OOD_near_test.csv")
     utils.write_features(folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar)
+
+
+def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
+    """One dead ID image: KNN has no direction for it; no image is then called accepted or rejected by KNN."""
+    found, sidecar = utils.read_features(folder / "ID_toy_test.csv"), utils.read_sidecar(folder / "ID_toy_test.csv")
+    found.features[3] = 0
+    utils.write_features(folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar)
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "KNN", "ASH-S")
+    assert ended.code == 0
+    assert ended.err.count("undefined for") == 1
+    assert "KNN, ASH-S: undefined for 1 of 100 ID test images, first in data row 4; its metrics on every set" in ended.err
+    for stem in ("ID_toy", "OOD_near"):
+        scored = read_csv(folder / f"scores_{stem}.csv")
+        assert scored["KNN_accepted"].isna().all() and scored["MSP_accepted"].dtype == bool
+    assert utils.read_sidecar(folder / "scores_ID_toy.csv")["thresholds"]["KNN"] is None
 
 
 def test_a_single_image_is_scored_and_its_interval_is_empty(folder):

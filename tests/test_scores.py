@@ -624,13 +624,45 @@ def test_a_class_without_training_rows():
     np.testing.assert_allclose(values, slow_mahalanobis(reduced, case.test.astype(np.float64), None), rtol=1e-3)
 
 
-def test_features_without_residual_leave_vim_undefined():
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize("name", ["ViM", "Residual"])
+def test_features_without_residual_leave_it_undefined(name, turn):
     rng = np.random.default_rng(0)
     features = np.zeros((50, 8), np.float32)
     features[:, :2] = rng.normal(size=(50, 2))
-    case = Case(features, np.arange(50) % 2, np.eye(2, 8, dtype=np.float32), np.ones(2, np.float32), features)
-    with pytest.warns(UserWarning, match="ViM: the training features leave no residual"):
-        assert np.isnan(case.score("ViM", dim=4)).all()
+    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0] if turn else np.eye(8)  # turned, rounding leaves a residual
+    W = np.linalg.pinv(features.astype(np.float64) @ axes)[:, :2].T.astype(np.float32)  # in the span, so that u is
+    features = (features @ axes).astype(np.float32)
+    case = Case(features, np.arange(50) % 2, W, np.ones(2, np.float32), features)
+    with pytest.warns(UserWarning, match=f"{name}: the training features leave no residual"):
+        assert np.isnan(case.score(name, dim=4)).all()
+    states = scores.fit_all(case.train, ["MSP", name], {name: {"dim": 4}})
+    together = scores.score_all(features, states, case.W, case.b)
+    assert np.isnan(together[name]).all() and np.isfinite(together["MSP"]).all()
+
+
+def test_a_unit_that_stirs_by_rounding_alone_counts_as_dead():
+    case = CASES["random"]
+    features, test = case.features.copy(), case.test.copy()
+    features[:, 5], test[:, 5] = 0, 0
+    dead = Case(features, case.labels, case.W, case.b, test)
+    with pytest.warns(UserWarning, match="NECO: 1 features are constant"):
+        expected = dead.score("NECO")
+    features[3, 5] = 1e-7 * features.std()
+    with pytest.warns(UserWarning, match="NECO: 1 features are constant"):
+        np.testing.assert_allclose(Case(features, case.labels, case.W, case.b, test).score("NECO"), expected, rtol=1e-5)
+
+
+def test_a_small_ridge_is_added_and_leaves_nothing_out():
+    case = CASES["random"]
+    features = case.features.copy()
+    features[:, 5] = features[:, 4]
+    singular = Case(features, case.labels, case.W, case.b, case.test)
+    with pytest.warns(UserWarning, match="Mahalanobis: the covariance has rank"):
+        plain = singular.score("Mahalanobis")
+    found, width = singular.score("Mahalanobis", ridge=1e-7), case.W.shape[1]
+    state = scores.METHODS["Mahalanobis"].fit(singular.train, ridge=1e-7)
+    assert state.matrix.shape == (width, width) and np.median(found / plain) > 10, "the test images leave that plane"
 
 
 def test_guards_warn_by_name():
