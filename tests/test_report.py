@@ -15,6 +15,7 @@ import pytest
 import cli
 import figures
 import report
+import report_page
 import utils
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,7 +162,7 @@ def test_every_figure_is_embedded_whole_and_the_curves_are_drawn(run):
     files = {path.read_bytes() for path in (run / "figures").glob("*.png")}
     assert files <= embedded
     drawn, = embedded - files
-    assert drawn == report.drawing(figures.training_curves(curves_table()))
+    assert drawn == report_page.drawing(figures.training_curves(curves_table()))
     assert "2 more of these" in page, "of three histograms one is in sight"
     assert "Further figures" in page and "my own" in text_of(page)
 
@@ -199,16 +200,6 @@ def test_collapse_table_gives_value_target_and_meaning(run):
     assert "classifier's weight rows: how unequal the norms are" in text
     assert re.search(r"gram_ ?distance – train 0", text), "undefined, not 0 and not nan"
     assert "own_ metric 3 train" in text, "a metric that the report does not know is shown all the same"
-
-
-def test_every_metric_of_collapse_has_a_meaning():
-    import collapse
-    generator = np.random.default_rng(0)
-    W, features, labels = generator.normal(size=(3, 4)), generator.normal(size=(30, 4)), np.arange(30) % 3
-    moments = collapse.Accumulator(3, 4).update(features, labels).finish()
-    rows = [*collapse.measure(moments, W, np.zeros(3)), *collapse.nc5_rows(collapse.nc5(moments, features), "test"),
-            *collapse.nc4_rows(collapse.nc4(features, labels, W, np.zeros(3), moments.means), "train")]
-    assert not [row["metric"] for row in rows if not report.meaning_of(row["metric"], 3)[1]]
 
 
 def test_names_are_escaped_everywhere(run):
@@ -273,12 +264,6 @@ def test_another_share_of_id_images_is_named(run):
     assert summary["tpr"] == 0.8
     assert "With the threshold that keeps 80% of the ID test images" in text_of(page)
     assert "mean FPR@80" in page and "keeps 95% of" not in page
-
-
-@pytest.mark.parametrize("share, text", [(0.5, "50.0%"), (1, "100.0%"), (1.0, "100.0%"), (0.9999, ">99.9%"), (0.0, "0.0%"),
-                                         (1e-6, "<0.1%"), (None, "–"), (np.nan, "–")])
-def test_percent_says_all_or_none_only_of_all_or_none(share, text):
-    assert report.percent(share) == text
 
 
 # ---- what is missing -------------------------------------------------------------------------------------------------
