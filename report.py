@@ -19,6 +19,7 @@ from report_words import listed
 
 OOD_COLUMNS = ["ood", "method", "auroc", "auroc_low", "auroc_high", "fpr95"]
 NC_COLUMNS = ["metric", "value", "split", "centring"]
+GROUP_COLUMNS = ["group", "sets", "method", "auroc", "fpr95"]
 PER_CLASS_COLUMNS = ["class_name", "within_class_variance", "cosine_weight_mean"]
 
 
@@ -63,11 +64,12 @@ def gather(checkpoint, folder):
                          f"{scoring} and {collapse}")
     sidecar = utils.read_sidecar(path)
     identity = utils.sha256(path) if path.is_file() else sidecar.get("checkpoint_sha256", sidecar.get("sha256"))
-    found = {name: read_checked(*table, identity) for name, table in tables.items()}
     curves, records = curves_file(folder, sidecar), read_records(folder)
+    missing = [{"what": file.name, "command": command} for file, _, command in tables.values() if not file.exists()]
+    if "ood_groups.csv" in records.get("ood_methods", {}).get("outputs", ()):  # else none, or what an older run left behind
+        tables["groups"] = (folder / "ood_groups.csv", GROUP_COLUMNS, scoring)
+    found = {"groups": None, **{name: read_checked(*table, identity) for name, table in tables.items()}}
     images = figure_files(folder, records)
-    missing = [{"what": file.name, "command": command}
-               for name, (file, _, command) in tables.items() if found[name] is None]
     absent = [] if sidecar else [f"{folder.name}.json (model and accuracies)"]
     absent += [] if curves else ["the training curves"]
     if absent:

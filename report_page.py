@@ -17,6 +17,7 @@ from report_words import (
     commit,
     duration,
     finite,
+    listed,
     meaning_of,
     number,
     percent,
@@ -42,11 +43,11 @@ def render(summary, found):
                       for row in summary["missing"])
     return PAGE.substitute(
         title=escape(f"{run['model']} on {run['dataset']}" if run["model"] else run["stem"]), stem=escape(run["stem"]),
-        reading=escape(" ".join(summary["reading"])), tiles=tiles(summary),
+        reading="".join(f"<li>{escape(sentence)}</li>" for sentence in summary["reading"]), tiles=tiles(summary),
         missing=missing and f"<aside><strong>Not in this report yet</strong><ul>{missing}</ul></aside>",
         contents="".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in parts),
         body="".join(f'<section id="{name}"><h2>{heading}</h2>{content}</section>' for name, heading, content in parts),
-        created=escape(summary["provenance"]["created"]))
+        created=escape(summary["provenance"]["created"][:16].replace("T", " ")))
 
 
 def tiles(summary):
@@ -57,8 +58,8 @@ def tiles(summary):
         top, kept = summary["mean_over_sets"][0], f"{100 * summary['tpr']:.0f}"
         shown += [("mean AUROC", percent(top["auroc"]), f"{top['method']}, best over all sets"),
                   (f"mean FPR@{kept}", percent(top["fpr95"]), f"{top['method']}, keeping {kept}% of ID")]
-    shown += [("NC1", number(values.get(("nc1", "train"))), "0 under full collapse"),
-              ("NC4 mismatch, test", percent(values.get(("nc4_mismatch", "test"))), "0% under full collapse")]
+    shown += [("NC1", number(values.get(("nc1", "train")), 3), "0 under full collapse"),
+              ("NC4 mismatch, test", percent(values.get(("nc4_mismatch", "test")), 2), "0% under full collapse")]
     return "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd><dd>{escape(note)}</dd></div>"
                    for label, value, note in shown if value != EMPTY)
 
@@ -68,9 +69,8 @@ def facts(summary):
     rows = {"Model": run["model"], "ID data set": run["dataset"], "Recipe": run["mode"],
             "Classes held out": ", ".join(map(str, run["held_out"] or [])),
             "Epoch of this checkpoint": run["epoch"], "Epochs trained": training.get("epochs") or run["epochs"],
-            "Accuracy, training images": percent(accuracy["train"], 2),
-            "Accuracy, validation images": percent(accuracy["val"], 2),
-            "Accuracy, test images": percent(accuracy["test"], 2),
+            **{f"{name} accuracy": percent(accuracy[split], 2)
+               for name, split in (("Training", "train"), ("Validation", "val"), ("Test", "test"))},
             "Best validation epoch": training.get("best_val_epoch"),
             "First epoch with every training image right": training.get("first_epoch_all_training_images_right"),
             "Training time": duration(training.get("seconds") or run["seconds"])}
@@ -80,41 +80,57 @@ def facts(summary):
 
 
 def ood_section(ood, summary):
-    """Methods by OOD sets: AUROC with its interval, FPR@95 beneath, the best of each set marked; then every column."""
+    """Methods by OOD sets, best mean first: AUROC with its interval, FPR@95 beneath, the best of each set marked."""
     if ood is None:
         return ""
     ood = ood.assign(method=figures.method_labels(ood))
     groups = dict(list(ood.groupby("ood", sort=False)))
     cells = {(row["method"], row["ood"]): row for row in ood.to_dict("records")}
-    best = {name: rows["auroc"].max() for name, rows in groups.items()}
-    low = {name: rows.loc[rows["auroc"] == best[name], "auroc_low"].min() for name, rows in groups.items()}
-    means = {row["method"]: row for row in summary["mean_over_sets"]}
-    lines = []
-    for method in dict.fromkeys(ood["method"]):
-        mean = means.get(method, {"auroc": None, "fpr95": None})
-        lines.append((escape(method), [*(ood_cell(cells.get((method, name)), best[name], low[name]) for name in groups),
-                                       f"<td>{rate(mean['auroc'])}<small>FPR {rate(mean['fpr95'])}</small></td>"]))
-    head = ["Method", *(escape(name) + sizes(rows) for name, rows in groups.items()), "Mean"]
+    means, members = averages(summary)
+    lines = [(escape(method), [*(mean_cell(rows.get(method)) for rows in means.values()),
+                               *(ood_cell(cells.get((method, name)), summary["best"][name]) for name in groups)])
+             for method in dict.fromkeys([*means["Mean"], *ood["method"]])]
+    head = ["Method", *map(escape, means), *(escape(name) + size(rows) for name, rows in groups.items())]
     matrix = table(head, lines, "AUROC and FPR by method and OOD set", "matrix")
     columns = ["method", *(name for name in ood.columns if name not in ("method", "checkpoint", "dataset"))]
     every = frame_table(ood[columns], "Every metric, as in ood_metrics.csv")
-    legend = OOD_LEGEND.substitute(tpr=f"{100 * summary['tpr']:.0f}")
+    legend = OOD_LEGEND.substitute(tpr=f"{100 * summary['tpr']:.0f}", groups=escape("".join(members)), against=against(ood))
     return (f"{legend}{matrix}<details><summary>Every metric: both FPR, AUPR, detection error, counts</summary>"
             f"{every}</details>")
 
 
-def sizes(rows):
-    """Numbers of images under the name of an OOD set, where the table has them."""
-    if not {"n_id", "n_ood"} <= set(rows.columns) or rows[["n_id", "n_ood"]].isna().all(axis=None):
-        return ""
-    return f"<small>{rows['n_ood'].max():,.0f} against {rows['n_id'].max():,.0f} ID</small>"
+def averages(summary):
+    """({"Mean" or group: {method: row}}, [in words, which sets each group has])"""
+    groups = {}
+    for row in summary["groups"]:
+        groups.setdefault((row["group"], row["sets"]), {})[row["method"]] = row
+    means = {"Mean": {row["method"]: row for row in summary["mean_over_sets"]}}
+    members = [f"; {name}: {listed(sets.split())}" for name, sets in groups]
+    return means | {name: rows for (name, _), rows in groups.items()}, members
 
 
-def ood_cell(row, best, low):
-    """One method on one set; `best` is the set's highest AUROC and `low` the lower end of its interval."""
+def against(ood):
+    """In words, how many ID images every OOD set stands against, where the table has it."""
+    known = "n_id" in ood and ood["n_id"].notna().any()
+    return f"Each OOD set against the same {ood['n_id'].max():,.0f} ID test images. " if known else ""
+
+
+def size(rows):
+    """The number of images under the name of an OOD set, where the table has it."""
+    known = "n_ood" in rows and rows["n_ood"].notna().any()
+    return f"<small>{rows['n_ood'].max():,.0f} images</small>" if known else ""
+
+
+def mean_cell(row):
+    """A method's mean over several sets; no mean where one of them is undefined."""
+    return f"<td>{rate(row['auroc'])}<small>FPR {rate(row['fpr95'])}</small></td>" if row else f"<td>{EMPTY}</td>"
+
+
+def ood_cell(row, best):
+    """One method on one set; `best` is the set's row in summary.json."""
     if row is None or not finite(row["auroc"]):
         return f'<td title="undefined">{EMPTY}</td>'
-    kind = "best" if row["auroc"] == best else "near" if row["auroc_high"] >= low else ""
+    kind = "best" if row["auroc"] == best["auroc"] else "near" if row["method"] in best["intervals_overlap_with"] else ""
     value = f"<b>★ {rate(row['auroc'])}</b>" if kind == "best" else rate(row["auroc"])
     interval = f"{100 * row['auroc_low']:.1f}–{100 * row['auroc_high']:.1f}" if finite(row["auroc_low"]) else ""
     return f'<td class="{kind}">{value} <i>{interval}</i><small>FPR {rate(row["fpr95"])}</small></td>'
@@ -125,7 +141,9 @@ def nc_section(found):
     if found["nc"] is None:
         return ""
     nc, classes, lines = found["nc"], None if found["per_class"] is None else len(found["per_class"]), []
-    for metric, rows in nc.groupby("metric", sort=False):
+    repeated = [note for note, times in nc["note"].value_counts().items() if times > 2] if "note" in nc else []
+    marks = dict(zip(repeated, "†‡§", strict=False))  # said once beneath the table
+    for metric, rows in nc.replace({"note": marks}).groupby("metric", sort=False):
         rows = rows.to_dict("records")
         target, meaning = meaning_of(metric, classes)
         values = "".join(f"<div>{number(row['value'])} <small>{notes(row, 'split', 'note')}</small></div>"
@@ -135,6 +153,7 @@ def nc_section(found):
             f"<td>{escape(meaning)}<small>{notes(rows[0], 'source')}</small></td>"]))
     head = ("Metric", "Value, images", "Fully collapsed", "Centring", "Meaning and source")
     main_table = table(head, lines, "Neural collapse metrics", "nc")
+    main_table += "".join(f'<p class="note">{mark} {escape(note)}</p>' for note, mark in marks.items())
     if found["per_class"] is None:
         return main_table
     every = frame_table(found["per_class"], "Class by class, as in nc_per_class.csv")
@@ -162,7 +181,8 @@ def figure_list(place, drawn, summary):
         parts += shown
         if len(shown) < len(pictures):
             folded = "".join(pictures[1:])
-            parts.append(f"<details><summary>{len(pictures) - 1} more of these</summary>{folded}</details>")
+            names = escape(listed(stem.partition("_")[2] for stem, _ in members[1:]))
+            parts.append(f"<details><summary>{len(pictures) - 1} more of these: {names}</summary>{folded}</details>")
     return "".join(parts)
 
 
@@ -185,13 +205,19 @@ def provenance_section(summary, found):
     made = summary["provenance"]
     trained = {found["stem"]: found["sidecar"]} if found["sidecar"] else {}
     makers = {**trained, **found["records"], "this report": made}
-    rows = [[name, record.get("rows"), record.get("command"), commit(record), duration(record.get("seconds"))]
-            for name, record in makers.items()]
-    what = pd.DataFrame(rows, columns=["made", "rows", "command", "commit", "time"], dtype=object)
+    stages = {}  # a command, at a commit, made several files
+    for name, record in makers.items():
+        rows = f" ({record['rows']:,} rows)" if finite(record.get("rows")) else ""
+        names, times = stages.setdefault((record.get("command"), commit(record)), ([], []))
+        names.append(name + rows)
+        times += [record["seconds"]] if finite(record.get("seconds")) else []
+    rows = [[command, revision, duration(sum(times)) if times else None, ", ".join(names)]
+            for (command, revision), (names, times) in stages.items()]
+    what = pd.DataFrame(rows, columns=["command", "commit", "time", "made"], dtype=object)
     hashes = pd.DataFrame({"file": made["inputs"].keys(), "SHA-256": made["inputs"].values()})
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     return (f"<p>Checkpoint SHA-256: <code>{escape(found['sha256'] or 'not on record')}</code><br>Versions: "
-            f"{escape(versions)}</p>{frame_table(what, 'What made each file')}<details><summary>File hashes</summary>"
+            f"{escape(versions)}</p>{frame_table(what, 'What made each file', 'made')}<details><summary>File hashes</summary>"
             f"{frame_table(hashes, 'Files that this report was made from')}</details>")
 
 
@@ -214,11 +240,11 @@ def table(head, lines, label, kind="", caption=""):
             f"{caption}<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>")
 
 
-def frame_table(frame, caption):
+def frame_table(frame, caption, kind=""):
     """Any DataFrame as an HTML table, its first column naming the rows."""
     lines = [(escape(first), [f"<td>{escape(show(cell))}</td>" for cell in rest])
              for first, *rest in utils.plain(frame.astype(object).values.tolist())]
-    return table(map(escape, frame.columns), lines, caption, caption=f"<caption>{escape(caption)}</caption>")
+    return table(map(escape, frame.columns), lines, caption, kind, f"<caption>{escape(caption)}</caption>")
 
 
 PAGE = Template("""<!DOCTYPE html>
@@ -231,20 +257,21 @@ PAGE = Template("""<!DOCTYPE html>
 <style>
 :root { --ink: #1d2127; --quiet: #5b6470; --line: #dfe3e8; --page: #fff; --panel: #f5f7f9; --accent: #0060a0;
   --near: #e6f1f9; --best: #cbe4f5; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e4e7eb; --quiet: #a0a9b4; --line: #363d46; --page: #15181c; --panel: #1e2227; --accent: #7cc0f0;
     --near: #1b2f3f; --best: #1f4763; }
   figure img { filter: brightness(.9); }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 64rem; padding: 2rem 1.25rem 4rem; font: 1rem/1.55 system-ui, sans-serif;
+body { margin: 0 auto; max-width: 73rem; padding: 2rem 1.25rem 4rem; font: 1rem/1.55 system-ui, sans-serif;
   color: var(--ink); background: var(--page); }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.3rem; margin: 3rem 0 1rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
 header p { color: var(--quiet); margin: .3rem 0 0; overflow-wrap: anywhere; }
 nav { margin: 1.2rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; }
 a, summary { color: var(--accent); }
-.reading { font-size: 1.08rem; max-width: 46rem; overflow-wrap: break-word; }
+.reading { max-width: 46rem; overflow-wrap: break-word; padding-left: 1.2rem; }
+.reading li { margin: .35rem 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .7rem; margin: 1.5rem 0; }
 .tiles div { background: var(--panel); border-radius: .5rem; padding: .7rem .9rem; }
 .tiles dt, .tiles dd + dd { font-size: .82rem; color: var(--quiet); }
@@ -264,7 +291,9 @@ th { font-weight: 600; background: var(--page); }
 thead th { vertical-align: bottom; }
 tbody th { position: sticky; left: 0; }
 .matrix { width: 100%; }
-.matrix td, .matrix thead th { white-space: nowrap; }
+.matrix td, .matrix th { white-space: nowrap; padding: .35rem .45rem; }
+.made tbody th { position: static; font: .92em monospace; min-width: 15rem; overflow-wrap: anywhere; }
+.made td:last-child { min-width: 15rem; }
 td.best, b.best { background: var(--best); }
 td.near { background: var(--near); }
 td i { font-style: normal; color: var(--quiet); font-size: .85em; }
@@ -272,7 +301,7 @@ small { display: block; color: var(--quiet); font-weight: 400; font-size: .85em;
 .nc td:last-child { min-width: 15rem; }
 .nc div small { display: inline; }
 figure { margin: 1.8rem 0; }
-figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; padding: .4rem; }
+figure img { display: block; width: 62rem; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; padding: .4rem; }
 figcaption { color: var(--quiet); font-size: .9rem; max-width: 46rem; margin-top: .4rem; }
 details { margin: 1rem 0; }
 summary { cursor: pointer; padding: .3rem 0; }
@@ -291,19 +320,20 @@ footer { margin-top: 3rem; color: var(--quiet); font-size: .85rem; }
   figure, tr { break-inside: avoid; }
   .scroll { overflow: visible; }
   table { font-size: .7rem; }
+  figure img { width: auto; max-height: 22cm; }
 }
 </style>
 </head>
 <body>
 <header><h1>$title</h1><p>OOD detection and neural collapse of the checkpoint <code>$stem</code></p></header>
 <main>
-<p class="reading">$reading</p>
 <dl class="tiles">$tiles</dl>
+<ul class="reading">$reading</ul>
 $missing
 <nav aria-label="Sections">$contents</nav>
 $body
 </main>
-<footer>Made by report.py, $created. This file links to nothing and holds all its figures.</footer>
+<footer>Made by report.py, $created UTC. This file links to nothing and holds all its figures.</footer>
 </body>
 </html>
 """)

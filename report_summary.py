@@ -15,11 +15,13 @@ def summarise(found, provenance):
     run = {"stem": found["stem"], "sha256": found["sha256"], **{key: sidecar.get(key) for key in RUN_KEYS}}
     if run["dataset"] is None and ood is not None and "dataset" in ood:
         run["dataset"] = str(ood["dataset"].iloc[0])
-    best = {} if ood is None else {str(name): best_of(rows) for name, rows in ood.groupby("ood", sort=False)}
+    labelled = None if ood is None else ood.assign(method=figures.method_labels(ood))
+    best = {} if ood is None else {str(name): best_of(rows) for name, rows in labelled.groupby("ood", sort=False)}
     summary = utils.plain({
         "checkpoint": run, "accuracy": {split: sidecar.get(f"{split}_acc") for split in ("train", "val", "test")},
         "training": summarise_curves(found["curves"]), "tpr": found["tpr"], "best": best,
-        "mean_over_sets": [] if ood is None else mean_over_sets(ood), "ood_metrics": rows_of(ood),
+        "mean_over_sets": [] if ood is None else mean_over_sets(labelled), "groups": rows_of(found["groups"]),
+        "ood_metrics": rows_of(ood),
         "neural_collapse": rows_of(found["nc"]), "missing": found["missing"], "provenance": provenance})
     return {**summary, "reading": reading(summary)}
 
@@ -36,20 +38,24 @@ def summarise_curves(curves):
 
 
 def best_of(rows):
-    """The row of one OOD set with the highest AUROC, its ties, and whose interval overlaps its own; None if all NaN."""
+    """The row of one OOD set with the highest AUROC, its ties, and whose interval overlaps its own; None if all NaN.
+
+    set_apart: whether paired tests set it apart from every other (column `best`); where none were made, whether no
+    interval overlaps its own. The tests see that all methods score the same images, the intervals do not.
+    """
     if rows["auroc"].isna().all():
         return None
     best = rows.loc[rows["auroc"].idxmax()]
     others = rows.drop(index=best.name)
     kept = {key: best.get(key) for key in ("parameters", "auroc", "auroc_low", "auroc_high", "fpr95")}
+    overlapping = list(others.loc[others["auroc_high"] >= best["auroc_low"], "method"])
     return {"method": best["method"], **kept, "tied_with": list(others.loc[others["auroc"] == best["auroc"], "method"]),
-            "intervals_overlap_with": list(others.loc[others["auroc_high"] >= best["auroc_low"], "method"])}
+            "intervals_overlap_with": overlapping, "set_apart": bool(best.get("best", not overlapping))}
 
 
 def mean_over_sets(ood):
     """Mean AUROC and FPR@95 of each method that is defined on every set, highest AUROC first."""
-    table = ood.assign(method=figures.method_labels(ood)).dropna(subset=["auroc", "fpr95"])
-    groups = table.groupby("method", sort=False)
+    groups = ood.dropna(subset=["auroc", "fpr95"]).groupby("method", sort=False)
     means = groups[["auroc", "fpr95"]].mean()[groups["ood"].nunique() == ood["ood"].nunique()]
     return means.sort_values("auroc", ascending=False, kind="stable").reset_index().to_dict("records")
 
@@ -77,7 +83,7 @@ def read_training(summary):
     said = [f"{text}."]
     if finite(since):
         epochs = summary["training"]["epochs"]
-        said.append(f"Of the run's {epochs} epochs, {since} was the first with every training image right.")
+        said.append(f"Epoch {since} of {epochs} was the first with every training image right.")
     return said
 
 
@@ -98,10 +104,10 @@ def read_ood(summary):
         other = f"; on {least}, {best[least]['method']} accepts {percent(rates[least])}" if most != least else ""
         said.append(f"With the threshold that keeps {summary['tpr']:.0%} of the ID test images, {best[most]['method']} "
                     f"still accepts {percent(rates[most])} of {most}{other}.")
-    unsettled = [name for name in ranked if best[name]["intervals_overlap_with"]]
+    unsettled = [name for name in ranked if not best[name]["set_apart"]]
     if unsettled:
         where = "every set" if len(unsettled) == len(best) > 1 else listed(unsettled)
-        said.append(f"The best method's 95% interval overlaps another's on {where}: the order there is not settled.")
+        said.append(f"On {where} the best method is not significantly ahead of every other: the order is not settled.")
     return said + read_baseline(summary)
 
 

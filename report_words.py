@@ -16,8 +16,8 @@ def percent(share, digits=1):
     return f"{figures.percent(share, digits)}%" if finite(share) else EMPTY
 
 
-def number(value):
-    return f"{value:.4g}" if finite(value) else EMPTY
+def number(value, digits=4):
+    return f"{value:.{digits}g}" if finite(value) else EMPTY
 
 
 def show(value):
@@ -51,9 +51,9 @@ def meaning_of(metric, classes):
     return target, f"classifier's weight rows: {meaning}" if metric.startswith("nc2_weights_") else meaning
 
 
-OOD_LEGEND = Template("""<p class="note">AUROC in percent with its 95% DeLong interval; beneath it FPR@$tpr in percent,
-at the threshold that keeps $tpr% of ID. <b class="best">★</b> marks the highest AUROC of a set, shade the intervals
-that overlap its own.</p>""")
+OOD_LEGEND = Template("""<p class="note">${against}AUROC in percent with its 95% DeLong interval; beneath it FPR@$tpr in percent,
+at the threshold that keeps $tpr% of ID. Methods by their mean over all sets$groups. <b class="best">★</b> marks the
+highest AUROC of a set, shade the intervals that overlap its own.</p>""")
 MEANINGS = {  # metric: (under full collapse, what it says)
     "nc1": ("0", "spread within classes against that between them, Tr(Σ_W Σ_B⁺)/C"),
     "nc1_rank": ("min(C-1, D)", "directions of Σ_B that NC1 used; fewer than C-1 leaves some out"),
@@ -92,28 +92,28 @@ CAPTIONS = [  # file name, section, caption, in the order of the page; the first
      "directions: sets that overlap here may be apart in others."),
     ("^principal", "ood", "The same with a third direction, each pair of the three in a panel of its own: a set that hides behind "
      "ID in one view may stand apart in another."),
+    ("^(nc1|within)", "nc", "NC1 by class: mean squared distance of a class's training features from their mean."),
+    ("^(nc2|cosine)", "nc", "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line."),
+    ("^nc_angles", "nc", "Angles of pairs of class means and of weight rows, and of each weight row and its class mean."),
+    ("^nc_gram", "nc", "Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices."),
+    ("^class_mean_dist", "nc", "Distance between each pair of class means. Under collapse all are equal; dark cells "
+     "are classes that lie close together."),
+    ("^(nc3|weight)", "nc", "NC3 by class: cosine between the classifier's weight row and the centred class mean."),
+    ("^nc4_agree", "nc", "NC4 by class: share of test images on which nearest class mean and classifier agree."),
+    ("^nc4_mis", "nc", "Which class each of the two says where they differ, in test images."),
+    ("^nc5$", "nc", "NC5: mean |cosine| between the class means and each OOD set's mean, beside the ID test images as "
+     "the null (dashed)."),
+    ("^nc_centre", "nc", "Distance of ID and OOD images to the nearest class mean."),
+    ("^nc_neco", "nc", "NECO's share against the largest logit, image by image."),
+    ("^nc_pca", "nc", "Variance by principal component; collapsed features end at C - 1."),
+    ("^nc_tsne", "nc", "t-SNE of a sample; distances between groups mean nothing."),
+    ("^nc_layers$", "nc", "Each metric against depth, with a least-squares probe in place of the head."),
+    ("^nc5_layers", "nc", "NC5 of each OOD set against depth; dashed blue: the ID test images, the null."),
     ("^nc_epochs", "nc", "Each metric over training. Dashed: the first checkpoint with every clean training image right."),
     ("^nc5_epochs", "nc", "NC5 of each OOD set over training; dashed blue: the ID test images, the null."),
-    ("^nc_layers$", "nc", "Each metric against depth, with a least-squares probe in place of the head."),
-    ("^nc5_layers", "nc", "NC5 of each OOD set against depth."),
     ("^nc_layers_epochs", "nc", "Layer by epoch: where and when collapse happens."),
     ("^nc_ood", "nc", "Spearman correlation over checkpoints of each metric with each method's AUROC; red: less of the metric, "
      "better detection."),
-    ("^nc4_agree", "nc", "NC4 by class: share of test images on which nearest class mean and classifier agree."),
-    ("^nc4_mis", "nc", "Which class each of the two says where they differ, in test images."),
-    ("^nc_angles", "nc", "Angles of pairs of class means and of weight rows, and of each weight row and its class mean."),
-    ("^nc_gram", "nc", "Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices."),
-    ("^nc_pca", "nc", "Variance by principal component; collapsed features end at C - 1."),
-    ("^nc_neco", "nc", "NECO's share against the largest logit, image by image."),
-    ("^nc_centre", "nc", "Distance of ID and OOD images to the nearest class mean."),
-    ("^nc_tsne", "nc", "t-SNE of a sample; distances between groups mean nothing."),
-    ("^(nc1|within)", "nc", "NC1 by class: mean squared distance of a class's training features from their mean."),
-    ("^(nc2|cosine)", "nc", "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line."),
-    ("^(nc3|weight)", "nc", "NC3 by class: cosine between the classifier's weight row and the centred class mean."),
-    ("^class_mean_dist", "nc", "Distance between each pair of class means. Under collapse all are equal; dark cells "
-     "are classes that lie close together."),
-    ("^nc5", "nc", "NC5: mean |cosine| between the class means and each OOD set's mean, beside the ID test images as "
-     "the null (dashed)."),
     ("^nc", "nc", ""),
     ("", "other", ""),
 ]
@@ -122,7 +122,8 @@ HOW_TO_READ = Template("""<dl>
 class.</dd>
 <dt>AUROC</dt><dd>The chance that a random ID image scores higher than a random OOD image, ties counted half. 50% is
 guessing. The interval is DeLong's, at 95%; it covers the choice of images, not that of seeds. Overlapping intervals
-do not settle an order; a paired test may.</dd>
+do not settle an order; a paired test may: <code>best</code> is true where DeLong's sets the highest apart from every
+other.</dd>
 <dt>FPR@$tpr, headline</dt><dd>The threshold keeps $tpr% of ID images; this is the share of OOD images that pass it all
 the same (as in the ViM and NECO papers). Lower is better.</dd>
 <dt>FPR@$tpr, OOD-positive</dt><dd>OpenOOD's: the threshold catches $tpr% of OOD images; this is the share of ID images

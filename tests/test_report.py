@@ -187,8 +187,43 @@ def test_cells_show_auroc_interval_and_fpr_and_mark_the_best(run):
     assert '<td class="">81.2 <i>80.2–82.2</i><small>FPR 34.0</small></td>' in page
     assert page.count("★") == 3, "two sets and the legend"
     assert '<td title="undefined">–</td>' in page
-    assert "1,234 against 1,000 ID" in page
+    assert "<small>1,234 images</small>" in page and "against the same 1,000 ID test images" in page
     assert "<td>0.4321</td>" in page, "the OOD-positive FPR, among every metric"
+
+
+def test_methods_stand_by_their_mean_and_groups_beside_it(run):
+    groups = pd.DataFrame({"group": ["near"] * 2, "sets": "svhn <i>mine</i>", "method": ["MSP", "ViM"], "auroc": [0.611, 0.722],
+                           "fpr95": 0.5})
+    utils.write_table(run / "ood_groups.csv", groups, {})
+    summary, page = make(run)
+    assert summary["groups"] == [] and "near:" not in text_of(page), "no record has it: an older run left it behind"
+    utils.write_record(run / "ood_methods.json", {}, [], [run / "ood_groups.csv"])
+    summary, page = make(run)
+    assert len(summary["groups"]) == 2 and "ood_groups.csv" in summary["provenance"]["inputs"]
+    text = text_of(page)
+    assert "mean over all sets; near: svhn and <i>mine</i>." in text and "Method Mean near svhn 1,234 images" in text
+    assert re.search(r"ViM 90\.5 FPR [\d.]+ 72\.2 FPR 50\.0 .* MSP 55\.6 FPR [\d.]+ 61\.1 FPR 50\.0 .* Energy – – ★ 87\.5", text)
+
+
+def test_variants_of_a_method_are_told_apart(run):
+    table = pd.concat([ood_table().assign(parameters="T=1"), ood_table().assign(parameters="T=2", auroc=0.5)])
+    utils.write_table(run / "ood_metrics.csv", table, {})
+    summary, page = make(run)
+    assert summary["best"]["svhn"]["method"] == "Energy T=1"
+    assert '<th scope="row">Energy T=1</th>' in page and page.count('class="near"') == 4, "by name and by variant"
+
+
+def test_a_note_of_many_metrics_is_said_once(run):
+    table = nc_table()
+    table.loc[3:, "note"] = "no simplex <here>"
+    utils.write_table(run / "nc_metrics.csv", table, {})
+    page = make(run)[1]
+    assert page.count("no simplex") == 1 and "† no simplex &lt;here&gt;</p>" in page and "train, †" in page
+
+
+def test_files_of_one_command_stand_in_one_row(run):
+    made = "nc_metrics (13 rows), nc_per_class (10 rows), ood_metrics (6 rows)"
+    assert f"python ood_methods.py 0123456789 9.0 s {made}" in text_of(make(run)[1])
 
 
 def test_collapse_table_gives_value_target_and_meaning(run):
@@ -221,16 +256,23 @@ def test_the_reading_is_computed_from_the_numbers(run):
     said = " ".join(summary["reading"])
     assert said.startswith("net, trained on cifar100 for 3 epochs, classifies 61.23% of the test images right, and >99.99% of the "
                            "training images."), "0.99996 must not read as all images"
-    assert "Of the run's 5 epochs, 4 was the first with every training image right." in said
+    assert "Epoch 4 of 5 was the first with every training image right." in said
     assert "Of 2 OOD sets, <i>mine</i> (ViM, AUROC 95.0%) is the easiest" in said
     assert "and svhn (Energy, AUROC 87.5%) the hardest" in said
     assert "keeps 95% of the ID test images, Energy still accepts 23.4% of svhn; on <i>mine</i>, ViM accepts 9.8%." in said
-    assert "The best method's 95% interval overlaps another's on svhn: the order there is not settled." in said
+    assert "On svhn the best method is not significantly ahead of every other: the order is not settled." in said
     assert "ViM has the highest AUROC, 90.5%, 34.9 points above MSP" in said
     assert "Worse than chance, so trusting OOD images more than ID ones: MSP on <i>mine</i>." in said
     assert "NC1 is 0.391" in said and "0.00% of the training images and 4.21% of the test images" in said
     assert "that of <i>mine</i> (0.300), the least that of svhn (0.200); the ID test images, the null, have 0.030." in said
     assert said in text_of(page)
+
+
+def test_paired_tests_settle_what_intervals_leave_open(run):
+    table = ood_table().assign(best=lambda rows: (rows["ood"] == "svhn") & (rows["method"] == "Energy"))
+    utils.write_table(run / "ood_metrics.csv", table, {})
+    said = "On <i>mine</i> the best method is not significantly ahead of every other: the order is not settled."
+    assert said in make(run)[0]["reading"]
 
 
 def test_the_reading_does_not_name_one_winner_of_a_tie(run):
