@@ -51,7 +51,7 @@ def _per_class(names, values, title, quantity, start, target=None):
     if short:
         _named_bars(axes, names, values, start)
     else:
-        _sorted_bars(axes, names, values, start)
+        _sorted_bars(axes, values, start)
     line, limit = (axes.axvline, axes.set_xlabel) if short else (axes.axhline, axes.set_ylabel)
     if target is not None:
         line(target, color=INK, lw=1, ls=DASHES)
@@ -62,7 +62,9 @@ def _per_class(names, values, title, quantity, start, target=None):
         limit(head.replace(" (", "\n(").replace(" and ", "\nand "))
         axes.set_xlabel(f"{len(values)} classes, sorted" + (f"; {tail}" if tail else ""))
     if len(values):
-        notes = f"mean {values.mean():.4g}, lowest {values.min():.4g}, highest {values.max():.4g}"
+        ends = ["", ""] if short else [f" ({', '.join(map(shorten, some))})" for some in (names[:3], names[:-4:-1])]
+        notes = f"mean {values.mean():.4g}, lowest {values[0]:.4g}{ends[0]}, highest {values[-1]:.4g}{ends[1]}"
+        notes = notes if short else notes.replace(", highest", ",\nhighest", 1)
         axes.set_title(notes + (f"; undefined for {missing} of {missing + len(values)} classes" if missing else ""),
                        loc="left", fontsize=9, color=QUIET)
     else:
@@ -81,15 +83,11 @@ def _named_bars(axes, names, values, start):
                       color=INK, annotation_clip=False)
 
 
-def _sorted_bars(axes, names, values, start):
-    """Thin vertical bars (C,) in ascending order, the three lowest and three highest named."""
+def _sorted_bars(axes, values, start):
+    """Thin vertical bars (C,) in ascending order."""
     axes.bar(range(len(values)), values - start, bottom=start, width=0.85, color=ID_COLOUR, alpha=0.75)
     axes.set_xlim(-1, len(values))
     axes.set_xticks([])
-    axes.margins(y=0.25)
-    low, high = ", ".join(map(shorten, names[:3])), ", ".join(map(shorten, names[:-4:-1]))
-    axes.annotate(f"lowest: {low}", (0.01, 0.97), xycoords="axes fraction", va="top", fontsize=8.5, color=INK)
-    axes.annotate(f"highest: {high}", (0.01, 0.885), xycoords="axes fraction", va="top", fontsize=8.5, color=INK)
 
 
 def _cosines(vectors):
@@ -176,9 +174,10 @@ def _name_cells(axes, names, values, dark_low=True):
     axes.tick_params(length=0, labelcolor=INK)
     if count <= 12:
         middle = np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0
+        form = ".0f" if (values[np.isfinite(values)] % 1 == 0).all() else "#.3g"  # counts; else zeros at the end stay: 6.30
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
-                axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=8,
+                axes.text(column, row, f"{value:{form}}".rstrip("."), ha="center", va="center", fontsize=8,
                           color="white" if (value <= middle if dark_low else value > middle) else INK)
 
 
@@ -249,7 +248,7 @@ def mismatch_map(nearest, predicted, class_names):
     image = axes.imshow(shown, cmap="viridis_r", interpolation="nearest")
     _name_cells(axes, [shorten(class_names[index], 18) for index in chosen], shown, dark_low=False)
     axes.set(xlabel="class that the classifier says", ylabel="class of the nearest mean")
-    _bar(figure, image, axes, "images")
+    _bar(figure, image, axes, "images").locator = MaxNLocator(6, integer=True)
     return figure
 
 
@@ -341,3 +340,4 @@ def _bar(figure, image, axes, label):
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=QUIET, labelsize=8.5)
     bar.set_label(label, color=QUIET, fontsize=9)
+    return bar

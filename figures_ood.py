@@ -16,6 +16,7 @@ from figures_style import (
     close_grid,
     density,
     finite,
+    grid_shape,
     label_ends,
     logarithmic,
     ood_colour,
@@ -135,8 +136,7 @@ def auroc_bars(metrics):
             for column in ("auroc", "auroc_low", "auroc_high")}
     methods = wide["auroc"].mean(axis=1).sort_values(na_position="first", kind="stable").index
     sets = list(dict.fromkeys(table["ood"]))
-    rows = -(-len(sets) // 4)
-    columns = -(-len(sets) // rows)  # five sets stand as three and two, not as four and one
+    rows, columns = grid_shape(len(sets))
     height = 0.9 + rows * (0.55 + 0.23 * max(len(methods), 3))
     figure, grid = canvas(rows, columns, height, "AUROC by method and OOD set", sharex=True, sharey=True)
     low = np.nanmin([0.45, wide["auroc_low"].min().min(), wide["auroc"].min().min()])
@@ -234,8 +234,7 @@ def embedding(id_points, ood_points, id_labels=None):
 
 
 def _scatter_panels(id_points, ood_points, id_labels, title, note):
-    columns = min(max(len(ood_points), 1), 4)
-    rows = max(-(-len(ood_points) // columns), 1)
+    rows, columns = grid_shape(len(ood_points))
     side = {1: 5.2, 2: 3.85, 3: 2.55, 4: 1.9}[columns]
     figure, grid = canvas(rows, columns, 0.8 + rows * (side + 0.3), title, layout="compressed", sharex=True, sharey=True)
     inside, outside = thin(id_points), [thin(points) for points in ood_points.values()]
@@ -251,8 +250,7 @@ def _scatter_panels(id_points, ood_points, id_labels, title, note):
         axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half), aspect="equal")
         axes.locator_params(nbins=4)
         _write_labels(axes, np.asarray(id_points, dtype=np.float64), id_labels, 8 if columns < 3 else 6)
-    for axes in grid.flat[max(len(ood_points), 1):]:
-        axes.set_visible(False)
+    close_grid(grid, max(len(ood_points), 1))
     figure.supxlabel(f"{note}\nblue: ID      coloured: the OOD set", fontsize=9, color=QUIET)
     return figure
 
@@ -263,8 +261,7 @@ def neco_shares(inside, outside):
     inside: (share (N,) in [0, 1], largest logit (N,)) of ID test images; outside: name -> the same. At most 2,000
     images of a group are drawn, those without a share (a feature at the training mean) left out.
     """
-    columns = min(max(len(outside), 1), 4)
-    rows = max(-(-len(outside) // columns), 1)
+    rows, columns = grid_shape(len(outside))
     figure, grid = canvas(rows, columns, 1.0 + rows * (3.4 if columns < 3 else 2.3),
                           "NECO's share and the largest logit: do they see the same images?", sharex=True, sharey=True)
     known = thin(np.column_stack(inside))
@@ -274,8 +271,7 @@ def neco_shares(inside, outside):
         if outside:
             axes.scatter(*thin(np.column_stack(outside[name])).T, s=5, color=ood_colour(position), alpha=0.5, lw=0)
         axes.locator_params(nbins=4)
-    for axes in grid.flat[max(len(outside), 1):]:
-        axes.set_visible(False)
+    close_grid(grid, max(len(outside), 1))
     grid[0, 0].set_xlim(right=1.0)
     figure.supxlabel("across: share of the standardised feature's norm in the first d components, up: largest logit\n"
                      "blue: ID      coloured: the OOD set", fontsize=9, color=QUIET)

@@ -42,11 +42,12 @@ def collapse_curves(table, labels, along="epoch"):
         x, values = _series(table, key, along)
         axes.plot(x, values, color=ID_COLOUR, lw=1.5, marker="o", ms=3.5)
         known = finite(values)
-        if known.size and known.min() > 0 and known.max() > 5 * known.min():
+        if known.size and known.min() > 0 and known.max() > 10 * known.min():
             logarithmic(axes)
             few_decades(axes.yaxis, known)
         elif not known.size:
             axes.annotate("undefined", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=9, color=QUIET)
+            axes.set_yticks([])
         axes.grid(axis="y", color=FAINT, lw=0.6)
         panel_title(axes, shorten(name, 34) + (", log." if axes.get_yscale() == "log" else ""))
         if fitted is not None:
@@ -128,7 +129,7 @@ def layer_epoch_maps(table, labels):
         wide = found.pivot(index="depth", columns="epoch", values="value").sort_index()
         values = wide.to_numpy(dtype=np.float64)
         known = finite(values)
-        wide_range = known.size and known.min() > 0 and known.max() > 5 * known.min()
+        wide_range = known.size and known.min() > 0 and known.max() > 10 * known.min()
         image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest",
                             norm=LogNorm() if wide_range else None)
         names = layers.set_index("depth")["layer"].loc[wide.index]
@@ -142,8 +143,7 @@ def layer_epoch_maps(table, labels):
         if wide_range:
             bar.ax.yaxis.set_minor_formatter(NullFormatter())
             few_decades(bar.ax.yaxis, known)
-    for axes in grid.flat[len(labels):]:
-        axes.set_visible(False)
+    close_grid(grid, len(labels))
     figure.supxlabel("epoch", fontsize=9, color=INK)
     return figure
 

@@ -59,6 +59,12 @@ def logarithmic(axes):
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def grid_shape(count, most=4):
+    """(rows, columns) of `count` panels, at most that many side by side: five stand as three and two, not as four and one."""
+    rows = max(-(-count // most), 1)
+    return rows, max(-(-count // rows), 1)
+
+
 def close_grid(grid, count):
     """Hide the panels beyond the first `count`; x tick labels under the lowest of each column, full last row or not."""
     for axes in grid.flat[max(count - grid.shape[1], 0):count]:
