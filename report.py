@@ -102,10 +102,10 @@ def read_checked(path, columns, command, checkpoint_sha256):
 
 
 def curves_file(folder, sidecar):
-    """The curves of the run, which its best and final checkpoints share, or None."""
+    """The curves of the run, which all its checkpoints share, or None."""
     names = [sidecar["curves"]] if sidecar.get("curves") else []
-    names.append(re.sub("_(best|final)(?=_|$)", "_curves", folder.name, count=1) + ".csv")
-    names.append(re.sub("_(best|final)(?=_|$)", "", folder.name, count=1) + "_curves.csv")
+    kind = r"_(best|final|epoch\d+)(?=_|$)"
+    names += [re.sub(kind, "_curves", folder.name, count=1) + ".csv", re.sub(kind, "", folder.name, count=1) + "_curves.csv"]
     return next((path for name in names if (path := folder.parent / name).is_file()), None)
 
 

@@ -66,8 +66,9 @@ def tiles(summary):
 
 def facts(summary):
     run, accuracy, training = summary["checkpoint"], summary["accuracy"], summary["training"] or {}
+    held = run["held_out"] or []
     rows = {"Model": run["model"], "ID data set": run["dataset"], "Recipe": run["mode"],
-            "Classes held out": ", ".join(map(str, run["held_out"] or [])),
+            "Classes held out": listed(map(str, held[:8]), len(held) - 8),
             "Epoch of this checkpoint": run["epoch"], "Epochs trained": training.get("epochs") or run["epochs"],
             **{f"{name} accuracy": percent(accuracy[split], 2)
                for name, split in (("Training", "train"), ("Validation", "val"), ("Test", "test"))},

@@ -74,7 +74,7 @@ def reading(summary):
 def read_training(summary):
     run, accuracy = summary["checkpoint"], summary["accuracy"]
     if accuracy["test"] is None:
-        return [f"The accuracies of {run['stem']} are not on record."]
+        return [f"The test accuracy of {run['stem']} is not on record."]
     text = f"{run['model']}, trained on {run['dataset']}"
     text += "" if run["epoch"] is None else f" for {run['epoch']} epochs"
     text += f", classifies {percent(accuracy['test'], 2)} of the test images right"

@@ -327,6 +327,12 @@ def test_a_missing_file_is_named_with_its_command(run, missing, command, gone, c
     Page(page)
 
 
+def test_a_checkpoint_of_an_epoch_has_the_runs_curves(run):
+    (run.parent / "net_best_s0.json").unlink()
+    folder = run.rename(run.parent / "net_epoch110_s0")
+    assert make(folder)[0]["training"]["epochs"] == 5
+
+
 def test_without_figures_their_commands_are_named(run):
     for path in (run / "figures").glob("*.png"):
         path.unlink()
