@@ -82,8 +82,8 @@ MEANINGS = {  # metric: (under full collapse, what it says)
     "nc5_shift": ("", "distance of this set's mean from the global mean, in class-mean norms; near 0 angles are noise"),
 }
 CAPTIONS = [  # file name, section, caption, in the order of the page; the first that matches
-    ("^training_curves", "run", "Accuracy and loss by epoch on training and validation images. The dot marks the best "
-     "validation accuracy, a dashed line the first epoch with every training image right."),
+    ("^training_curves", "run", "Accuracy and loss by epoch on training images, and on validation images where some "
+     "were kept. A dot marks the best validation accuracy, a dashed line the first epoch with every training image right."),
     ("^auroc", "ood", "AUROC of each method on each OOD set, methods sorted by their mean, the best of each set dark; "
      "bars start at 50%, which is chance."),
     ("^(score|hist)", "ood", "Densities of the score of ID (blue) and OOD images. The less they overlap, the better "
