@@ -4,9 +4,11 @@ One vocabulary of flags stands in FLAGS; a script names those that it takes and 
 imports torch before a function needs it: the scorers start in about a second.
 """
 import argparse
+import contextlib
 import os
 import random
 import sys
+import time
 import warnings
 from argparse import ArgumentTypeError
 
@@ -131,6 +133,14 @@ def seed_everything(seed):
 def progress(iterable=None, **options):
     """A progress bar with its remaining time on a terminal; silent where stderr is a file, so that logs stay legible."""
     return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "leave": False, **options})
+
+
+@contextlib.contextmanager
+def timed(seconds, name):
+    """Write how long the block took into the dict `seconds`."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
 
 
 def print_table(frame, title=None):

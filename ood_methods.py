@@ -21,11 +21,11 @@ import pandas as pd
 import polars as pl
 
 import cli
+import detection
 import figures
 import metrics
 import runs
 import scores
-import scoring
 import tables
 import utils
 
@@ -45,7 +45,7 @@ def make_parser():
                               "the mean and standard deviation are written too"},
                   ood={"help": "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"})
     parser.add_argument("--methods", nargs="+", type=method, metavar="METHOD",
-                        help=f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)}, {scoring.ODIN}; "
+                        help=f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)}, {detection.ODIN}; "
                              f"variants: {', '.join(name for name in scores.METHODS if name not in scores.DEFAULT)}")
     parser.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
     parser.add_argument("--ridge", type=not_negative, help="of Mahalanobis: this share of the mean variance is added to the "
@@ -112,7 +112,7 @@ def check(run, args):
     for flag in ("vim_dim", "neco_dim"):
         if (getattr(args, flag) or 0) >= width:
             raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected 1 to {width - 1} for {width} features")
-    if scoring.ODIN in (args.methods or []) and not run.odin:
+    if detection.ODIN in (args.methods or []) and not run.odin:
         raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: {run.command} "
                          "--odin-epsilon 0.0014")
 
@@ -136,43 +136,47 @@ def check_groups(run, args):
 def score_run(run, args):
     """Fit, score, and write everything of one checkpoint -> its tidy table."""
     print(f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in {run.folder}")
-    W, b, class_names = utils.read_head(run.head)
-    train, val, test = (utils.read_features(path) if path else None for path in (run.train, run.val, run.test))
-    for found in filter(None, (train, val, test)):
-        utils.check_labels(found, class_names)
-    ood = {name: utils.read_features(path) for name, path in run.ood.items()}
-    fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
-    names = [name for name in args.methods or scores.DEFAULT if name != scoring.ODIN]
-    overrides, chosen = parameters(args), {}
-    if args.val_ood:
-        chosen = scoring.tune(fitted, names, overrides, val.features, ood.pop(args.val_ood).features, W, b)
-    states = scores.fit_all(fitted, names, {**chosen, **overrides})
-    scored = scoring.Scored(scores.score_all(test.features, states, W, b),
-                    {name: scores.score_all(found.features, states, W, b) for name, found in ood.items()},
-                    {name: state.parameters | ({"val_ood": args.val_ood} if name in chosen else {})
-                     for name, state in states.items()})
-    if scoring.ODIN in (args.methods or [scoring.ODIN]) and run.odin:
-        scoring.add_odin(run, scored, {"": test, **ood}, W, b)
-    scoring.warn_of_undefined(scored)
-    right = scores.compute_logits(test.features, W, b).argmax(1) == test.labels
-    table = scoring.tabulate(run, scored, right, args.tpr)
-    written = write(run, args, table, scored, {f"ID_{run.dataset}": test, **{f"OOD_{name}": ood[name] for name in ood}}, W, b,
-                    class_names)
-    written += draw(run, fitted, test, ood, table, scored, args)
+    seconds = {}
+    with cli.timed(seconds, "reading"):
+        W, b, class_names = utils.read_head(run.head)
+        train, val, test = (utils.read_features(path) if path else None for path in (run.train, run.val, run.test))
+        for found in filter(None, (train, val, test)):
+            utils.check_labels(found, class_names)
+        ood = {name: utils.read_features(path) for name, path in run.ood.items()}
+    with cli.timed(seconds, "scoring"):
+        fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
+        names = [name for name in args.methods or scores.DEFAULT if name != detection.ODIN]
+        chosen = detection.tune(fitted, names, parameters(args), ood.pop(args.val_ood).features) if args.val_ood else {}
+        scored = detection.score(fitted, names, {**chosen, **parameters(args)}, test, ood, {"val_ood": args.val_ood}, chosen)
+        if detection.ODIN in (args.methods or [detection.ODIN]) and run.odin:
+            detection.add_odin(run, scored, {"": test, **ood}, W, b)
+        detection.warn_of_undefined(scored)
+    with cli.timed(seconds, "tables"):
+        right = scores.compute_logits(test.features, W, b).argmax(1) == test.labels
+        table = detection.tabulate(run, scored, right, args.tpr)
+        sets = {f"ID_{run.dataset}": test, **{f"OOD_{name}": found for name, found in ood.items()}}
+        written = write(run, args, table, scored, sets, W, b, class_names)
+    with cli.timed(seconds, "figures"):
+        written += draw(run, fitted, test, ood, table, scored, args)
+    finish(run, args, table, written, seconds)
+    return table
+
+
+def finish(run, args, table, written, seconds):
+    """What an earlier table left goes, the record of this one is written, and the table is printed."""
     removed = remove_outdated(run.folder, written)
-    utils.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written)
+    utils.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written, seconds=seconds)
     cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
     print(f"\nper-image scores, figures and the full table: {run.folder}")
     if removed:
         print(f"removed, as made of an earlier table: {', '.join(removed)}")
-    return table
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 def method(text):
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
-    known = {plain_name(name): name for name in (*scores.METHODS, scoring.ODIN)}
+    known = {plain_name(name): name for name in (*scores.METHODS, detection.ODIN)}
     if plain_name(text) not in known:
         raise cli.ArgumentTypeError(f"unknown method {text!r}; expected one of {', '.join(known.values())}")
     return known[plain_name(text)]

@@ -159,10 +159,22 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     assert all(way in done.stdout for way in table["way"]) and "random images" in done.stdout
 
 
+def test_the_stages_of_the_whole_process_are_those_of_its_record_and_leave_the_start(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "process.py"), "--train-rows", "800", "--test-rows", "180", "--width", "24",
+               "--classes", "8", "--repeats", "1", "--output-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "benchmarks" / "process.csv")
+    assert list(table["methods"]) == ["the core six", "all but KNN, NNGuide, Relation", "all"]
+    stages = table[["start", "reading", "scoring", "tables", "figures"]]
+    np.testing.assert_allclose(stages.sum(axis=1), table["seconds"], atol=0.005)
+    assert (stages > 0).all(axis=None) and table["reading_share"].between(0, 1).all()
+
+
 def test_every_benchmark_that_times_names_the_machine_that_it_ran_on():
     texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")}
     timed = [name for name, text in texts.items() if "perf_counter" in text]
-    assert {"collapse.py", "scoring.py", "training.py"} <= set(timed)
+    assert {"collapse.py", "process.py", "scoring.py", "training.py"} <= set(timed)
     assert not [name for name in timed if "machine.facts(" not in texts[name]]
 
 

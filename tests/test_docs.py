@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import collapse
+import detection
 import metrics
 import ood_methods
 import scores
-import scoring
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 METHODS, COLLAPSE = ((DOCS / name).read_text(encoding="utf-8") for name in ("methods.md", "neural_collapse.md"))
@@ -47,7 +47,7 @@ def test_tables_are_read_with_their_escaped_pipes():
 
 def test_every_score_and_no_other_has_a_formula_and_a_row_of_differences():
     formulas, differences = described(METHODS, "score", "needs"), described(METHODS, "our default is from")
-    assert set(formulas) == {*scores.METHODS, scoring.ODIN}
+    assert set(formulas) == {*scores.METHODS, detection.ODIN}
     assert all(row["score"] and row["needs"] for row in formulas.values())
     without = {"MaxLogit"}  # in which nobody disagrees
     assert set(differences) == set(formulas) - without
@@ -69,13 +69,13 @@ def test_the_source_shown_is_that_of_the_registry(name):
 def test_every_metric_column_is_explained():
     shown = described(METHODS, "column", "formula")
     assert set(metrics.COLUMNS) <= set(shown)
-    assert set(shown) - set(metrics.COLUMNS) == {"accuracy", "accuracy_at_tpr", "best"}  # scoring.tabulate adds these
+    assert set(shown) - set(metrics.COLUMNS) == {"accuracy", "accuracy_at_tpr", "best"}  # detection.tabulate adds these
 
 
 def test_the_tuning_grids_shown_are_those_of_the_code():
     shown = described(METHODS, "method", "parameter", "values")
     grids = {name: (row["parameter"].strip("`"), tuple(map(value, row["values"].split(",")))) for name, row in shown.items()}
-    assert grids == scoring.GRIDS
+    assert grids == detection.GRIDS
     assert all(scores.METHODS[name].parameters[parameter] in values for name, (parameter, values) in grids.items())
 
 

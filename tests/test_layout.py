@@ -16,7 +16,7 @@ TABLE = {
     "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "recipes", "utils", "cli"},
     "train": {"training", "recipes", "augment", "data", "networks", "leave_out", "distributed", "utils", "cli", "figures"},
     "run_networks": {"data", "networks", "extraction", "layers", "distributed", "utils", "cli"},
-    "ood_methods": {"scoring", "scores", "tables", "metrics", "figures", "runs", "utils", "cli"},
+    "ood_methods": {"detection", "scores", "tables", "metrics", "figures", "runs", "utils", "cli"},
     "neural_collapse": {"layers", "series", "collapse", "figures", "runs", "utils", "cli"},
     "report": {"report_page", "report_summary", "report_words", "utils", "cli"},
     "report_page": {"report_words", "figures", "utils"},
@@ -32,7 +32,7 @@ TABLE = {
     "data": {"utils"},
     "augment": set(),
     "leave_out": set(),
-    "scoring": {"scores", "tables", "metrics", "utils"},
+    "detection": {"scores", "tables", "metrics", "utils"},
     "scores": set(),
     "tables": {"metrics"},
     "metrics": set(),
@@ -47,7 +47,7 @@ TABLE = {
 SPLIT = ("scores", "figures", "collapse", "training")
 SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
 STAGES = SCRIPTS[1:]
-TORCH_FREE = ("ood_methods", "neural_collapse", "report", "report_page", "report_summary", "report_words", "scoring", "scores",
+TORCH_FREE = ("ood_methods", "neural_collapse", "report", "report_page", "report_summary", "report_words", "detection", "scores",
               "tables", "metrics", "layers", "series", "runs", "collapse", "figures", "utils", "cli")
 PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
 

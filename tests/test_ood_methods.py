@@ -13,10 +13,10 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_cli import read_csv, shell, write_blank
 
+import detection
 import metrics
 import ood_methods
 import scores
-import scoring
 import tables
 import utils
 
@@ -442,7 +442,7 @@ def test_a_validation_set_chooses_and_is_not_tested_on(folder):
     def area(temperature):
         values = temperature * logsumexp(np.concatenate([inside, outside]) / temperature, axis=1)
         return roc_auc_score(np.repeat([1, 0], [len(inside), len(outside)]), values)
-    grid = scoring.GRIDS["Energy"][1]
+    grid = detection.GRIDS["Energy"][1]
     assert area(chosen["Energy"]["temperature"]) == pytest.approx(max(map(area, grid)), abs=1e-4)
     assert len({round(area(value), 3) for value in grid}) > 1, "the choice matters here"
 

@@ -29,9 +29,19 @@ class Scored:
     parameters: dict
 
 
-def tune(fitted, names, overrides, val, ood, W, b):
-    """Hyper-parameters by AUROC of ID validation images against one OOD set that is not tested on -> {method: {name: value}}."""
-    best = {}
+def score(fitted, names, overrides, test, ood, note, noted):
+    """Fit by the training set and score every test set once; `note` is added to the parameters of the methods in `noted`."""
+    W, b = fitted.W, fitted.b
+    states = scores.fit_all(fitted, names, overrides)
+    return Scored(scores.score_all(test.features, states, W, b),
+                  {name: scores.score_all(found.features, states, W, b) for name, found in ood.items()},
+                  {name: state.parameters | (note if name in noted else {}) for name, state in states.items()})
+
+
+def tune(fitted, names, overrides, ood):
+    """Hyper-parameters by AUROC of the ID validation images against one OOD set (M, D) that is not tested on -> {method:
+    {name: value}}."""
+    best, (val, _), W, b = {}, fitted.validation, fitted.W, fitted.b
     for name in (name for name in names if name in GRIDS and name not in overrides):
         parameter, values = GRIDS[name]
         areas = []
