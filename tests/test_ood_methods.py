@@ -225,6 +225,18 @@ def test_the_latex_table_is_escaped_and_sets_what_is_best_in_bold(done):
         assert [cell.startswith("*") for cell in cells] == bold
 
 
+def test_many_sets_stand_in_panels_that_fit_a_page_and_the_caption_says_what_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c", "d", "e_1"))
+    printed = run(folder, "--methods", "MSP", "Energy", "--latex", "--tpr", "0.9")[1]
+    text = (folder / "ood_metrics.tex").read_text()
+    assert r"AUROC, and FPR at 90\% TPR" in text and r"net\_s0: toy" in text and "p $<$ 0.05" in text
+    assert [line.count("multicolumn") for line in text.splitlines() if "multicolumn" in line] == [4, 2]
+    cells = [[float(cell) for cell in re.sub(r"\\textbf\{(.*?)\}", r"\1", line).removesuffix(r" \\").split(" & ")[1:]]
+             for line in text.splitlines() if line.startswith("MSP ")]
+    assert cells[0] + cells[1] == printed_rows(printed)["MSP"]
+
+
 def test_the_best_is_what_a_paired_test_sets_apart_from_every_other(folder):
     """A score of its own set apart by a shift, and one that only noise sets apart from its like."""
     generator = np.random.default_rng(0)
