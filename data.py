@@ -1,13 +1,10 @@
-"""Data sets: a registry of ID and OOD sets, folders of images, preprocessing and splits.
+"""Data sets: a registry of ID and OOD sets, preprocessing and splits.
 
 Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what lies in files is decoded
-batch by batch. A new set is a function here and a row in ID or OOD.
+batch by batch (image_files.py). A new set is a function here and a row in ID or OOD.
 """
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -15,12 +12,11 @@ from urllib.error import URLError
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as transforms
 
+from image_files import Images, image_folder
 from utils import split_name
 
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
 
 
@@ -65,103 +61,7 @@ def per_channel(values, device):
         return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
 
 
-# ---- images ----------------------------------------------------------------------------------------------------------
-
-@dataclass
-class Images:
-    """uint8 images (N, 3, S, S) in memory, labels (N,) int64 (-1: none), and what the classes are called."""
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    class_names: list
-    source: str
-    paths: list = None
-
-    def __len__(self):
-        return len(self.labels)
-
-    def batches(self, batch_size):
-        """Yield uint8 (n, 3, S, S) in order."""
-        yield from self.pixels.split(batch_size)
-
-    def take(self, indices):
-        """The images at these indices (M,), in that order."""
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
-
-    def to(self, device):
-        """The same images on a device."""
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
-
-    def in_memory(self):
-        return self
-
-
-@dataclass
-class ImageFiles:
-    """Images that lie in files: decoded in threads, batch by batch, so that memory stays small."""
-
-    paths: list
-    labels: torch.Tensor
-    class_names: list
-    source: str
-    preprocessing: Preprocessing
-    root: Path
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
-
-    def __len__(self):
-        return len(self.labels)
-
-    def take(self, indices):
-        """The images at these indices (M,), in that order."""
-        return replace(self, paths=[self.paths[index] for index in indices], labels=self.labels[indices])
-
-    def decode(self, path):
-        try:
-            with Image.open(self.root / path) as image:
-                if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion cuts off at 255
-                    image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-                return np.asarray(self.preprocessing.resize(image.convert("RGB")))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-            raise ValueError(f"{self.root / path} cannot be read as an image ({error}); mend or remove it") from None
-
-    def batches(self, batch_size):
-        """Yield uint8 (n, 3, S, S) in order."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            for start in range(0, len(self.paths), batch_size):
-                # One tensor a batch: one an image costs more than its decoding. And no batch ahead of the reader: on a CPU the
-                # decoding threads and the network's hold each other up (10,000 images: 28 s on two cores, 6.5 s from memory).
-                pixels = np.stack(list(pool.map(self.decode, self.paths[start:start + batch_size])))
-                yield torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-
-    def in_memory(self):
-        return Images(torch.cat(list(self.batches(256))), self.labels, self.class_names, self.source)
-
-
-def image_folder(folder, preprocessing, classes=None):
-    """Any folder of images, at any depth -> ImageFiles in sorted order.
-
-    The first level of subfolders gives the labels; images that lie at the top have label -1. `classes` fixes the names
-    (a test split must know those of its training split).
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{root} is not a folder; expected a folder of images ({', '.join(sorted(IMAGE_ENDINGS))})")
-    paths = sorted(path.relative_to(root) for path in root.rglob("*")
-                   if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
-                   and not any(part.startswith(".") for part in path.relative_to(root).parts))
-    if not paths:
-        raise ValueError(f"{root} holds no images; expected files ending in {', '.join(sorted(IMAGE_ENDINGS))}")
-    names = classes or sorted({path.parts[0] for path in paths if len(path.parts) > 1})
-    unknown = {path.parts[0] for path in paths if len(path.parts) > 1} - set(names)
-    if unknown:
-        raise ValueError(f"{root} has the class folder {sorted(unknown)[0]!r}, which the training images do not have")
-    number = {name: index for index, name in enumerate(names)}
-    labels = [number[path.parts[0]] if len(path.parts) > 1 else -1 for path in paths]
-    stamps = [f"{path} {(status := (root / path).stat()).st_size} {status.st_mtime_ns}" for path in paths]
-    source = sha256("\n".join(stamps).encode()).hexdigest()
-    return ImageFiles([path.as_posix() for path in paths], torch.tensor(labels), list(names), f"files {source}",
-                      preprocessing, root)
-
+# ---- the registry's functions ----------------------------------------------------------------------------------------
 
 def from_arrays(pixels, labels, class_names, source, preprocessing):
     """uint8 (N, H, W, 3) or (N, H, W) arrays -> Images at the preprocessing's size."""
@@ -170,8 +70,6 @@ def from_arrays(pixels, labels, class_names, source, preprocessing):
     pixels = torch.cat([preprocessing.resize(part) for part in pixels.split(2000)])
     return Images(pixels.contiguous(), torch.as_tensor(np.asarray(labels), dtype=torch.int64), list(class_names), source)
 
-
-# ---- the registry's functions ----------------------------------------------------------------------------------------
 
 def download(build, what):
     """Call a torchvision data set with download=True; where that fails, say which file to put where."""
@@ -284,10 +182,11 @@ def check_id(text):
     return name, folder
 
 
-def id_set(text, data_dir, size=None):
+def id_set(text, data_dir, size=None, statistics=None):
     """"cifar100", or "mine=folder" with train/<class>/ and test/<class>/ -> (name, Dataset).
 
-    A folder's mean and std are measured on its training images. Raises ValueError for an unknown name.
+    A folder's mean and std are measured on its training images, which decodes them all, unless `statistics` (mean, std) gives
+    them. Raises ValueError for an unknown name.
     """
     name, folder = check_id(text)
     if folder is None:
@@ -300,7 +199,7 @@ def id_set(text, data_dir, size=None):
 
     def load(split, preprocessing, data_dir):
         return image_folder(Path(folder) / split, preprocessing, train.class_names)
-    mean, std = channel_statistics(train)
+    mean, std = statistics or channel_statistics(train)
     return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 

@@ -384,7 +384,8 @@ def test_an_unreadable_image_is_named(folder, content):
 
 
 def test_an_image_of_absurd_size_is_named(folder, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 20 x 20 is more than twice that: Pillow calls it a bomb
+    save(folder / "ant" / "1.PNG", noise(30, 30, 3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # 30 x 30 is more than twice that: Pillow calls it a bomb
     with pytest.raises(ValueError, match=r"ant/1\.PNG cannot be read as an image"):
         list(data.image_folder(folder, plainly(20)).batches(3))
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = {
     "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "recipes", "utils", "cli"},
     "train": {"training", "recipes", "augment", "data", "networks", "leave_out", "distributed", "utils", "cli", "figures"},
-    "run_networks": {"data", "networks", "extraction", "layers", "distributed", "utils", "cli"},
+    "run_networks": {"data", "image_files", "networks", "extraction", "layers", "distributed", "utils", "cli"},
     "ood_methods": {"detection", "scores", "tables", "metrics", "figures", "runs", "utils", "cli"},
     "neural_collapse": {"layers", "series", "collapse", "figures", "runs", "utils", "cli"},
     "report": {"report_page", "report_summary", "report_words", "utils", "cli"},
@@ -29,7 +29,8 @@ TABLE = {
     "series": {"utils"},
     "networks": {"resnet"},
     "resnet": set(),
-    "data": {"utils"},
+    "data": {"image_files", "utils"},
+    "image_files": set(),
     "augment": set(),
     "leave_out": set(),
     "detection": {"scores", "tables", "metrics", "utils"},
