@@ -11,7 +11,8 @@
 Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was trained on, held-out classes left
 out), ID_<dataset>_val.csv (the validation images, where there are any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a
 .json that says how it was made. A file that is there already and would come out the same is kept; --force makes all anew. Every
-image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. --odin-epsilon
+image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. Files of a folder are
+looked through first: all that cannot be read are named before anything is extracted. --odin-epsilon
 adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of perturbed test images, for the score ODIN;
 --layers adds layers/<file>_<stage>.csv, the output of every stage of the network; `--layers stream` stores no such features but
 moments/<file>_<stage>.csv, which is all that neural_collapse.py needs of them, at the price of a second pass over the training
@@ -21,6 +22,7 @@ prints. Each rank loads the data set; a --batch-size that gives every rank sever
 """
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ import torch
 import cli
 import data
 import distributed
+import image_files
 import layers
 import networks
 import utils
@@ -80,19 +83,26 @@ def main(argv=None):
             with world.together():
                 fetch(args) if world.first else None
             return
+        seen = set()
         for path in args.checkpoint:
-            extract_all(path, args, world)
+            extract_all(path, args, world, seen)
 
 
-def extract_all(path, args, world):
-    """One checkpoint -> its head and feature files, each only where it would come out differently from what is there."""
+def extract_all(path, args, world, seen):
+    """One checkpoint -> its head and feature files, each only where it would come out differently from what is there.
+
+    `seen` holds what was said, and which files were read through, for the checkpoints before it.
+    """
     with world.together(first_ahead=True):  # which downloads what the others then find
         work = prepare(path, args, world)
+        if world.first:
+            check_files(work, seen)
     with world.together():
         if world.first:
             work.files.append(write_head(work, args))
     print(f"{path}: {work.checkpoint['model']}, {work.extractor.classifier.in_features} features, "
           f"{work.extractor.classifier.out_features} classes -> {work.folder}")
+    say_left_out(work, seen)
     probes = {}
     for job in work.jobs:
         with world.together():
@@ -154,7 +164,6 @@ def prepare(path, args, world):
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise ValueError(f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a lower --lr")
     given = given_by(path, checkpoint, args)
-    data.check_ood(given["ood"], given["dataset"], given["held_out"])
     folder = utils.writable_folder(Path(args.output_dir) / Path(path).stem)
     jobs = plan(path, args, given, checkpoint)
     stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
@@ -164,6 +173,33 @@ def prepare(path, args, world):
               "preprocessing": given["preprocessing"].as_dict(), "precision": "bfloat16" if args.amp else "float32"}
     made = utils.read_json(folder / "run_networks.json").get("outputs", {})
     return Work(folder, extractor, jobs, given, checkpoint, origin, made, args.format, args.layers, [])
+
+
+def check_files(work, seen):
+    """ValueError that names every image file, of all sets together, which cannot be read.
+
+    What was extracted once was readable then: where the sidecar names the same files, of the same sizes and times, they are not
+    read through again. ODIN's images are those of the test sets.
+    """
+    failures = []
+    for job in work.jobs:
+        known = utils.read_sidecar(work.outputs(job)[""]).get("source") == job.images.source
+        if not job.odin and not known and (job.stem, job.images.source) not in seen:
+            failures += job.images.unreadable(cli.progress)
+            seen.add((job.stem, job.images.source))
+    image_files.refuse(failures)
+
+
+def say_left_out(work, seen):
+    """What lies in a folder beside its images, such as "mine: 19 images; 3 other files left out (.heic, .txt, no ending)"."""
+    for job in work.jobs:
+        if job.images.left_out and job.split != "val" and job.images.root not in seen:  # val lies where the training images lie
+            print(f"  {job.dataset}{f' ({job.split})' if job.in_distribution else ''}: {count(job.images)}")
+            seen.add(job.images.root)
+
+
+def count(images, where=""):
+    return f"{len(images):,} images{where}{f'; {images.left_out}' if images.left_out else ''}"
 
 
 def extract(work, job, args, probes, world):
@@ -203,15 +239,18 @@ def write(work, job, args, found, summaries, start):
 
 
 def fetch(args):
-    """See that every data set is at hand, so that a compute node without a network needs none."""
-    name, dataset = data.id_set(args.dataset, args.data_dir)
-    data.check_ood(args.ood, name, held_out=("any",))
+    """See that every data set is at hand and readable, so that a compute node without a network needs none."""
+    data.check_ood(args.ood, data.check_id(args.dataset)[0], held_out=("any",))
+    name, dataset = data.id_set(args.dataset, args.data_dir, statistics=((0.0,) * 3, (1.0,) * 3))  # nothing is normalised here
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
-    for split in ("train", "test"):
-        print(f"{name} ({split}): {len(data.load_id(dataset, split, preprocessing, args.data_dir)):,} images at hand")
-    for text in args.ood:
-        if utils.split_name(text)[0] != "held_out":
-            print(f"{text}: {len(data.load_ood(text, dataset, preprocessing, args.data_dir)):,} images at hand")
+    wanted = {f"{name} ({split})": partial(data.load_id, dataset, split) for split in ("train", "test")}
+    wanted |= {text: partial(data.load_ood, text, dataset) for text in args.ood if utils.split_name(text)[0] != "held_out"}
+    failures = []
+    for name, load in wanted.items():
+        images = load(preprocessing, args.data_dir)
+        failures += images.unreadable(cli.progress)
+        print(f"{name}: {count(images, ' at hand')}")
+    image_files.refuse(failures)
 
 
 def given_by(path, checkpoint, args):
@@ -222,12 +261,14 @@ def given_by(path, checkpoint, args):
     if own and args.dataset and utils.split_name(own)[0] != utils.split_name(args.dataset)[0]:
         raise ValueError(f"{path} was trained on {own}, not on {args.dataset}; to see {args.dataset} as unknown images, give it as "
                          f"--ood {args.dataset}")
-    name, dataset = data.id_set(args.dataset or own, args.data_dir)
+    name, held_out = data.check_id(args.dataset or own)[0], checkpoint.get("held_out", [])
+    ood = default_sets(name, checkpoint) if args.ood is None else args.ood
+    data.check_ood(ood, name, held_out)  # first: where the checkpoint keeps no preprocessing, a folder is now measured for it
     kept = checkpoint.get("preprocessing")
+    _, dataset = data.id_set(args.dataset or own, args.data_dir, statistics=kept and (kept["mean"], kept["std"]))
     preprocessing = data.Preprocessing(**kept) if kept else data.Preprocessing(dataset.size, dataset.mean, dataset.std)
-    return {"dataset": name, "set": dataset, "preprocessing": preprocessing, "held_out": checkpoint.get("held_out", []),
-            "class_names": checkpoint.get("class_names"), "val_size": checkpoint.get("val_size", 0),
-            "ood": default_sets(name, checkpoint) if args.ood is None else args.ood}
+    return {"dataset": name, "set": dataset, "preprocessing": preprocessing, "held_out": held_out, "ood": ood,
+            "class_names": checkpoint.get("class_names"), "val_size": checkpoint.get("val_size", 0)}
 
 
 def default_sets(dataset, checkpoint):

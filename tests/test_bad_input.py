@@ -64,7 +64,7 @@ def at(tmp_path, monkeypatch):
 def write_images(folder, count=2):
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(np.full((8, 8, 3), 40 * number % 256, np.uint8)).save(folder / f"{number}.png")
 
 
 # ---- names that are not known ----------------------------------------------------------------------------------------
@@ -380,6 +380,42 @@ def test_a_file_that_is_no_image_is_refused_by_name(own_digits_run, at):
     assert ended.code == 2 and ended.err.count("error: ") == 1 and "Traceback" not in ended.err
     assert "photographs/1.png cannot be read as an image" in ended.err and "mend or remove it" in ended.err
     assert not (own_digits_run.folder / "OOD_mine_test.csv").exists()
+
+
+def test_unreadable_photographs_are_refused_before_training(at):
+    write_images(at / "photographs", 15)
+    for number in range(12):
+        (at / "photographs" / f"{number}.png").write_bytes(b"no image")
+    message = refuse(at, main, "--epochs", "1", "--ood", "uniform", "mine=photographs",
+                     said=["12 files cannot be read as images", "photographs/0.png", "and 2 more", "mend or remove them"])
+    assert message.count(".png (") == 10
+
+
+def test_photographs_of_kinds_that_cannot_be_read_are_refused_before_training(at):
+    (at / "photographs").mkdir()
+    (at / "photographs" / "1.HEIC").write_text("x")
+    refuse(at, main, "--epochs", "1", "--ood", "mine=photographs", said=["holds no images", "1 other file (.heic)", "magick"])
+
+
+@pytest.mark.parametrize("script", ["main", "run_networks"])
+def test_a_file_name_that_is_not_utf8_is_refused_before_long_work(at, digits_run, script):
+    write_images(at / "photographs", 1)
+    try:
+        (at / "photographs" / "0.png").rename(at / "photographs" / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    said = [r"caf\xe9.png", "not UTF-8", "convmv"]
+    if script == "main":
+        refuse(at, main, "--epochs", "1", "--ood", "mine=photographs", said=said)
+    else:
+        refuse_run(digits_run, run_networks, "--ood", "mine=photographs", "--force", said=said)
+
+
+def test_a_missing_folder_is_refused_before_any_other_is_looked_at(at, digits_run, monkeypatch):
+    write_images(at / "photographs", 1)
+    for name in ("id_set", "load_id", "load_ood"):
+        monkeypatch.setattr(run_networks.data, name, None)
+    refuse_run(digits_run, run_networks, "--ood", "mine=photographs", "other=missing", said=["missing is not a folder", "other"])
 
 
 # ---- no write permission ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import cli
 import data
 import distributed
 import extraction
+import image_files
 import networks
 import run_networks
 import runs
@@ -447,6 +448,84 @@ def test_an_unreadable_image_is_named_and_the_old_file_stays(own_digits_run, tmp
     assert contents(own_digits_run.folder) == before
 
 
+def break_images(folder, *names):
+    for name in names:
+        (folder / name).write_bytes((folder / name).read_bytes()[:100])
+
+
+def test_unreadable_images_of_all_sets_are_named_before_anything_is_extracted(own_digits_run, tmp_path):
+    first, second = (folder_of_images(tmp_path / name) for name in ("first", "second"))
+    break_images(first, "0.png", "dogs/2.png")
+    (second / "cats" / "4.png").write_bytes(b"no image")
+    before = contents(own_digits_run.folder)
+    with pytest.raises(ValueError, match=r"^3 files cannot be read as images: .*first/0\.png .*/2\.png .*second/cats/4\.png"):
+        start(own_digits_run, "--ood", "uniform", f"one={first}", f"two={second}", "--force")
+    assert contents(own_digits_run.folder) == before
+
+
+def test_a_set_is_looked_through_once_until_its_files_change(own_digits_run, tmp_path, monkeypatch):
+    photographs, looked, real = folder_of_images(tmp_path / "photographs"), [], image_files.complaint
+    monkeypatch.setattr(image_files, "complaint", lambda path, thorough: looked.append(path) or real(path, thorough))
+    best = str(own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth")
+    words = ["--ood", f"mine={photographs}", "--odin-epsilon", "0.01", "--checkpoint", str(own_digits_run.checkpoint), best]
+    start(own_digits_run, *words)
+    assert len(looked) == 5  # for two checkpoints, and for ODIN too
+    start(own_digits_run, *words, "--force")
+    assert len(looked) == 5
+    os.utime(photographs / "0.png", ns=(1, 1))
+    start(own_digits_run, *words)
+    assert len(looked) == 10
+
+
+def test_a_folder_that_the_checkpoint_knows_is_not_measured_again(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            folder_of_images(tmp_path / "insects" / split / name, 2)
+    preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
+    path = foreign(tmp_path, networks.build("resnet_cifar", 2), model="resnet_cifar", dataset=f"insects={tmp_path / 'insects'}",
+                   class_names=["ant", "bee"], preprocessing=preprocessing)
+    monkeypatch.setattr(data, "channel_statistics", None)  # it decodes every training image
+    extract_foreign(tmp_path, path, "--ood", "uniform")
+    run_networks.main(["--fetch", "--dataset", f"insects={tmp_path / 'insects'}"])
+    assert len(features_of(tmp_path / "results" / "foreign", "ID_insects_train").labels) == 4
+
+
+def test_what_a_folder_holds_beside_images_is_said_once(own_digits_run, tmp_path, capsys):
+    photographs = folder_of_images(tmp_path / "photographs")
+    for name in ("a.heic", "cats/b.txt", "c", ".hidden", "Thumbs.db"):
+        (photographs / name).write_text("x")
+    best = str(own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth")
+    start(own_digits_run, "--ood", f"mine={photographs}", "--odin-epsilon", "0.01", "--checkpoint", own_digits_run.checkpoint, best)
+    said = "mine: 5 images; 3 other files left out (.heic, .txt, no ending)"
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()].count(said) == 1
+    run_networks.main(["--fetch", "--dataset", "digits", "--ood", f"mine={photographs}"])
+    assert "5 images at hand; 3 other files left out (.heic, .txt, no ending)" in capsys.readouterr().out
+
+
+def test_a_class_folder_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            folder_of_images(tmp_path / "insects" / split / name, 3)
+        (tmp_path / "insects" / split / "ant" / "list.csv").write_text("x")
+    preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
+    path = foreign(tmp_path, networks.build("resnet_cifar", 2), model="resnet_cifar", dataset=f"insects={tmp_path / 'insects'}",
+                   class_names=["ant", "bee"], preprocessing=preprocessing, val_size=1)
+    extract_foreign(tmp_path, path, "--ood", "uniform")
+    assert [line.strip() for line in capsys.readouterr().out.splitlines() if "left out" in line] == [
+        "insects (train): 5 images; 1 other file left out (.csv)", "insects (test): 6 images; 1 other file left out (.csv)"]
+
+
+def test_features_of_files_that_were_read_by_older_rules_are_made_anew(own_digits_run, tmp_path, monkeypatch):
+    words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}"]
+    monkeypatch.setattr(image_files, "RULES", "1: as the pixels lie")
+    start(own_digits_run, *words)
+    before = modified(own_digits_run.folder)
+    monkeypatch.undo()
+    start(own_digits_run, *words)
+    after = modified(own_digits_run.folder)
+    assert {name for name in before if after[name] != before[name]} == {"OOD_mine_test.csv"}
+
+
 def test_a_file_name_with_commas_quotes_and_letters_of_all_kinds_comes_back(own_digits_run, tmp_path):
     names = ['a, "b".png', "ünï 中文.png"]
     for name in names:
@@ -638,6 +717,8 @@ def test_a_network_that_diverged_is_called_so(tmp_path):
     (["--ood", "svnh"], "unknown OOD set 'svnh'; expected one of svhn"),
     (["--ood", "mine=absent"], "absent is not a folder"),
     (["--ood", "photos", "photos"], "photos is named twice"),
+    (["--ood", "mine=/tmp", "Mine=/"], "the OOD set mine is named twice"),
+    (["--ood", "uniform", "mine=absent", "other=/tmp"], r"absent is not a folder; expected the folder of images of .* mine"),
     (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
     (["--checkpoint", "absent.pth"], r"there is no checkpoint absent\.pth"),
 ])
