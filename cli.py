@@ -5,6 +5,7 @@ imports torch before a function needs it: the scorers start in about a second.
 """
 import argparse
 import contextlib
+import gc
 import os
 import random
 import sys
@@ -90,6 +91,7 @@ def material(args):
 def run(main):
     """Run a script's main; a person's mistake becomes one line on stderr and exit code 2, never a traceback."""
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    gc.freeze()  # what the imports made lives to the end; to look through it again and again is a tenth of the drawing of figures
     try:
         sys.exit(main())
     except KeyboardInterrupt:

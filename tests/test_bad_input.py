@@ -110,7 +110,7 @@ def test_held_out_images_of_nothing_are_refused_before_training(at, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--methods", "MSP", "--vim-dim", "5"], ["--vim-dim belongs to ViM"]),
+        (["--methods", "MSP", "--vim-dim", "5"], ["--vim-dim is of ViM"]),
         (["--temperature", "0"], ["--temperature", "above 0"]),
         (["--tpr", "95"], ["--tpr", "at most 1"]),
         (["--epochs", "0"], ["--epochs", "at least 1"]),
