@@ -30,7 +30,8 @@ import utils
 
 STAGES = ("reading", "scoring", "tables", "figures")
 BANK = [name for name, method in scores.METHODS.items() if method.kind == "neighbour"]
-METHODS = {"core": list(scores.CORE), "searchless": [name for name in scores.DEFAULT if name not in BANK], "all": list(scores.DEFAULT)}
+METHODS = {"core": list(scores.CORE), "searchless": [name for name in scores.DEFAULT if name not in BANK],
+           "all": list(scores.DEFAULT)}
 POSITIONS = 4
 SETS = {"svhn": 10, "textures": 6, "cifar10": 10}  # shares of the OOD images
 

@@ -161,7 +161,8 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
 
 def test_the_stages_of_the_whole_process_are_those_of_its_record_and_leave_the_start(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "process.py"), "--train-rows", "800", "--test-rows", "180",
-               "--width", "24", "--classes", "8", "--repeats", "1", "--methods", "core", "searchless", "--output-dir", str(tmp_path)]
+               "--width", "24", "--classes", "8", "--repeats", "1", "--methods", "core", "searchless",
+               "--output-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "benchmarks" / "process.csv")
