@@ -29,13 +29,13 @@ class Scored:
     parameters: dict
 
 
-def score(fitted, names, overrides, test, ood, note, noted):
-    """Fit by the training set and score every test set once; `note` is added to the parameters of the methods in `noted`."""
+def score(fitted, names, overrides, test, ood):
+    """Fit by the training set and score every test set once."""
     W, b = fitted.W, fitted.b
     states = scores.fit_all(fitted, names, overrides)
     return Scored(scores.score_all(test.features, states, W, b),
                   {name: scores.score_all(found.features, states, W, b) for name, found in ood.items()},
-                  {name: state.parameters | (note if name in noted else {}) for name, state in states.items()})
+                  {name: state.parameters for name, state in states.items()})
 
 
 def tune(fitted, names, overrides, ood):

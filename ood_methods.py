@@ -13,7 +13,6 @@ scores_OOD_<name>.csv (a row an image, a column a method, and whether each score
 ood_metrics.csv (a row an OOD set and method) with ood_metrics.md and, on demand, .tex, and figures/. Every score is higher for
 more in-distribution images; ID is the positive class; rates are in [0, 1]. docs/methods.md explains each method.
 """
-
 from pathlib import Path
 
 import numpy as np
@@ -122,15 +121,15 @@ def check_groups(run, args):
     tested = [name for name in run.ood if name != args.val_ood]
     names = [name for name, _ in args.groups]
     for name, members in args.groups:
+        given = f"--groups {name}={','.join(members)}"
         if names.count(name) > 1 or name in run.ood:
-            raise ValueError(f"--groups {name}={','.join(members)}: {name} is the name of another group or of an OOD set; give "
-                             "each group a name of its own")
+            raise ValueError(f"{given}: {name} is the name of another group or of an OOD set; give each group a name of its own")
         for member in members:
             if member not in tested:
-                raise ValueError(f"--groups {name}={','.join(members)}: {member} is not among the tested OOD sets, "
-                                 f"{', '.join(tested)}; extract it, or name it in --ood")
+                raise ValueError(f"{given}: {member} is not among the tested OOD sets, {', '.join(tested)}; extract it, or name it "
+                                 "in --ood")
             if members.count(member) > 1:
-                raise ValueError(f"--groups {name}={','.join(members)}: {member} stands there more than once")
+                raise ValueError(f"{given}: {member} stands there more than once")
 
 
 def score_run(run, args):
@@ -146,8 +145,10 @@ def score_run(run, args):
     with cli.timed(seconds, "scoring"):
         fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
         names = [name for name in args.methods or scores.DEFAULT if name != detection.ODIN]
-        chosen = detection.tune(fitted, names, parameters(args), ood.pop(args.val_ood).features) if args.val_ood else {}
-        scored = detection.score(fitted, names, {**chosen, **parameters(args)}, test, ood, {"val_ood": args.val_ood}, chosen)
+        overrides = parameters(args)
+        chosen = detection.tune(fitted, names, overrides, ood.pop(args.val_ood).features) if args.val_ood else {}
+        scored = detection.score(fitted, names, {**chosen, **overrides}, test, ood)
+        scored.parameters.update({name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen})
         if detection.ODIN in (args.methods or [detection.ODIN]) and run.odin:
             detection.add_odin(run, scored, {"": test, **ood}, W, b)
         detection.warn_of_undefined(scored)

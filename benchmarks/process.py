@@ -8,7 +8,6 @@ CSVs are as long as real ones, are written into a temporary folder. Prints and w
 set of methods: median seconds of the process over the repeats, the processor's seconds, and of the stages that ood_methods.json
 records; `start` is what they leave: Python, the imports, and the hashes of what was read. The share of the reading stands last.
 """
-
 import os
 import resource
 import subprocess
@@ -45,15 +44,9 @@ class Pooled(scoring.Data):
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "output-dir", "seed")
-    parser.add_argument("--train-rows", type=cli.positive, default=50_000, help="training images")
-    parser.add_argument("--test-rows", type=cli.positive, default=36_000, help="test images, 10 of 36 in-distribution")
-    parser.add_argument("--width", type=cli.positive, default=512, help="features D")
-    parser.add_argument("--classes", type=cli.positive, default=100, help="classes C")
+    parser = scoring.make_parser(__doc__)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="rows: the core six, all that search no neighbours, "
                         "all; default: these three")
-    parser.add_argument("--repeats", type=cli.positive, default=3, help="timed repeats after one warm-up")
     return parser.parse_args(argv)
 
 

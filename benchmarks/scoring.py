@@ -27,10 +27,11 @@ import machine
 import cli
 import metrics
 import scores
+import scores_blocks
 import utils
 
 BATCH = 1000  # rows that pytorch-ood scores at a time
-BLOCK = 4096  # rows of a bare product, as in scores
+BLOCK = 4096  # rows of a bare product
 ID_SHARE = 10 / 36  # of the test rows
 COLUMNS = {  # of the CSV: (as printed, format)
     "what": ("", "{}"), "fit_seconds": ("fit s", "{:.3f}"), "score_seconds": ("score s", "{:.3f}"), "peak_mib": ("MiB", "{:.0f}"),
@@ -39,14 +40,20 @@ COLUMNS = {  # of the CSV: (as printed, format)
     "processor_ratio": ("CPU ratio", "{:.1f}"), "ratio": ("ratio", "{:.1f}")}
 
 
-def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+def make_parser(text):
+    """The flags of a benchmark on drawn features: how many, how wide, how often."""
+    parser = cli.Parser(text)
     cli.add_flags(parser, "output-dir", "seed")
     parser.add_argument("--train-rows", type=cli.positive, default=50_000, help="training images")
     parser.add_argument("--test-rows", type=cli.positive, default=36_000, help="test images, 10 of 36 in-distribution")
     parser.add_argument("--width", type=cli.positive, default=512, help="features D")
     parser.add_argument("--classes", type=cli.positive, default=100, help="classes C")
     parser.add_argument("--repeats", type=cli.positive, default=3, help="timed repeats after one warm-up")
+    return parser
+
+
+def parse_args(argv=None):
+    parser = make_parser(__doc__)
     parser.add_argument("--methods", nargs="+", choices=list(scores.METHODS), metavar="METHOD",
                         help="default: all but the variants")
     return parser.parse_args(argv)
@@ -216,7 +223,7 @@ def bare_products(data):
 
 
 def blocks(rows):
-    return [rows[start:start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return [rows[part] for part in scores_blocks.blocks(len(rows), BLOCK)]
 
 
 def scikit_learn_metrics(id_scores, ood_scores):
