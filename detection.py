@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+import csv_files
 import metrics
+import records
 import scores
 import tables
 import utils
@@ -61,7 +63,7 @@ def add_odin(run, scored, sets, W, b):
 
     sets: {"": the plain ID test images, name: those of an OOD set}. One without perturbed images is left empty, with a warning.
     """
-    found = {key: utils.read_sidecar(run.odin[""]).get(key) for key in ("odin_epsilon", "temperature")}
+    found = {key: records.read_sidecar(run.odin[""]).get(key) for key in ("odin_epsilon", "temperature")}
     anew = f"{run.command} --odin-epsilon {found['odin_epsilon'] or 0.0014}"
     lacking = [name for name in scored.ood if name not in run.odin]
     if lacking:
@@ -72,10 +74,10 @@ def add_odin(run, scored, sets, W, b):
             into[ODIN] = np.full(rows, np.nan)
             continue
         path = run.odin[name]
-        if None in found.values() or {key: utils.read_sidecar(path).get(key) for key in found} != found:
+        if None in found.values() or {key: records.read_sidecar(path).get(key) for key in found} != found:
             raise ValueError(f"{path} was perturbed with another epsilon or temperature than {run.odin['']}, or does not say with "
                              f"which; delete it, or make both anew with: {anew}")
-        features = utils.read_features(path).features
+        features = csv_files.read_features(path).features
         if len(features) != rows:
             raise ValueError(f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew with: {anew}")
         into[ODIN] = scores.max_softmax(scores.compute_logits(features, W, b), found["temperature"])

@@ -15,7 +15,8 @@ import pandas as pd
 import polars as pl
 
 import collapse
-import utils
+import csv_files
+import records
 
 FOLDERS = {"store": "layers", "stream": "moments"}  # by the word after --layers
 COUNTS = ["mismatches", "nearest_mean_right", "probe_right"]  # of NC4, out of the images
@@ -94,7 +95,7 @@ class Summary:
 
 
 def summarise(features, classes):
-    """{split: utils.Features} of one layer -> {split: Summary}; "train" is what the moments and the probe are of."""
+    """{split: csv_files.Features} of one layer -> {split: Summary}; "train" is what the moments and the probe are of."""
     train = features["train"]
     moments = Tally(classes).update(train.features, train.labels).moments
     head = probe(moments)
@@ -117,7 +118,7 @@ def write_summary(path, summary, sidecar):
         values += [moments.means, moments.within]
     table = pd.DataFrame(head, columns=["row", "images", *COUNTS, "variance"], dtype=object)
     values = pd.DataFrame(np.concatenate(values), columns=[f"ct{d}" for d in range(width)])
-    utils.write_table(path, pd.concat([table, values], axis=1), sidecar)
+    csv_files.write_table(path, pd.concat([table, values], axis=1), sidecar)
 
 
 def read_summary(path):
@@ -155,25 +156,25 @@ def find(run):
     """The layers of a runs.Run in the order of depth, [] where there are none; ValueError where they are not of this run."""
     prefix = f"ID_{run.dataset}_train_"
     way = next((way for way in FOLDERS if list((run.folder / FOLDERS[way]).glob(f"{prefix}*"))), "store")
-    folder, head = run.folder / FOLDERS[way], utils.read_sidecar(run.head)
+    folder, head = run.folder / FOLDERS[way], records.read_sidecar(run.head)
     command = f"{run.command} --layers{' stream' * (way == 'stream')}"
     found = []
-    for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in utils.SUFFIXES}):
+    for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in csv_files.SUFFIXES}):
         name = stem.removeprefix(prefix)
         wanted = {"train": stem, "test": f"ID_{run.dataset}_test_{name}",
                   **{f"ood:{ood}": f"OOD_{ood}_test_{name}" for ood in run.ood}}
-        files = {split: path for split, file in wanted.items() if (path := utils.feature_file(folder, file))}
+        files = {split: path for split, file in wanted.items() if (path := csv_files.feature_file(folder, file))}
         missing = [f"{wanted[split]}.csv" for split in wanted if split not in files]
         if "test" not in files:
             raise ValueError(f"{folder} lacks {missing[0]}; make it with: {command}")
         if missing:
             warnings.warn(f"{folder} lacks {', '.join(missing)}: no NC5 of it there; make it with: {command}", stacklevel=2)
         for path in files.values():
-            sidecar = utils.read_sidecar(path)
+            sidecar = records.read_sidecar(path)
             if sidecar.get("checkpoint_sha256") != head.get("checkpoint_sha256") or not isinstance(sidecar.get("depth"), int):
                 raise ValueError(f"{path} was made from another checkpoint, or does not say its depth; delete {folder}, or make it "
                                  f"anew with: {command} --force")
-        found.append(Layer(name, utils.read_sidecar(files["train"])["depth"], files, way == "stream"))
+        found.append(Layer(name, records.read_sidecar(files["train"])["depth"], files, way == "stream"))
     return sorted(found, key=lambda layer: layer.depth)
 
 
@@ -182,9 +183,9 @@ def measure(layer, class_names):
     if layer.streamed:
         summaries = {split: read_summary(path) for split, path in layer.files.items()}
     else:
-        features = {split: utils.read_features(path) for split, path in layer.files.items()}
+        features = {split: csv_files.read_features(path) for split, path in layer.files.items()}
         for split in ("train", "test"):
-            utils.check_labels(features[split], class_names)
+            csv_files.check_labels(features[split], class_names)
         summaries = summarise(features, len(class_names))
     moments = summaries["train"].moments
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ import cli
 import neural_collapse
 import ood_methods
 import recipes
+import records
 import report
 import run_networks
 import train
@@ -105,8 +106,8 @@ def main(argv=None):
         raise ValueError("the OOD set held_out needs classes that are left out of training: name them with --held-out, or name "
                          "other sets with --ood")
     utils.writable_folder(args.output_dir)
-    records = {name: Path(args.output_dir) / checkpoint.stem / stage.record for name, stage in STAGES.items()}
-    records["train"] = utils.sidecar_path(checkpoint)
+    finished = {name: Path(args.output_dir) / checkpoint.stem / stage.record for name, stage in STAGES.items()}
+    finished["train"] = records.sidecar_path(checkpoint)
     for name, stage in STAGES.items():  # every mistake in every stage's arguments shows before the first starts
         stage.script.parse_args(words[name])
     fetch = ["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood]
@@ -115,7 +116,7 @@ def main(argv=None):
     redone, seconds = set(), {}
     for name, stage in STAGES.items():
         forced = name in args.force or (args.force and redone.intersection(stage.needs))
-        if not forced and is_current(name, stage, records[name], words):
+        if not forced and is_current(name, stage, finished[name], words):
             continue
         if name == "train":
             run_networks.main(fetch)
@@ -130,7 +131,7 @@ def main(argv=None):
         redone.add(name)
         seconds[name] = time.perf_counter() - start
     print("\n" + ("; ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) if seconds else "all is current"))
-    print(f"report: {records['report'].parent / 'report.html'}")
+    print(f"report: {finished['report'].parent / 'report.html'}")
 
 
 def print_plan(fetch, words):
@@ -143,7 +144,7 @@ def is_current(name, stage, record, words):
     """Whether a stage need not run. Folders of images may have changed unseen, so the extraction looks at them each time."""
     if name == "extract" and any("=" in text for text in words[name]):
         return False
-    return utils.is_current(record, cli.material(stage.script.parse_args(words[name])))
+    return records.is_current(record, cli.material(stage.script.parse_args(words[name])))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import pandas as pd
 
 import cli
 import collapse
+import csv_files
 import figures
 import layers
+import records
 import runs
 import series
 import utils
@@ -94,7 +96,7 @@ class Measured:
     W: np.ndarray
     b: np.ndarray
     class_names: list
-    test: utils.Features
+    test: csv_files.Features
     ood: dict  # name: features
     moments: collapse.Moments
     nc4: dict  # split: result of collapse.nc4
@@ -105,11 +107,11 @@ class Measured:
 
 
 def measure(run, stages, args):
-    W, b, class_names = utils.read_head(run.head)
-    train, test = utils.read_features(run.train), utils.read_features(run.test)
+    W, b, class_names = csv_files.read_head(run.head)
+    train, test = csv_files.read_features(run.train), csv_files.read_features(run.test)
     for found in (train, test):
-        utils.check_labels(found, class_names)
-    ood = {name: utils.read_features(path).features for name, path in run.ood.items()}
+        csv_files.check_labels(found, class_names)
+    ood = {name: csv_files.read_features(path).features for name, path in run.ood.items()}
     moments = collapse.Accumulator(*W.shape, exact=args.exact).update(train.features, train.labels).finish()
     nc4 = {split: collapse.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
            for split, found in (("train", train), ("test", test))}
@@ -154,14 +156,15 @@ def measure_layers(stages, class_names):
 def write(found, args):
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     run, moments = found.run, found.moments
-    sidecar = {**utils.provenance(cli.material(args)), "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
+    sidecar = {**records.provenance(cli.material(args)),
+               "checkpoint_sha256": records.read_sidecar(run.head).get("checkpoint_sha256")}
     tables = {"nc_metrics": found.table, "nc_per_class": found.per_class,
               "nc5_per_class": nc5_per_class(found.nc5, found.class_names)} | (
         {} if found.layers is None else {"nc_layers": found.layers})
     for name, table in tables.items():
-        utils.write_table(run.folder / f"{name}.csv", table, sidecar)
+        csv_files.write_table(run.folder / f"{name}.csv", table, sidecar)
     written = [*(run.folder / f"{name}.csv" for name in tables), *draw(run.folder / "figures", found, args.tsne)]
-    utils.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written)
+    records.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written)
     cli.print_table(shown(found.table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
                                         f"images, {len(found.W)} classes, {found.W.shape[1]} features")
     cli.print_table(nc5_table(found.nc5).round(4), "NC5  mean |cos| of class means with each set's mean (0: orthogonal)")
@@ -253,7 +256,7 @@ def follow(epochs, tables, deep, scored, args):
     drawn = {"nc_epochs": figures.collapse_curves(table, CURVES), "nc5_epochs": figures.nc5_curves(table)}
     if all(layers is not None for layers in deep.values()):
         drawn["nc_layers_epochs"] = figures.layer_epoch_maps(series.over_epochs(epochs, deep), LAYERS)
-    sidecar = {**utils.provenance(cli.material(args)), "checkpoint_sha256": epochs[folder].get("checkpoint_sha256")}
+    sidecar = {**records.provenance(cli.material(args)), "checkpoint_sha256": epochs[folder].get("checkpoint_sha256")}
     write_joined(folder, "nc_epochs", table, drawn, [path / "nc_metrics.csv" for path in epochs], sidecar)
     cli.print_table(along(table, "epoch"), f"through training, {len(epochs)} checkpoints -> {folder / 'nc_epochs.csv'}")
     lacking = [path for path, found in scored.items() if found is None]
@@ -270,8 +273,8 @@ def follow(epochs, tables, deep, scored, args):
 def write_joined(folder, name, table, drawn, inputs, sidecar):
     """A table over several checkpoints; its sidecar is its record too, so that report.py knows its figures."""
     figures_written = save(folder / "figures", drawn)
-    utils.write_table(folder / f"{name}.csv", table, {**sidecar, "inputs": utils.fingerprints(inputs, folder),
-                                                      "outputs": utils.fingerprints(figures_written, folder)})
+    csv_files.write_table(folder / f"{name}.csv", table, {**sidecar, "inputs": records.fingerprints(inputs, folder),
+                                                      "outputs": records.fingerprints(figures_written, folder)})
 
 
 # ---- beside OOD detection --------------------------------------------------------------------------------------------

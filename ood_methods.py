@@ -20,9 +20,11 @@ import pandas as pd
 import polars as pl
 
 import cli
+import csv_files
 import detection
 import figures
 import metrics
+import records
 import runs
 import scores
 import tables
@@ -107,7 +109,7 @@ def check(run, args):
         raise ValueError(f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares with ID validation "
                          f"images, which {run.command} writes of a network trained with --val-size above 0")
     check_groups(run, args)
-    width = utils.width_of(run.train)
+    width = csv_files.width_of(run.train)
     for flag in ("vim_dim", "neco_dim"):
         if (getattr(args, flag) or 0) >= width:
             raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected 1 to {width - 1} for {width} features")
@@ -137,11 +139,11 @@ def score_run(run, args):
     print(f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in {run.folder}")
     seconds = {}
     with cli.timed(seconds, "reading"):
-        W, b, class_names = utils.read_head(run.head)
-        train, val, test = (utils.read_features(path) if path else None for path in (run.train, run.val, run.test))
+        W, b, class_names = csv_files.read_head(run.head)
+        train, val, test = (csv_files.read_features(path) if path else None for path in (run.train, run.val, run.test))
         for found in filter(None, (train, val, test)):
-            utils.check_labels(found, class_names)
-        ood = {name: utils.read_features(path) for name, path in run.ood.items()}
+            csv_files.check_labels(found, class_names)
+        ood = {name: csv_files.read_features(path) for name, path in run.ood.items()}
     with cli.timed(seconds, "scoring"):
         fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
         names = [name for name in args.methods or scores.DEFAULT if name != detection.ODIN]
@@ -166,7 +168,7 @@ def score_run(run, args):
 def finish(run, args, table, written, seconds):
     """What an earlier table left goes, the record of this one is written, and the table is printed."""
     removed = remove_outdated(run.folder, written)
-    utils.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written, seconds=seconds)
+    records.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written, seconds=seconds)
     cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
     print(f"\nper-image scores, figures and the full table: {run.folder}")
     if removed:
@@ -240,13 +242,13 @@ def parameters(args):
 def compare_checkpoints(measured, args):
     """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's mean over its sets."""
     folder = utils.writable_folder(args.output_dir)
-    sidecar = {**utils.provenance(cli.material(args)), "checkpoints": [table["checkpoint"].iloc[0] for table in measured]}
+    sidecar = {**records.provenance(cli.material(args)), "checkpoints": [table["checkpoint"].iloc[0] for table in measured]}
     parts = {"ood_checkpoints.csv": ("ood", tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"]))}
     if args.groups:
         means = pd.concat([tables.over_groups(table, args.groups) for table in measured])
         parts["ood_group_checkpoints.csv"] = ("group", tables.over_checkpoints(means, ["group", "sets", "method"]))
     for name, (what, spread) in parts.items():
-        utils.write_table(folder / name, spread, sidecar)
+        csv_files.write_table(folder / name, spread, sidecar)
         cli.print_table(spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
                         f"{len(measured)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {folder / name}")
 
@@ -255,15 +257,15 @@ def compare_checkpoints(measured, args):
 
 def write(run, args, table, scored, sets, W, b, class_names):
     """ood_metrics.csv, .md, .tex, ood_groups.csv and the score files -> their paths."""
-    sidecar = {**utils.provenance(cli.material(args)), "tpr": args.tpr,
-               "checkpoint_sha256": utils.read_sidecar(run.head).get("checkpoint_sha256")}
+    sidecar = {**records.provenance(cli.material(args)), "tpr": args.tpr,
+               "checkpoint_sha256": records.read_sidecar(run.head).get("checkpoint_sha256")}
     summary = tables.summarise(table, args.groups)
     written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
-    utils.write_table(written[0], table, sidecar)
+    csv_files.write_table(written[0], table, sidecar)
     utils.write_text(written[1], tables.markdown(summary, table, args.tpr))
     if args.groups:
         written.append(run.folder / "ood_groups.csv")
-        utils.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
+        csv_files.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
     if args.latex:
         written.append(run.folder / "ood_metrics.tex")
         utils.write_text(written[-1], tables.latex(summary, table, args.tpr, args.caption, args.label))
@@ -283,7 +285,7 @@ def write_scores(path, found, values, thresholds, logits, class_names, sidecar):
     columns |= {name: pl.Series(value).fill_nan(None) for name, value in values.items()}
     columns |= {f"{name}_accepted": columns[name] >= threshold if np.isfinite(threshold) else pl.Series([None] * len(prediction))
                 for name, threshold in thresholds.items()}
-    with utils.with_sidecar(path, {**sidecar, "rows": len(prediction), "thresholds": thresholds}) as temporary:
+    with records.with_sidecar(path, {**sidecar, "rows": len(prediction), "thresholds": thresholds}) as temporary:
         pl.DataFrame(columns).write_csv(temporary)
 
 
@@ -297,7 +299,7 @@ def remove_outdated(folder, written):
     for name in outdated:
         (folder / name).unlink(missing_ok=True)
         if name.endswith(".csv"):
-            utils.sidecar_path(folder / name).unlink(missing_ok=True)
+            records.sidecar_path(folder / name).unlink(missing_ok=True)
     return outdated
 
 

@@ -12,6 +12,8 @@ import re
 import pandas as pd
 
 import cli
+import csv_files
+import records
 import report_page
 import report_summary
 import utils
@@ -37,12 +39,12 @@ def main(argv=None):
     args = parse_args(argv)
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     found = gather(args.checkpoint, folder)
-    inputs = utils.fingerprints(found["files"], folder)
-    summary = report_summary.summarise(found, utils.provenance(cli.material(args), inputs=inputs))
+    inputs = records.fingerprints(found["files"], folder)
+    summary = report_summary.summarise(found, records.provenance(cli.material(args), inputs=inputs))
     page = report_page.render(summary, found)
     utils.write_json(folder / "summary.json", summary)
     utils.write_text(folder / "report.html", page)
-    utils.write_record(folder / "report.json", cli.material(args), found["files"],
+    records.write_record(folder / "report.json", cli.material(args), found["files"],
                        [folder / "summary.json", folder / "report.html"])
     print("\n".join(summary["reading"]))
     for missing in summary["missing"]:
@@ -62,24 +64,24 @@ def gather(checkpoint, folder):
     if not tables["ood"][0].exists() and not tables["nc"][0].exists():
         raise ValueError(f"nothing to report in {folder}: expected ood_metrics.csv or nc_metrics.csv; make them with: "
                          f"{scoring} and {collapse}")
-    sidecar = utils.read_sidecar(path)
-    identity = utils.sha256(path) if path.is_file() else sidecar.get("checkpoint_sha256", sidecar.get("sha256"))
-    curves, records = curves_file(folder, sidecar), read_records(folder)
+    sidecar = records.read_sidecar(path)
+    identity = records.sha256(path) if path.is_file() else sidecar.get("checkpoint_sha256", sidecar.get("sha256"))
+    curves, made_by = curves_file(folder, sidecar), read_records(folder)
     missing = [{"what": file.name, "command": command} for file, _, command in tables.values() if not file.exists()]
-    if "ood_groups.csv" in records.get("ood_methods", {}).get("outputs", ()):  # else none, or what an older run left behind
+    if "ood_groups.csv" in made_by.get("ood_methods", {}).get("outputs", ()):  # else none, or what an older run left behind
         tables["groups"] = (folder / "ood_groups.csv", GROUP_COLUMNS, scoring)
     found = {"groups": None, **{name: read_checked(*table, identity) for name, table in tables.items()}}
-    images = figure_files(folder, records)
+    images = figure_files(folder, made_by)
     absent = [] if sidecar else [f"{folder.name}.json (model and accuracies)"]
     absent += [] if curves else ["the training curves"]
     if absent:
         missing.append({"what": listed(absent), "command": "python train.py, with this run's arguments"})
     if not images:
         missing.append({"what": "figures/*.png", "command": f"{scoring} and {collapse}"})
-    files = [utils.sidecar_path(path), curves, *(file for file, *_ in tables.values()), *images]
-    return {**found, "stem": folder.name, "tpr": records.get("ood_metrics", {}).get("tpr", 0.95), "sidecar": sidecar,
-            "sha256": identity, "images": images, "missing": missing, "records": records,
-            "curves": utils.read_table(curves) if curves else None,
+    files = [records.sidecar_path(path), curves, *(file for file, *_ in tables.values()), *images]
+    return {**found, "stem": folder.name, "tpr": made_by.get("ood_metrics", {}).get("tpr", 0.95), "sidecar": sidecar,
+            "sha256": identity, "images": images, "missing": missing, "records": made_by,
+            "curves": csv_files.read_table(curves) if curves else None,
             "files": [file for file in files if file and file.exists()]}
 
 
@@ -87,12 +89,12 @@ def read_checked(path, columns, command, checkpoint_sha256):
     """A table, or None where there is none; ValueError where it lacks columns or rows, or is another checkpoint's."""
     if not path.exists():
         return None
-    made_from = utils.read_sidecar(path).get("checkpoint_sha256")
+    made_from = records.read_sidecar(path).get("checkpoint_sha256")
     if made_from and checkpoint_sha256 and made_from != checkpoint_sha256:
         raise ValueError(f"{path} was made from another checkpoint ({made_from[:12]}, expected "
                          f"{checkpoint_sha256[:12]}); extract with run_networks.py, then make it anew with: {command}")
     try:
-        table = utils.read_table(path)
+        table = csv_files.read_table(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); make it anew with: {command}") from None
     lacking = [name for name in columns if name not in table.columns]
@@ -115,10 +117,10 @@ def read_records(folder):
     return {path.stem: record for path in paths if "command" in (record := utils.read_json(path))}
 
 
-def figure_files(folder, records):
+def figure_files(folder, made_by):
     """The PNGs of figures/; where stages recorded their outputs only those, not what an older run left behind."""
     images = sorted((folder / "figures").glob("*.png"))
-    recorded = {name for record in records.values() for name in record.get("outputs", ())}
+    recorded = {name for record in made_by.values() for name in record.get("outputs", ())}
     return [path for path in images if not recorded or f"figures/{path.name}" in recorded]
 
 

@@ -28,11 +28,13 @@ from pathlib import Path
 import torch
 
 import cli
+import csv_files
 import data
 import distributed
 import image_files
 import layers
 import networks
+import records
 import utils
 from extraction import Extractor, Job
 
@@ -118,7 +120,7 @@ def extract_all(path, args, world, seen):
         work.files.extend(work.outputs(job).values())
     with world.together():
         if world.first:
-            utils.write_record(work.folder / "run_networks.json", cli.material(args), [path], work.files)
+            records.write_record(work.folder / "run_networks.json", cli.material(args), [path], work.files)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,7 @@ class Work:
 
     def facts(self, job, name):
         """What the sidecar of an output says, and by which it is known to be current."""
-        facts = {**self.origin, "head_sha256": utils.sha256(self.files[0]), **job.facts}
+        facts = {**self.origin, "head_sha256": records.sha256(self.files[0]), **job.facts}
         if name and self.way == "stream":  # NC4 of the test images depends on the training images too
             facts |= {"images": len(job.images), "moments_of": [self.training.images.source, len(self.training.images)]}
         return utils.plain(facts)
@@ -169,7 +171,7 @@ def prepare(path, args, world):
     stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
     extractor = Extractor(network.to(world.device, memory_format=torch.channels_last), classifier, given["preprocessing"], world,
                           args.batch_size, args.amp, stages, **({"progress": cli.progress} if world.first else {}))
-    origin = {"checkpoint": Path(path).name, "checkpoint_sha256": utils.sha256(path), "class_names": given["class_names"],
+    origin = {"checkpoint": Path(path).name, "checkpoint_sha256": records.sha256(path), "class_names": given["class_names"],
               "preprocessing": given["preprocessing"].as_dict(), "precision": "bfloat16" if args.amp else "float32"}
     made = utils.read_json(folder / "run_networks.json").get("outputs", {})
     return Work(folder, extractor, jobs, given, checkpoint, origin, made, args.format, args.layers, [])
@@ -183,7 +185,7 @@ def check_files(work, seen):
     """
     failures = []
     for job in work.jobs:
-        known = utils.read_sidecar(work.outputs(job)[""]).get("source") == job.images.source
+        known = records.read_sidecar(work.outputs(job)[""]).get("source") == job.images.source
         if not job.odin and not known and (job.stem, job.images.source) not in seen:
             failures += job.images.unreadable(cli.progress)
             seen.add((job.stem, job.images.source))
@@ -226,14 +228,14 @@ def write(work, job, args, found, summaries, start):
     """The files of one job, and away with the same layers written the other way: one of them would grow old unseen."""
     for depth, (name, file) in enumerate(work.outputs(job).items(), start=-1):
         file.parent.mkdir(exist_ok=True)
-        sidecar = {**utils.provenance(cli.material(args)), **work.facts(job, name), "ood_class_names": job.images.class_names,
+        sidecar = {**records.provenance(cli.material(args)), **work.facts(job, name), "ood_class_names": job.images.class_names,
                    **({"layer": name, "depth": depth} if name else {}), "seconds": round(time.perf_counter() - start, 3)}
         if name in summaries:
             layers.write_summary(file, summaries[name], sidecar)
         else:
-            utils.write_features(file, found[name], job.images.labels.numpy(), job.images.paths, sidecar)
+            csv_files.write_features(file, found[name], job.images.labels.numpy(), job.images.paths, sidecar)
         for folder in layers.FOLDERS.values() if name else ():
-            for ending in (".json", *utils.SUFFIXES) if folder != file.parent.name else ():
+            for ending in (".json", *csv_files.SUFFIXES) if folder != file.parent.name else ():
                 (work.folder / folder / file.name).with_suffix(ending).unlink(missing_ok=True)
     print(f"  {job.stem}.{args.format}: {len(job.images):,} images, {time.perf_counter() - start:.1f} s")
 
@@ -320,7 +322,7 @@ def write_head(work, args):
     facts = {**work.origin, **{name: work.checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}}
     own = {**facts, "model": work.checkpoint["model"]}
     if args.force or not up_to_date(path, utils.plain(own), len(W), work.made):
-        utils.write_head(path, W, b, names, {**utils.provenance(cli.material(args)), **own,
+        csv_files.write_head(path, W, b, names, {**records.provenance(cli.material(args)), **own,
                                              "has_bias": classifier.bias is not None})
     return path
 
@@ -330,13 +332,13 @@ def up_to_date(path, facts, rows, made=None):
 
     `made`: {file name: SHA-256} of the record, or None to ask the sidecar alone. `rows` None: the facts say how many.
     """
-    sidecar = utils.read_sidecar(path)
+    sidecar = records.read_sidecar(path)
     same = rows in (None, sidecar.get("rows")) and all(sidecar.get(key) == value for key, value in facts.items())
     if not path.exists() or not same:
         return False
     inside = path.parent.name in layers.FOLDERS.values()
     digest = (made or {}).get(f"{path.parent.name}/{path.name}" if inside else path.name)
-    return digest in (None, utils.sha256(path))
+    return digest in (None, records.sha256(path))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import csv_files
+import records
 import utils
 
 
@@ -39,19 +41,19 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
     folder = utils.results_folder(checkpoint, output_dir)
     dataset = utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint)
     if ood is None:
-        ood = sorted({path.stem[4:-5] for suffix in utils.SUFFIXES for path in folder.glob(f"OOD_*_test{suffix}")})
+        ood = sorted({path.stem[4:-5] for suffix in csv_files.SUFFIXES for path in folder.glob(f"OOD_*_test{suffix}")})
     images = distinct(ood)
     wanted = {"head": "head", "train": f"ID_{dataset}_train", "test": f"ID_{dataset}_test",
               **{f"OOD {name}": f"OOD_{name}_test" for name in images}}
-    files = {role: utils.feature_file(folder, stem) for role, stem in wanted.items()}
+    files = {role: csv_files.feature_file(folder, stem) for role, stem in wanted.items()}
     command = remedy(checkpoint, dataset, [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()])
     missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
-    origin = utils.read_sidecar(files["head"]).get("checkpoint_sha256")
-    val = own(utils.feature_file(folder, f"ID_{dataset}_val"), origin)
+    origin = records.read_sidecar(files["head"]).get("checkpoint_sha256")
+    val = own(csv_files.feature_file(folder, f"ID_{dataset}_val"), origin)
     odin = {"": f"ODIN_ID_{dataset}_test", **{name: f"ODIN_OOD_{name}_test" for name in images}}
-    odin = {name: path for name, stem in odin.items() if (path := own(utils.feature_file(folder, stem), origin))}
+    odin = {name: path for name, stem in odin.items() if (path := own(csv_files.feature_file(folder, stem), origin))}
     run = Run(folder, dataset, files["head"], files["train"], val, files["test"],
               {name: files[f"OOD {name}"] for name in images}, odin if "" in odin else {}, command)
     check_origin(run, Path(checkpoint))
@@ -59,7 +61,7 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
 
 
 def only_dataset(folder, checkpoint):
-    found = sorted({path.stem[3:-6] for suffix in utils.SUFFIXES for path in folder.glob(f"ID_*_train{suffix}")})
+    found = sorted({path.stem[3:-6] for suffix in csv_files.SUFFIXES for path in folder.glob(f"ID_*_train{suffix}")})
     if len(found) != 1:
         raise ValueError(f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'}); expected one: "
                          f"name it with --dataset, or make it with: {remedy(checkpoint)}")
@@ -77,7 +79,7 @@ def distinct(ood):
 
 def as_extracted(path, name, images):
     """NAME or NAME=FOLDER, as run_networks.py was asked for the set; ValueError where `images`, a folder, is another one."""
-    words = (utils.read_sidecar(path).get("arguments") or {}).get("ood") or [] if path else []
+    words = (records.read_sidecar(path).get("arguments") or {}).get("ood") or [] if path else []
     given = f"{name}={images}" if images else name
     extracted = next((word for word in words if utils.split_name(word)[0] == name), given)
     recorded = utils.split_name(extracted)[1]
@@ -89,7 +91,7 @@ def as_extracted(path, name, images):
 
 def own(path, origin):
     """A file that can be done without, None where there is none or, with a warning, where another checkpoint made it."""
-    made_by = utils.read_sidecar(path).get("checkpoint_sha256") if path else None
+    made_by = records.read_sidecar(path).get("checkpoint_sha256") if path else None
     if path and made_by and origin and made_by != origin:
         warnings.warn(f"{path} was made from another checkpoint and is left out; delete it, or extract it anew", stacklevel=2)
         return None
@@ -106,14 +108,14 @@ def remedy(checkpoint, dataset=None, ood=()):
 
 def check_origin(run, checkpoint):
     """Widths agree; each sidecar names this head and, where the checkpoint file is at hand, this checkpoint."""
-    width = len(utils.columns_of(run.head)) - 2
-    head, expected = utils.sha256(run.head), utils.sha256(checkpoint) if checkpoint.is_file() else None
-    expected = expected or utils.read_sidecar(run.head).get("checkpoint_sha256")
+    width = len(csv_files.columns_of(run.head)) - 2
+    head, expected = records.sha256(run.head), records.sha256(checkpoint) if checkpoint.is_file() else None
+    expected = expected or records.read_sidecar(run.head).get("checkpoint_sha256")
     for path in run.files:
-        if path != run.head and utils.width_of(path) != width:
-            raise ValueError(f"{path} is {utils.width_of(path)} features wide where {run.head} has {width}: they come from "
+        if path != run.head and csv_files.width_of(path) != width:
+            raise ValueError(f"{path} is {csv_files.width_of(path)} features wide where {run.head} has {width}: they come from "
                              f"different networks; make them anew with: {run.command}")
-        sidecar = utils.read_sidecar(path)
+        sidecar = records.read_sidecar(path)
         if not sidecar:
             warnings.warn(f"{path} has no sidecar: nothing says which checkpoint made it, so it is taken on trust", stacklevel=2)
         elif expected and sidecar.get("checkpoint_sha256") != expected:

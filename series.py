@@ -2,20 +2,21 @@
 import numpy as np
 import pandas as pd
 
-import utils
+import csv_files
+import records
 
 
 def order(runs):
     """Runs of one network -> {folder: what its head's sidecar says}, by epoch; ValueError where they are no series."""
-    facts = {run.folder: {**utils.read_sidecar(run.head), "data set": run.dataset,
-                          "classes, features": utils.read_head(run.head)[0].shape} for run in runs}
+    facts = {run.folder: {**records.read_sidecar(run.head), "data set": run.dataset,
+                          "classes, features": csv_files.read_head(run.head)[0].shape} for run in runs}
     first, seen = facts[runs[0].folder], {}
     for run in runs:
         own = facts[run.folder]
         epoch = own.get("epoch")
         if isinstance(epoch, bool) or not isinstance(epoch, int):
-            raise ValueError(f"{utils.sidecar_path(run.head)} does not say after which epoch the checkpoint was saved; extract it "
-                             f"again: {run.command} --force")
+            raise ValueError(f"{records.sidecar_path(run.head)} does not say after which epoch the checkpoint was saved; extract "
+                             f"it again: {run.command} --force")
         if epoch in seen:
             raise ValueError(f"{seen[epoch]} and {run.folder} are both of epoch {epoch}; give one checkpoint an epoch")
         seen[epoch] = run.folder
@@ -37,10 +38,10 @@ def read_scored(folder, facts):
     path = folder / "ood_metrics.csv"
     if not path.exists():
         return None
-    if utils.read_sidecar(path).get("checkpoint_sha256") != facts.get("checkpoint_sha256"):
+    if records.read_sidecar(path).get("checkpoint_sha256") != facts.get("checkpoint_sha256"):
         raise ValueError(f"{path} was made from another checkpoint than {folder / 'head.csv'}; make it anew with: "
                          f"python ood_methods.py --checkpoint {folder}")
-    return utils.read_table(path)
+    return csv_files.read_table(path)
 
 
 def join(epochs, table, scored):

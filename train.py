@@ -34,6 +34,7 @@ import distributed
 import figures
 import networks
 import recipes
+import records
 import training
 import utils
 
@@ -166,7 +167,7 @@ def prepare(args, world):
     facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
              "held_out": args.held_out, "val_size": len(val_rows), "images": len(rows), "source": images.source,
              "class_names": images.class_names, "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe),
-             **utils.provenance(cli.material(args))}
+             **records.provenance(cli.material(args))}
     return Job(name, recipe, preprocessing, images.take(rows), images.take(val_rows), test, facts)
 
 
@@ -216,7 +217,7 @@ def refuse_or_skip(args, files):
             raise ValueError(f"{files['last']} is an interrupted run; go on with --resume, or start over with --force")
         return False
     if files["final"].exists():
-        same = utils.read_sidecar(files["final"]).get("arguments") == utils.plain(cli.material(args))
+        same = records.read_sidecar(files["final"]).get("arguments") == utils.plain(cli.material(args))
         if args.resume and same:
             print(f"{files['final']} is finished; nothing to resume")
             return True
@@ -257,7 +258,7 @@ def begin(args, files, world):
                       and path.name.endswith(end) and path.name[len(start):-len(end)].isdecimal()]
             for path in (files["last"], files["final"], files["best"], *epochs):
                 path.unlink(missing_ok=True)
-                utils.sidecar_path(path).unlink(missing_ok=True)
+                records.sidecar_path(path).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

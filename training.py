@@ -20,8 +20,10 @@ import torch
 from torch.nn import functional as F
 
 import augment
+import csv_files
 import networks
 import recipes
+import records
 import utils
 from training_measures import Measures, Stopped
 from training_state import State
@@ -173,13 +175,13 @@ class Run(State):
             path = self.files["last"].with_name(str(self.epoch).join(self.files["epoch"]))
             self.save(path)
             if self.world.first:
-                utils.write_json(utils.sidecar_path(path), {**self.facts, **row, "checkpoint_sha256": utils.sha256(path)})
+                utils.write_json(records.sidecar_path(path), {**self.facts, **row, "checkpoint_sha256": records.sha256(path)})
         self.save(self.files["last"])
         self.log("  ".join(f"{name} {value:.4g}" for name, value in row.items() if value is not None), quiet=True)
 
     def write_history(self, row):
         """The curves and the training history anew, whole; the epoch's row to TensorBoard."""
-        utils.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
+        csv_files.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
         utils.write_json(self.files["history"], {**self.facts, "history": self.history})
         if self.options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a package of its own
@@ -267,10 +269,10 @@ class Run(State):
         if not self.world.first:
             return
         path, val_acc = self.files[kind], self.history[-1]["val_acc"]
-        utils.write_json(utils.sidecar_path(path), {
+        utils.write_json(records.sidecar_path(path), {
             **self.facts, "epoch": self.epoch, "epochs": self.recipe.epochs, **accuracy, "val_acc": val_acc,
-            "processes": self.world.size, "checkpoint_sha256": utils.sha256(path), "curves": self.files["curves"].name,
-            "inputs": {}, "outputs": utils.fingerprints([path], path.parent),
+            "processes": self.world.size, "checkpoint_sha256": records.sha256(path), "curves": self.files["curves"].name,
+            "inputs": {}, "outputs": records.fingerprints([path], path.parent),
             "seconds": round(sum(row["seconds"] for row in self.history), 3)})
         self.log(f"{kind}: epoch {self.epoch}, train {accuracy['train_acc']:.2%}, "
                  + (f"validation {val_acc:.2%}, " if val_acc is not None else "") + f"test {accuracy['test_acc']:.2%} -> {path}")

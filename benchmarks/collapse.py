@@ -25,6 +25,8 @@ import machine
 
 import cli
 import collapse
+import csv_files
+import records
 import utils
 
 PART = 16384  # rows a Parquet file of the streamed case
@@ -146,7 +148,7 @@ def row(case, way, shape, classes, seconds, memory, error, product):
 
 def parts(folder):
     for path in sorted(Path(folder).glob("*.parquet")):
-        found = utils.read_features(path)
+        found = csv_files.read_features(path)
         yield found.features, found.labels
 
 
@@ -234,7 +236,7 @@ def main(argv=None):
         rows += streamed(args.rows, args.width, args.classes, args.seed)
     table = pd.DataFrame(rows)
     found = machine.facts(repeats=args.repeats)
-    utils.write_table(folder / "collapse.csv", table, {**utils.provenance(cli.material(args)), "machine": found})
+    csv_files.write_table(folder / "collapse.csv", table, {**records.provenance(cli.material(args)), "machine": found})
     shown = table.assign(seconds=table["seconds"].map("{:.3f}".format), peak_mib=table["peak_mib"].map("{:.0f}".format),
                          relative_error=table["relative_error"].map("{:.1e}".format).replace("nan", ""),
                          ratio=table["ratio"].map("{:.2f}".format))

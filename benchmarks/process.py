@@ -24,6 +24,8 @@ import machine
 import scoring
 
 import cli
+import csv_files
+import records
 import scores
 import utils
 
@@ -53,15 +55,15 @@ def parse_args(argv=None):
 def write_run(folder, args):
     """What run_networks.py leaves of a network: head and features, with sidecars that belong together."""
     data = Pooled(args)
-    utils.write_head(folder / "head.csv", data.W, data.b, [f"class {index}" for index in range(args.classes)],
+    csv_files.write_head(folder / "head.csv", data.W, data.b, [f"class {index}" for index in range(args.classes)],
                      {"checkpoint_sha256": "drawn"})
-    sidecar = {"checkpoint_sha256": "drawn", "head_sha256": utils.sha256(folder / "head.csv")}
+    sidecar = {"checkpoint_sha256": "drawn", "head_sha256": records.sha256(folder / "head.csv")}
     labels = np.random.default_rng(args.seed).integers(args.classes, size=len(data.id))
-    utils.write_features(folder / "ID_drawn_train.csv", data.features, data.labels, sidecar=sidecar)
-    utils.write_features(folder / "ID_drawn_test.csv", data.id, labels, sidecar=sidecar)
+    csv_files.write_features(folder / "ID_drawn_train.csv", data.features, data.labels, sidecar=sidecar)
+    csv_files.write_features(folder / "ID_drawn_test.csv", data.id, labels, sidecar=sidecar)
     edges = np.cumsum(list(SETS.values()))[:-1] * len(data.ood) // sum(SETS.values())
     for name, rows in zip(SETS, np.split(data.ood, edges), strict=True):
-        utils.write_features(folder / f"OOD_{name}_test.csv", rows, np.full(len(rows), -1), sidecar=sidecar)
+        csv_files.write_features(folder / f"OOD_{name}_test.csv", rows, np.full(len(rows), -1), sidecar=sidecar)
 
 
 def run(folder, methods):
@@ -78,7 +80,7 @@ def run(folder, methods):
 def main(argv=None):
     args = parse_args(argv)
     path = utils.writable_folder(Path(args.output_dir) / "benchmarks") / "process.csv"
-    rows, sidecar = [], {**utils.provenance(cli.material(args)), "machine": machine.facts()}
+    rows, sidecar = [], {**records.provenance(cli.material(args)), "machine": machine.facts()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = utils.writable_folder(Path(temporary) / "drawn")
         write_run(folder, args)
@@ -87,7 +89,7 @@ def main(argv=None):
             timed = pd.DataFrame([run(folder, METHODS[what]) for _ in range(args.repeats + 1)][1:]).median()
             rows.append({"methods": what, **timed.round(3), "reading_share": round(timed["reading"] / timed["seconds"], 3)})
             table = pd.DataFrame(rows)
-            utils.write_table(path, table, {**sidecar, "mebibytes": round(size)})  # row by row, as the last takes longest
+            csv_files.write_table(path, table, {**sidecar, "mebibytes": round(size)})  # row by row, as the last takes longest
     cli.print_table(table, f"ood_methods.py on {size:,.0f} MiB of CSV, {args.train_rows:,} x {args.width} training features and "
                     f"{args.test_rows:,} test images; {machine.processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"\nwritten: {path}")

@@ -19,6 +19,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli
+import csv_files
+import records
 import utils
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +69,7 @@ def main(argv=None):
         rows.append({"candidate": name, "flags": flags, "seeds": len(found), **pd.DataFrame(found).mean().to_dict()})
         table = pd.DataFrame(rows)
         table["test_gain"] = table["test_acc"] - table["test_acc"][0]
-        utils.write_table(folder / "recipes.csv", table, utils.provenance(vars(args)))
+        csv_files.write_table(folder / "recipes.csv", table, records.provenance(vars(args)))
         print(table.iloc[-1].to_string(), flush=True)
     cli.print_table(table.round(4), f"{args.model} on {args.dataset}, {args.epochs} epochs -> {folder / 'recipes.csv'}")
 
@@ -81,8 +83,8 @@ def measure(name, flags, seed, args, folder):
     checkpoint = folder / f"{args.model}_best_{suffix}.pth"
     script("run_networks.py", "--checkpoint", str(checkpoint), "--ood", *args.ood, "--data-dir", args.data_dir, *common)
     script("ood_methods.py", "--checkpoint", str(checkpoint), "--methods", *args.methods, "--output-dir", str(folder))
-    summary = utils.read_sidecar(checkpoint)
-    metrics = utils.read_table(folder / checkpoint.stem / "ood_metrics.csv")
+    summary = records.read_sidecar(checkpoint)
+    metrics = csv_files.read_table(folder / checkpoint.stem / "ood_metrics.csv")
     return {"val_acc": summary["val_acc"], "test_acc": summary["test_acc"], "train_seconds": summary["seconds"],
             **{method: metrics.loc[metrics["method"] == method, "auroc"].mean() for method in args.methods}}
 

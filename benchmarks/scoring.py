@@ -25,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import csv_files
 import metrics
+import records
 import scores
 import scores_blocks
 import utils
@@ -326,14 +328,14 @@ def main(argv=None):
     import torch
     args = parse_args(argv)
     path = utils.writable_folder(Path(args.output_dir) / "benchmarks") / "scoring.csv"
-    sidecar = {**utils.provenance(cli.material(args)), "machine": machine.facts(torch_threads=torch.get_num_threads())}
+    sidecar = {**records.provenance(cli.material(args)), "machine": machine.facts(torch_threads=torch.get_num_threads())}
     rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the drawn data, such as a saturated MSP
         for row in measure(args):
             rows.append(row)
             table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-            utils.write_table(path, table, sidecar)  # row by row: minutes of work survive an interruption
+            csv_files.write_table(path, table, sidecar)  # row by row: minutes of work survive an interruption
     shown = table.rename(columns={name: title for name, (title, _) in COLUMNS.items()})
     for name, (title, form) in COLUMNS.items():
         shown[title] = [form.format(value) if pd.notna(value) else "" for value in table[name]]

@@ -40,8 +40,10 @@ import machine
 
 import augment
 import cli
+import csv_files
 import data
 import networks
+import records
 import utils
 
 CLASSES, SIZE = 100, 32
@@ -82,13 +84,13 @@ def main(argv=None):
     rate = matrix_rate(device, args.repeats)
     rows, found = [], machine.facts(torch_threads=torch.get_num_threads(), device=device_name(device), images=source,
                                     matrix_tflops=rate / 1e12, loader_workers=args.workers)
-    sidecar = {**utils.provenance(cli.material(args)), "machine": found}
+    sidecar = {**records.provenance(cli.material(args)), "machine": found}
     parts = [data_part(images, device, args)]
     for model in args.models:
         parts += [compute_part(model, images, device, args), both_part(model, images, device, args)]
     for part in parts:
         rows += measure(part, device, args.repeats, rate)
-        utils.write_table(path, pd.DataFrame(rows), sidecar)  # part by part: what was measured survives an interruption
+        csv_files.write_table(path, pd.DataFrame(rows), sidecar)  # part by part: what was measured survives an interruption
     table = pd.DataFrame(rows)
     for name, form in FORMS.items():
         table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]

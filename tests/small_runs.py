@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+import records
 import train
 import training
-import utils
 
 # Three digits at 8 x 8 pixels: 326 training, 32 validation and 179 test images; an epoch is a fraction of a second.
 SMALL = ["--dataset", "digits", "--held-out", *"3456789", "--image-size", "8", "--model", "resnet_cifar", "--device", "cpu",
@@ -51,7 +51,7 @@ def assert_same_end(folder, other):
                     "class_names", "preprocessing", "recipe", "arguments"):
             assert equal(one[key], two[key]), f"{kind}: {key}"
         assert timeless(one["history"]) == timeless(two["history"])
-        summaries = [utils.read_sidecar(files_of(place)[kind]) for place in (folder, other)]
+        summaries = [records.read_sidecar(files_of(place)[kind]) for place in (folder, other)]
         for key in ("epoch", "epochs", "train_acc", "val_acc", "test_acc"):
             assert summaries[0][key] == summaries[1][key]
     curves = [pd.read_csv(files_of(place)["curves"]).drop(columns=TIMES) for place in (folder, other)]

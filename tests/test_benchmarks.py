@@ -14,7 +14,7 @@ from torch import nn
 
 import augment
 import networks
-import utils
+import records
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -147,7 +147,7 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "benchmarks" / "training.csv"
-    table, sidecar = pd.read_csv(path), utils.read_sidecar(path)
+    table, sidecar = pd.read_csv(path), records.read_sidecar(path)
     assert list(table["part"].unique()) == ["data", "compute", "both"]
     assert list(table.columns)[-1] == "ratio"
     assert (table.groupby("part", sort=False)["ratio"].first() == 1).all()

@@ -10,6 +10,7 @@ from test_run_networks import by_two, modified, start
 import collapse
 import layers
 import neural_collapse
+import records
 import utils
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,7 +74,7 @@ def test_a_file_of_moments_comes_back_to_the_last_bit(tmp_path, kind):
                              whole.moments if kind in ("train", "absent") else None)
     layers.write_summary(tmp_path / "x.csv", summary, {"depth": 1})
     found = layers.read_summary(tmp_path / "x.csv")
-    assert found.images == 200 and np.array_equal(found.mean, whole.mean) and utils.read_sidecar(tmp_path / "x.csv")["depth"] == 1
+    assert found.images == 200 and np.array_equal(found.mean, whole.mean) and records.read_sidecar(tmp_path / "x.csv")["depth"] == 1
     assert found.counts is None if kind == "ood" else found.counts.tolist() == whole.counts.tolist()
     assert (found.moments is None) == (kind in ("test", "ood"))
     for name in ("counts", "means", "global_mean", "within", "within_class_variance") if found.moments else ():

@@ -17,6 +17,7 @@ from test_cli import read_csv, shell, write_blank
 
 import main
 import networks
+import records
 import scores
 import training
 import utils
@@ -85,9 +86,9 @@ def test_every_file_is_there_and_no_other(chain):
               "nc_per_class", "nc5_per_class"]
     drawn = ["auroc_bars", "principal_components", "principal_components_three", *(f"scores_{name}" for name in scores.CORE),
              "within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5"]
-    records = ["run_networks", "ood_methods", "neural_collapse", "report", "summary"]
+    stages = ["run_networks", "ood_methods", "neural_collapse", "report", "summary"]
     inside = [*(f"{name}{suffix}" for name in tables for suffix in (".csv", ".json")), "ood_metrics.md", "ood_metrics.tex",
-              *(f"{record}.json" for record in records), "report.html"]
+              *(f"{record}.json" for record in stages), "report.html"]
     outside = [f"resnet_cifar_{kind}_digits_s0{suffix}" for kind in ("best", "final") for suffix in (".pth", ".json")]
     outside += [f"resnet_cifar_curves_digits_s0{suffix}" for suffix in (".csv", ".json", ".png")]
     outside += ["resnet_cifar_log_digits_s0.txt", "resnet_cifar_training_history_digits_s0.json"]
@@ -212,18 +213,18 @@ def test_the_summary_holds_the_tables_and_the_report_shows_them(chain):
 
 def test_the_sidecars_form_one_chain_from_weights_to_scores(chain):
     folder = chain[0] / STEM
-    checkpoint, head = utils.sha256(chain[0] / f"{STEM}.pth"), utils.sha256(folder / "head.csv")
+    checkpoint, head = records.sha256(chain[0] / f"{STEM}.pth"), records.sha256(folder / "head.csv")
     assert json.loads((chain[0] / f"{STEM}.json").read_text())["checkpoint_sha256"] == checkpoint
     for path in folder.glob("*_t*.csv"):
-        sidecar = utils.read_sidecar(path)
+        sidecar = records.read_sidecar(path)
         assert (sidecar["checkpoint_sha256"], sidecar["head_sha256"]) == (checkpoint, head), path
         assert sidecar["preprocessing"]["size"] == 16 and sidecar["width"] == 64 and sidecar["class_names"] == list("01234567")
         assert {"command", "arguments", "dataset", "split", "rows", "versions", "git_commit", "git_dirty", "seconds",
                 "created"} <= set(sidecar)
     for name in ("ood_metrics", "scores_ID_digits", "nc_metrics"):
-        assert utils.read_sidecar(folder / f"{name}.csv")["checkpoint_sha256"] == checkpoint
+        assert records.read_sidecar(folder / f"{name}.csv")["checkpoint_sha256"] == checkpoint
     record = utils.read_json(folder / "ood_methods.json")
-    assert record["inputs"]["ID_digits_train.csv"] == utils.sha256(folder / "ID_digits_train.csv")
+    assert record["inputs"]["ID_digits_train.csv"] == records.sha256(folder / "ID_digits_train.csv")
 
 
 def test_no_temporary_file_is_left(chain):
@@ -291,8 +292,8 @@ def test_force_redoes_a_stage_and_what_follows_from_it(again, tmp_path, words, r
     after = snapshot(tmp_path / "results")
     renewed = {name.removeprefix(f"{STEM}/") if name.startswith(f"{STEM}/") else f"../{name}" for name in changed(before, after)}
     assert renewed and not [name for name in renewed if name.startswith(tuple(untouched))]
-    records = {"train": f"{STEM}.json", **{name: f"{STEM}/{stage.record}" for name, stage in main.STAGES.items() if stage.record}}
-    assert {name for name, record in records.items() if before[record] != after[record]} == set(redone)
+    kept = {"train": f"{STEM}.json", **{name: f"{STEM}/{stage.record}" for name, stage in main.STAGES.items() if stage.record}}
+    assert {name for name, record in kept.items() if before[record] != after[record]} == set(redone)
     assert "all is current" in again()
 
 

@@ -10,7 +10,9 @@ from test_cli import read_csv, shell, write_blank
 
 import cli
 import collapse
+import csv_files
 import neural_collapse
+import records
 import series as series_library  # `series` is the fixture of three epochs here
 import utils
 
@@ -23,10 +25,10 @@ NAMES = ["cat", "dog", "bird", "frog"]
 def write_run(folder, W, b, sets):
     """A folder such as run_networks.py leaves; sets = {stem: (features, labels)}."""
     folder.mkdir(parents=True)
-    utils.write_head(folder / "head.csv", W, b, NAMES[:len(W)], {"checkpoint_sha256": "a" * 64})
-    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": utils.sha256(folder / "head.csv")}
+    csv_files.write_head(folder / "head.csv", W, b, NAMES[:len(W)], {"checkpoint_sha256": "a" * 64})
+    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
     for stem, (features, labels) in sets.items():
-        utils.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+        csv_files.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
     return folder
 
 
@@ -108,7 +110,7 @@ def test_the_tables_have_these_columns_and_rows(done):
         assert {"nc5", "nc5_centred"} <= set(table.loc[table["split"] == split, "metric"])
     assert list(per_class["class"]) == [0, 1, 2, 3] and list(per_class["class_name"]) == NAMES
     assert list(per_class["images"]) == [40, 25, 30, 10]
-    assert len(table) == utils.read_sidecar(folder / "nc_metrics.csv")["rows"]
+    assert len(table) == records.read_sidecar(folder / "nc_metrics.csv")["rows"]
 
 
 def test_the_record_names_all_that_was_read_and_written(done):
@@ -119,7 +121,7 @@ def test_the_record_names_all_that_was_read_and_written(done):
     assert set(record["outputs"]) == written - set(record["inputs"])
     drawn = ("within_class_variance", "cosine_histogram", "weight_mean_alignment", "class_mean_distances", "nc5")
     assert {"nc_metrics.csv", "nc_per_class.csv", *(f"figures/{name}.png" for name in drawn)} <= set(record["outputs"])
-    assert utils.read_sidecar(folder / "nc_metrics.csv")["checkpoint_sha256"] == "a" * 64
+    assert records.read_sidecar(folder / "nc_metrics.csv")["checkpoint_sha256"] == "a" * 64
 
 
 # ---- the numbers, slowly ---------------------------------------------------------------------------------------------
@@ -286,9 +288,9 @@ def test_fewer_dimensions_than_a_simplex_needs_are_said_and_left_empty(tmp_path)
 @pytest.mark.usefixtures("undrawn")
 def test_a_class_without_test_images_has_an_empty_cell(tmp_path):
     folder = random_run(tmp_path / "net_s0")
-    found, sidecar = utils.read_features(folder / "ID_toy_test.csv"), utils.read_sidecar(folder / "ID_toy_test.csv")
+    found, sidecar = csv_files.read_features(folder / "ID_toy_test.csv"), records.read_sidecar(folder / "ID_toy_test.csv")
     kept = found.labels != 2
-    utils.write_features(folder / "ID_toy_test.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
+    csv_files.write_features(folder / "ID_toy_test.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
     _, per_class, _ = run(folder)
     assert list(per_class["test_mismatch"].isna()) == [False, False, True, False]
     assert (folder / "nc_per_class.csv").read_text().splitlines()[3].endswith(",")
@@ -297,9 +299,9 @@ def test_a_class_without_test_images_has_an_empty_cell(tmp_path):
 @pytest.mark.usefixtures("undrawn")
 def test_a_class_without_training_images_is_said_and_its_cells_are_empty(tmp_path):
     folder = random_run(tmp_path / "net_s0")
-    found, sidecar = utils.read_features(folder / "ID_toy_train.csv"), utils.read_sidecar(folder / "ID_toy_train.csv")
+    found, sidecar = csv_files.read_features(folder / "ID_toy_train.csv"), records.read_sidecar(folder / "ID_toy_train.csv")
     kept = found.labels != 1
-    utils.write_features(folder / "ID_toy_train.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
+    csv_files.write_features(folder / "ID_toy_train.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
     table, per_class, ended = run(folder)
     assert "warning: neural collapse: 1 of 4 classes have no images (1)" in ended.err
     assert per_class["images"][1] == 0 and np.isnan(per_class["mean_norm"][1]) and np.isfinite(values_of(table)["nc1", "train"])
@@ -336,11 +338,11 @@ def test_the_bootstrap_adds_intervals_of_what_is_resampled_and_nothing_else(tmp_
 def add_layers(folder, ood=("svhn", "uniform"), suffix="csv"):
     """Two stages whose names sort against their depth: "wide" first, of 4 features; "deep" second, of all."""
     (folder / "layers").mkdir()
-    sidecar = utils.read_sidecar(folder / "ID_toy_train.csv")
+    sidecar = records.read_sidecar(folder / "ID_toy_train.csv")
     for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
-        found = utils.read_features(folder / f"{stem}.csv")
+        found = csv_files.read_features(folder / f"{stem}.csv")
         for depth, (name, width) in enumerate((("wide", 4), ("deep", found.features.shape[1]))):
-            utils.write_features(folder / "layers" / f"{stem}_{name}.{suffix}", found.features[:, :width], found.labels,
+            csv_files.write_features(folder / "layers" / f"{stem}_{name}.{suffix}", found.features[:, :width], found.labels,
                                  sidecar={**sidecar, "layer": name, "depth": depth})
     return folder
 
@@ -418,15 +420,15 @@ def epoch_run(folder, epoch, classes=4, **facts):
     centres, labels = 2 * np.eye(classes, 6), np.arange(60) % classes
     folder.mkdir(parents=True)
     own = {"checkpoint_sha256": f"{epoch:064d}", "model": "net", "epoch": epoch, "train_acc": 1 - 1 / epoch} | facts
-    utils.write_head(folder / "head.csv", centres - centres.mean(axis=0), np.zeros(classes), NAMES[:classes],
+    csv_files.write_head(folder / "head.csv", centres - centres.mean(axis=0), np.zeros(classes), NAMES[:classes],
                      {key: value for key, value in own.items() if value is not None})
-    sidecar = {"checkpoint_sha256": own["checkpoint_sha256"], "head_sha256": utils.sha256(folder / "head.csv")}
+    sidecar = {"checkpoint_sha256": own["checkpoint_sha256"], "head_sha256": records.sha256(folder / "head.csv")}
     for stem in ("ID_toy_train", "ID_toy_test"):
         features = centres[labels] + 1 + generator.normal(size=(60, 6)) * 3 / epoch
-        utils.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+        csv_files.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
     for number, name in enumerate(("svhn", "uniform")):
         features = generator.normal(size=(20, 6)) + number
-        utils.write_features(folder / f"OOD_{name}_test.csv", features, np.full(20, -1), sidecar=sidecar)
+        csv_files.write_features(folder / f"OOD_{name}_test.csv", features, np.full(20, -1), sidecar=sidecar)
     return folder
 
 
@@ -434,7 +436,7 @@ def add_scores(folder, epoch):
     """ood_metrics.csv of two methods: A grows with the epoch, B is the same in every one."""
     rows = [{"ood": name, "method": method, "parameters": None, "auroc": 0.9 - 0.3 / epoch if method == "A" else 0.7}
             for name in ("svhn", "uniform") for method in "AB"]
-    utils.write_table(folder / "ood_metrics.csv", pd.DataFrame(rows), {"checkpoint_sha256": f"{epoch:064d}"})
+    csv_files.write_table(folder / "ood_metrics.csv", pd.DataFrame(rows), {"checkpoint_sha256": f"{epoch:064d}"})
 
 
 @pytest.fixture(scope="module")
@@ -468,17 +470,17 @@ def test_epochs_come_from_the_metadata_and_the_table_holds_every_folders_own(ser
 def test_each_folder_is_left_as_if_measured_alone(series):
     for name in SERIES.values():
         alone = neural_collapse.parse_args(["--checkpoint", str(series[0] / name)])
-        assert utils.is_current(series[0] / name / "neural_collapse.json", cli.material(alone))
+        assert records.is_current(series[0] / name / "neural_collapse.json", cli.material(alone))
         record = utils.read_json(series[0] / name / "neural_collapse.json")
         assert set(record["outputs"]) == {"nc_metrics.csv", "nc_per_class.csv", "nc5_per_class.csv", "nc_layers.csv"}
 
 
 def test_the_series_names_its_inputs_and_its_figures(series):
     folder = series[0] / "net_m"
-    record = utils.read_sidecar(folder / "nc_epochs.csv")
+    record = records.read_sidecar(folder / "nc_epochs.csv")
     assert set(record["inputs"]) == {"../net_z/nc_metrics.csv", "../net_a/nc_metrics.csv", "nc_metrics.csv"}
     assert set(record["outputs"]) == {f"figures/{name}.png" for name in ("nc_epochs", "nc5_epochs", "nc_layers_epochs")}
-    assert all(utils.sha256(folder / name) == digest for name, digest in {**record["inputs"], **record["outputs"]}.items())
+    assert all(records.sha256(folder / name) == digest for name, digest in {**record["inputs"], **record["outputs"]}.items())
 
 
 @pytest.mark.parametrize(("facts", "said"), [
@@ -495,7 +497,7 @@ def test_checkpoints_that_are_no_series_are_refused_before_anything_is_written(t
 def epoch_without(folder):
     """A run extracted before heads said their epoch."""
     epoch_run(folder, 7)
-    sidecar = utils.read_sidecar(folder / "head.csv")
+    sidecar = records.read_sidecar(folder / "head.csv")
     utils.write_json(folder / "head.json", {key: value for key, value in sidecar.items() if key != "epoch"})
 
 
@@ -618,8 +620,8 @@ def test_a_wrong_argument_ends_with_one_message_and_nothing_written(tmp_path, wo
 
 def test_training_features_of_one_class_are_refused_before_anything_is_written(tmp_path):
     folder = random_run(tmp_path / "net_s0")
-    found, sidecar = utils.read_features(folder / "ID_toy_train.csv"), utils.read_sidecar(folder / "ID_toy_train.csv")
-    utils.write_features(folder / "ID_toy_train.csv", found.features, np.zeros(len(found.labels)), sidecar=sidecar)
+    found, sidecar = csv_files.read_features(folder / "ID_toy_train.csv"), records.read_sidecar(folder / "ID_toy_train.csv")
+    csv_files.write_features(folder / "ID_toy_train.csv", found.features, np.zeros(len(found.labels)), sidecar=sidecar)
     ended = shell(neural_collapse.main, "--checkpoint", folder)
     assert ended.code == 2 and "collapse needs at least two" in ended.err
     assert not (folder / "nc_metrics.csv").exists() and not (folder / "neural_collapse.json").exists()

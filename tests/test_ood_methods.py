@@ -13,9 +13,11 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_cli import read_csv, shell, write_blank
 
+import csv_files
 import detection
 import metrics
 import ood_methods
+import records
 import scores
 import tables
 import utils
@@ -32,14 +34,14 @@ def make_run(folder, ood=("far_noise", "near"), suffix=".csv", seed=0):
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(CLASSES, WIDTH)) * 2
-    utils.write_head(folder / "head.csv", centres / 4, generator.normal(size=CLASSES) / 10, ["cat", "dog", "bird", "frog"],
+    csv_files.write_head(folder / "head.csv", centres / 4, generator.normal(size=CLASSES) / 10, ["cat", "dog", "bird", "frog"],
                      {"checkpoint_sha256": "a" * 64})
-    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": utils.sha256(folder / "head.csv")}
+    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
 
     def write(stem, labels, spread, pull, paths=None):
         noise = generator.normal(size=(len(labels), WIDTH)) * spread
         features = np.maximum(pull * centres[labels % CLASSES] + noise, 0)
-        utils.write_features(folder / f"{stem}{suffix}", features, labels, paths, sidecar)
+        csv_files.write_features(folder / f"{stem}{suffix}", features, labels, paths, sidecar)
     write("ID_toy_train", np.arange(240) % CLASSES, 1.0, 1.0)
     write("ID_toy_val", np.arange(40) % CLASSES, 1.0, 1.0)
     write("ID_toy_test", np.arange(100) % CLASSES, 1.0, 1.0)
@@ -100,7 +102,7 @@ def test_score_files_have_a_row_an_image_and_a_column_a_method(done, stem, first
     table = read_csv(done[0] / f"scores_{stem}.csv")
     assert list(table.columns) == [*first, "label", "prediction", "predicted_class", *scores.DEFAULT,
                                    *(f"{name}_accepted" for name in scores.DEFAULT)]
-    assert len(table) == rows == utils.read_sidecar(done[0] / f"scores_{stem}.csv")["rows"]
+    assert len(table) == rows == records.read_sidecar(done[0] / f"scores_{stem}.csv")["rows"]
 
 
 def test_score_files_keep_order_labels_paths_and_classes(done):
@@ -147,7 +149,7 @@ def test_every_metric_equals_scikit_learns_of_the_score_files(done):
 def test_thresholds_keep_95_percent_of_id_and_say_which_images_pass(done):
     inside = read_csv(done[0] / "scores_ID_toy.csv")
     table = read_csv(done[0] / "ood_metrics.csv").set_index(["ood", "method"])
-    thresholds = utils.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]
+    thresholds = records.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]
     assert list(thresholds) == list(scores.DEFAULT)
     for method, threshold in thresholds.items():
         assert threshold == np.sort(inside[method])[5]  # 95 of 100 at or above it
@@ -160,7 +162,7 @@ def test_thresholds_keep_95_percent_of_id_and_say_which_images_pass(done):
 
 def test_the_sidecars_say_what_made_the_files(done):
     for name in ("ood_metrics", "scores_ID_toy", "scores_OOD_near"):
-        sidecar = utils.read_sidecar(done[0] / f"{name}.csv")
+        sidecar = records.read_sidecar(done[0] / f"{name}.csv")
         assert sidecar["checkpoint_sha256"] == "a" * 64 and sidecar["tpr"] == 0.95
         assert {"command", "arguments", "versions", "git_commit", "created", "rows"} <= set(sidecar)
 
@@ -440,7 +442,7 @@ def test_groups_have_a_mean_and_spread_over_checkpoints_too(tmp_path, folder):
         areas = [table.loc[(row.group, row.method), "auroc"] for table in tables]
         assert row.auroc_mean == pytest.approx(np.mean(areas), abs=1e-12)
         assert row.auroc_std == pytest.approx(np.std(areas, ddof=1), abs=1e-12) and row.auroc_std > 0
-    sidecar = utils.read_sidecar(results / "ood_group_checkpoints.csv")
+    sidecar = records.read_sidecar(results / "ood_group_checkpoints.csv")
     assert "ood_group_checkpoints.csv" in ended.out and sidecar["checkpoints"] == ["net_s0", "net_s1", "net_s2"]
 
 
@@ -507,8 +509,8 @@ def test_a_validation_set_needs_validation_images(folder):
 def with_odin(folder):
     """A run whose test sets were extracted a second time, perturbed."""
     for stem in ("ID_toy_test", "OOD_far_noise_test", "OOD_near_test"):
-        found, sidecar = utils.read_features(folder / f"{stem}.csv"), utils.read_sidecar(folder / f"{stem}.csv")
-        utils.write_features(folder / f"ODIN_{stem}.csv", found.features * 1.1, found.labels, found.paths,
+        found, sidecar = csv_files.read_features(folder / f"{stem}.csv"), records.read_sidecar(folder / f"{stem}.csv")
+        csv_files.write_features(folder / f"ODIN_{stem}.csv", found.features * 1.1, found.labels, found.paths,
                              {**sidecar, "odin_epsilon": 0.002, "temperature": 1000.0})
     return folder
 
@@ -547,10 +549,10 @@ def test_a_set_without_perturbed_images_is_empty_for_odin_and_says_so(with_odin)
 def test_perturbed_images_that_cannot_be_compared_are_refused_by_name(with_odin, change):
     path = with_odin / "ODIN_OOD_near_test.csv"
     if change == "sidecar":
-        utils.sidecar_path(path).unlink()
+        records.sidecar_path(path).unlink()
     else:
-        found, sidecar = utils.read_features(path), utils.read_sidecar(path)
-        utils.write_features(path, found.features[:9], found.labels[:9], sidecar=sidecar)
+        found, sidecar = csv_files.read_features(path), records.read_sidecar(path)
+        csv_files.write_features(path, found.features[:9], found.labels[:9], sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", with_odin)
     assert ended.code == 2 and "ODIN_OOD_near_test.csv" in ended.err and "Traceback" not in ended.err
     assert {"sidecar": "does not say with which", "rows": "holds 9 images where the plain ones are 80"}[change] in ended.err
@@ -593,7 +595,7 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
     monkeypatch.setattr(scores, "METHODS", methods)
     monkeypatch.setattr(scores, "score_all", counted(lambda rows, *_: f"score {len(rows)}", scores.score_all))
     monkeypatch.setattr(scores, "Training", counted(lambda *_: "training set", scores.Training))
-    monkeypatch.setattr(utils, "read_features", counted(lambda path: f"read {path.name}", utils.read_features))
+    monkeypatch.setattr(csv_files, "read_features", counted(lambda path: f"read {path.name}", csv_files.read_features))
     with mock.patch.object(ood_methods, "draw", lambda *given: []):
         assert shell(ood_methods.main, "--checkpoint", folder).code == 0
     sets = ["ID_toy_train", "ID_toy_val", "ID_toy_test", *(f"OOD_{name}_test" for name in "abcd")]
@@ -606,11 +608,11 @@ def test_a_guard_warns_once_by_name_however_many_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "write_figure", write_blank)
     folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c"))
     for path in folder.glob("*_t*.csv"):  # a unit that never fires, a class that is never seen, negative features
-        found, sidecar = utils.read_features(path), utils.read_sidecar(path)
+        found, sidecar = csv_files.read_features(path), records.read_sidecar(path)
         features = found.features - np.float32(0.1)
         features[:, 3] = 0
         kept = found.labels != 2 if "train" in path.name else slice(None)
-        utils.write_features(path, features[kept], found.labels[kept], sidecar=sidecar)
+        csv_files.write_features(path, features[kept], found.labels[kept], sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", folder)
     said = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
     assert ended.code == 0 and len(said) == len(set(said))
@@ -648,16 +650,16 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
 
 def test_parquet_features_give_the_table_of_csv_features(tmp_path, folder):
     tables = [run(make_run(tmp_path / f"{suffix[1:]}" / "net_s0", suffix=suffix), "--methods", *CORE, "Mahalanobis")[0]
-              for suffix in utils.SUFFIXES]
+              for suffix in csv_files.SUFFIXES]
     pd.testing.assert_frame_equal(*tables)
 
 
 def test_the_order_of_images_moves_no_metric(folder):
     before, _ = run(folder, "--methods", *CORE, "Mahalanobis")
     for stem in ("ID_toy_test", "OOD_near_test"):
-        found, sidecar = utils.read_features(folder / f"{stem}.csv"), utils.read_sidecar(folder / f"{stem}.csv")
+        found, sidecar = csv_files.read_features(folder / f"{stem}.csv"), records.read_sidecar(folder / f"{stem}.csv")
         order = np.random.default_rng(1).permutation(len(found.labels))
-        utils.write_features(folder / f"{stem}.csv", found.features[order], found.labels[order], sidecar=sidecar)
+        csv_files.write_features(folder / f"{stem}.csv", found.features[order], found.labels[order], sidecar=sidecar)
     after, _ = run(folder, "--methods", *CORE, "Mahalanobis")
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-6)
 
@@ -672,15 +674,15 @@ def test_the_scores_of_one_set_do_not_depend_on_the_others(folder):
 # ---- small and awkward sets ------------------------------------------------------------------------------------------
 
 def write_ood(folder, name, features):
-    sidecar = utils.read_sidecar(folder / "OOD_near_test.csv")
-    utils.write_features(folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar)
+    sidecar = records.read_sidecar(folder / "OOD_near_test.csv")
+    csv_files.write_features(folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar)
 
 
 def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
     """One dead ID image: KNN has no direction for it; no image is then called accepted or rejected by KNN."""
-    found, sidecar = utils.read_features(folder / "ID_toy_test.csv"), utils.read_sidecar(folder / "ID_toy_test.csv")
+    found, sidecar = csv_files.read_features(folder / "ID_toy_test.csv"), records.read_sidecar(folder / "ID_toy_test.csv")
     found.features[3] = 0
-    utils.write_features(folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar)
+    csv_files.write_features(folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "KNN", "ASH-S")
     assert ended.code == 0
     assert ended.err.count("undefined for") == 1
@@ -688,7 +690,7 @@ def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
     for stem in ("ID_toy", "OOD_near"):
         scored = read_csv(folder / f"scores_{stem}.csv")
         assert scored["KNN_accepted"].isna().all() and scored["MSP_accepted"].dtype == bool
-    assert utils.read_sidecar(folder / "scores_ID_toy.csv")["thresholds"]["KNN"] is None
+    assert records.read_sidecar(folder / "scores_ID_toy.csv")["thresholds"]["KNN"] is None
 
 
 def test_a_single_image_is_scored_and_its_interval_is_empty(folder):
@@ -729,4 +731,4 @@ def test_an_undefined_score_is_an_empty_cell_and_no_mean_hides_it(folder, monkey
 
 def test_the_thresholds_are_those_of_the_metrics_library(done):
     inside = read_csv(done[0] / "scores_ID_toy.csv")
-    assert utils.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]["ViM"] == metrics.threshold_at_tpr(inside["ViM"], 0.95)
+    assert records.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]["ViM"] == metrics.threshold_at_tpr(inside["ViM"], 0.95)

@@ -12,15 +12,16 @@ from PIL import Image
 from test_distributed import fork, launch
 
 import cli
+import csv_files
 import data
 import distributed
 import extraction
 import image_files
 import networks
+import records
 import run_networks
 import runs
 import train
-import utils
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEMS = ["ID_digits_train", "ID_digits_val", "ID_digits_test",
@@ -33,7 +34,7 @@ def start(run, *words):
 
 
 def features_of(folder, name):
-    return utils.read_features(utils.feature_file(folder, name))
+    return csv_files.read_features(csv_files.feature_file(folder, name))
 
 
 def modified(folder):
@@ -97,7 +98,7 @@ def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run,
 
 def test_logits_are_features_times_the_head(digits_run):
     network, _, checkpoint = networks.load(digits_run.checkpoint)
-    W, b, names = utils.read_head(digits_run.folder / "head.csv")
+    W, b, names = csv_files.read_head(digits_run.folder / "head.csv")
     assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(b, network.fc.bias.detach())
     assert names == checkpoint["class_names"] == list("01234567")
     images = image_set(checkpoint, "ID_digits_test")
@@ -109,16 +110,16 @@ def test_logits_are_features_times_the_head(digits_run):
 
 
 def test_the_csv_holds_the_extracted_float32_exactly(own_digits_run, monkeypatch):
-    written, real = {}, utils.write_features
+    written, real = {}, csv_files.write_features
 
     def write(path, features, *arguments):
         written[path] = features.copy()
         real(path, features, *arguments)
-    monkeypatch.setattr(utils, "write_features", write)
+    monkeypatch.setattr(csv_files, "write_features", write)
     start(own_digits_run, "--ood", "photos", "--force")
     assert len(written) == 4
     for path, features in written.items():
-        assert features.dtype == np.float32 and np.array_equal(utils.read_features(path).features, features)
+        assert features.dtype == np.float32 and np.array_equal(csv_files.read_features(path).features, features)
     lines = path.read_text().splitlines()
     assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(lines) == 1 + len(features)
     by_hand = np.array([[np.float32(cell) for cell in line.split(",")[:-1]] for line in lines[1:20]])
@@ -133,7 +134,7 @@ def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_s
     rows = [index for index in range(len(whole)) if index not in held]
     found = features_of(digits_run.folder, "ID_digits_train")
     assert len(held) == 96 and found.labels.tolist() == whole.labels[rows].tolist()
-    W, b, _ = utils.read_head(digits_run.folder / "head.csv")
+    W, b, _ = csv_files.read_head(digits_run.folder / "head.csv")
     right = (found.features @ W.T + b).argmax(1) == found.labels
     assert right.mean() == pytest.approx(checkpoint["train_acc"], abs=1e-6)
 
@@ -160,8 +161,8 @@ def test_bfloat16_is_close_and_said_in_the_sidecar(own_digits_run, digits_run):
     one, other = (features_of(run.folder, "ID_digits_test").features for run in (own_digits_run, digits_run))
     difference = np.abs(one - other).max()
     assert 0 < difference < 0.1 * np.abs(other).max()
-    assert utils.read_sidecar(own_digits_run.folder / "ID_digits_test.csv")["precision"] == "bfloat16"
-    assert utils.read_sidecar(digits_run.folder / "ID_digits_test.csv")["precision"] == "float32"
+    assert records.read_sidecar(own_digits_run.folder / "ID_digits_test.csv")["precision"] == "bfloat16"
+    assert records.read_sidecar(digits_run.folder / "ID_digits_test.csv")["precision"] == "float32"
 
 
 # ---- the files -------------------------------------------------------------------------------------------------------
@@ -177,14 +178,14 @@ def test_sidecars_say_how_each_file_was_made(digits_run):
     for name, dataset, split, rows in (("ID_digits_train", "digits", "train", 866),
                                        ("ID_digits_val", "digits", "val", 96), ("ID_digits_test", "digits", "test", 481),
                                        ("OOD_held_out_test", "held_out", "test", 118), ("OOD_photos_test", "photos", "test", 456)):
-        sidecar = utils.read_sidecar(digits_run.folder / f"{name}.csv")
+        sidecar = records.read_sidecar(digits_run.folder / f"{name}.csv")
         assert set(sidecar) >= {"command", "arguments", "versions", "git_commit", "git_dirty", "seconds", "created"}
         assert (sidecar["checkpoint"], sidecar["checkpoint_sha256"]) == (digits_run.checkpoint.name, digest)
         assert sidecar["head_sha256"] == head and sidecar["class_names"] == list("01234567")
         assert (sidecar["dataset"], sidecar["split"], sidecar["rows"], sidecar["width"]) == (dataset, split, rows, 64)
         assert sidecar["preprocessing"] == {"size": 16, "mean": list(data.ID["digits"].mean), "std": list(data.ID["digits"].std),
                                             "interpolation": "bilinear"}
-    head_sidecar = utils.read_sidecar(digits_run.folder / "head.csv")
+    head_sidecar = records.read_sidecar(digits_run.folder / "head.csv")
     assert head_sidecar["checkpoint_sha256"] == digest and (head_sidecar["rows"], head_sidecar["width"]) == (8, 64)
 
 
@@ -239,13 +240,13 @@ def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_p
     words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}", "held_out"]
     start(own_digits_run, *words)
     stems = ("ID_digits_train", "ID_digits_val", "ID_digits_test", "OOD_held_out_test", "OOD_mine_test")
-    before = {stem: (features_of(own_digits_run.folder, stem), utils.columns_of(own_digits_run.folder / f"{stem}.csv"))
+    before = {stem: (features_of(own_digits_run.folder, stem), csv_files.columns_of(own_digits_run.folder / f"{stem}.csv"))
               for stem in stems}
     start(own_digits_run, *words, "--format", "parquet")
     for stem, (one, columns) in before.items():
-        path = utils.feature_file(own_digits_run.folder, stem)
-        other = utils.read_features(path)
-        assert path.suffix == ".parquet" and utils.columns_of(path) == columns
+        path = csv_files.feature_file(own_digits_run.folder, stem)
+        other = csv_files.read_features(path)
+        assert path.suffix == ".parquet" and csv_files.columns_of(path) == columns
         assert np.array_equal(one.features, other.features) and np.array_equal(one.labels, other.labels)
         assert one.paths == other.paths
     kept = modified(own_digits_run.folder)
@@ -274,7 +275,7 @@ def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(o
         # A gradient of zero to the last bit may take either sign: a few pixels of 768.
         assert np.abs(found[:20] - expected).max() < 0.02 < np.abs(features_of(own_digits_run.folder, name).features[:20]
                                                                    - expected).max()
-        sidecar = utils.read_sidecar(own_digits_run.folder / f"ODIN_{name}.csv")
+        sidecar = records.read_sidecar(own_digits_run.folder / f"ODIN_{name}.csv")
         assert (sidecar["odin_epsilon"], sidecar["temperature"]) == (epsilon, temperature)
         assert sidecar["dataset"] == name.split("_")[1]
 
@@ -310,11 +311,11 @@ def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits
         with torch.inference_mode():
             network(preprocessing.normalise(images.pixels))
         for name, width in (("stack1", 16), ("stack2", 32), ("stack3", 64)):
-            found = utils.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
+            found = csv_files.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
             assert found.features.shape == (len(images), width) and found.labels.tolist() == images.labels.tolist()
             assert np.abs(found.features - caught[name].mean((2, 3)).numpy()).max() < 1e-5
     penultimate = features_of(own_digits_run.folder, "ID_digits_test").features
-    last = utils.read_features(own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv").features
+    last = csv_files.read_features(own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv").features
     assert np.abs(penultimate - last).max() < 1e-5  # average pooling makes the one of the other here
     assert modified(own_digits_run.folder)["head.csv"] == before["head.csv"]
 
@@ -361,7 +362,7 @@ def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
     remade = modified(own_digits_run.folder)
     assert all(remade[name] != before[name] for name in remade if not name.startswith(("OOD_uniform", "OOD_gaussian")))
     assert done.stdout.count("ID_digits_train.csv: 866 images") == 1 and done.stdout.count("-> ") == 1
-    assert utils.read_sidecar(own_digits_run.folder / "ID_digits_train.csv")["rows"] == 866
+    assert records.read_sidecar(own_digits_run.folder / "ID_digits_train.csv")["rows"] == 866
 
 
 def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits_run, tmp_path):
@@ -409,10 +410,10 @@ def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path
     start(own_digits_run, "--ood", f"mine={photographs}")
     path = own_digits_run.folder / "OOD_mine_test.csv"
     assert path.read_text().splitlines()[0].endswith(",ct63,label,path")
-    found, (network, _, checkpoint) = utils.read_features(path), networks.load(own_digits_run.checkpoint)
+    found, (network, _, checkpoint) = csv_files.read_features(path), networks.load(own_digits_run.checkpoint)
     assert found.paths == ["0.png", "3.png", "cats/1.png", "cats/4.png", "dogs/2.png"]
     assert found.labels.tolist() == [-1, -1, 0, 0, 1]
-    assert utils.read_sidecar(path)["ood_class_names"] == ["cats", "dogs"]
+    assert records.read_sidecar(path)["ood_class_names"] == ["cats", "dogs"]
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     network.fc = torch.nn.Identity()
     for name, row in zip(found.paths, found.features, strict=True):
@@ -553,7 +554,7 @@ def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp
     every = [f"{name}/{index:02}.png" for name in ("ant", "bee") for index in range(10)]
     assert found.paths == [every[row] for row in rows] and found.labels.tolist() == [row // 10 for row in rows]
     assert features_of(folder, "ID_insects_test").labels.tolist() == [0] * 3 + [1] * 3
-    assert utils.read_head(folder / "head.csv")[2] == ["ant", "bee"]
+    assert csv_files.read_head(folder / "head.csv")[2] == ["ant", "bee"]
 
 
 def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refused(tmp_path):
@@ -576,8 +577,8 @@ def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_
     extract_foreign(tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform")
     folder = tmp_path / "results" / "foreign"
     assert len(features_of(folder, "ID_digits_train").labels) == 1198  # nothing is held out, nothing known of a validation set
-    assert utils.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
-    assert utils.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(data.ID["digits"].mean)
+    assert csv_files.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
+    assert records.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(data.ID["digits"].mean)
 
 
 @pytest.mark.parametrize(("classes", "words", "message"), [
@@ -683,7 +684,7 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
 def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
     extract_foreign(tmp_path, own(tmp_path, "Biasless"), "--ood", "uniform")
     head = tmp_path / "results" / "Biasless" / "head.csv"
-    assert not utils.read_head(head)[1].any() and utils.read_sidecar(head)["has_bias"] is False
+    assert not csv_files.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
 
 
 @pytest.mark.parametrize("name", ["Scaled", "Softmax", "Projected", "Pair", "Spatial"])
@@ -770,8 +771,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_ne
         start(own_digits_run, "--ood", "photos", "--format", ending, *(["--force"] if ending == "csv" else []))
     assert not [path for path in own_digits_run.folder.iterdir() if path.name.startswith(".")]
     for stem in STEMS:
-        path = utils.feature_file(own_digits_run.folder, stem)
-        assert path and len(utils.read_features(path).labels), stem
+        path = csv_files.feature_file(own_digits_run.folder, stem)
+        assert path and len(csv_files.read_features(path).labels), stem
     start(own_digits_run, "--ood", "photos", "--format", ending)
     assert np.array_equal(features_of(own_digits_run.folder, "OOD_photos_test").features, before)
 

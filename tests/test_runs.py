@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from test_utils import make_run, rewrite
 
+import csv_files
+import records
 import runs
 import utils
 
@@ -23,7 +25,7 @@ def run_folder(tmp_path):
     checkpoint = tmp_path / "results" / "net_s0.pth"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"weights")
-    return make_run(tmp_path / "results" / "net_s0", checkpoint_sha256=utils.sha256(checkpoint), ood=("svhn", "textures"))
+    return make_run(tmp_path / "results" / "net_s0", checkpoint_sha256=records.sha256(checkpoint), ood=("svhn", "textures"))
 
 
 @pytest.fixture(params=["checkpoint", "folder"])
@@ -93,7 +95,7 @@ def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
 @pytest.mark.parametrize("name", ["ID_toy_train", "ID_toy_test", "OOD_svhn_test"])
 def test_features_of_another_width_are_refused(opened, run_folder, name):
     sidecar = json.loads((run_folder / f"{name}.json").read_text())
-    utils.write_features(run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
+    csv_files.write_features(run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
     with pytest.raises(ValueError, match=rf"{name}\.csv is 5 features wide where \S*head\.csv has 4.*python run_networks\.py"):
         opened()
 
@@ -101,7 +103,7 @@ def test_features_of_another_width_are_refused(opened, run_folder, name):
 @pytest.mark.parametrize("name", ["head", "ID_toy_train", "OOD_svhn_test"])
 def test_features_of_another_checkpoint_are_refused(run_folder, name):
     rewrite(run_folder / f"{name}.json", lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
-    expected = utils.sha256(run_folder.with_suffix(".pth"))[:12]
+    expected = records.sha256(run_folder.with_suffix(".pth"))[:12]
     with pytest.raises(ValueError, match=rf"{name}\.csv was made from another checkpoint \(ffffffffffff, expected {expected}\)"
                                          r".*python run_networks\.py"):
         runs.open_run(run_folder.with_suffix(".pth"), run_folder.parent)
@@ -147,7 +149,7 @@ def test_parquet_features_open_as_csv_ones_do(tmp_path):
         warnings.simplefilter("error")
         run = runs.open_run(folder)
     assert [path.name for path in run.files] == ["head.csv", "ID_toy_train.parquet", "ID_toy_test.parquet", "OOD_svhn_test.parquet"]
-    assert utils.read_features(run.train).features.shape == (6, 4)
+    assert csv_files.read_features(run.train).features.shape == (6, 4)
 
 
 # ---- sets by name and folder, and files that can be done without -----------------------------------------------------

@@ -20,6 +20,7 @@ import cli
 import data
 import networks
 import recipes
+import records
 import train
 import training
 import utils
@@ -423,11 +424,11 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
     folder = finished(*REGULARISED)
     for kind in ("final", "best"):
         path = files_of(folder)[kind]
-        summary, checkpoint = utils.read_sidecar(path), read(folder, kind)
+        summary, checkpoint = records.read_sidecar(path), read(folder, kind)
         for key in ("model", "model_args", "dataset", "mode", "epoch", "train_acc", "val_acc", "test_acc", "arguments",
                     "class_names"):
             assert summary[key] == utils.plain(checkpoint[key]), key
-        assert summary["epochs"] == 3 and summary["checkpoint_sha256"] == utils.sha256(path)
+        assert summary["epochs"] == 3 and summary["checkpoint_sha256"] == records.sha256(path)
         assert set(summary) >= {"command", "versions", "git_commit", "git_dirty", "seconds", "created"}
 
 
@@ -440,7 +441,7 @@ def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_el
     assert not equal(checkpoint["model_state_dict"], final["model_state_dict"])
     assert equal(final["model_state_dict"], read(finished(*REGULARISED))["model_state_dict"])
     assert networks.load(kept)[2]["class_names"] == ["0", "1", "2"]
-    assert utils.read_sidecar(kept)["checkpoint_sha256"] == utils.sha256(kept)
+    assert records.read_sidecar(kept)["checkpoint_sha256"] == records.sha256(kept)
 
 
 def test_force_removes_the_epochs_of_this_run_and_of_no_other(tmp_path):

@@ -18,9 +18,9 @@ from small_runs import REGULARISED, SMALL, assert_same_end, equal, files_of, rea
 import data
 import networks
 import recipes
+import records
 import train
 import training
-import utils
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -293,7 +293,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     for column in ("train_loss", "train_acc", "val_loss", "nc1", "nc4_mismatch"):
         np.testing.assert_allclose(curves[0][column], curves[1][column], rtol=1e-3, atol=1e-6)
     assert "2 x cpu" in output and output.count("326 training") == output.count("final: epoch 2") == 1  # the first alone speaks
-    assert utils.read_sidecar(tmp_path / "two" / "net_build_final_run.pth")["processes"] == 2
+    assert records.read_sidecar(tmp_path / "two" / "net_build_final_run.pth")["processes"] == 2
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(path.name for path in (tmp_path / "two").iterdir())
 
 
