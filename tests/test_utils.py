@@ -357,7 +357,7 @@ def test_a_sidecar_that_cannot_be_written_leaves_a_file_without_one(tmp_path, mo
 
     def full(*_):
         raise OSError("disk full")
-    monkeypatch.setattr(utils, "write_json", full)
+    monkeypatch.setattr(records, "write_json", full)
     with pytest.raises(OSError, match="disk full"):
         csv_files.write_features(file, np.zeros((5, 2)), np.zeros(5), sidecar={"number": 2})
     assert len(csv_files.read_features(file).features) == 5 and records.read_sidecar(file) == {}
