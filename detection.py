@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-import csv_files
+import artifacts
 import metrics
 import records
 import scores
@@ -77,7 +77,7 @@ def add_odin(run, scored, sets, W, b):
         if None in found.values() or {key: records.read_sidecar(path).get(key) for key in found} != found:
             raise ValueError(f"{path} was perturbed with another epsilon or temperature than {run.odin['']}, or does not say with "
                              f"which; delete it, or make both anew with: {anew}")
-        features = csv_files.read_features(path).features
+        features = artifacts.read_features(path).features
         if len(features) != rows:
             raise ValueError(f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew with: {anew}")
         into[ODIN] = scores.max_softmax(scores.compute_logits(features, W, b), found["temperature"])

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
+import artifacts
 import collapse
-import csv_files
 import records
 
 FOLDERS = {"store": "layers", "stream": "moments"}  # by the word after --layers
@@ -95,7 +95,7 @@ class Summary:
 
 
 def summarise(features, classes):
-    """{split: csv_files.Features} of one layer -> {split: Summary}; "train" is what the moments and the probe are of."""
+    """{split: artifacts.Features} of one layer -> {split: Summary}; "train" is what the moments and the probe are of."""
     train = features["train"]
     moments = Tally(classes).update(train.features, train.labels).moments
     head = probe(moments)
@@ -118,13 +118,13 @@ def write_summary(path, summary, sidecar):
         values += [moments.means, moments.within]
     table = pd.DataFrame(head, columns=["row", "images", *COUNTS, "variance"], dtype=object)
     values = pd.DataFrame(np.concatenate(values), columns=[f"ct{d}" for d in range(width)])
-    csv_files.write_table(path, pd.concat([table, values], axis=1), sidecar)
+    artifacts.write_table(path, pd.concat([table, values], axis=1), sidecar)
 
 
 def read_summary(path):
     """moments/<file>_<stage>.csv -> Summary, to the last bit; ValueError where it is no such file."""
     try:
-        table = pl.read_csv(path, infer_schema_length=None)  # which reads every digit; pandas before 3.0 loses the last
+        table = pl.read_csv(path, infer_schema_length=None, glob=False)  # which reads every digit; pandas before 3.0 loses the last
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path} cannot be read as moments: {str(error).splitlines()[0]}") from None
     if table.columns[:6] != ["row", "images", *COUNTS, "variance"] or not len(table) or table["row"][0] != "all":
@@ -159,11 +159,11 @@ def find(run):
     folder, head = run.folder / FOLDERS[way], records.read_sidecar(run.head)
     command = f"{run.command} --layers{' stream' * (way == 'stream')}"
     found = []
-    for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in csv_files.SUFFIXES}):
+    for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in artifacts.SUFFIXES}):
         name = stem.removeprefix(prefix)
         wanted = {"train": stem, "test": f"ID_{run.dataset}_test_{name}",
                   **{f"ood:{ood}": f"OOD_{ood}_test_{name}" for ood in run.ood}}
-        files = {split: path for split, file in wanted.items() if (path := csv_files.feature_file(folder, file))}
+        files = {split: path for split, file in wanted.items() if (path := artifacts.feature_file(folder, file))}
         missing = [f"{wanted[split]}.csv" for split in wanted if split not in files]
         if "test" not in files:
             raise ValueError(f"{folder} lacks {missing[0]}; make it with: {command}")
@@ -183,9 +183,9 @@ def measure(layer, class_names):
     if layer.streamed:
         summaries = {split: read_summary(path) for split, path in layer.files.items()}
     else:
-        features = {split: csv_files.read_features(path) for split, path in layer.files.items()}
+        features = {split: artifacts.read_features(path) for split, path in layer.files.items()}
         for split in ("train", "test"):
-            csv_files.check_labels(features[split], class_names)
+            artifacts.check_labels(features[split], class_names)
         summaries = summarise(features, len(class_names))
     moments = summaries["train"].moments
     with warnings.catch_warnings():

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+import artifacts
 import cli
 import collapse
-import csv_files
 import figures
 import layers
 import records
@@ -96,7 +96,7 @@ class Measured:
     W: np.ndarray
     b: np.ndarray
     class_names: list
-    test: csv_files.Features
+    test: artifacts.Features
     ood: dict  # name: features
     moments: collapse.Moments
     nc4: dict  # split: result of collapse.nc4
@@ -107,11 +107,11 @@ class Measured:
 
 
 def measure(run, stages, args):
-    W, b, class_names = csv_files.read_head(run.head)
-    train, test = csv_files.read_features(run.train), csv_files.read_features(run.test)
+    W, b, class_names = artifacts.read_head(run.head)
+    train, test = artifacts.read_features(run.train), artifacts.read_features(run.test)
     for found in (train, test):
-        csv_files.check_labels(found, class_names)
-    ood = {name: csv_files.read_features(path).features for name, path in run.ood.items()}
+        artifacts.check_labels(found, class_names)
+    ood = {name: artifacts.read_features(path).features for name, path in run.ood.items()}
     moments = collapse.Accumulator(*W.shape, exact=args.exact).update(train.features, train.labels).finish()
     nc4 = {split: collapse.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
            for split, found in (("train", train), ("test", test))}
@@ -162,7 +162,7 @@ def write(found, args):
               "nc5_per_class": nc5_per_class(found.nc5, found.class_names)} | (
         {} if found.layers is None else {"nc_layers": found.layers})
     for name, table in tables.items():
-        csv_files.write_table(run.folder / f"{name}.csv", table, sidecar)
+        artifacts.write_table(run.folder / f"{name}.csv", table, sidecar)
     written = [*(run.folder / f"{name}.csv" for name in tables), *draw(run.folder / "figures", found, args.tsne)]
     records.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written)
     cli.print_table(shown(found.table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
@@ -273,7 +273,7 @@ def follow(epochs, tables, deep, scored, args):
 def write_joined(folder, name, table, drawn, inputs, sidecar):
     """A table over several checkpoints; its sidecar is its record too, so that report.py knows its figures."""
     figures_written = save(folder / "figures", drawn)
-    csv_files.write_table(folder / f"{name}.csv", table, {**sidecar, "inputs": records.fingerprints(inputs, folder),
+    artifacts.write_table(folder / f"{name}.csv", table, {**sidecar, "inputs": records.fingerprints(inputs, folder),
                                                       "outputs": records.fingerprints(figures_written, folder)})
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
+import artifacts
 import cli
-import csv_files
 import detection
 import figures
 import metrics
@@ -109,7 +109,7 @@ def check(run, args):
         raise ValueError(f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares with ID validation "
                          f"images, which {run.command} writes of a network trained with --val-size above 0")
     check_groups(run, args)
-    width = csv_files.width_of(run.train)
+    width = artifacts.width_of(run.train)
     for flag in ("vim_dim", "neco_dim"):
         if (getattr(args, flag) or 0) >= width:
             raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected 1 to {width - 1} for {width} features")
@@ -139,11 +139,11 @@ def score_run(run, args):
     print(f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in {run.folder}")
     seconds = {}
     with cli.timed(seconds, "reading"):
-        W, b, class_names = csv_files.read_head(run.head)
-        train, val, test = (csv_files.read_features(path) if path else None for path in (run.train, run.val, run.test))
+        W, b, class_names = artifacts.read_head(run.head)
+        train, val, test = (artifacts.read_features(path) if path else None for path in (run.train, run.val, run.test))
         for found in filter(None, (train, val, test)):
-            csv_files.check_labels(found, class_names)
-        ood = {name: csv_files.read_features(path) for name, path in run.ood.items()}
+            artifacts.check_labels(found, class_names)
+        ood = {name: artifacts.read_features(path) for name, path in run.ood.items()}
     with cli.timed(seconds, "scoring"):
         fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
         names = [name for name in args.methods or scores.DEFAULT if name != detection.ODIN]
@@ -248,7 +248,7 @@ def compare_checkpoints(measured, args):
         means = pd.concat([tables.over_groups(table, args.groups) for table in measured])
         parts["ood_group_checkpoints.csv"] = ("group", tables.over_checkpoints(means, ["group", "sets", "method"]))
     for name, (what, spread) in parts.items():
-        csv_files.write_table(folder / name, spread, sidecar)
+        artifacts.write_table(folder / name, spread, sidecar)
         cli.print_table(spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
                         f"{len(measured)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {folder / name}")
 
@@ -261,11 +261,11 @@ def write(run, args, table, scored, sets, W, b, class_names):
                "checkpoint_sha256": records.read_sidecar(run.head).get("checkpoint_sha256")}
     summary = tables.summarise(table, args.groups)
     written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
-    csv_files.write_table(written[0], table, sidecar)
+    artifacts.write_table(written[0], table, sidecar)
     utils.write_text(written[1], tables.markdown(summary, table, args.tpr))
     if args.groups:
         written.append(run.folder / "ood_groups.csv")
-        csv_files.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
+        artifacts.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
     if args.latex:
         written.append(run.folder / "ood_metrics.tex")
         utils.write_text(written[-1], tables.latex(summary, table, args.tpr, args.caption, args.label))
@@ -285,8 +285,7 @@ def write_scores(path, found, values, thresholds, logits, class_names, sidecar):
     columns |= {name: pl.Series(value).fill_nan(None) for name, value in values.items()}
     columns |= {f"{name}_accepted": columns[name] >= threshold if np.isfinite(threshold) else pl.Series([None] * len(prediction))
                 for name, threshold in thresholds.items()}
-    with records.with_sidecar(path, {**sidecar, "rows": len(prediction), "thresholds": thresholds}) as temporary:
-        pl.DataFrame(columns).write_csv(temporary)
+    artifacts.write_table(path, pl.DataFrame(columns), sidecar, thresholds=thresholds)
 
 
 def remove_outdated(folder, written):

@@ -9,10 +9,8 @@ is named, with the command that makes it. report.html links to nothing: it can b
 """
 import re
 
-import pandas as pd
-
+import artifacts
 import cli
-import csv_files
 import records
 import report_page
 import report_summary
@@ -81,7 +79,7 @@ def gather(checkpoint, folder):
     files = [records.sidecar_path(path), curves, *(file for file, *_ in tables.values()), *images]
     return {**found, "stem": folder.name, "tpr": made_by.get("ood_metrics", {}).get("tpr", 0.95), "sidecar": sidecar,
             "sha256": identity, "images": images, "missing": missing, "records": made_by,
-            "curves": csv_files.read_table(curves) if curves else None,
+            "curves": artifacts.read_table(curves) if curves else None,
             "files": [file for file in files if file and file.exists()]}
 
 
@@ -93,14 +91,7 @@ def read_checked(path, columns, command, checkpoint_sha256):
     if made_from and checkpoint_sha256 and made_from != checkpoint_sha256:
         raise ValueError(f"{path} was made from another checkpoint ({made_from[:12]}, expected "
                          f"{checkpoint_sha256[:12]}); extract with run_networks.py, then make it anew with: {command}")
-    try:
-        table = csv_files.read_table(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} cannot be read as a table ({error}); make it anew with: {command}") from None
-    lacking = [name for name in columns if name not in table.columns]
-    if lacking or table.empty:
-        raise ValueError(f"{path} lacks {', '.join(lacking) or 'rows'}; make it anew with: {command}")
-    return table
+    return artifacts.read_table(path, columns, remedy=command)
 
 
 def curves_file(folder, sidecar):

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import torch
 
+import artifacts
 import cli
-import csv_files
 import data
 import distributed
 import image_files
@@ -233,9 +233,9 @@ def write(work, job, args, found, summaries, start):
         if name in summaries:
             layers.write_summary(file, summaries[name], sidecar)
         else:
-            csv_files.write_features(file, found[name], job.images.labels.numpy(), job.images.paths, sidecar)
+            artifacts.write_features(file, found[name], job.images.labels.numpy(), job.images.paths, sidecar)
         for folder in layers.FOLDERS.values() if name else ():
-            for ending in (".json", *csv_files.SUFFIXES) if folder != file.parent.name else ():
+            for ending in (".json", *artifacts.SUFFIXES) if folder != file.parent.name else ():
                 (work.folder / folder / file.name).with_suffix(ending).unlink(missing_ok=True)
     print(f"  {job.stem}.{args.format}: {len(job.images):,} images, {time.perf_counter() - start:.1f} s")
 
@@ -322,7 +322,7 @@ def write_head(work, args):
     facts = {**work.origin, **{name: work.checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}}
     own = {**facts, "model": work.checkpoint["model"]}
     if args.force or not up_to_date(path, utils.plain(own), len(W), work.made):
-        csv_files.write_head(path, W, b, names, {**records.provenance(cli.material(args)), **own,
+        artifacts.write_head(path, W, b, names, {**records.provenance(cli.material(args)), **own,
                                              "has_bias": classifier.bias is not None})
     return path
 

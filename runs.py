@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import csv_files
+import artifacts
 import records
 import utils
 
@@ -41,19 +41,19 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
     folder = utils.results_folder(checkpoint, output_dir)
     dataset = utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint)
     if ood is None:
-        ood = sorted({path.stem[4:-5] for suffix in csv_files.SUFFIXES for path in folder.glob(f"OOD_*_test{suffix}")})
+        ood = sorted({path.stem[4:-5] for suffix in artifacts.SUFFIXES for path in folder.glob(f"OOD_*_test{suffix}")})
     images = distinct(ood)
     wanted = {"head": "head", "train": f"ID_{dataset}_train", "test": f"ID_{dataset}_test",
               **{f"OOD {name}": f"OOD_{name}_test" for name in images}}
-    files = {role: csv_files.feature_file(folder, stem) for role, stem in wanted.items()}
+    files = {role: artifacts.feature_file(folder, stem) for role, stem in wanted.items()}
     command = remedy(checkpoint, dataset, [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()])
     missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
     origin = records.read_sidecar(files["head"]).get("checkpoint_sha256")
-    val = own(csv_files.feature_file(folder, f"ID_{dataset}_val"), origin)
+    val = own(artifacts.feature_file(folder, f"ID_{dataset}_val"), origin)
     odin = {"": f"ODIN_ID_{dataset}_test", **{name: f"ODIN_OOD_{name}_test" for name in images}}
-    odin = {name: path for name, stem in odin.items() if (path := own(csv_files.feature_file(folder, stem), origin))}
+    odin = {name: path for name, stem in odin.items() if (path := own(artifacts.feature_file(folder, stem), origin))}
     run = Run(folder, dataset, files["head"], files["train"], val, files["test"],
               {name: files[f"OOD {name}"] for name in images}, odin if "" in odin else {}, command)
     check_origin(run, Path(checkpoint))
@@ -61,7 +61,7 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
 
 
 def only_dataset(folder, checkpoint):
-    found = sorted({path.stem[3:-6] for suffix in csv_files.SUFFIXES for path in folder.glob(f"ID_*_train{suffix}")})
+    found = sorted({path.stem[3:-6] for suffix in artifacts.SUFFIXES for path in folder.glob(f"ID_*_train{suffix}")})
     if len(found) != 1:
         raise ValueError(f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'}); expected one: "
                          f"name it with --dataset, or make it with: {remedy(checkpoint)}")
@@ -108,12 +108,12 @@ def remedy(checkpoint, dataset=None, ood=()):
 
 def check_origin(run, checkpoint):
     """Widths agree; each sidecar names this head and, where the checkpoint file is at hand, this checkpoint."""
-    width = len(csv_files.columns_of(run.head)) - 2
+    width = len(artifacts.columns_of(run.head)) - 2
     head, expected = records.sha256(run.head), records.sha256(checkpoint) if checkpoint.is_file() else None
     expected = expected or records.read_sidecar(run.head).get("checkpoint_sha256")
     for path in run.files:
-        if path != run.head and csv_files.width_of(path) != width:
-            raise ValueError(f"{path} is {csv_files.width_of(path)} features wide where {run.head} has {width}: they come from "
+        if path != run.head and artifacts.width_of(path) != width:
+            raise ValueError(f"{path} is {artifacts.width_of(path)} features wide where {run.head} has {width}: they come from "
                              f"different networks; make them anew with: {run.command}")
         sidecar = records.read_sidecar(path)
         if not sidecar:

@@ -2,14 +2,14 @@
 import numpy as np
 import pandas as pd
 
-import csv_files
+import artifacts
 import records
 
 
 def order(runs):
     """Runs of one network -> {folder: what its head's sidecar says}, by epoch; ValueError where they are no series."""
     facts = {run.folder: {**records.read_sidecar(run.head), "data set": run.dataset,
-                          "classes, features": csv_files.read_head(run.head)[0].shape} for run in runs}
+                          "classes, features": artifacts.read_head(run.head)[0].shape} for run in runs}
     first, seen = facts[runs[0].folder], {}
     for run in runs:
         own = facts[run.folder]
@@ -41,7 +41,7 @@ def read_scored(folder, facts):
     if records.read_sidecar(path).get("checkpoint_sha256") != facts.get("checkpoint_sha256"):
         raise ValueError(f"{path} was made from another checkpoint than {folder / 'head.csv'}; make it anew with: "
                          f"python ood_methods.py --checkpoint {folder}")
-    return csv_files.read_table(path)
+    return artifacts.read_table(path)
 
 
 def join(epochs, table, scored):

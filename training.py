@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+import artifacts
 import augment
-import csv_files
 import networks
 import recipes
 import records
@@ -181,7 +181,7 @@ class Run(State):
 
     def write_history(self, row):
         """The curves and the training history anew, whole; the epoch's row to TensorBoard."""
-        csv_files.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
+        artifacts.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
         utils.write_json(self.files["history"], {**self.facts, "history": self.history})
         if self.options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a package of its own

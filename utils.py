@@ -81,12 +81,17 @@ def plain(content):
 
 
 def read_json(path):
+    """The dict that a JSON file of ours holds, {} where there is no file; ValueError where it holds anything else."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); delete it and make the file beside it anew") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object with names; delete it and make the file "
+                         "beside it anew")
+    return content
 
 
 def write_figure(path, figure):

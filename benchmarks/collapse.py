@@ -23,9 +23,9 @@ import polars as pl
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
+import artifacts
 import cli
 import collapse
-import csv_files
 import records
 import utils
 
@@ -148,7 +148,7 @@ def row(case, way, shape, classes, seconds, memory, error, product):
 
 def parts(folder):
     for path in sorted(Path(folder).glob("*.parquet")):
-        found = csv_files.read_features(path)
+        found = artifacts.read_features(path)
         yield found.features, found.labels
 
 
@@ -236,7 +236,7 @@ def main(argv=None):
         rows += streamed(args.rows, args.width, args.classes, args.seed)
     table = pd.DataFrame(rows)
     found = machine.facts(repeats=args.repeats)
-    csv_files.write_table(folder / "collapse.csv", table, {**records.provenance(cli.material(args)), "machine": found})
+    artifacts.write_table(folder / "collapse.csv", table, {**records.provenance(cli.material(args)), "machine": found})
     shown = table.assign(seconds=table["seconds"].map("{:.3f}".format), peak_mib=table["peak_mib"].map("{:.0f}".format),
                          relative_error=table["relative_error"].map("{:.1e}".format).replace("nan", ""),
                          ratio=table["ratio"].map("{:.2f}".format))

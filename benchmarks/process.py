@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 import scoring
 
+import artifacts
 import cli
-import csv_files
 import records
 import scores
 import utils
@@ -55,15 +55,15 @@ def parse_args(argv=None):
 def write_run(folder, args):
     """What run_networks.py leaves of a network: head and features, with sidecars that belong together."""
     data = Pooled(args)
-    csv_files.write_head(folder / "head.csv", data.W, data.b, [f"class {index}" for index in range(args.classes)],
+    artifacts.write_head(folder / "head.csv", data.W, data.b, [f"class {index}" for index in range(args.classes)],
                      {"checkpoint_sha256": "drawn"})
     sidecar = {"checkpoint_sha256": "drawn", "head_sha256": records.sha256(folder / "head.csv")}
     labels = np.random.default_rng(args.seed).integers(args.classes, size=len(data.id))
-    csv_files.write_features(folder / "ID_drawn_train.csv", data.features, data.labels, sidecar=sidecar)
-    csv_files.write_features(folder / "ID_drawn_test.csv", data.id, labels, sidecar=sidecar)
+    artifacts.write_features(folder / "ID_drawn_train.csv", data.features, data.labels, sidecar=sidecar)
+    artifacts.write_features(folder / "ID_drawn_test.csv", data.id, labels, sidecar=sidecar)
     edges = np.cumsum(list(SETS.values()))[:-1] * len(data.ood) // sum(SETS.values())
     for name, rows in zip(SETS, np.split(data.ood, edges), strict=True):
-        csv_files.write_features(folder / f"OOD_{name}_test.csv", rows, np.full(len(rows), -1), sidecar=sidecar)
+        artifacts.write_features(folder / f"OOD_{name}_test.csv", rows, np.full(len(rows), -1), sidecar=sidecar)
 
 
 def run(folder, methods):
@@ -89,7 +89,7 @@ def main(argv=None):
             timed = pd.DataFrame([run(folder, METHODS[what]) for _ in range(args.repeats + 1)][1:]).median()
             rows.append({"methods": what, **timed.round(3), "reading_share": round(timed["reading"] / timed["seconds"], 3)})
             table = pd.DataFrame(rows)
-            csv_files.write_table(path, table, {**sidecar, "mebibytes": round(size)})  # row by row, as the last takes longest
+            artifacts.write_table(path, table, {**sidecar, "mebibytes": round(size)})  # row by row, as the last takes longest
     cli.print_table(table, f"ood_methods.py on {size:,.0f} MiB of CSV, {args.train_rows:,} x {args.width} training features and "
                     f"{args.test_rows:,} test images; {machine.processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"\nwritten: {path}")

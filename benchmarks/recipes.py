@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import artifacts
 import cli
-import csv_files
 import records
 import utils
 
@@ -69,7 +69,7 @@ def main(argv=None):
         rows.append({"candidate": name, "flags": flags, "seeds": len(found), **pd.DataFrame(found).mean().to_dict()})
         table = pd.DataFrame(rows)
         table["test_gain"] = table["test_acc"] - table["test_acc"][0]
-        csv_files.write_table(folder / "recipes.csv", table, records.provenance(vars(args)))
+        artifacts.write_table(folder / "recipes.csv", table, records.provenance(vars(args)))
         print(table.iloc[-1].to_string(), flush=True)
     cli.print_table(table.round(4), f"{args.model} on {args.dataset}, {args.epochs} epochs -> {folder / 'recipes.csv'}")
 
@@ -84,7 +84,7 @@ def measure(name, flags, seed, args, folder):
     script("run_networks.py", "--checkpoint", str(checkpoint), "--ood", *args.ood, "--data-dir", args.data_dir, *common)
     script("ood_methods.py", "--checkpoint", str(checkpoint), "--methods", *args.methods, "--output-dir", str(folder))
     summary = records.read_sidecar(checkpoint)
-    metrics = csv_files.read_table(folder / checkpoint.stem / "ood_metrics.csv")
+    metrics = artifacts.read_table(folder / checkpoint.stem / "ood_metrics.csv")
     return {"val_acc": summary["val_acc"], "test_acc": summary["test_acc"], "train_seconds": summary["seconds"],
             **{method: metrics.loc[metrics["method"] == method, "auroc"].mean() for method in args.methods}}
 

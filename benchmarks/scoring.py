@@ -24,8 +24,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
+import artifacts
 import cli
-import csv_files
 import metrics
 import records
 import scores
@@ -335,7 +335,7 @@ def main(argv=None):
         for row in measure(args):
             rows.append(row)
             table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-            csv_files.write_table(path, table, sidecar)  # row by row: minutes of work survive an interruption
+            artifacts.write_table(path, table, sidecar)  # row by row: minutes of work survive an interruption
     shown = table.rename(columns={name: title for name, (title, _) in COLUMNS.items()})
     for name, (title, form) in COLUMNS.items():
         shown[title] = [form.format(value) if pd.notna(value) else "" for value in table[name]]

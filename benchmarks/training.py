@@ -38,9 +38,9 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
+import artifacts
 import augment
 import cli
-import csv_files
 import data
 import networks
 import records
@@ -90,7 +90,7 @@ def main(argv=None):
         parts += [compute_part(model, images, device, args), both_part(model, images, device, args)]
     for part in parts:
         rows += measure(part, device, args.repeats, rate)
-        csv_files.write_table(path, pd.DataFrame(rows), sidecar)  # part by part: what was measured survives an interruption
+        artifacts.write_table(path, pd.DataFrame(rows), sidecar)  # part by part: what was measured survives an interruption
     table = pd.DataFrame(rows)
     for name, form in FORMS.items():
         table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]

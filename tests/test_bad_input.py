@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from test_cli import shell
 
-import csv_files
+import artifacts
 import main
 import neural_collapse
 import ood_methods
@@ -236,8 +236,8 @@ def test_a_report_of_nothing_names_the_commands_that_come_before_it(digits_run):
 def change(own_digits_run, name, edit):
     """Rewrite a feature file by edit(features, labels) -> the two, under its old sidecar."""
     path = own_digits_run.folder / f"{name}.csv"
-    found, sidecar = csv_files.read_features(path), records.read_sidecar(path)
-    csv_files.write_features(path, *edit(found.features.copy(), found.labels.copy()), sidecar=sidecar)
+    found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
+    artifacts.write_features(path, *edit(found.features.copy(), found.labels.copy()), sidecar=sidecar)
 
 
 def refuse_features(own_digits_run, script, *said):

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 from test_cli import read_csv, shell, write_blank
 
+import artifacts
 import cli
 import collapse
-import csv_files
 import neural_collapse
 import records
 import series as series_library  # `series` is the fixture of three epochs here
@@ -25,10 +25,10 @@ NAMES = ["cat", "dog", "bird", "frog"]
 def write_run(folder, W, b, sets):
     """A folder such as run_networks.py leaves; sets = {stem: (features, labels)}."""
     folder.mkdir(parents=True)
-    csv_files.write_head(folder / "head.csv", W, b, NAMES[:len(W)], {"checkpoint_sha256": "a" * 64})
+    artifacts.write_head(folder / "head.csv", W, b, NAMES[:len(W)], {"checkpoint_sha256": "a" * 64})
     sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
     for stem, (features, labels) in sets.items():
-        csv_files.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+        artifacts.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
     return folder
 
 
@@ -288,9 +288,9 @@ def test_fewer_dimensions_than_a_simplex_needs_are_said_and_left_empty(tmp_path)
 @pytest.mark.usefixtures("undrawn")
 def test_a_class_without_test_images_has_an_empty_cell(tmp_path):
     folder = random_run(tmp_path / "net_s0")
-    found, sidecar = csv_files.read_features(folder / "ID_toy_test.csv"), records.read_sidecar(folder / "ID_toy_test.csv")
+    found, sidecar = artifacts.read_features(folder / "ID_toy_test.csv"), records.read_sidecar(folder / "ID_toy_test.csv")
     kept = found.labels != 2
-    csv_files.write_features(folder / "ID_toy_test.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
+    artifacts.write_features(folder / "ID_toy_test.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
     _, per_class, _ = run(folder)
     assert list(per_class["test_mismatch"].isna()) == [False, False, True, False]
     assert (folder / "nc_per_class.csv").read_text().splitlines()[3].endswith(",")
@@ -299,9 +299,9 @@ def test_a_class_without_test_images_has_an_empty_cell(tmp_path):
 @pytest.mark.usefixtures("undrawn")
 def test_a_class_without_training_images_is_said_and_its_cells_are_empty(tmp_path):
     folder = random_run(tmp_path / "net_s0")
-    found, sidecar = csv_files.read_features(folder / "ID_toy_train.csv"), records.read_sidecar(folder / "ID_toy_train.csv")
+    found, sidecar = artifacts.read_features(folder / "ID_toy_train.csv"), records.read_sidecar(folder / "ID_toy_train.csv")
     kept = found.labels != 1
-    csv_files.write_features(folder / "ID_toy_train.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
+    artifacts.write_features(folder / "ID_toy_train.csv", found.features[kept], found.labels[kept], sidecar=sidecar)
     table, per_class, ended = run(folder)
     assert "warning: neural collapse: 1 of 4 classes have no images (1)" in ended.err
     assert per_class["images"][1] == 0 and np.isnan(per_class["mean_norm"][1]) and np.isfinite(values_of(table)["nc1", "train"])
@@ -340,9 +340,9 @@ def add_layers(folder, ood=("svhn", "uniform"), suffix="csv"):
     (folder / "layers").mkdir()
     sidecar = records.read_sidecar(folder / "ID_toy_train.csv")
     for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
-        found = csv_files.read_features(folder / f"{stem}.csv")
+        found = artifacts.read_features(folder / f"{stem}.csv")
         for depth, (name, width) in enumerate((("wide", 4), ("deep", found.features.shape[1]))):
-            csv_files.write_features(folder / "layers" / f"{stem}_{name}.{suffix}", found.features[:, :width], found.labels,
+            artifacts.write_features(folder / "layers" / f"{stem}_{name}.{suffix}", found.features[:, :width], found.labels,
                                  sidecar={**sidecar, "layer": name, "depth": depth})
     return folder
 
@@ -420,15 +420,15 @@ def epoch_run(folder, epoch, classes=4, **facts):
     centres, labels = 2 * np.eye(classes, 6), np.arange(60) % classes
     folder.mkdir(parents=True)
     own = {"checkpoint_sha256": f"{epoch:064d}", "model": "net", "epoch": epoch, "train_acc": 1 - 1 / epoch} | facts
-    csv_files.write_head(folder / "head.csv", centres - centres.mean(axis=0), np.zeros(classes), NAMES[:classes],
+    artifacts.write_head(folder / "head.csv", centres - centres.mean(axis=0), np.zeros(classes), NAMES[:classes],
                      {key: value for key, value in own.items() if value is not None})
     sidecar = {"checkpoint_sha256": own["checkpoint_sha256"], "head_sha256": records.sha256(folder / "head.csv")}
     for stem in ("ID_toy_train", "ID_toy_test"):
         features = centres[labels] + 1 + generator.normal(size=(60, 6)) * 3 / epoch
-        csv_files.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+        artifacts.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
     for number, name in enumerate(("svhn", "uniform")):
         features = generator.normal(size=(20, 6)) + number
-        csv_files.write_features(folder / f"OOD_{name}_test.csv", features, np.full(20, -1), sidecar=sidecar)
+        artifacts.write_features(folder / f"OOD_{name}_test.csv", features, np.full(20, -1), sidecar=sidecar)
     return folder
 
 
@@ -436,7 +436,7 @@ def add_scores(folder, epoch):
     """ood_metrics.csv of two methods: A grows with the epoch, B is the same in every one."""
     rows = [{"ood": name, "method": method, "parameters": None, "auroc": 0.9 - 0.3 / epoch if method == "A" else 0.7}
             for name in ("svhn", "uniform") for method in "AB"]
-    csv_files.write_table(folder / "ood_metrics.csv", pd.DataFrame(rows), {"checkpoint_sha256": f"{epoch:064d}"})
+    artifacts.write_table(folder / "ood_metrics.csv", pd.DataFrame(rows), {"checkpoint_sha256": f"{epoch:064d}"})
 
 
 @pytest.fixture(scope="module")
@@ -620,8 +620,8 @@ def test_a_wrong_argument_ends_with_one_message_and_nothing_written(tmp_path, wo
 
 def test_training_features_of_one_class_are_refused_before_anything_is_written(tmp_path):
     folder = random_run(tmp_path / "net_s0")
-    found, sidecar = csv_files.read_features(folder / "ID_toy_train.csv"), records.read_sidecar(folder / "ID_toy_train.csv")
-    csv_files.write_features(folder / "ID_toy_train.csv", found.features, np.zeros(len(found.labels)), sidecar=sidecar)
+    found, sidecar = artifacts.read_features(folder / "ID_toy_train.csv"), records.read_sidecar(folder / "ID_toy_train.csv")
+    artifacts.write_features(folder / "ID_toy_train.csv", found.features, np.zeros(len(found.labels)), sidecar=sidecar)
     ended = shell(neural_collapse.main, "--checkpoint", folder)
     assert ended.code == 2 and "collapse needs at least two" in ended.err
     assert not (folder / "nc_metrics.csv").exists() and not (folder / "neural_collapse.json").exists()

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_cli import read_csv, shell, write_blank
 
-import csv_files
+import artifacts
 import detection
 import metrics
 import ood_methods
@@ -34,14 +34,14 @@ def make_run(folder, ood=("far_noise", "near"), suffix=".csv", seed=0):
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(CLASSES, WIDTH)) * 2
-    csv_files.write_head(folder / "head.csv", centres / 4, generator.normal(size=CLASSES) / 10, ["cat", "dog", "bird", "frog"],
+    artifacts.write_head(folder / "head.csv", centres / 4, generator.normal(size=CLASSES) / 10, ["cat", "dog", "bird", "frog"],
                      {"checkpoint_sha256": "a" * 64})
     sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
 
     def write(stem, labels, spread, pull, paths=None):
         noise = generator.normal(size=(len(labels), WIDTH)) * spread
         features = np.maximum(pull * centres[labels % CLASSES] + noise, 0)
-        csv_files.write_features(folder / f"{stem}{suffix}", features, labels, paths, sidecar)
+        artifacts.write_features(folder / f"{stem}{suffix}", features, labels, paths, sidecar)
     write("ID_toy_train", np.arange(240) % CLASSES, 1.0, 1.0)
     write("ID_toy_val", np.arange(40) % CLASSES, 1.0, 1.0)
     write("ID_toy_test", np.arange(100) % CLASSES, 1.0, 1.0)
@@ -509,8 +509,8 @@ def test_a_validation_set_needs_validation_images(folder):
 def with_odin(folder):
     """A run whose test sets were extracted a second time, perturbed."""
     for stem in ("ID_toy_test", "OOD_far_noise_test", "OOD_near_test"):
-        found, sidecar = csv_files.read_features(folder / f"{stem}.csv"), records.read_sidecar(folder / f"{stem}.csv")
-        csv_files.write_features(folder / f"ODIN_{stem}.csv", found.features * 1.1, found.labels, found.paths,
+        found, sidecar = artifacts.read_features(folder / f"{stem}.csv"), records.read_sidecar(folder / f"{stem}.csv")
+        artifacts.write_features(folder / f"ODIN_{stem}.csv", found.features * 1.1, found.labels, found.paths,
                              {**sidecar, "odin_epsilon": 0.002, "temperature": 1000.0})
     return folder
 
@@ -551,8 +551,8 @@ def test_perturbed_images_that_cannot_be_compared_are_refused_by_name(with_odin,
     if change == "sidecar":
         records.sidecar_path(path).unlink()
     else:
-        found, sidecar = csv_files.read_features(path), records.read_sidecar(path)
-        csv_files.write_features(path, found.features[:9], found.labels[:9], sidecar=sidecar)
+        found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
+        artifacts.write_features(path, found.features[:9], found.labels[:9], sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", with_odin)
     assert ended.code == 2 and "ODIN_OOD_near_test.csv" in ended.err and "Traceback" not in ended.err
     assert {"sidecar": "does not say with which", "rows": "holds 9 images where the plain ones are 80"}[change] in ended.err
@@ -595,7 +595,7 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
     monkeypatch.setattr(scores, "METHODS", methods)
     monkeypatch.setattr(scores, "score_all", counted(lambda rows, *_: f"score {len(rows)}", scores.score_all))
     monkeypatch.setattr(scores, "Training", counted(lambda *_: "training set", scores.Training))
-    monkeypatch.setattr(csv_files, "read_features", counted(lambda path: f"read {path.name}", csv_files.read_features))
+    monkeypatch.setattr(artifacts, "read_features", counted(lambda path: f"read {path.name}", artifacts.read_features))
     with mock.patch.object(ood_methods, "draw", lambda *given: []):
         assert shell(ood_methods.main, "--checkpoint", folder).code == 0
     sets = ["ID_toy_train", "ID_toy_val", "ID_toy_test", *(f"OOD_{name}_test" for name in "abcd")]
@@ -608,11 +608,11 @@ def test_a_guard_warns_once_by_name_however_many_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "write_figure", write_blank)
     folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c"))
     for path in folder.glob("*_t*.csv"):  # a unit that never fires, a class that is never seen, negative features
-        found, sidecar = csv_files.read_features(path), records.read_sidecar(path)
+        found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
         features = found.features - np.float32(0.1)
         features[:, 3] = 0
         kept = found.labels != 2 if "train" in path.name else slice(None)
-        csv_files.write_features(path, features[kept], found.labels[kept], sidecar=sidecar)
+        artifacts.write_features(path, features[kept], found.labels[kept], sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", folder)
     said = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
     assert ended.code == 0 and len(said) == len(set(said))
@@ -650,16 +650,16 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
 
 def test_parquet_features_give_the_table_of_csv_features(tmp_path, folder):
     tables = [run(make_run(tmp_path / f"{suffix[1:]}" / "net_s0", suffix=suffix), "--methods", *CORE, "Mahalanobis")[0]
-              for suffix in csv_files.SUFFIXES]
+              for suffix in artifacts.SUFFIXES]
     pd.testing.assert_frame_equal(*tables)
 
 
 def test_the_order_of_images_moves_no_metric(folder):
     before, _ = run(folder, "--methods", *CORE, "Mahalanobis")
     for stem in ("ID_toy_test", "OOD_near_test"):
-        found, sidecar = csv_files.read_features(folder / f"{stem}.csv"), records.read_sidecar(folder / f"{stem}.csv")
+        found, sidecar = artifacts.read_features(folder / f"{stem}.csv"), records.read_sidecar(folder / f"{stem}.csv")
         order = np.random.default_rng(1).permutation(len(found.labels))
-        csv_files.write_features(folder / f"{stem}.csv", found.features[order], found.labels[order], sidecar=sidecar)
+        artifacts.write_features(folder / f"{stem}.csv", found.features[order], found.labels[order], sidecar=sidecar)
     after, _ = run(folder, "--methods", *CORE, "Mahalanobis")
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-6)
 
@@ -675,14 +675,14 @@ def test_the_scores_of_one_set_do_not_depend_on_the_others(folder):
 
 def write_ood(folder, name, features):
     sidecar = records.read_sidecar(folder / "OOD_near_test.csv")
-    csv_files.write_features(folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar)
+    artifacts.write_features(folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar)
 
 
 def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
     """One dead ID image: KNN has no direction for it; no image is then called accepted or rejected by KNN."""
-    found, sidecar = csv_files.read_features(folder / "ID_toy_test.csv"), records.read_sidecar(folder / "ID_toy_test.csv")
+    found, sidecar = artifacts.read_features(folder / "ID_toy_test.csv"), records.read_sidecar(folder / "ID_toy_test.csv")
     found.features[3] = 0
-    csv_files.write_features(folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar)
+    artifacts.write_features(folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "KNN", "ASH-S")
     assert ended.code == 0
     assert ended.err.count("undefined for") == 1

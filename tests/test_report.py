@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import artifacts
 import cli
-import csv_files
 import figures
 import records
 import report
@@ -60,10 +60,10 @@ def run(tmp_path):
     folder = tmp_path / "net_best_s0"
     (folder / "figures").mkdir(parents=True)
     sidecar = {"command": "python ood_methods.py", "checkpoint_sha256": SHA, "git_commit": "0123456789abcdef", "seconds": 3.0}
-    csv_files.write_table(folder / "ood_metrics.csv", ood_table(), sidecar | {"tpr": 0.95})
-    csv_files.write_table(folder / "nc_metrics.csv", nc_table(), sidecar)
-    csv_files.write_table(folder / "nc_per_class.csv", per_class_table(), sidecar)
-    csv_files.write_table(tmp_path / "net_curves_s0.csv", curves_table())
+    artifacts.write_table(folder / "ood_metrics.csv", ood_table(), sidecar | {"tpr": 0.95})
+    artifacts.write_table(folder / "nc_metrics.csv", nc_table(), sidecar)
+    artifacts.write_table(folder / "nc_per_class.csv", per_class_table(), sidecar)
+    artifacts.write_table(tmp_path / "net_curves_s0.csv", curves_table())
     utils.write_json(tmp_path / "net_best_s0.json", {
         "model": "net", "dataset": "cifar100", "mode": "best", "epoch": 3, "epochs": 5, "train_acc": 0.99996, "val_acc": 0.6,
         "test_acc": 0.61235, "checkpoint_sha256": SHA, "curves": "net_curves_s0.csv", "command": "python train.py", "seconds": 300})
@@ -196,7 +196,7 @@ def test_cells_show_auroc_interval_and_fpr_and_mark_the_best(run):
 def test_methods_stand_by_their_mean_and_groups_beside_it(run):
     groups = pd.DataFrame({"group": ["near"] * 2, "sets": "svhn <i>mine</i>", "method": ["MSP", "ViM"], "auroc": [0.611, 0.722],
                            "fpr95": 0.5})
-    csv_files.write_table(run / "ood_groups.csv", groups, {})
+    artifacts.write_table(run / "ood_groups.csv", groups, {})
     summary, page = make(run)
     assert summary["groups"] == [] and "near:" not in text_of(page), "no record has it: an older run left it behind"
     records.write_record(run / "ood_methods.json", {}, [], [run / "ood_groups.csv"])
@@ -209,7 +209,7 @@ def test_methods_stand_by_their_mean_and_groups_beside_it(run):
 
 def test_variants_of_a_method_are_told_apart(run):
     table = pd.concat([ood_table().assign(parameters="T=1"), ood_table().assign(parameters="T=2", auroc=0.5)])
-    csv_files.write_table(run / "ood_metrics.csv", table, {})
+    artifacts.write_table(run / "ood_metrics.csv", table, {})
     summary, page = make(run)
     assert summary["best"]["svhn"]["method"] == "Energy T=1"
     assert '<th scope="row">Energy T=1</th>' in page and page.count('class="near"') == 4, "by name and by variant"
@@ -218,7 +218,7 @@ def test_variants_of_a_method_are_told_apart(run):
 def test_a_note_of_many_metrics_is_said_once(run):
     table = nc_table()
     table.loc[3:, "note"] = "no simplex <here>"
-    csv_files.write_table(run / "nc_metrics.csv", table, {})
+    artifacts.write_table(run / "nc_metrics.csv", table, {})
     page = make(run)[1]
     assert page.count("no simplex") == 1 and "† no simplex &lt;here&gt;</p>" in page and "train, †" in page
 
@@ -247,7 +247,7 @@ def test_names_are_escaped_everywhere(run):
 
 def test_a_dollar_sign_in_a_name_is_not_a_placeholder(run):
     table = ood_table().replace({"ood": {"svhn": "$title ${x}"}})
-    csv_files.write_table(run / "ood_metrics.csv", table, {})
+    artifacts.write_table(run / "ood_metrics.csv", table, {})
     assert "$title ${x} (Energy, AUROC 87.5%)" in text_of(make(run)[1])
 
 
@@ -272,14 +272,14 @@ def test_the_reading_is_computed_from_the_numbers(run):
 
 def test_paired_tests_settle_what_intervals_leave_open(run):
     table = ood_table().assign(best=lambda rows: (rows["ood"] == "svhn") & (rows["method"] == "Energy"))
-    csv_files.write_table(run / "ood_metrics.csv", table, {})
+    artifacts.write_table(run / "ood_metrics.csv", table, {})
     said = "On <i>mine</i> the best method is not significantly ahead of every other: the order is not settled."
     assert said in make(run)[0]["reading"]
 
 
 def test_the_reading_does_not_name_one_winner_of_a_tie(run):
     table = ood_table().assign(auroc=1.0, auroc_low=1.0, auroc_high=1.0, fpr95=0.0)
-    csv_files.write_table(run / "ood_metrics.csv", table, {})
+    artifacts.write_table(run / "ood_metrics.csv", table, {})
     summary, _ = make(run)
     assert summary["best"]["svhn"]["tied_with"] == ["Energy", "ViM"]
     said = " ".join(summary["reading"])
@@ -288,22 +288,22 @@ def test_the_reading_does_not_name_one_winner_of_a_tie(run):
 
 def test_the_reading_of_one_set_and_of_one_winner(run):
     table = ood_table()
-    csv_files.write_table(run / "ood_metrics.csv", table[table["ood"] == "svhn"], {})
+    artifacts.write_table(run / "ood_metrics.csv", table[table["ood"] == "svhn"], {})
     assert "The best score on svhn is Energy, AUROC 87.5%." in make(run)[0]["reading"]
-    csv_files.write_table(run / "ood_metrics.csv", table[table["method"] == "ViM"], {})
+    artifacts.write_table(run / "ood_metrics.csv", table[table["method"] == "ViM"], {})
     assert any("ViM is best on all 2." in sentence for sentence in make(run)[0]["reading"])
 
 
 def test_no_defined_score_is_said_and_nothing_is_best(run):
     table = ood_table().assign(auroc=np.nan, auroc_low=np.nan, auroc_high=np.nan, fpr95=np.nan)
-    csv_files.write_table(run / "ood_metrics.csv", table, {})
+    artifacts.write_table(run / "ood_metrics.csv", table, {})
     summary, page = make(run)
     assert "No OOD score is defined." in summary["reading"]
     assert summary["best"] == {"svhn": None, "<i>mine</i>": None} and 'class="best"><b>★' not in page
 
 
 def test_another_share_of_id_images_is_named(run):
-    csv_files.write_table(run / "ood_metrics.csv", ood_table(), {"tpr": 0.8, "command": "python ood_methods.py --tpr 0.8"})
+    artifacts.write_table(run / "ood_metrics.csv", ood_table(), {"tpr": 0.8, "command": "python ood_methods.py --tpr 0.8"})
     summary, page = make(run)
     assert summary["tpr"] == 0.8
     assert "With the threshold that keeps 80% of the ID test images" in text_of(page)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from test_distributed import fork, launch
 
+import artifacts
 import cli
-import csv_files
 import data
 import distributed
 import extraction
@@ -34,7 +34,7 @@ def start(run, *words):
 
 
 def features_of(folder, name):
-    return csv_files.read_features(csv_files.feature_file(folder, name))
+    return artifacts.read_features(artifacts.feature_file(folder, name))
 
 
 def modified(folder):
@@ -98,7 +98,7 @@ def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run,
 
 def test_logits_are_features_times_the_head(digits_run):
     network, _, checkpoint = networks.load(digits_run.checkpoint)
-    W, b, names = csv_files.read_head(digits_run.folder / "head.csv")
+    W, b, names = artifacts.read_head(digits_run.folder / "head.csv")
     assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(b, network.fc.bias.detach())
     assert names == checkpoint["class_names"] == list("01234567")
     images = image_set(checkpoint, "ID_digits_test")
@@ -110,16 +110,16 @@ def test_logits_are_features_times_the_head(digits_run):
 
 
 def test_the_csv_holds_the_extracted_float32_exactly(own_digits_run, monkeypatch):
-    written, real = {}, csv_files.write_features
+    written, real = {}, artifacts.write_features
 
     def write(path, features, *arguments):
         written[path] = features.copy()
         real(path, features, *arguments)
-    monkeypatch.setattr(csv_files, "write_features", write)
+    monkeypatch.setattr(artifacts, "write_features", write)
     start(own_digits_run, "--ood", "photos", "--force")
     assert len(written) == 4
     for path, features in written.items():
-        assert features.dtype == np.float32 and np.array_equal(csv_files.read_features(path).features, features)
+        assert features.dtype == np.float32 and np.array_equal(artifacts.read_features(path).features, features)
     lines = path.read_text().splitlines()
     assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(lines) == 1 + len(features)
     by_hand = np.array([[np.float32(cell) for cell in line.split(",")[:-1]] for line in lines[1:20]])
@@ -134,7 +134,7 @@ def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_s
     rows = [index for index in range(len(whole)) if index not in held]
     found = features_of(digits_run.folder, "ID_digits_train")
     assert len(held) == 96 and found.labels.tolist() == whole.labels[rows].tolist()
-    W, b, _ = csv_files.read_head(digits_run.folder / "head.csv")
+    W, b, _ = artifacts.read_head(digits_run.folder / "head.csv")
     right = (found.features @ W.T + b).argmax(1) == found.labels
     assert right.mean() == pytest.approx(checkpoint["train_acc"], abs=1e-6)
 
@@ -240,13 +240,13 @@ def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_p
     words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}", "held_out"]
     start(own_digits_run, *words)
     stems = ("ID_digits_train", "ID_digits_val", "ID_digits_test", "OOD_held_out_test", "OOD_mine_test")
-    before = {stem: (features_of(own_digits_run.folder, stem), csv_files.columns_of(own_digits_run.folder / f"{stem}.csv"))
+    before = {stem: (features_of(own_digits_run.folder, stem), artifacts.columns_of(own_digits_run.folder / f"{stem}.csv"))
               for stem in stems}
     start(own_digits_run, *words, "--format", "parquet")
     for stem, (one, columns) in before.items():
-        path = csv_files.feature_file(own_digits_run.folder, stem)
-        other = csv_files.read_features(path)
-        assert path.suffix == ".parquet" and csv_files.columns_of(path) == columns
+        path = artifacts.feature_file(own_digits_run.folder, stem)
+        other = artifacts.read_features(path)
+        assert path.suffix == ".parquet" and artifacts.columns_of(path) == columns
         assert np.array_equal(one.features, other.features) and np.array_equal(one.labels, other.labels)
         assert one.paths == other.paths
     kept = modified(own_digits_run.folder)
@@ -311,11 +311,11 @@ def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits
         with torch.inference_mode():
             network(preprocessing.normalise(images.pixels))
         for name, width in (("stack1", 16), ("stack2", 32), ("stack3", 64)):
-            found = csv_files.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
+            found = artifacts.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
             assert found.features.shape == (len(images), width) and found.labels.tolist() == images.labels.tolist()
             assert np.abs(found.features - caught[name].mean((2, 3)).numpy()).max() < 1e-5
     penultimate = features_of(own_digits_run.folder, "ID_digits_test").features
-    last = csv_files.read_features(own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv").features
+    last = artifacts.read_features(own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv").features
     assert np.abs(penultimate - last).max() < 1e-5  # average pooling makes the one of the other here
     assert modified(own_digits_run.folder)["head.csv"] == before["head.csv"]
 
@@ -410,7 +410,7 @@ def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path
     start(own_digits_run, "--ood", f"mine={photographs}")
     path = own_digits_run.folder / "OOD_mine_test.csv"
     assert path.read_text().splitlines()[0].endswith(",ct63,label,path")
-    found, (network, _, checkpoint) = csv_files.read_features(path), networks.load(own_digits_run.checkpoint)
+    found, (network, _, checkpoint) = artifacts.read_features(path), networks.load(own_digits_run.checkpoint)
     assert found.paths == ["0.png", "3.png", "cats/1.png", "cats/4.png", "dogs/2.png"]
     assert found.labels.tolist() == [-1, -1, 0, 0, 1]
     assert records.read_sidecar(path)["ood_class_names"] == ["cats", "dogs"]
@@ -554,7 +554,7 @@ def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp
     every = [f"{name}/{index:02}.png" for name in ("ant", "bee") for index in range(10)]
     assert found.paths == [every[row] for row in rows] and found.labels.tolist() == [row // 10 for row in rows]
     assert features_of(folder, "ID_insects_test").labels.tolist() == [0] * 3 + [1] * 3
-    assert csv_files.read_head(folder / "head.csv")[2] == ["ant", "bee"]
+    assert artifacts.read_head(folder / "head.csv")[2] == ["ant", "bee"]
 
 
 def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refused(tmp_path):
@@ -577,7 +577,7 @@ def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_
     extract_foreign(tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform")
     folder = tmp_path / "results" / "foreign"
     assert len(features_of(folder, "ID_digits_train").labels) == 1198  # nothing is held out, nothing known of a validation set
-    assert csv_files.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
+    assert artifacts.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
     assert records.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(data.ID["digits"].mean)
 
 
@@ -684,7 +684,7 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
 def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
     extract_foreign(tmp_path, own(tmp_path, "Biasless"), "--ood", "uniform")
     head = tmp_path / "results" / "Biasless" / "head.csv"
-    assert not csv_files.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
+    assert not artifacts.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
 
 
 @pytest.mark.parametrize("name", ["Scaled", "Softmax", "Projected", "Pair", "Spatial"])
@@ -771,8 +771,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_ne
         start(own_digits_run, "--ood", "photos", "--format", ending, *(["--force"] if ending == "csv" else []))
     assert not [path for path in own_digits_run.folder.iterdir() if path.name.startswith(".")]
     for stem in STEMS:
-        path = csv_files.feature_file(own_digits_run.folder, stem)
-        assert path and len(csv_files.read_features(path).labels), stem
+        path = artifacts.feature_file(own_digits_run.folder, stem)
+        assert path and len(artifacts.read_features(path).labels), stem
     start(own_digits_run, "--ood", "photos", "--format", ending)
     assert np.array_equal(features_of(own_digits_run.folder, "OOD_photos_test").features, before)
 

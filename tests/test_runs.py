@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_utils import make_run, rewrite
 
-import csv_files
+import artifacts
 import records
 import runs
 import utils
@@ -95,7 +95,7 @@ def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
 @pytest.mark.parametrize("name", ["ID_toy_train", "ID_toy_test", "OOD_svhn_test"])
 def test_features_of_another_width_are_refused(opened, run_folder, name):
     sidecar = json.loads((run_folder / f"{name}.json").read_text())
-    csv_files.write_features(run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
+    artifacts.write_features(run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
     with pytest.raises(ValueError, match=rf"{name}\.csv is 5 features wide where \S*head\.csv has 4.*python run_networks\.py"):
         opened()
 
@@ -149,7 +149,7 @@ def test_parquet_features_open_as_csv_ones_do(tmp_path):
         warnings.simplefilter("error")
         run = runs.open_run(folder)
     assert [path.name for path in run.files] == ["head.csv", "ID_toy_train.parquet", "ID_toy_test.parquet", "OOD_svhn_test.parquet"]
-    assert csv_files.read_features(run.train).features.shape == (6, 4)
+    assert artifacts.read_features(run.train).features.shape == (6, 4)
 
 
 # ---- sets by name and folder, and files that can be done without -----------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import csv_files
+import artifacts
 import records
 import utils
 
@@ -40,11 +40,11 @@ def make_run(folder, width=4, classes=3, checkpoint_sha256="a" * 64, ood=("svhn"
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     W, b = generator.normal(size=(classes, width)), generator.normal(size=classes)
-    csv_files.write_head(folder / "head.csv", W, b, [f"class {c}" for c in range(classes)],
+    artifacts.write_head(folder / "head.csv", W, b, [f"class {c}" for c in range(classes)],
                          {"checkpoint_sha256": checkpoint_sha256})
     sidecar = {"checkpoint_sha256": checkpoint_sha256, "head_sha256": records.sha256(folder / "head.csv")}
     for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
-        csv_files.write_features(folder / f"{stem}{suffix}", generator.normal(size=(6, width)), np.arange(6) % classes,
+        artifacts.write_features(folder / f"{stem}{suffix}", generator.normal(size=(6, width)), np.arange(6) % classes,
                                  sidecar=sidecar)
     return folder
 
@@ -62,8 +62,8 @@ def rewrite(path, change):
 def test_features_come_back_bit_for_bit(tmp_path, suffix):
     features, labels = random_floats(3000, 7), np.arange(3000) % 10 - 1
     file = tmp_path / f"OOD_x_test{suffix}"
-    csv_files.write_features(file, features, labels)
-    found = csv_files.read_features(file)
+    artifacts.write_features(file, features, labels)
+    found = artifacts.read_features(file)
     assert same_bits(found.features, features)
     assert found.labels.dtype == np.int64 and np.array_equal(found.labels, labels)
     assert found.paths is None and found.file == file
@@ -72,18 +72,18 @@ def test_features_come_back_bit_for_bit(tmp_path, suffix):
 def test_a_csv_and_a_parquet_file_hold_the_same(tmp_path):
     features, paths = random_floats(50, 6, seed=1), [f"folder/{n}.png" for n in range(50)]
     read = []
-    for suffix in csv_files.SUFFIXES:
-        csv_files.write_features(tmp_path / f"x{suffix}", features, np.arange(50), paths)
-        assert csv_files.columns_of(tmp_path / f"x{suffix}") == [*(f"ct{d}" for d in range(6)), "label", "path"]
-        assert csv_files.width_of(tmp_path / f"x{suffix}") == 6
-        read.append(csv_files.read_features(tmp_path / f"x{suffix}"))
+    for suffix in artifacts.SUFFIXES:
+        artifacts.write_features(tmp_path / f"x{suffix}", features, np.arange(50), paths)
+        assert artifacts.columns_of(tmp_path / f"x{suffix}") == [*(f"ct{d}" for d in range(6)), "label", "path"]
+        assert artifacts.width_of(tmp_path / f"x{suffix}") == 6
+        read.append(artifacts.read_features(tmp_path / f"x{suffix}"))
     assert same_bits(read[0].features, read[1].features)
     assert np.array_equal(read[0].labels, read[1].labels) and read[0].paths == read[1].paths == paths
 
 
 def test_a_csv_holds_the_shortest_decimal_form_that_reads_back(tmp_path):
     features = random_floats(500, 6, seed=2)
-    csv_files.write_features(tmp_path / "x.csv", features, np.zeros(500))
+    artifacts.write_features(tmp_path / "x.csv", features, np.zeros(500))
     written = pd.read_csv(tmp_path / "x.csv", dtype=str).iloc[:, :6].to_numpy().ravel()
 
     def digits(text):
@@ -95,15 +95,15 @@ def test_a_csv_holds_the_shortest_decimal_form_that_reads_back(tmp_path):
 
 
 def test_float64_and_integer_input_is_kept_as_float32(tmp_path):
-    csv_files.write_features(tmp_path / "x.csv", np.array([[0.1, 2.0], [1 / 3, -7.0]]), [0, 1])
-    assert same_bits(csv_files.read_features(tmp_path / "x.csv").features, np.array([[0.1, 2.0], [1 / 3, -7.0]], np.float32))
+    artifacts.write_features(tmp_path / "x.csv", np.array([[0.1, 2.0], [1 / 3, -7.0]]), [0, 1])
+    assert same_bits(artifacts.read_features(tmp_path / "x.csv").features, np.array([[0.1, 2.0], [1 / 3, -7.0]], np.float32))
 
 
 def test_paths_come_back_as_they_are(tmp_path):
     paths = ["001", 'a "quoted", comma.png', "größe/ß.jpg", "1e5", "NaN", " spaced .png"]
-    csv_files.write_features(tmp_path / "x.csv", np.eye(6), np.full(6, -1), paths)
-    assert csv_files.read_features(tmp_path / "x.csv").paths == paths
-    assert csv_files.columns_of(tmp_path / "x.csv")[-2:] == ["label", "path"]
+    artifacts.write_features(tmp_path / "x.csv", np.eye(6), np.full(6, -1), paths)
+    assert artifacts.read_features(tmp_path / "x.csv").paths == paths
+    assert artifacts.columns_of(tmp_path / "x.csv")[-2:] == ["label", "path"]
 
 
 def test_a_leading_unnamed_index_column_of_older_files_is_passed_over(tmp_path):
@@ -111,33 +111,33 @@ def test_a_leading_unnamed_index_column_of_older_files_is_passed_over(tmp_path):
     frame = pd.DataFrame(features, columns=[f"ct{d}" for d in range(6)]).assign(label=np.arange(40) % 4)
     frame.to_csv(tmp_path / "old.csv")
     assert (tmp_path / "old.csv").read_text().startswith(",ct0,")
-    found = csv_files.read_features(tmp_path / "old.csv")
-    assert csv_files.width_of(tmp_path / "old.csv") == 6
+    found = artifacts.read_features(tmp_path / "old.csv")
+    assert artifacts.width_of(tmp_path / "old.csv") == 6
     assert same_bits(found.features, features) and np.array_equal(found.labels, frame["label"])
 
 
 def test_labels_written_as_decimals_by_older_files_are_read(tmp_path):
     (tmp_path / "x.csv").write_text("ct0,label\n0.5,3.0\n0.25,0.0\n")
-    assert csv_files.read_features(tmp_path / "x.csv").labels.tolist() == [3, 0]
+    assert artifacts.read_features(tmp_path / "x.csv").labels.tolist() == [3, 0]
 
 
 def test_a_label_that_is_no_whole_number_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("ct0,label\n0.5,3.0\n0.25,0.5\n")
     with pytest.raises(ValueError, match="label"):
-        csv_files.read_features(tmp_path / "x.csv")
+        artifacts.read_features(tmp_path / "x.csv")
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfct0,ct1,label\r\n0.5,1,3\r\n0.25,2,0\r\n")
-    found = csv_files.read_features(tmp_path / "x.csv")
+    found = artifacts.read_features(tmp_path / "x.csv")
     assert found.features.tolist() == [[0.5, 1], [0.25, 2]] and found.labels.tolist() == [3, 0]
 
 
 def test_a_head_comes_back_exactly(tmp_path):
     W, names = random_floats(5, 6, seed=4), ["0", "1", "a, b", 'a "q"', "größe"]
-    csv_files.write_head(tmp_path / "head.csv", W, W[:, 3], names)
-    assert csv_files.columns_of(tmp_path / "head.csv") == ["class", *(f"w{d}" for d in range(6)), "bias"]
-    found, b, classes = csv_files.read_head(tmp_path / "head.csv")
+    artifacts.write_head(tmp_path / "head.csv", W, W[:, 3], names)
+    assert artifacts.columns_of(tmp_path / "head.csv") == ["class", *(f"w{d}" for d in range(6)), "bias"]
+    found, b, classes = artifacts.read_head(tmp_path / "head.csv")
     assert same_bits(found, W) and same_bits(b, W[:, 3]) and classes == names
 
 
@@ -149,69 +149,70 @@ def test_a_value_that_is_no_number_is_named_with_its_row(tmp_path, cell, row):
     lines = ["ct0,ct1,label", *(f"0.5,{cell if number == row else 1.25},2" for number in range(1, 8))]
     (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=rf"x\.csv .*NaN, infinity.* data row {row}\b"):
-        csv_files.read_features(tmp_path / "x.csv")
+        artifacts.read_features(tmp_path / "x.csv")
 
 
 def test_nan_in_a_parquet_file_is_named_with_its_row(tmp_path):
     features = np.ones((5, 2))
     features[3, 1] = np.nan
-    csv_files.write_features(tmp_path / "x.parquet", features, np.zeros(5))
+    artifacts.write_features(tmp_path / "x.parquet", features, np.zeros(5))
     with pytest.raises(ValueError, match="data row 4"):
-        csv_files.read_features(tmp_path / "x.parquet")
+        artifacts.read_features(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize(("lines", "row"), [(["1,0", "1,", "1,0"], 2), (["1,", "NaN,0"], 1), (["NaN,0", "1,"], 1)])
 def test_the_first_row_that_lacks_a_label_or_a_number_is_named(tmp_path, lines, row):
     (tmp_path / "x.csv").write_text("\n".join(["ct0,label", *lines]) + "\n")
     with pytest.raises(ValueError, match=f"data row {row}"):
-        csv_files.read_features(tmp_path / "x.csv")
+        artifacts.read_features(tmp_path / "x.csv")
 
 
 def test_a_csv_cut_short_is_refused(tmp_path):
-    csv_files.write_features(tmp_path / "x.csv", random_floats(20, 6), np.arange(20))
+    artifacts.write_features(tmp_path / "x.csv", random_floats(20, 6), np.arange(20))
     content = (tmp_path / "x.csv").read_bytes()
     (tmp_path / "x.csv").write_bytes(content[:len(content) * 2 // 3].rstrip(b"\n").rpartition(b",")[0])  # ends within a row
     with pytest.raises(ValueError, match=r"x\.csv"):
-        csv_files.read_features(tmp_path / "x.csv")
+        artifacts.read_features(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize("header", ["a,b,c", "ct0,ct2,label", "ct1,ct0,label", "ct0,ct1", "", "label"])
 def test_a_file_of_other_columns_is_no_feature_file(tmp_path, header):
     (tmp_path / "x.csv").write_text(f"{header}\n1,2,3\n")
     with pytest.raises(ValueError, match=r"not a feature file: expected columns ct0 \.\. ct\{D-1\}, label"):
-        csv_files.read_features(tmp_path / "x.csv")
+        artifacts.read_features(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize("kept", [3, 5])
 def test_a_file_of_more_or_fewer_rows_than_its_sidecar_says_is_refused(tmp_path, kept):
     path = tmp_path / "x.csv"
-    csv_files.write_features(path, np.ones((4, 2)), np.zeros(4))
+    artifacts.write_features(path, np.ones((4, 2)), np.zeros(4))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[-1]][: kept + 1]))
-    with pytest.raises(ValueError, match=rf"holds {kept} rows, expected 4, as its sidecar says; .*delete x\.json"):
-        csv_files.read_features(path)
+    with pytest.raises(ValueError, match=rf"holds {kept} rows, expected 4, as its sidecar says; .*, or take it as it is with "
+                                         "--allow-stale"):
+        artifacts.read_features(path)
     records.sidecar_path(path).unlink()
-    assert len(csv_files.read_features(path).features) == kept
+    assert len(artifacts.read_features(path).features) == kept
 
 
 def test_a_file_without_rows_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("ct0,ct1,label\n")
     with pytest.raises(ValueError, match="holds no rows"):
-        csv_files.read_features(tmp_path / "x.csv")
+        artifacts.read_features(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize("rows", ["0.5,1,2,7,8\n", "word,1,2\n", "0.5,1,cat\n"])
 def test_rows_that_do_not_fit_the_columns_are_refused(tmp_path, rows):
     (tmp_path / "x.csv").write_text("ct0,ct1,label\n1,1,1\n" + rows)
     with pytest.raises(ValueError, match=r"x\.csv"):
-        csv_files.read_features(tmp_path / "x.csv")
+        artifacts.read_features(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
 def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_bytes(bytes(range(256)) * 8)
     with pytest.raises(ValueError, match=re.escape(name)):
-        csv_files.read_features(tmp_path / name)
+        artifacts.read_features(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -230,14 +231,14 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, name):
 def test_a_file_that_is_no_head_is_refused_by_name(tmp_path, text):
     (tmp_path / "head.csv").write_text(text)
     with pytest.raises(ValueError, match=r"head\.csv"):
-        csv_files.read_head(tmp_path / "head.csv")
+        artifacts.read_head(tmp_path / "head.csv")
 
 
 @pytest.mark.parametrize("label", [3, -1, 99])
 def test_a_label_outside_the_classes_is_named_with_its_row(tmp_path, label):
-    csv_files.write_features(tmp_path / "x.csv", np.ones((4, 2)), [0, 2, label, label])
+    artifacts.write_features(tmp_path / "x.csv", np.ones((4, 2)), [0, 2, label, label])
     with pytest.raises(ValueError, match=rf"label {label} in data row 3; the head knows classes 0 to 2"):
-        csv_files.check_labels(csv_files.read_features(tmp_path / "x.csv"), ["a", "b", "c"])
+        artifacts.check_labels(artifacts.read_features(tmp_path / "x.csv"), ["a", "b", "c"])
 
 
 # ---- whole or not at all ---------------------------------------------------------------------------------------------
@@ -297,9 +298,9 @@ def test_kill_9_in_the_middle_of_a_write_leaves_the_old_file(tmp_path):
 FOREVER = """
 import sys
 import numpy as np
-import csv_files
+import artifacts
 for number in range(10**9):
-    csv_files.write_features(sys.argv[1], np.full((2000 + 500 * (number % 2), 20), number % 2), np.zeros(2000 + 500 * (number % 2)),
+    artifacts.write_features(sys.argv[1], np.full((2000 + 500 * (number % 2), 20), number % 2), np.zeros(2000 + 500 * (number % 2)),
                          sidecar={"number": number % 2})
     print("written", flush=True)
 """
@@ -313,7 +314,7 @@ def test_whenever_a_writer_is_killed_the_file_is_whole_and_no_sidecar_lies(tmp_p
                 assert writer.stdout.readline() == "written\n"
             time.sleep(wait)
             writer.send_signal(signal.SIGKILL)
-        found = csv_files.read_features(file)
+        found = artifacts.read_features(file)
         number = int(found.features[0, 0])
         assert len(found.features) == 2000 + 500 * number and (found.features == number).all()
         sidecar = records.read_sidecar(file)
@@ -322,7 +323,7 @@ def test_whenever_a_writer_is_killed_the_file_is_whole_and_no_sidecar_lies(tmp_p
 
 def test_a_failed_write_leaves_a_pair_that_belongs_together(tmp_path):
     file = tmp_path / "x.csv"
-    csv_files.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"checkpoint_sha256": "old"})
+    artifacts.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"checkpoint_sha256": "old"})
     before = file.read_bytes()
     with pytest.raises(OSError), records.with_sidecar(file, {"checkpoint_sha256": "new"}) as temporary:
         temporary.write_text("half")
@@ -353,33 +354,33 @@ def test_no_sidecar_vouches_for_a_file_that_it_does_not_know(tmp_path, monkeypat
 
 def test_a_sidecar_that_cannot_be_written_leaves_a_file_without_one(tmp_path, monkeypatch):
     file = tmp_path / "x.csv"
-    csv_files.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"number": 1})
+    artifacts.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"number": 1})
 
     def full(*_):
         raise OSError("disk full")
     monkeypatch.setattr(records, "write_json", full)
     with pytest.raises(OSError, match="disk full"):
-        csv_files.write_features(file, np.zeros((5, 2)), np.zeros(5), sidecar={"number": 2})
-    assert len(csv_files.read_features(file).features) == 5 and records.read_sidecar(file) == {}
+        artifacts.write_features(file, np.zeros((5, 2)), np.zeros(5), sidecar={"number": 2})
+    assert len(artifacts.read_features(file).features) == 5 and records.read_sidecar(file) == {}
 
 
 def test_a_file_in_one_form_does_not_leave_an_older_one_in_the_other(tmp_path):
     """CSV and Parquet of one stem share a sidecar: were both kept, it would vouch for the older one, too."""
     for suffix, value in ((".csv", 1), (".parquet", 2), (".csv", 3)):
-        csv_files.write_features(tmp_path / f"OOD_x_test{suffix}", np.full((4, 2), value), np.zeros(4), sidecar={"number": value})
-        found = csv_files.feature_file(tmp_path, "OOD_x_test")
-        assert csv_files.read_features(found).features[0, 0] == records.read_sidecar(found)["number"] == value
+        artifacts.write_features(tmp_path / f"OOD_x_test{suffix}", np.full((4, 2), value), np.zeros(4), sidecar={"number": value})
+        found = artifacts.feature_file(tmp_path, "OOD_x_test")
+        assert artifacts.read_features(found).features[0, 0] == records.read_sidecar(found)["number"] == value
 
 
 def test_a_failed_write_in_one_form_leaves_the_file_in_the_other(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("disk full")
-    csv_files.write_features(tmp_path / "x.csv", np.ones((4, 2)), np.zeros(4))
-    monkeypatch.setattr(csv_files.pl.DataFrame, "write_parquet", full)
+    artifacts.write_features(tmp_path / "x.csv", np.ones((4, 2)), np.zeros(4))
+    monkeypatch.setattr(artifacts.pl.DataFrame, "write_parquet", full)
     with pytest.raises(OSError, match="disk full"):
-        csv_files.write_features(tmp_path / "x.parquet", np.ones((4, 2)), np.zeros(4))
-    assert csv_files.feature_file(tmp_path, "x") == tmp_path / "x.csv"
-    assert len(csv_files.read_features(tmp_path / "x.csv").features) == 4
+        artifacts.write_features(tmp_path / "x.parquet", np.ones((4, 2)), np.zeros(4))
+    assert artifacts.feature_file(tmp_path, "x") == tmp_path / "x.csv"
+    assert len(artifacts.read_features(tmp_path / "x.csv").features) == 4
 
 
 def test_a_folder_that_is_a_file_cannot_be_written_into(tmp_path):
@@ -415,7 +416,7 @@ def test_a_missing_json_is_empty_and_a_broken_one_is_named(tmp_path):
 
 
 def test_missing_values_in_a_table_are_empty_cells(tmp_path):
-    csv_files.write_table(tmp_path / "t.csv", pd.DataFrame({"name": ["a", None], "value": [0.1, np.nan]}), {"tpr": 0.95})
+    artifacts.write_table(tmp_path / "t.csv", pd.DataFrame({"name": ["a", None], "value": [0.1, np.nan]}), {"tpr": 0.95})
     assert (tmp_path / "t.csv").read_text() == "name,value\na,0.1\n,\n"
     assert {"tpr": 0.95, "rows": 2}.items() <= records.read_sidecar(tmp_path / "t.csv").items()
 
