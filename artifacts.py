@@ -75,13 +75,21 @@ def write_head(path, W, b, class_names, sidecar=None):
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
+def read(reader, path, remedy):
+    """reader(path); what it refuses is refused with the command that makes the file anew."""
+    try:
+        return reader(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; make it anew with: {remedy}") from None
+
+
 def read_features(path, stale=None, remedy=EXTRACT):
     """Read a feature CSV or Parquet file, exactly.
 
     Raises ValueError for what is no feature file, for NaN or infinity, by line and column, and for a file that is not what
     its sidecar describes, with the command `remedy` that makes it anew.
     """
-    frame = csv_files.read_features(path)
+    frame = read(csv_files.read_features, path, remedy)
     records.check_file(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
     numbers = [name for name in frame.columns if name.startswith("ct")]
     paths = frame["path"].to_list() if "path" in frame.columns else None
@@ -90,7 +98,7 @@ def read_features(path, stale=None, remedy=EXTRACT):
 
 def read_head(path, stale=None, remedy=EXTRACT):
     """head.csv -> W (C, D) float32, b (C,) float32, class names [C]."""
-    frame = csv_files.read_head(path)
+    frame = read(csv_files.read_head, path, remedy)
     weights = [name for name in frame.columns if name not in ("class", "bias")]
     if frame.height < 2 or not weights:
         raise ValueError(f"{path} holds {frame.height} classes and {len(weights)} weights each; expected at least 2 and 1")
@@ -103,7 +111,7 @@ def read_head(path, stale=None, remedy=EXTRACT):
 
 def read_table(path, columns=(), stale=None, remedy="the script that wrote it"):
     """A table of ours -> pandas; ValueError where it lacks one of `columns`, or rows, or is not what its sidecar describes."""
-    table = csv_files.read_table(path)
+    table = read(csv_files.read_table, path, remedy)
     lacking = [name for name in columns if name not in table.columns]
     if lacking or table.empty:
         raise ValueError(f"{path} lacks {', '.join(lacking) or 'rows'}; make it anew with: {remedy}")

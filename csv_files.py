@@ -64,8 +64,7 @@ def read_features(path):
     if not whole.all():
         row = int(np.argmin(whole))
         what = ("NaN, infinity or an empty cell, of which every score is undefined" if labelled[row] else "no label")
-        raise ValueError(f"{path} holds {what}, first in data row {row + 1}; make it anew with run_networks.py"
-                         + (", of a network that did not diverge" if labelled[row] else ""))
+        raise ValueError(f"{path} holds {what}, first in data row {row + 1}")
     if labels.dtype.is_float() and (labels != labels.round()).any():
         row = int((labels != labels.round()).arg_max())
         raise ValueError(f"{path} has label {labels[row]} in data row {row + 1}; expected whole numbers")
