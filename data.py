@@ -15,6 +15,7 @@ import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
 from image_files import Images, image_folder
+from image_folders import listing_hash
 from utils import split_name
 
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
@@ -107,7 +108,7 @@ def textures(split, preprocessing, data_dir):
     """All 5,640 images of DTD (Cimpoi et al. 2014), as OpenOOD takes them; none of them trains anything here."""
     kind = torchvision.datasets.DTD
     download(partial(kind, data_dir), ("textures (DTD)", f"dtd-r1.0.1.tar.gz ({kind._URL}), unpacked,", Path(data_dir) / "dtd"))
-    return image_folder(Path(data_dir) / "dtd" / "dtd" / "images", preprocessing)
+    return image_folder(dtd_images(data_dir), preprocessing)
 
 
 def digits(split, preprocessing, data_dir):
@@ -233,15 +234,43 @@ def load_id(dataset, split, preprocessing, data_dir, held_out=()):
 
 
 def load_ood(text, dataset, preprocessing, data_dir, held_out=()):
-    """An OOD set's test images by name or NAME=FOLDER; held_out is the test images of the classes left out of training."""
+    """An OOD set's test images by name or NAME=FOLDER; held_out is the test images of the classes left out of training.
+
+    Every label is -1: none of these images is of a class that the network knows. `class_names` names the set's own classes,
+    for information; of images in files the first folder in `path` says whose each is.
+    """
     name, folder = split_name(text)
     if folder is not None:
-        return image_folder(folder, preprocessing)
-    if name != "held_out":
-        return OOD[name]("test", preprocessing, data_dir)
+        images = image_folder(folder, preprocessing)
+    elif name == "held_out":
+        images = held_out_images(dataset, preprocessing, data_dir, held_out)
+    else:
+        images = OOD[name]("test", preprocessing, data_dir)
+    return replace(images, labels=torch.full_like(images.labels, -1))
+
+
+def held_out_images(dataset, preprocessing, data_dir, held_out):
+    """The test images of the classes that were left out of training."""
     images = dataset.load("test", preprocessing, data_dir)
     left_out = torch.tensor([images.class_names.index(name) for name in held_out])
-    return images.take(torch.isin(images.labels, left_out).nonzero()[:, 0])
+    images = images.take(torch.isin(images.labels, left_out).nonzero()[:, 0])
+    return replace(images, class_names=list(held_out))
+
+
+def source_of(text, data_dir):
+    """The `source` of an OOD set, or of an ID set's split, without loading its pixels; None where its files are gone.
+
+    `text` is a name, NAME=FOLDER or NAME=FILE; of an ID set in a folder, NAME=FOLDER/train or NAME=FOLDER/test. held_out has
+    the source of the ID set's test images.
+    """
+    name, folder = split_name(text)
+    if folder is not None:
+        return listing_hash(folder)
+    return listing_hash(dtd_images(data_dir)) if name == "textures" else name
+
+
+def dtd_images(data_dir):
+    return Path(data_dir) / "dtd" / "dtd" / "images"
 
 
 def check_ood(texts, dataset_name, held_out=()):

@@ -1,11 +1,10 @@
-"""Images in memory and images in files: which files of a folder count as images, how each is read, and what cannot be.
+"""Images in memory and images in files: how each file is read, and what cannot be. image_folders.py says which files count.
 
 A file becomes 8-bit RGB, upright as its EXIF orientation says, alpha dropped, 16-bit grey scaled by its own white. What cannot be
 read so is named, all such files of a set at once; a kind of file that is left out is counted and said.
 """
+import io
 import os
-import stat
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -15,30 +14,26 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-# A fixed list: what a set holds must not depend on the codecs of a machine. What Pillow alone cannot read, or is no photograph
-# (.heic, .pdf, .svg), is left out, and that is said.
-ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".tif", ".tiff", ".webp", ".avif", ".gif",
-           ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
-SILENT = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # what a system puts beside photographs, like hidden files
+from image_folders import content_of, counted, file_hashes, listing
+
 PLAIN = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # the modes that Pillow makes RGB of rightly
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF, TIFF and TIFF
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 THOROUGH = 20_000  # files of a set that are read to their end before the long work; of more than these, the headers alone
 SHOWN = 10  # unreadable files that an error names
-RULES = "2: upright by EXIF"  # part of a folder's source: features of files that were read by other rules are made anew
 
 
 # ---- one file --------------------------------------------------------------------------------------------------------
 
-def read(path):
-    """An image file -> PIL image, RGB, upright; ValueError and Pillow's own errors where that is impossible.
+def read(file):
+    """An image file, by its path or opened -> PIL image, RGB, upright; ValueError and Pillow's own errors where that is impossible.
 
     A phone stores what its sensor saw and writes into EXIF how to turn it: without that, upright photographs would lie on their
     side. Of 16-bit grey, white is 65535 (of 12 bits 4095): Pillow would cut off at 255. Alpha is dropped and not blended with a
     background, as torchvision's own loader does.
     """
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         deep = check_mode(image)
         image.load()
         method = TURNS.get(orientation(image))
@@ -135,9 +130,17 @@ class Images:
     source: str
     paths: list = None
     left_out: str = ""
+    hashed: str = ""  # of files that were decoded: their content
 
     def __len__(self):
         return len(self.labels)
+
+    def content(self):
+        """What these images are, or what they were taken from: the hash of their files; of a named set its name.
+
+        A name is enough: torchvision compares the MD5 of what it reads, and the embedded sets are computed.
+        """
+        return self.hashed or self.source
 
     def batches(self, batch_size):
         """Yield uint8 (n, 3, S, S) in order."""
@@ -170,6 +173,7 @@ class ImageFiles:
     root: Path
     left_out: str = ""  # what else lies there, such as "3 other files left out (.heic, no ending)"
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    hashes: dict = field(default_factory=dict, repr=False)  # {path: SHA-256 of the bytes}; what is taken from this set shares it
 
     def __len__(self):
         return len(self.labels)
@@ -178,12 +182,19 @@ class ImageFiles:
         """The images at these indices (M,), in that order."""
         return replace(self, paths=[self.paths[index] for index in indices], labels=self.labels[indices])
 
+    def content(self):
+        """"sha256 <hex>" of these images by names and bytes; what was decoded was hashed then, other files are read now."""
+        self.hashes.update(file_hashes(self.root, [path for path in self.paths if path not in self.hashes], self.threads))
+        return content_of(self.paths, self.hashes)
+
     def decode(self, path):
-        """uint8 (S, S, 3), or a text: why not."""
+        """uint8 (S, S, 3), or a text: why not. The file is read once: the hash is of the very bytes that are decoded."""
         try:
-            image = read(self.root / path)
+            content = (self.root / path).read_bytes()
+            image = read(io.BytesIO(content))
         except Exception as error:
             return reason(error)
+        self.hashes[path] = sha256(content).hexdigest()
         return np.asarray(self.preprocessing.resize(image))
 
     def batches(self, batch_size):
@@ -200,7 +211,8 @@ class ImageFiles:
                 yield torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
     def in_memory(self):
-        return Images(torch.cat(list(self.batches(256))), self.labels, self.class_names, self.source, left_out=self.left_out)
+        return Images(torch.cat(list(self.batches(256))), self.labels, self.class_names, self.source,
+                      left_out=self.left_out, hashed=self.content())
 
     def unreadable(self, progress=lambda found, **_: found):
         """[(path, why)] of the files that cannot be read as images, found at a fraction of what decoding them costs."""
@@ -218,89 +230,19 @@ class ImageFiles:
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
-def image_folder(folder, preprocessing, classes=None):
-    """Any folder of images, at any depth -> ImageFiles in sorted order.
+def image_folder(place, preprocessing, classes=None):
+    """Any folder of images, at any depth, or a single file -> ImageFiles in sorted order.
 
     The first level of subfolders gives the labels; images that lie at the top have label -1. `classes` fixes the names
     (a test split must know those of its training split).
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{root} is not a folder; expected a folder of images ({', '.join(sorted(ENDINGS))})")
-    stamps, others = listing(root)
-    paths = sorted(stamps, key=lambda path: path.split("/"))
-    if not paths:
-        raise ValueError(f"{root} holds no images; expected files ending in {', '.join(sorted(ENDINGS))}, found "
-                         f"{counted(others) or 'none'}{advice(others, root)}")
-    check_names(root, paths)
-    first = [path.split("/")[0] if "/" in path else None for path in paths]
+    found = listing(place)
+    first = [path.split("/")[0] if "/" in path else None for path in found.paths]
     names = classes or sorted({*first} - {None})
     unknown = {*first} - {*names, None}
     if unknown:
-        raise ValueError(f"{root} has the class folder {sorted(unknown)[0]!r}, which the training images do not have")
+        raise ValueError(f"{found.root} has the class folder {sorted(unknown)[0]!r}, which the training images do not have")
     number = {name: index for index, name in enumerate(names)}
-    source = sha256("\n".join([RULES, *(f"{path} {stamps[path]}" for path in paths)]).encode()).hexdigest()
-    return ImageFiles(paths, torch.tensor([number.get(name, -1) for name in first]), list(names), f"files {source}", preprocessing,
-                      root, counted(others, " left out"))
-
-
-def listing(root):
-    """({path of an image below root: size and time}, Counter of the kinds of other files); what is hidden counts as absent."""
-    stamps, others = {}, Counter()
-    for path in walk(root):
-        ending = os.path.splitext(path)[1].lower()
-        try:
-            status = os.stat(root / path)
-        except OSError:
-            others["broken link"] += 1
-            continue
-        if ending in ENDINGS and stat.S_ISREG(status.st_mode):
-            stamps[path] = f"{status.st_size} {status.st_mtime_ns}"
-        else:
-            others[escaped(ending) or "no ending"] += 1
-    return stamps, others
-
-
-def walk(folder, inside="", above=frozenset()):
-    """Yield the paths, below the folder, of all files at any depth; a linked folder counts, unless it leads back up."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be listed ({reason(error)}); let yourself read it: chmod u+rx {folder}") from None
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in SILENT:
-            continue
-        if entry.is_dir():
-            yield from walk(entry.path, f"{inside}{entry.name}/", above | {real})
-        else:
-            yield f"{inside}{entry.name}"
-
-
-def check_names(root, paths):
-    """ValueError where a name is not UTF-8: neither CSV nor JSON could hold it, and that would show after the long work."""
-    odd = [path for path in (str(root), *paths) if escaped(path) != path]
-    if odd:
-        more = f" and {len(odd) - 1:,} more" if len(odd) > 1 else ""
-        raise ValueError(f"the file name {escaped(odd[0])}{more} in {escaped(str(root))} is not UTF-8; rename it, such as with: "
-                         f"convmv -r -f latin1 -t utf8 --notest {escaped(str(root))}")
-
-
-def escaped(name):
-    """A file name whose bytes that are no UTF-8 are written as \\xe9."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def counted(others, fate=""):
-    """A Counter of kinds -> "3 other files<fate> (.heic, .txt, no ending)", or nothing."""
-    kinds = ", ".join(sorted(others, key=lambda kind: (not kind.startswith("."), kind)))
-    return f"{others.total():,} other file{'s' * (others.total() > 1)}{fate} ({kinds})" if others else ""
-
-
-def advice(others, root):
-    """What to do about photographs of kinds that Pillow does not read."""
-    if {".heic", ".heif"} & set(others):
-        return f"; convert them, such as with: magick mogrify -format jpg {root}/*.heic"
-    return ""
+    labels = torch.tensor([number.get(name, -1) for name in first])
+    return ImageFiles(found.paths, labels, list(names), found.source, preprocessing, found.root,
+                      counted(found.others, " left out"))

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 import data
 import image_files
+import image_folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -183,7 +184,7 @@ def test_nothing_left_out_is_no_word(tmp_path):
 def test_every_ending_is_one_that_pillow_has_a_reader_for():
     known = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
     optional = {".webp", ".avif", ".jp2", ".j2k"}  # by libraries that Pillow may be built without
-    assert known >= image_files.ENDINGS - optional - {".mpo"}  # which its reader of JPEG takes
+    assert known >= image_folders.ENDINGS - optional - {".mpo"}  # which its reader of JPEG takes
 
 
 def test_a_folder_of_unreadable_kinds_names_them_and_the_way_out(tmp_path):

@@ -31,8 +31,9 @@ TABLE = {
     "series": {"records", "artifacts"},
     "networks": {"resnet"},
     "resnet": set(),
-    "data": {"image_files", "utils"},
-    "image_files": set(),
+    "data": {"image_files", "image_folders", "utils"},
+    "image_files": {"image_folders"},
+    "image_folders": set(),
     "augment": set(),
     "leave_out": set(),
     "detection": {"scores", "tables", "metrics", "records", "artifacts", "utils"},
@@ -55,7 +56,7 @@ SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "r
 STAGES = SCRIPTS[1:]
 TORCH_FREE = ("ood_methods", "neural_collapse", "report", "report_page", "report_summary", "report_words", "detection", "scores",
               "tables", "metrics", "layers", "series", "runs", "collapse", "figures", "artifacts", "csv_files", "records", "utils",
-              "cli")
+              "image_folders", "cli")
 PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
 
 

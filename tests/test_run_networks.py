@@ -17,6 +17,7 @@ import data
 import distributed
 import extraction
 import image_files
+import image_folders
 import networks
 import records
 import run_networks
@@ -518,7 +519,7 @@ def test_a_class_folder_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
 
 def test_features_of_files_that_were_read_by_older_rules_are_made_anew(own_digits_run, tmp_path, monkeypatch):
     words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}"]
-    monkeypatch.setattr(image_files, "RULES", "1: as the pixels lie")
+    monkeypatch.setattr(image_folders, "RULES", "1: as the pixels lie")
     start(own_digits_run, *words)
     before = modified(own_digits_run.folder)
     monkeypatch.undo()
