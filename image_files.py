@@ -190,7 +190,8 @@ class ImageFiles:
     def decode(self, path):
         """uint8 (S, S, 3), or a text: why not. The file is read once: the hash is of the very bytes that are decoded."""
         try:
-            content = (self.root / path).read_bytes()
+            with open(f"{self.root}/{path}", "rb", buffering=0) as file:  # pathlib and a buffer cost 10 us, a small PNG 55
+                content = file.read()
             image = read(io.BytesIO(content))
         except Exception as error:
             return reason(error)
