@@ -3,21 +3,22 @@
 Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what lies in files is decoded
 batch by batch (image_files.py). A new set is a function here and a row in ID or OOD.
 """
+import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
+from downloads import Published, fetched
 from image_files import Images, image_folder
-from image_folders import listing_hash
+from image_folders import absence, listing_hash, quoted
 from utils import split_name
 
+STRAY_SHOWN = 10  # images outside every class folder that an error names
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
 
 
@@ -72,43 +73,71 @@ def from_arrays(pixels, labels, class_names, source, preprocessing):
     return Images(pixels.contiguous(), torch.as_tensor(np.asarray(labels), dtype=torch.int64), list(class_names), source)
 
 
-def download(build, what):
-    """Call a torchvision data set with download=True; where that fails, say which file to put where."""
-    try:
-        return build(download=True)
-    except (URLError, HTTPException, RuntimeError, OSError, EOFError) as error:
-        raise ValueError(f"{what[0]} is not under --data-dir and could not be downloaded ({error}). "
-                         f"On a machine with internet access fetch {what[1]} and put it into {what[2]}") from None
-
-
 def cifar(split, preprocessing, data_dir, name):
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    found = download(partial(kind, data_dir, train=split == "train"),
-                     (name, f"{kind.filename} ({kind.url})", data_dir))
+    data_dir, base = absolute(data_dir), kind.base_folder
+    files = {f"{base}/{file}": md5 for file, md5 in [*kind.train_list, *kind.test_list]}
+    files[f"{base}/{kind.meta['filename']}"] = kind.meta["md5"]
+    published = Published(name, name, data_dir, files, {kind.filename: kind.tgz_md5}, f"{kind.filename} ({kind.url})", data_dir)
+    found = fetched(published, partial(kind, data_dir, train=split == "train"))
     return from_arrays(found.data, found.targets, found.classes, name, preprocessing)
 
 
 def svhn(split, preprocessing, data_dir):
-    kind = torchvision.datasets.SVHN
-    folder = Path(data_dir) / "svhn"
-    url, file, _ = kind.split_list[split]
-    found = download(partial(kind, folder, split=split), ("svhn", f"{file} ({url})", folder))
+    kind, data_dir = torchvision.datasets.SVHN, absolute(data_dir)
+    url, file, md5 = kind.split_list[split]
+    published = Published("svhn", "svhn", data_dir, {f"svhn/{file}": md5}, {}, f"{file} ({url})", data_dir / "svhn")
+    found = fetched(published, partial(kind, data_dir / "svhn", split=split))
     return from_arrays(found.data.transpose(0, 2, 3, 1), found.labels, map(str, range(10)), "svhn", preprocessing)
 
 
 def mnist(split, preprocessing, data_dir):
-    kind = torchvision.datasets.MNIST
-    folder = Path(data_dir) / "MNIST" / "raw"
+    kind, data_dir = torchvision.datasets.MNIST, absolute(data_dir)
+    archives = {f"MNIST/raw/{file}": md5 for file, md5 in kind.resources}
+    files = dict.fromkeys(path.removesuffix(".gz") for path in archives)
     wanted = ", ".join(file for file, _ in kind.resources)
-    found = download(partial(kind, data_dir, train=split == "train"), ("mnist", f"{wanted} ({kind.mirrors[0]})", folder))
+    published = Published("mnist", "mnist", data_dir, files, archives, f"{wanted} ({kind.mirrors[0]})", data_dir / "MNIST" / "raw")
+    found = fetched(published, partial(kind, data_dir, train=split == "train"))
     return from_arrays(found.data.numpy(), found.targets, map(str, range(10)), "mnist", preprocessing)
 
 
 def textures(split, preprocessing, data_dir):
     """All 5,640 images of DTD (Cimpoi et al. 2014), as OpenOOD takes them; none of them trains anything here."""
-    kind = torchvision.datasets.DTD
-    download(partial(kind, data_dir), ("textures (DTD)", f"dtd-r1.0.1.tar.gz ({kind._URL}), unpacked,", Path(data_dir) / "dtd"))
+    kind, data_dir = torchvision.datasets.DTD, absolute(data_dir)
+    lists = dict.fromkeys(f"dtd/dtd/labels/{part}1.txt" for part in ("train", "val", "test"))
+    archive = Path(kind._URL).name
+    published = Published("textures", "textures (DTD)", data_dir, lists, {f"dtd/{archive}": kind._MD5},
+                          f"{archive} ({kind._URL}), unpacked,", data_dir / "dtd")
+    if not dtd_images(data_dir).parent.is_dir():  # torchvision looks no further than this folder
+        fetched(published, partial(kind, data_dir))
+    check_listed(published)
     return image_folder(dtd_images(data_dir), preprocessing)
+
+
+def check_listed(published):
+    """ValueError where one of DTD's own lists, or an image that they name, is missing: it was unpacked in part."""
+    images = dtd_images(published.data_dir)
+    lists = [published.data_dir / path for path in published.files]
+    missing = [path for path in lists if not path.is_file()]
+    what = "lists"
+    if not missing:
+        lists = [images / path for file in lists for path in file.read_text(encoding="utf-8").split()]
+        missing = [path for path in lists if not path.is_file()]
+        what = "images"
+    if missing:
+        folder = shlex.quote(str(images.parent))
+        raise ValueError(f"{published.title} is cut short: {len(missing):,} of its {len(lists):,} {what} are missing, first "
+                         f"{missing[0]}. Remove it with: rm -r {folder}; then get it anew with: {published.command}, or "
+                         f"{published.by_hand}")
+
+
+def dtd_images(data_dir):
+    return absolute(data_dir) / "dtd" / "dtd" / "images"
+
+
+def absolute(data_dir):
+    """--data-dir as an absolute path: torchvision would take a folder that is called ~ for the home folder."""
+    return Path(data_dir).absolute()
 
 
 def digits(split, preprocessing, data_dir):
@@ -193,15 +222,28 @@ def id_set(text, data_dir, size=None, statistics=None):
     if folder is None:
         return name, replace(ID[name], size=size or ID[name].size)
     size, neutral = size or 32, (0.0, 0.0, 0.0)
-    train = image_folder(Path(folder) / "train", Preprocessing(size, neutral, neutral))
-    if len(train.class_names) < 2 or (train.labels < 0).any():
-        raise ValueError(f"{folder}/train must hold one folder of images a class, at least two, and no image beside them; "
-                         f"found {len(train.class_names)} class folders")
+    train = class_folders(folder, "train", Preprocessing(size, neutral, neutral))
+    if len(train.class_names) < 2:
+        raise ValueError(f"{folder}/train must hold one folder of images per class, at least two; found "
+                         f"{len(train.class_names)}: {', '.join(train.class_names)}")
 
     def load(split, preprocessing, data_dir):
-        return image_folder(Path(folder) / split, preprocessing, train.class_names)
+        return class_folders(folder, split, preprocessing, train.class_names)
+    load("test", train.preprocessing, data_dir)  # what is amiss with it shows before the training images are decoded
     mean, std = statistics or channel_statistics(train)
     return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
+
+
+def class_folders(folder, split, preprocessing, classes=None):
+    """FOLDER/train or FOLDER/test of an ID set; ValueError where images lie beside the class folders, of no class."""
+    images = image_folder(Path(folder) / split, preprocessing, classes)
+    stray = [path for path in images.paths if "/" not in path]
+    if stray:
+        files = " ".join(quoted(images.root / path) for path in stray[:STRAY_SHOWN])
+        more = f" and {len(stray) - 1:,} more" if len(stray) > 1 else ""
+        raise ValueError(f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has no class; "
+                         f"move it into one, or out of {split} with: mv -n {files} {quoted(folder)}")
+    return images
 
 
 def channel_statistics(images):
@@ -269,10 +311,6 @@ def source_of(text, data_dir):
     return listing_hash(dtd_images(data_dir)) if name == "textures" else name
 
 
-def dtd_images(data_dir):
-    return Path(data_dir) / "dtd" / "dtd" / "images"
-
-
 def check_ood(texts, dataset_name, held_out=()):
     """Refuse, before any long work, OOD names that are unknown, repeated, or the ID set itself; -> the names."""
     names = [split_name(text)[0] for text in texts]
@@ -286,8 +324,8 @@ def check_ood(texts, dataset_name, held_out=()):
             raise ValueError("held_out needs classes that were left out of training; train with --held-out CLASS ...")
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
-        if folder is not None and not Path(folder).is_dir():
-            raise ValueError(f"{folder} is not a folder; expected the folder of images of the OOD set {name}")
+        if folder is not None and not Path(folder).exists():
+            raise ValueError(f"{folder} {absence(folder)}; expected the folder of images, or the one image, of the OOD set {name}")
     return names
 
 

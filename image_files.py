@@ -7,6 +7,7 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,20 +21,67 @@ PLAIN = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # t
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF, TIFF and TIFF
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM", "TGA")  # in the order of their share
+MAX_PIXELS = 100_000_000  # of one image: 0.3 GB as RGB, in each thread; telephones make 50 million, a 20 kB file can make billions
 THOROUGH = 20_000  # files of a set that are read to their end before the long work; of more than these, the headers alone
 SHOWN = 10  # unreadable files that an error names
+
+max_pixels = MAX_PIXELS  # what holds in this process: limit_pixels changes it
+Image.MAX_IMAGE_PIXELS = None  # check_size takes the place of Pillow's own bound, which warns first and has no flag
 
 
 # ---- one file --------------------------------------------------------------------------------------------------------
 
-def read(file):
+@cache
+def formats():
+    """Those of FORMATS that this Pillow was built with.
+
+    Pillow goes by content and not by name: left to itself it would hand a .png that holds PostScript to Ghostscript, which is
+    a program that runs programs.
+    """
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def open_image(file, side=0):
+    """An image file, by its path or opened -> Pillow's image before its pixels are decoded; ValueError where it is too large."""
+    image = Image.open(file, formats=formats())
+    try:
+        check_size(*image.size, side)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def limit_pixels(count):
+    """Let images of at most `count` pixels in, everywhere in this process; it bounds the process's memory."""
+    global max_pixels
+    max_pixels = count
+
+
+def check_size(width, height, side=0):
+    """ValueError for more pixels than --max-pixels, in the file or once its shorter side is resized to `side`.
+
+    The second is for strips: 1 x 1,000,000 pixels, resized to 32, would be a thousand million.
+    """
+    pixels = width * height
+    resized = side * side * max(width, height) // max(min(width, height), 1)
+    if max(pixels, resized) > max_pixels:
+        what = f"{width:,} x {height:,} pixels"
+        what += "" if pixels > max_pixels else f", {resized:,} once the shorter side is {side}"
+        raise ValueError(f"{what}, more than --max-pixels {max_pixels} lets in; if you trust the file and have the memory, give "
+                         f"--max-pixels {max(pixels, resized)}")
+
+
+def read(file, side=0):
     """An image file, by its path or opened -> PIL image, RGB, upright; ValueError and Pillow's own errors where that is impossible.
 
     A phone stores what its sensor saw and writes into EXIF how to turn it: without that, upright photographs would lie on their
     side. Of 16-bit grey, white is 65535 (of 12 bits 4095): Pillow would cut off at 255. Alpha is dropped and not blended with a
     background, as torchvision's own loader does.
     """
-    with Image.open(file) as image:
+    with open_image(file, side) as image:
         deep = check_mode(image)
         image.load()
         method = TURNS.get(orientation(image))
@@ -77,14 +125,14 @@ def eight_bits(image):
     return Image.fromarray(values.astype(np.uint8))
 
 
-def complaint(path, thorough):
-    """Why a file cannot be read as an image, or None; thorough: to its last byte, else by its header.
+def complaint(path, thorough, side=0):
+    """Why a file cannot be read as an image and resized to `side`, or None; thorough: to its last byte, else by its header.
 
     Not by decoding it in full, which is most of what extraction costs: a JPEG is unpacked at an eighth of its size, a PNG's
     checksums are compared (0.9 and 0.2 ms against 2.4 and 4.3 ms to decode and resize 500 x 375 pixels, a header 0.04 ms).
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path, side) as image:
             check_mode(image)
             if thorough and image.format == "PNG":
                 image.verify()
@@ -93,7 +141,7 @@ def complaint(path, thorough):
                 image.load()
     except Exception:  # a second opinion, and the words of the real thing: a PNG whose last checksum is wrong decodes all the same
         try:
-            read(path)
+            read(path, side)
         except Exception as error:
             return reason(error)
     return None
@@ -192,7 +240,7 @@ class ImageFiles:
         try:
             with open(f"{self.root}/{path}", "rb", buffering=0) as file:  # pathlib and a buffer cost 10 us, a small PNG 55
                 content = file.read()
-            image = read(io.BytesIO(content))
+            image = read(io.BytesIO(content), self.preprocessing.size)
         except Exception as error:
             return reason(error)
         self.hashes[path] = sha256(content).hexdigest()
@@ -220,7 +268,7 @@ class ImageFiles:
         thorough = len(self.paths) <= THOROUGH
 
         def look(paths):
-            return [(path, why) for path in paths if (why := complaint(path, thorough))]
+            return [(path, why) for path in paths if (why := complaint(path, thorough, self.preprocessing.size))]
         # 64 at once: a thread's errand costs as much as a look at a header.
         paths = [self.root / path for path in self.paths]
         parts = [paths[start:start + 64] for start in range(0, len(paths), 64)]

@@ -467,7 +467,7 @@ def test_unreadable_images_of_all_sets_are_named_before_anything_is_extracted(ow
 
 def test_a_set_is_looked_through_once_until_its_files_change(own_digits_run, tmp_path, monkeypatch):
     photographs, looked, real = folder_of_images(tmp_path / "photographs"), [], image_files.complaint
-    monkeypatch.setattr(image_files, "complaint", lambda path, thorough: looked.append(path) or real(path, thorough))
+    monkeypatch.setattr(image_files, "complaint", lambda path, *more: looked.append(path) or real(path, *more))
     best = str(own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth")
     words = ["--ood", f"mine={photographs}", "--odin-epsilon", "0.01", "--checkpoint", str(own_digits_run.checkpoint), best]
     start(own_digits_run, *words)
