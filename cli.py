@@ -5,9 +5,11 @@ imports torch before a function needs it: the scorers start in about a second.
 """
 import argparse
 import contextlib
+import errno
 import gc
 import os
 import random
+import shlex
 import sys
 import time
 import warnings
@@ -15,24 +17,44 @@ from argparse import ArgumentTypeError
 
 from tqdm import tqdm
 
+def path(text):
+    """argparse type: a path, taken literally but for a leading ~; ArgumentTypeError where its links lead in a circle."""
+    expanded = os.path.expanduser(text)
+    try:
+        os.stat(expanded)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ArgumentTypeError(f"{expanded} leads through links that go round in a circle; see where they lead with: "
+                                    f"ls -ld {shlex.quote(expanded)}") from None
+    return expanded
+
+
+def data_set(text):
+    """argparse type: NAME, or NAME=FOLDER whose folder is a `path`."""
+    name, equals, folder = text.partition("=")
+    return f"{name}={path(folder)}" if folder else text
+
+
 FLAGS = {
-    "checkpoint": dict(type=str, help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth"),
-    "dataset": dict(type=str, help="in-distribution data set"),
-    "ood": dict(type=str, nargs="+", metavar="NAME|NAME=FOLDER",
-                help="out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder of images"),
-    "model": dict(type=str, help="network"),
+    "checkpoint": dict(type=path, help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth"),
+    "dataset": dict(type=data_set, help="in-distribution data set"),
+    "ood": dict(type=data_set, nargs="+", metavar="NAME|NAME=FOLDER",
+                help="out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder of images, or one image"),
+    "model": dict(type=path, help="network"),
     "mode": dict(type=str, help="training recipe"),
     "suffix": dict(type=str, help="names the run's files; default: <dataset>_s<seed>"),
     "seed": dict(type=int, default=0, help="seed of weights, batches and augmentation"),
     "device": dict(type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps; auto takes the GPU where there is one"),
     "batch-size": dict(type=int, help="images a step"),
     "epochs": dict(type=int, help="passes over the training set"),
-    "data-dir": dict(type=str, default="datasets", help="where data sets are kept, and downloaded to"),
-    "output-dir": dict(type=str, default="results", help="where everything is written"),
+    "data-dir": dict(type=path, default="datasets", help="where data sets are kept, and downloaded to"),
+    "output-dir": dict(type=path, default="results", help="where everything is written"),
+    "max-pixels": dict(type=int, metavar="N", help="refuse image files of more pixels, before they are decoded"),
 }
 # Flags that change how a run goes and not what it makes: a finished stage stays current when they change. A checkpoint
 # counts by its content, as every input does.
-IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "tensorboard", "workers"}
+IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "tensorboard", "workers",
+              "max_pixels"}
 
 
 YesNo = argparse.BooleanOptionalAction  # --flag, --no-flag, or neither: None
@@ -47,7 +69,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_known_args(self, args=None, namespace=None):
-        return super().parse_known_args([kebab_case(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+        words = [kebab_case(word) for word in (sys.argv[1:] if args is None else args)]
+        for word in words:
+            self.check_text(word)
+        return super().parse_known_args(words, namespace)
+
+    def check_text(self, word):
+        """Refuse a word that is not UTF-8: it is a path or part of a name, which neither JSON nor CSV could hold."""
+        shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if shown != word:
+            self.error(f"{shown} is not UTF-8; rename the file or folder, such as with: "
+                       f"convmv -f latin1 -t utf8 --notest $'{shown.rpartition('=')[2]}'")
 
     def knows(self, flag):
         """Whether this script has such a flag, so that main.py can hand it on."""

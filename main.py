@@ -111,6 +111,7 @@ def main(argv=None):
     for name, stage in STAGES.items():  # every mistake in every stage's arguments shows before the first starts
         stage.script.parse_args(words[name])
     fetch = ["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood]
+    fetch += [word for group in groups(words["extract"]) if group[0].startswith("--max-pixels") for word in group]
     if args.plan:
         return print_plan(fetch, words)
     redone, seconds = set(), {}

@@ -41,9 +41,10 @@ from extraction import Extractor, Job
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "model", "device", "batch-size", "data-dir", "output-dir",
+    cli.add_flags(parser, "checkpoint", "dataset", "ood", "model", "device", "batch-size", "data-dir", "output-dir", "max-pixels",
                   checkpoint={"nargs": "+", "help": "checkpoints that train.py wrote, or that were trained elsewhere"},
-                  batch_size={"default": 500, "type": cli.positive})
+                  batch_size={"default": 500, "type": cli.positive},
+                  max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive})
     parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
     parser.add_argument("--amp", action="store_true", help="bfloat16: 3 times as fast on a CPU, features off by about 2e-3")
     parser.add_argument("--odin-epsilon", type=float, metavar="E", help="extract the test sets a second time with each image moved "
@@ -80,6 +81,7 @@ def default_ood(dataset):
 
 def main(argv=None):
     args = parse_args(argv)
+    image_files.limit_pixels(args.max_pixels)
     with distributed.join("cpu" if args.fetch else cli.device(args.device)) as world:
         if args.fetch:
             with world.together():

@@ -32,6 +32,7 @@ import cli
 import data
 import distributed
 import figures
+import image_files
 import networks
 import recipes
 import records
@@ -46,9 +47,11 @@ OVERRIDES = ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay
 def make_parser():
     parser = cli.Parser(__doc__)
     cli.add_flags(parser, "dataset", "model", "mode", "suffix", "seed", "device", "epochs", "batch-size", "data-dir", "output-dir",
+                  "max-pixels",
                   dataset={"default": "cifar100"}, model={"default": "resnet18"}, epochs={"type": cli.positive},
                   mode={"default": "best", "choices": list(recipes.RECIPES)},
-                  batch_size={"type": cli.positive, "help": "images a step, of all processes together"})
+                  batch_size={"type": cli.positive, "help": "images a step, of all processes together"},
+                  max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive})
     parser.add_argument("--best-optim", dest="mode", action="store_const", const="adamw", help="old spelling of --mode adamw")
     parser.add_argument("--lr", type=float, help="override the recipe's learning rate")
     parser.add_argument("--momentum", type=float, help="override the recipe's momentum")
@@ -90,6 +93,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    image_files.limit_pixels(args.max_pixels)
     networks.check_model(args.model)
     check_packages(args)
     files = run_files(utils.writable_folder(args.output_dir), args.model, args.suffix)
@@ -158,6 +162,9 @@ def prepare(args, world):
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     images, test = (data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out).in_memory()
                     for split in ("train", "test"))
+    for split, found in (("train", images), ("test", test)):
+        if found.left_out and world.first:
+            print(f"{name} ({split}): {len(found):,} images; {found.left_out}")
     rows, val_rows = data.split_validation(len(images), dataset.val_size if args.val_size is None else args.val_size)
     if recipe.batch_size > len(rows):
         raise ValueError(f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)} images")

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Module: what it may import of ours. Downwards only, so every row stands above the rows that it names.
 TABLE = {
     "main": {"train", "run_networks", "ood_methods", "neural_collapse", "report", "recipes", "records", "utils", "cli"},
-    "train": {"training", "recipes", "augment", "data", "networks", "leave_out", "distributed", "records", "utils", "cli",
-              "figures"},
+    "train": {"training", "recipes", "augment", "data", "image_files", "networks", "leave_out", "distributed", "records", "utils",
+              "cli", "figures"},
     "run_networks": {"data", "image_files", "networks", "extraction", "layers", "distributed", "records", "artifacts", "utils",
                      "cli"},
     "ood_methods": {"detection", "scores", "tables", "metrics", "figures", "runs", "records", "artifacts", "utils", "cli"},
