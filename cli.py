@@ -17,6 +17,7 @@ from argparse import ArgumentTypeError
 
 from tqdm import tqdm
 
+
 def path(text):
     """argparse type: a path, taken literally but for a leading ~; ArgumentTypeError where its links lead in a circle."""
     expanded = os.path.expanduser(text)
@@ -31,7 +32,7 @@ def path(text):
 
 def data_set(text):
     """argparse type: NAME, or NAME=FOLDER whose folder is a `path`."""
-    name, equals, folder = text.partition("=")
+    name, _, folder = text.partition("=")
     return f"{name}={path(folder)}" if folder else text
 
 

@@ -222,28 +222,29 @@ def id_set(text, data_dir, size=None, statistics=None):
     if folder is None:
         return name, replace(ID[name], size=size or ID[name].size)
     size, neutral = size or 32, (0.0, 0.0, 0.0)
-    train = class_folders(folder, "train", Preprocessing(size, neutral, neutral))
+    train = image_folder(Path(folder) / "train", Preprocessing(size, neutral, neutral))
     if len(train.class_names) < 2:
         raise ValueError(f"{folder}/train must hold one folder of images per class, at least two; found "
-                         f"{len(train.class_names)}: {', '.join(train.class_names)}")
+                         f"{len(train.class_names)} class folders")
+    refuse_strays(train)
 
     def load(split, preprocessing, data_dir):
-        return class_folders(folder, split, preprocessing, train.class_names)
+        images = image_folder(Path(folder) / split, preprocessing, train.class_names)
+        refuse_strays(images)
+        return images
     load("test", train.preprocessing, data_dir)  # what is amiss with it shows before the training images are decoded
     mean, std = statistics or channel_statistics(train)
     return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 
-def class_folders(folder, split, preprocessing, classes=None):
-    """FOLDER/train or FOLDER/test of an ID set; ValueError where images lie beside the class folders, of no class."""
-    images = image_folder(Path(folder) / split, preprocessing, classes)
+def refuse_strays(images):
+    """ValueError where images of an ID set lie beside its class folders: they have no class."""
     stray = [path for path in images.paths if "/" not in path]
     if stray:
         files = " ".join(quoted(images.root / path) for path in stray[:STRAY_SHOWN])
         more = f" and {len(stray) - 1:,} more" if len(stray) > 1 else ""
-        raise ValueError(f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has no class; "
-                         f"move it into one, or out of {split} with: mv -n {files} {quoted(folder)}")
-    return images
+        raise ValueError(f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has no class; move it "
+                         f"into one, or out of {images.root.name} with: mv -n {files} {quoted(images.root.parent)}")
 
 
 def channel_statistics(images):

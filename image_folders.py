@@ -182,11 +182,12 @@ def endings():
 
 
 def absence(place):
-    """Why a path leads to nothing, as the end of a sentence."""
+    """Why a path leads to no folder, as the end of a sentence."""
     try:
         os.stat(place)
     except OSError as error:
-        return "is a link that leads back to itself" if error.errno == errno.ELOOP else "is not a folder"
+        if error.errno == errno.ELOOP:
+            return "leads through links that go round in a circle"
     return "is not a folder"
 
 

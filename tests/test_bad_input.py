@@ -353,7 +353,7 @@ def test_an_empty_folder_is_refused_before_anything_is_extracted(own_digits_run,
     ("folders", "said"),
     [
         ([], ["mine/train is not a folder"]),
-        (["train"], ["mine/train must hold one folder of images a class", "found 0"]),
+        (["train"], ["mine/train must hold one folder of images per class", "found 0"]),
         (["train/cat"], ["at least two", "found 1"]),
         (["train/cat", "train/dog", "train"], ["no image beside them"]),
         (["train/cat", "train/dog"], ["mine/test is not a folder"]),

@@ -6,8 +6,13 @@ import gzip
 import hashlib
 import http.client
 import pickle
+import shlex
+import shutil
+import subprocess
+import tarfile
 import urllib.request
 from collections import Counter
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -21,6 +26,7 @@ from torchvision.transforms import v2
 
 import data
 import image_files
+import run_networks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -248,7 +254,7 @@ def test_a_failed_download_says_which_file_to_put_where(tmp_path, monkeypatch, n
         data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
     text = str(caught.value)
     assert text.startswith(name) and file in text and "http" in text and "no route to host" in text
-    assert text.endswith(f"put it into {tmp_path / folder}")
+    assert text.endswith(f"put it into {tmp_path / folder}") and "could not be downloaded" in text
 
 
 @pytest.mark.parametrize(("error", "arguments"), [(TimeoutError, ["timed out"]), (ConnectionResetError, ["reset"]),
@@ -260,12 +266,205 @@ def test_a_broken_connection_is_a_failed_download_too(tmp_path, monkeypatch, err
         data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
 
 
-def test_a_file_that_is_not_what_it_should_be_is_not_taken(tmp_path, monkeypatch):
+# ---- downloaded sets that are broken, or somewhere else --------------------------------------------------------------
+
+def make_svhn(root, monkeypatch):
+    (root / "svhn").mkdir(parents=True)
+    file = root / "svhn" / "test_32x32.mat"
+    scipy.io.savemat(file, {"X": noise(32, 32, 3, 6), "y": np.arange(6)[:, None]})
+    monkeypatch.setitem(torchvision.datasets.SVHN.split_list, "test", ("http://x", file.name, md5(file)))
+    return file
+
+
+def make_mnist(root):
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name, magic, array in (("images-idx3", 2051, noise(4, 28, 28)), ("labels-idx1", 2049, np.arange(4, dtype=np.uint8))):
+            content = b"".join(number.to_bytes(4, "big") for number in (magic, *array.shape)) + array.tobytes()
+            (raw / f"{part}-{name}-ubyte").write_bytes(content)
+    return raw / "t10k-images-idx3-ubyte"
+
+
+def make_dtd(root):
+    for split in ("train", "val", "test"):
+        labels = root / "dtd" / "dtd" / "labels" / f"{split}1.txt"
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        labels.write_text(f"dotted/dotted_{split}.jpg\n")
+        save(root / "dtd" / "dtd" / "images" / "dotted" / f"dotted_{split}.jpg", noise(40, 50, 3))
+    return root / "dtd" / "dtd" / "images" / "dotted" / "dotted_val.jpg"
+
+
+def make(name, root, monkeypatch):
+    """A tiny set as its publisher lays it out -> one of its files."""
+    if name in ("cifar10", "cifar100"):
+        make_cifar(root, monkeypatch, name)
+        return root / getattr(torchvision.datasets, name.upper()).base_folder / "test"
+    return {"svhn": make_svhn, "textures": lambda root, _: make_dtd(root), "mnist": lambda root, _: make_mnist(root)}[name](
+        root, monkeypatch)
+
+
+DOWNLOADED = ["cifar10", "cifar100", "svhn", "mnist", "textures"]
+IN_MEMORY = ["cifar10", "cifar100", "svhn", "mnist"]
+
+
+def no_network(monkeypatch):
+    """Fail where a server would be asked at all."""
+    def fail(*_, **__):
+        raise AssertionError("a server was asked")
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+
+
+def refusal(name, root):
+    with pytest.raises(ValueError) as caught:
+        data.load_ood(name, data.ID["digits"], plainly(32), root)
+    assert "could not be downloaded" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 100, -1])
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_a_set_that_is_cut_short_is_broken_and_is_left_as_it_is(tmp_path, monkeypatch, name, length):
+    file = make(name, tmp_path, monkeypatch)
+    content = file.read_bytes()[:length]
+    file.write_bytes(content)
+    no_network(monkeypatch)
+    message = refusal(name, tmp_path)
+    assert message.startswith(f"{name} is broken: {file} ({len(content):,} bytes)")
+    assert f"rm {file}; then get it anew with: python run_networks.py --fetch --dataset digits --ood {name} --data-dir {tmp_path}, or " \
+           "fetch " in message
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_the_command_that_a_broken_set_names_is_one_that_run_networks_takes(tmp_path, monkeypatch, name):
+    file = make(name, tmp_path / "two words", monkeypatch)
+    file.unlink() if name == "textures" else file.write_bytes(b"half")
+    no_network(monkeypatch)
+    words = shlex.split(refusal(name, tmp_path / "two words").partition("anew with: python ")[2].partition(", or fetch")[0])
+    args = run_networks.parse_args(words[1:])
+    assert args.fetch and args.ood == [name] and args.data_dir == str(tmp_path / "two words")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist"])
+def test_a_set_of_which_a_file_is_missing_says_which(tmp_path, monkeypatch, name):
+    file = make(name, tmp_path, monkeypatch)
+    file.unlink()
     unplug(monkeypatch, URLError, "no route to host")
-    (tmp_path / "svhn").mkdir()
-    (tmp_path / "svhn" / "test_32x32.mat").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match=r"test_32x32\.mat"):
+    message = refusal(name, tmp_path)
+    assert message.startswith(f"{name} is in {tmp_path} only in part: {file.relative_to(tmp_path)} is missing; get the rest")
+
+
+def test_textures_of_which_images_are_missing_are_cut_short(tmp_path, monkeypatch):
+    file = make("textures", tmp_path, monkeypatch)
+    file.unlink()
+    no_network(monkeypatch)
+    assert refusal("textures", tmp_path).startswith(
+        f"textures (DTD) is cut short: 1 of its 3 images are missing, first {file}. Remove it with: rm -r {tmp_path}/dtd/dtd; ")
+    (tmp_path / "dtd" / "dtd" / "labels" / "val1.txt").unlink()
+    assert "1 of its 3 lists are missing" in refusal("textures", tmp_path)
+
+
+@pytest.mark.parametrize("where", ["below", "above"])
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_a_data_dir_one_level_off_says_where_the_set_was_found(tmp_path, monkeypatch, name, where):
+    root = tmp_path / "my sets"
+    make(name, root, monkeypatch)
+    no_network(monkeypatch)
+    given = tmp_path if where == "below" else root / "other"
+    given.mkdir(exist_ok=True)
+    message = refusal(name, given)
+    assert f"was looked for in {given} and found in {root} (" in message
+    assert message.endswith(f"give --data-dir '{root}'")
+    assert data.load_ood(name, data.ID["digits"], plainly(32), root).labels.tolist()
+
+
+@pytest.mark.parametrize(("name", "inside"), [
+    ("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"), ("svhn", "svhn"), ("mnist", "MNIST"),
+    ("mnist", "MNIST/raw"), ("textures", "dtd"), ("textures", "dtd/dtd")])
+def test_a_data_dir_that_is_the_sets_own_folder_says_which_to_give(tmp_path, monkeypatch, name, inside):
+    make(name, tmp_path, monkeypatch)
+    no_network(monkeypatch)
+    assert refusal(name, tmp_path / inside).endswith(f"give --data-dir {tmp_path}")
+
+
+def test_files_that_lie_loose_are_named_with_the_command_that_moves_them(tmp_path, monkeypatch):
+    file = make_svhn(tmp_path / "elsewhere", monkeypatch)
+    root = tmp_path / "sets"
+    root.mkdir()
+    file.rename(root / file.name)
+    no_network(monkeypatch)
+    command = refusal("svhn", root).partition("move it with: ")[2]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert len(data.load_ood("svhn", data.ID["digits"], plainly(32), root)) == 6
+
+
+def test_a_data_dir_that_is_called_tilde_is_not_the_home_folder(tmp_path, monkeypatch):
+    make_cifar(tmp_path / "~", monkeypatch, "cifar10")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "absent"))
+    assert len(data.load_ood("cifar10", data.ID["digits"], plainly(32), "./~")) == 5
+
+
+@pytest.mark.parametrize("error", [URLError("reset"), KeyboardInterrupt()])
+def test_a_download_that_ends_early_leaves_nothing_half_written(tmp_path, monkeypatch, error):
+    def half(url, root, **_):
+        Path(root).mkdir(parents=True, exist_ok=True)
+        (Path(root) / "test_32x32.mat").write_bytes(b"half a file")
+        raise error
+    monkeypatch.setattr(torchvision.datasets.svhn, "download_url", half)
+    with pytest.raises((ValueError, KeyboardInterrupt)) as caught:
         data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
+    assert not (tmp_path / "svhn" / "test_32x32.mat").exists()
+    assert isinstance(error, KeyboardInterrupt) or "could not be downloaded" in str(caught.value)
+
+
+def test_an_archive_at_hand_is_unpacked_without_a_server(tmp_path, monkeypatch):
+    made = make_cifar(tmp_path / "made", monkeypatch, "cifar10")
+    kind = torchvision.datasets.CIFAR10
+    (tmp_path / "sets").mkdir()
+    with tarfile.open(tmp_path / "sets" / kind.filename, "w:gz") as archive:
+        archive.add(tmp_path / "made" / kind.base_folder, kind.base_folder)
+    shutil.rmtree(tmp_path / "made")
+    monkeypatch.setattr(kind, "tgz_md5", md5(tmp_path / "sets" / kind.filename))
+    no_network(monkeypatch)
+    images = data.load_ood("cifar10", data.ID["digits"], plainly(32), tmp_path / "sets")
+    assert np.array_equal(images.pixels, made["test"][0])
+    (tmp_path / "sets" / kind.filename).write_bytes(b"half an archive")
+    shutil.rmtree(tmp_path / "sets" / kind.base_folder)
+    assert refusal("cifar10", tmp_path / "sets").startswith(f"cifar10 is broken: {tmp_path}/sets/cifar-10-python.tar.gz (15 bytes)")
+
+
+# ---- labels and sources of OOD sets ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_every_row_of_a_named_ood_set_has_label_minus_one(tmp_path, monkeypatch, name):
+    make(name, tmp_path, monkeypatch)
+    images = data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+    assert images.labels.tolist() == [-1] * len(images) and images.labels.dtype == torch.int64
+    assert data.source_of(name, tmp_path) == images.source and images.class_names
+
+
+@pytest.mark.parametrize("name", ["photos", "uniform", "gaussian", "held_out"])
+def test_every_row_of_an_embedded_ood_set_has_label_minus_one(name):
+    images = data.load_ood(name, data.ID["digits"], plainly(16), None, ("8", "9"))
+    assert (images.labels == -1).all() and len(images.labels) == len(images.pixels) > 100
+    assert images.class_names == {"photos": ["china", "flower"], "held_out": ["8", "9"]}.get(name, [])
+    assert images.content() == images.source == ("digits" if name == "held_out" else name)
+
+
+def test_every_row_of_an_ood_folder_has_label_minus_one_and_its_class_is_the_first_folder_of_its_path(folder):
+    images = data.load_ood(f"mine={folder}", data.ID["digits"], plainly(20), None)
+    assert images.labels.tolist() == [-1] * 6 and images.class_names == ["ant", "zebra"]
+    assert [path.partition("/")[0] for path in images.paths] == ["ant", "ant", "ant", "top.png", "zebra", "zebra"]
+    assert torch.equal(images.in_memory().pixels, data.image_folder(folder, plainly(20)).in_memory().pixels)
+
+
+def test_the_source_of_a_set_is_known_without_its_pixels(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "read", None)
+    assert data.source_of(f"mine={folder}", None) == data.image_folder(folder, plainly(20)).source
+    assert data.source_of(f"mine={tmp_path / 'absent'}", None) is None and data.source_of("dtd", tmp_path) is None
+    assert data.source_of("SVHN", tmp_path) == "svhn"
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -441,8 +640,30 @@ def test_a_folder_of_class_folders_is_an_id_set_with_its_own_statistics(tmp_path
 
 def test_a_folder_of_one_class_is_no_id_set(tmp_path):
     class_folder(tmp_path, ("ant",))
-    with pytest.raises(ValueError, match="train must hold one folder of images per class, at least two; found 1: ant"):
+    with pytest.raises(ValueError, match="train must hold one folder of images per class, at least two; found 1 class folders"):
         data.id_set(f"insects={tmp_path}", None)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_beside_the_class_folders_are_refused_before_any_is_decoded(tmp_path, monkeypatch, split):
+    class_folder(tmp_path)
+    save(tmp_path / split / "left over.png", noise(8, 8, 3))
+    save(tmp_path / split / "other.png", noise(8, 8, 3))
+    monkeypatch.setattr(image_files, "read", None)
+    with pytest.raises(ValueError, match=rf"{split} holds left over\.png and 1 more beside its class folders") as caught:
+        data.id_set(f"insects={tmp_path}", None)
+    monkeypatch.undo()
+    subprocess.run(["sh", "-c", str(caught.value).partition(" with: ")[2]], check=True)
+    assert len(data.id_set(f"insects={tmp_path}", None)[1].load(split, plainly(10), None)) == {"train": 12, "test": 4}[split]
+
+
+def test_class_names_that_look_like_formulas_and_numbers_stay_text(tmp_path):
+    names = ["007", "1e5", "=1+1", "@SUM(A1)"]
+    class_folder(tmp_path, names)
+    _, dataset = data.id_set(f"odd={tmp_path}", None, 10)
+    for split, count in (("train", 6), ("test", 2)):
+        images = data.load_id(dataset, split, plainly(10), None)
+        assert images.class_names == names and images.labels.tolist() == [label for label in range(4) for _ in range(count)]
 
 
 def test_an_id_folder_without_its_training_images_is_refused(tmp_path):
