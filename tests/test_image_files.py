@@ -1,6 +1,8 @@
 """image_files.py: which files of a folder are images, how each becomes RGB, and what is said of those that cannot."""
+import importlib
 import os
 import struct
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -9,9 +11,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+import cli
 import data
 import image_files
 import image_folders
+import main
+import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -174,6 +179,21 @@ def test_what_is_left_out_is_counted_by_kind_and_hidden_files_are_not(tmp_path):
     assert images.in_memory().left_out == images.take(torch.tensor([0])).left_out == images.left_out
 
 
+def test_train_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            for index in range(4):
+                write(tmp_path / "insects" / split / name / f"{index}.png", noise(8, 8, 3, seed=index))
+    (tmp_path / "insects" / "train" / "ant" / "photo.heic").write_text("x")
+    (tmp_path / "insects" / "train" / "notes").write_text("x")
+    (tmp_path / "insects" / "test" / "bee" / "list.txt").write_text("x")
+    train.main(["--dataset", f"insects={tmp_path / 'insects'}", "--image-size", "8", "--model", "resnet_cifar", "--epochs", "1",
+                "--batch-size", "4", "--val-size", "0", "--device", "cpu", "--output-dir", str(tmp_path / "results")])
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "insects (train): 8 images; 2 other files left out (.heic, no ending)",
+        "insects (test): 8 images; 1 other file left out (.txt)"]
+
+
 def test_nothing_left_out_is_no_word(tmp_path):
     write(tmp_path / "a.png")
     assert data.image_folder(tmp_path, plainly(12)).left_out == ""
@@ -293,3 +313,86 @@ def test_a_picture_with_a_wrong_checksum_that_decodes_is_no_failure(tmp_path):
     path.write_bytes(content)
     assert image_files.complaint(path, thorough=True) is None
     assert np.array_equal(np.asarray(image_files.read(path)), noise(12, 12, 3))
+
+
+# ---- images that are too large ---------------------------------------------------------------------------------------
+
+@pytest.fixture
+def few_pixels(monkeypatch):
+    monkeypatch.setattr(image_files, "max_pixels", 10_000)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "gif", "bmp", "ppm"])
+def test_an_image_of_more_pixels_than_allowed_is_refused_before_it_is_decoded(tmp_path, monkeypatch, few_pixels, ending):
+    path = write(tmp_path / f"a.{ending}", np.zeros((101, 100, 3), np.uint8))
+    write(tmp_path / f"b.{ending}", np.zeros((100, 100, 3), np.uint8))
+    monkeypatch.setattr(image_files, "check_mode", None)  # which is next, and before the pixels
+    said = f"{path} cannot be read as an image (100 x 101 pixels, more than --max-pixels 10000 lets in; "
+    images = data.image_folder(path, plainly(8))
+    for refused in (images.in_memory, lambda: image_files.refuse(images.unreadable())):
+        with pytest.raises(ValueError) as caught:
+            refused()
+        assert str(caught.value).startswith(said) and "--max-pixels 10100; mend or remove it" in str(caught.value).replace(")", "")
+    monkeypatch.undo()
+    assert pixels_of(tmp_path / f"b.{ending}", 8).shape == (1, 8, 8, 3)
+
+
+def test_the_bound_is_what_its_flag_says(tmp_path, few_pixels):
+    path = write(tmp_path / "a.png", np.zeros((101, 100, 3), np.uint8))
+    image_files.limit_pixels(10_100)
+    assert pixels_of(path, 8).shape == (1, 8, 8, 3)
+    image_files.limit_pixels(10_099)
+    with pytest.raises(ValueError, match="--max-pixels 10099"):
+        pixels_of(path, 8)
+
+
+def test_an_image_of_169_megapixels_in_a_small_file_is_refused_by_default(tmp_path):
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 30_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of Pillow's own bound
+        (failure,) = data.image_folder(tmp_path, plainly(8)).unreadable()
+    assert failure[0] == tmp_path / "bomb.png"
+    assert failure[1].startswith("13,000 x 13,000 pixels, more than --max-pixels 100000000 lets in")
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_a_strip_that_resizing_would_make_enormous_is_refused(tmp_path, few_pixels, size):
+    path = tmp_path / "strip.png"
+    Image.new("RGB", size).save(path)
+    (failure,) = data.image_folder(path, plainly(8)).unreadable()
+    assert "320,000 once the shorter side is 8, more than --max-pixels 10000" in failure[1]
+    with pytest.raises(ValueError, match="320,000 once the shorter side is 8"):
+        pixels_of(path, 8)
+    assert pixels_of(path, 1).shape == (1, 1, 1, 3)
+
+
+@pytest.mark.parametrize("script", ["train", "run_networks"])
+def test_the_scripts_take_the_bound_and_it_changes_no_result(script):
+    module = importlib.import_module(script)
+    words = {"train": [], "run_networks": ["--checkpoint", "a.pth"]}[script]
+    args = module.parse_args([*words, "--max-pixels", "123"])
+    assert args.max_pixels == 123 and module.parse_args(words).max_pixels == image_files.MAX_PIXELS == 100_000_000
+    assert "max_pixels" not in cli.material(args)
+
+
+def test_main_hands_the_bound_to_whatever_opens_images(capsys):
+    main.main(["--plan", "--max-pixels", "123"])
+    lines = capsys.readouterr().out.splitlines()
+    taking = [line.split()[1] for line in lines if "--max-pixels 123" in line]
+    assert taking == ["run_networks.py", "train.py", "run_networks.py"] and "--fetch" in lines[0]
+
+
+def test_a_file_that_holds_a_program_is_not_handed_to_one(tmp_path, monkeypatch):
+    """PostScript under an image's name: Pillow, left to itself, runs Ghostscript on it."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    Image.init()
+    assert Image.open(tmp_path / "a.png").format == "EPS"
+    monkeypatch.setattr(subprocess, "check_call", None)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image \(no image that Pillow knows\)"):
+        pixels_of(tmp_path, 8)
+
+
+def test_the_formats_are_those_of_the_endings():
+    known = Image.registered_extensions()
+    assert {known[ending] for ending in image_folders.ENDINGS & set(known)} - {"MPO"} == set(image_files.formats())  # MPO: JPEG's
