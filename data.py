@@ -326,7 +326,7 @@ def check_ood(texts, dataset_name, held_out=()):
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
         if folder is not None and not Path(folder).exists():
-            raise ValueError(f"{folder} {absence(folder)}; expected the folder of images, or the one image, of the OOD set {name}")
+            raise ValueError(f"{folder} {absence(folder)}; expected the folder of images of the OOD set {name}, or one image")
     return names
 
 

@@ -1,10 +1,12 @@
-"""Data sets that torchvision reads and downloads: what is at hand, what is broken, and what lies in another place.
+"""Data sets that torchvision reads and downloads: what is at hand, what is broken, and what lies in
+another place.
 
     found = fetched(Published("svhn", ...), build)
 
-Files that are there and are not the published ones are never replaced: they may be a person's own. A download that was
-interrupted leaves nothing behind that looks like the set.
+Files that are there and are not the published ones are never replaced: they may be a person's own.
+A download that was interrupted leaves nothing behind that looks like the set.
 """
+
 import contextlib
 import hashlib
 import os
@@ -18,7 +20,9 @@ SHOWN = 3  # files that a message names
 
 @dataclass(frozen=True)
 class Published:
-    """A set as its publisher names its files, by their paths below --data-dir; the MD5 is None where none is published."""
+    """A set as its publisher names its files, by their paths below --data-dir; the MD5 is None
+    where none is published.
+    """
 
     name: str
     title: str
@@ -34,7 +38,9 @@ class Published:
 
     def wrong(self):
         """Paths of files that are there and are not the published ones."""
-        present = {path: md5 for path, md5 in self.everything.items() if (self.data_dir / path).is_file()}
+        present = {
+            path: md5 for path, md5 in self.everything.items() if (self.data_dir / path).is_file()
+        }
         return [path for path, md5 in present.items() if not is_whole(self.data_dir / path, md5)]
 
     def missing(self):
@@ -45,8 +51,10 @@ class Published:
 
     @property
     def command(self):
-        return (f"python run_networks.py --fetch --dataset digits --ood {self.name} "
-                f"--data-dir {shlex.quote(str(self.data_dir))}")
+        return (
+            f"python run_networks.py --fetch --dataset digits --ood {self.name} "
+            f"--data-dir {shlex.quote(str(self.data_dir))}"
+        )
 
     @property
     def by_hand(self):
@@ -65,13 +73,15 @@ def fetched(published, build):
     except Exception as error:  # a broken file ends torchvision, pickle and NumPy in many kinds
         refuse_broken(published)
         if not published.missing():
-            raise broken(published, list(published.files), str(error) or type(error).__name__) from None
+            raise broken(
+                published, list(published.files), str(error) or type(error).__name__
+            ) from None
     refuse_elsewhere(published)
     return downloaded(published, build)
 
 
 def downloaded(published, build):
-    """Download the set, or unpack its archive; what an interruption leaves half-written is removed."""
+    """Download the set, or unpack its archive; what an interruption leaves behind is removed."""
     before = [path for path in published.everything if (published.data_dir / path).exists()]
     try:
         return build(download=True)
@@ -95,13 +105,19 @@ def failure(published, error):
     """What to say when neither the files are at hand nor a download succeeds."""
     missing = published.missing()
     if 0 < len(missing) < len(published.files):
-        return (f"{published.title} is in {published.data_dir} only in part: {some(missing)} missing; get the rest, on a machine "
-                f"with internet access, with: {published.command}, or {published.by_hand}")
-    return (f"{published.title} is not under --data-dir {published.data_dir} and could not be downloaded ({error}). "
-            f"On a machine with internet access {published.by_hand}")
+        return (
+            f"{published.title} is in {published.data_dir} only in part: {some(missing)} missing; "
+            f"get the rest, on a machine with internet access, with: {published.command}, "
+            f"or {published.by_hand}"
+        )
+    return (
+        f"{published.title} is not under --data-dir {published.data_dir} and could not be "
+        f"downloaded ({error}). On a machine with internet access {published.by_hand}"
+    )
 
 
-# ---- there, but not right --------------------------------------------------------------------------------------------
+# ---- there, but not right ------------------------------------------------------------------------
+
 
 def refuse_broken(published):
     if wrong := published.wrong():
@@ -114,12 +130,16 @@ def broken(published, paths, why):
     sizes = ", ".join(f"{file} ({file.stat().st_size:,} bytes)" for file in files[:SHOWN])
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
     removal = " ".join(shlex.quote(str(file)) for file in files)
-    return ValueError(f"{published.title} is broken: {sizes}{more}: {why}. Remove with: rm {removal}; then get it anew with: "
-                      f"{published.command}, or {published.by_hand}")
+    return ValueError(
+        f"{published.title} is broken: {sizes}{more}: {why}. Remove with: rm {removal}; "
+        f"then get it anew with: {published.command}, or {published.by_hand}"
+    )
 
 
 def is_whole(path, md5):
-    """Whether a file is the published one; without a published MD5, whether it is as long as its own header says."""
+    """Whether a file is the published one; without a published MD5, whether it is as long as its
+    own header says.
+    """
     if md5 is None:
         return path.suffix == ".txt" or is_whole_idx(path)
     digest = hashlib.md5(usedforsecurity=False)
@@ -130,10 +150,14 @@ def is_whole(path, md5):
 
 
 def is_whole_idx(path):
-    """Whether a file of MNIST's format, uint8, has the length of its header: 0, 0, type, dimensions, each size, values."""
+    """Whether a file of MNIST's format, uint8, has the length of its header: 0, 0, type,
+    dimensions, each size, values.
+    """
     with open(path, "rb") as file:
         start = file.read(4)
-        sizes = [int.from_bytes(file.read(4), "big") for _ in range(start[3] if len(start) == 4 else 0)]
+        sizes = [
+            int.from_bytes(file.read(4), "big") for _ in range(start[3] if len(start) == 4 else 0)
+        ]
     expected = 4 + 4 * len(sizes)
     values = 1
     for size in sizes:
@@ -141,10 +165,13 @@ def is_whole_idx(path):
     return bool(sizes) and path.stat().st_size == expected + values
 
 
-# ---- somewhere else --------------------------------------------------------------------------------------------------
+# ---- somewhere else ------------------------------------------------------------------------------
+
 
 def refuse_elsewhere(published):
-    """ValueError where --data-dir is a level or two off, or the files lie loose where torchvision does not look."""
+    """ValueError where --data-dir is a level or two off, or the files lie loose where torchvision
+    does not look.
+    """
     if published.any_at(published.data_dir):
         return
     here = Path(os.path.abspath(published.data_dir))
@@ -152,23 +179,30 @@ def refuse_elsewhere(published):
     for other in (here.parent, here.parent.parent, *below):
         if published.any_at(other):
             path = next(path for path in published.everything if (other / path).is_file())
-            raise ValueError(f"{published.title} was looked for in {here} and found in {other} ({path}); "
-                             f"give --data-dir {shlex.quote(str(other))}")
+            raise ValueError(
+                f"{published.title} was looked for in {here} and found in {other} ({path}); "
+                f"give --data-dir {shlex.quote(str(other))}"
+            )
     for folder in (here, *below):
         refuse_loose(published, folder)
 
 
 def refuse_loose(published, folder):
     """ValueError where published files lie in this folder by their bare names."""
-    loose = [path for path, md5 in published.everything.items()
-             if (folder / Path(path).name).is_file() and is_whole(folder / Path(path).name, md5)]
+    loose = [
+        path
+        for path, md5 in published.everything.items()
+        if (folder / Path(path).name).is_file() and is_whole(folder / Path(path).name, md5)
+    ]
     if not loose:
         return
     target = (Path(os.path.abspath(published.data_dir)) / loose[0]).parent
     together = [path for path in loose if Path(path).parent == Path(loose[0]).parent]
     files = " ".join(shlex.quote(str(folder / Path(path).name)) for path in together)
-    raise ValueError(f"{published.title} was looked for in {target} and found in {folder}; move it with: "
-                     f"mkdir -p {shlex.quote(str(target))} && mv {files} {shlex.quote(str(target))}")
+    raise ValueError(
+        f"{published.title} was looked for in {target} and found in {folder}; move it with: "
+        f"mkdir -p {shlex.quote(str(target))} && mv {files} {shlex.quote(str(target))}"
+    )
 
 
 def folders_in(folder):
@@ -181,4 +215,8 @@ def folders_in(folder):
 
 def some(paths):
     shown = ", ".join(paths[:SHOWN])
-    return f"{shown} and {len(paths) - SHOWN} more are" if len(paths) > SHOWN else f"{shown} {'are' if len(paths) > 1 else 'is'}"
+    return (
+        f"{shown} and {len(paths) - SHOWN} more are"
+        if len(paths) > SHOWN
+        else f"{shown} {'are' if len(paths) > 1 else 'is'}"
+    )

@@ -1,11 +1,13 @@
-"""Folders of images: which files count as images, in which order, and two hashes that tell whether they have changed.
+"""Folders of images: which files count as images, in which order, and two hashes that tell whether
+they have changed.
 
-    listing("photographs").source     "files <hex>", from names, sizes and times: quick, no file is opened
-    content_hash("photographs")       "sha256 <hex>", from names and the files' bytes: reads every file
+    listing("photographs").source    "files <hex>", from names, sizes and times: opens no file
+    content_hash("photographs")      "sha256 <hex>", from names and bytes: reads every file
 
-A single file is a folder of one. Nothing here decodes an image or imports torch: the scorers ask, too, whether the images
-behind a feature file are still the same. image_files.py decodes them.
+A single file is a folder of one. Nothing here decodes an image or imports torch: the scorers ask,
+too, whether the images behind a feature file are still the same. image_files.py decodes them.
 """
+
 import errno
 import os
 import shlex
@@ -16,17 +18,21 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-# A fixed list: what a set holds must not depend on the codecs of a machine. What Pillow alone cannot read, or is no photograph
-# (.heic, .pdf, .svg), is left out, and that is said.
-ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".tif", ".tiff", ".webp", ".avif", ".gif",
-           ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}
-SILENT = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # what a system puts beside photographs, like hidden files
-RULES = "2: upright by EXIF"  # how files are read; part of both hashes, so that features made by other rules are made anew
-TOGETHER = 64  # files that a thread takes at once: handing it a single one costs as much as a small file
+# A fixed list: what a set holds must not depend on the codecs of a machine. What Pillow alone
+# cannot read, or is no photograph (.heic, .pdf, .svg), is left out, and that is said.
+ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".tif",
+           ".tiff", ".webp", ".avif", ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm",
+           ".tga"}
+# What a system puts beside photographs, like hidden files.
+SILENT = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+# How files are read: part of both hashes, so that features made by other rules are made anew.
+RULES = "2: upright by EXIF"
+TOGETHER = 64  # files that a thread takes at once: handing over one costs as much as a small file
 BLOCK = 1 << 20  # bytes of a file that are held at once while it is hashed
 
 
-# ---- what a folder holds ---------------------------------------------------------------------------------------------
+# ---- what a folder holds -------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -42,23 +48,29 @@ class Listing:
 
     @property
     def source(self):
-        """"files <hex>": changes with every name, size and modification time."""
+        """The text "files <hex>", which changes with every name, size and modification time."""
         lines = [RULES, *(f"{path} {stamp}" for path, stamp in self.stamps.items())]
         return f"files {sha256(chr(10).join(lines).encode()).hexdigest()}"
 
 
 def listing(place):
-    """The images of a folder, or of a single file -> Listing; ValueError where there are none, or a name is not UTF-8."""
+    """The images of a folder, or of a single file -> Listing; ValueError where there are none, or a
+    name is not UTF-8.
+    """
     place = Path(place)
     check_names(place, [])
     if place.is_file():
         return single(place)
     if not place.is_dir():
-        raise ValueError(f"{place} {absence(place)}; expected a folder of images, or one image ({endings()})")
+        raise ValueError(
+            f"{place} {absence(place)}; expected a folder of images, or one image ({endings()})"
+        )
     stamps, others = list_files(place)
     if not stamps:
-        raise ValueError(f"{place} holds no images; expected files ending in {endings()}, found "
-                         f"{counted(others) or 'none'}{advice(others, place)}")
+        raise ValueError(
+            f"{place} holds no images; expected files ending in {endings()}, found "
+            f"{counted(others) or 'none'}{advice(others, place)}"
+        )
     check_names(place, stamps)
     return Listing(place, dict(sorted(stamps.items(), key=lambda item: item[0].split("/"))), others)
 
@@ -67,13 +79,17 @@ def single(path):
     """One image file -> a Listing of one."""
     ending = os.path.splitext(path.name)[1].lower()
     if ending not in ENDINGS:
-        raise ValueError(f"{path} is not an image that can be read; expected a file ending in {endings()}"
-                         f"{advice([ending], path)}")
+        raise ValueError(
+            f"{path} is not an image that can be read; expected a file ending in {endings()}"
+            f"{advice([ending], path)}"
+        )
     return Listing(path.parent, {path.name: stamp(os.stat(path))}, Counter())
 
 
 def list_files(root):
-    """({path of an image below root: its stamp}, Counter of the kinds of other files); hidden files count as absent."""
+    """({path of an image below root: its stamp}, Counter of the kinds of other files); hidden files
+    count as absent.
+    """
     stamps, others = {}, Counter()
     for path in walk(root):
         ending = os.path.splitext(path)[1].lower()
@@ -94,15 +110,19 @@ def stamp(status):
 
 
 def walk(folder, inside="", above=frozenset()):
-    """Yield the paths, below the folder, of all files at any depth; a linked folder counts, unless it leads back up."""
+    """Yield the paths, below the folder, of all files at any depth; a linked folder counts, unless
+    it leads back up.
+    """
     real = os.path.realpath(folder)
     if real in above:
         return
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
-        raise ValueError(f"{folder} cannot be listed ({error.strerror}); let yourself read it: "
-                         f"chmod u+rx {quoted(folder)}") from None
+        raise ValueError(
+            f"{folder} cannot be listed ({error.strerror}); let yourself read it: "
+            f"chmod u+rx {quoted(folder)}"
+        ) from None
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in SILENT:
             continue
@@ -113,17 +133,29 @@ def walk(folder, inside="", above=frozenset()):
 
 
 def is_folder(entry):
-    """Whether a directory entry is a folder, or a link to one; a link that leads to itself is neither."""
+    """Whether a directory entry is a folder, or a link to one; a link that leads to itself is
+    neither.
+    """
     try:
         return entry.is_dir()
     except OSError:
         return False
 
 
-# ---- whether it is still the same ------------------------------------------------------------------------------------
+# ---- whether it is still the same ----------------------------------------------------------------
+
+
+def fingerprint(place):
+    """A folder or file as a record keeps it: {"listing": `source`, "content": by bytes}."""
+    found = listing(place)
+    content = content_of(found.paths, file_hashes(found.root, found.paths))
+    return {"listing": found.source, "content": content}
+
 
 def listing_hash(place):
-    """The `source` of a folder or file, by names, sizes and times; None where it is gone or holds no images."""
+    """The `source` of a folder or file, by names, sizes and times; None where it is gone or holds
+    no images.
+    """
     try:
         return listing(place).source
     except (ValueError, OSError):
@@ -131,10 +163,10 @@ def listing_hash(place):
 
 
 def content_hash(place, paths=None):
-    """"sha256 <hex>" of a folder or file by the bytes of its images: all of them, or these `paths` below it, in order.
+    """The content, "sha256 <hex>", of all images of a folder or file, or of these `paths` below it.
 
-    A feature file's column `path` gives the paths of a part, such as the training images without those of validation.
-    OSError where a file is gone.
+    A feature file's column `path` gives the paths of a part, such as the training images without
+    those of validation. OSError where a file is gone.
     """
     if paths is None:
         found = listing(place)
@@ -145,7 +177,9 @@ def content_hash(place, paths=None):
 
 
 def content_of(paths, hashes):
-    """Paths in order and {path: SHA-256} -> "sha256 <hex>"; no file name holds the zero byte that ends each part."""
+    """Paths in order and {path: SHA-256} -> "sha256 <hex>"; no file name holds the zero byte that
+    ends each part.
+    """
     digest = sha256(RULES.encode())
     for path in paths:
         digest.update(f"\0{path}\0{hashes[path]}".encode())
@@ -155,10 +189,11 @@ def content_of(paths, hashes):
 def file_hashes(root, paths, threads=None):
     """{path below root: SHA-256 of the file's bytes}, read in threads."""
     paths = list(paths)
-    parts = [paths[start:start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
+    parts = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
 
     def hash_part(part):
         return {path: file_hash(Path(root) / path) for path in part}
+
     hashes = {}
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for part in pool.map(hash_part, parts):
@@ -167,7 +202,9 @@ def file_hashes(root, paths, threads=None):
 
 
 def file_hash(path):
-    """SHA-256 of a file's bytes, in hexadecimal. Never remembered by size and time: both can stay while the bytes change."""
+    """SHA-256 of a file's bytes, in hexadecimal. Never remembered by size and time: both can stay
+    while the bytes change.
+    """
     digest = sha256()
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
@@ -175,7 +212,8 @@ def file_hash(path):
     return digest.hexdigest()
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------
+# ---- words ---------------------------------------------------------------------------------------
+
 
 def endings():
     return ", ".join(sorted(ENDINGS))
@@ -192,12 +230,16 @@ def absence(place):
 
 
 def check_names(root, paths):
-    """ValueError where a name is not UTF-8: neither CSV nor JSON could hold it, and that would show after the long work."""
+    """ValueError where a name is not UTF-8: neither CSV nor JSON could hold it, and that would show
+    after the long work.
+    """
     odd = [path for path in (str(root), *paths) if escaped(path) != path]
     if odd:
         more = f" and {len(odd) - 1:,} more" if len(odd) > 1 else ""
-        raise ValueError(f"the file name {escaped(odd[0])}{more} in {escaped(str(root))} is not UTF-8; rename it, such as with: "
-                         f"convmv -r -f latin1 -t utf8 --notest {quoted(root)}")
+        raise ValueError(
+            f"the file name {escaped(odd[0])}{more} in {escaped(str(root))} is not UTF-8; "
+            f"rename it, such as with: convmv -r -f latin1 -t utf8 --notest {quoted(root)}"
+        )
 
 
 def escaped(name):
@@ -206,7 +248,9 @@ def escaped(name):
 
 
 def quoted(path):
-    """A path as a shell takes it back; bytes that are no UTF-8 in the form $'caf\\xe9' of bash and zsh."""
+    """A path as a shell takes it back; bytes that are no UTF-8 in the form $'caf\\xe9' of bash and
+    zsh.
+    """
     name = str(path)
     if escaped(name) == name:
         return shlex.quote(name)
@@ -217,11 +261,16 @@ def quoted(path):
 def counted(others, fate=""):
     """A Counter of kinds -> "3 other files<fate> (.heic, .txt, no ending)", or nothing."""
     kinds = ", ".join(sorted(others, key=lambda kind: (not kind.startswith("."), kind)))
-    return f"{others.total():,} other file{'s' * (others.total() > 1)}{fate} ({kinds})" if others else ""
+    return (
+        f"{others.total():,} other file{'s' * (others.total() > 1)}{fate} ({kinds})"
+        if others
+        else ""
+    )
 
 
 def advice(kinds, place):
     """How to convert photographs of kinds that Pillow does not read."""
     if not {".heic", ".heif"} & set(kinds):
         return ""
-    return f"; convert them, such as with: find {quoted(place)} -iname '*.hei[cf]' -exec magick mogrify -format jpg {{}} +"
+    files = f"find {quoted(place)} -iname '*.hei[cf]'"
+    return f"; convert them, such as with: {files} -exec magick mogrify -format jpg {{}} +"

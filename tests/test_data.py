@@ -399,11 +399,13 @@ def test_files_that_lie_loose_are_named_with_the_command_that_moves_them(tmp_pat
     assert len(data.load_ood("svhn", data.ID["digits"], plainly(32), root)) == 6
 
 
-def test_a_data_dir_that_is_called_tilde_is_not_the_home_folder(tmp_path, monkeypatch):
-    make_cifar(tmp_path / "~", monkeypatch, "cifar10")
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_a_data_dir_that_is_called_tilde_is_not_the_home_folder(tmp_path, monkeypatch, name):
+    make(name, tmp_path / "~", monkeypatch)
+    no_network(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "absent"))
-    assert len(data.load_ood("cifar10", data.ID["digits"], plainly(32), "./~")) == 5
+    assert len(data.load_ood(name, data.ID["digits"], plainly(32), "./~")) > 0
 
 
 @pytest.mark.parametrize("error", [URLError("reset"), KeyboardInterrupt()])

@@ -1,4 +1,5 @@
-"""image_folders.py: which files count, in which order, and two hashes that notice what has changed."""
+"""image_folders.py: which files count, in which order, and two hashes that notice changes."""
+
 import hashlib
 import os
 import shlex
@@ -51,12 +52,17 @@ def other_bytes(path):
     return bytes(content)
 
 
-# ---- the two hashes --------------------------------------------------------------------------------------------------
+# ---- the two hashes ------------------------------------------------------------------------------
+
 
 def test_both_hashes_are_those_of_the_set_itself(folder):
     images = data.image_folder(folder, plainly(12))
     assert image_folders.listing_hash(folder) == images.source
     assert image_folders.content_hash(folder) == images.content()
+    assert image_folders.fingerprint(folder) == {
+        "listing": images.source,
+        "content": images.content(),
+    }
     assert images.source.startswith("files ") and images.content().startswith("sha256 ")
 
 
@@ -125,7 +131,10 @@ def test_a_part_shares_the_hashes_and_answers_for_its_own_paths(folder, monkeypa
 def test_rules_are_part_of_both_hashes(folder, monkeypatch):
     before = image_folders.listing_hash(folder), image_folders.content_hash(folder)
     monkeypatch.setattr(image_folders, "RULES", "1: as the pixels lie")
-    assert image_folders.listing_hash(folder) != before[0] and image_folders.content_hash(folder) != before[1]
+    assert (
+        image_folders.listing_hash(folder) != before[0]
+        and image_folders.content_hash(folder) != before[1]
+    )
 
 
 def test_many_files_are_hashed_in_order_by_any_number_of_threads(tmp_path):
@@ -134,7 +143,9 @@ def test_many_files_are_hashed_in_order_by_any_number_of_threads(tmp_path):
     paths = image_folders.listing(tmp_path).paths
     for threads in (1, 3):
         hashes = image_folders.file_hashes(tmp_path, paths, threads)
-        assert hashes == {path: hashlib.sha256(path.removesuffix(".png").encode()).hexdigest() for path in paths}
+        assert hashes == {
+            path: hashlib.sha256(path.removesuffix(".png").encode()).hexdigest() for path in paths
+        }
 
 
 def test_a_folder_that_is_gone_or_empty_has_no_listing_and_no_silent_content(tmp_path):
@@ -145,7 +156,8 @@ def test_a_folder_that_is_gone_or_empty_has_no_listing_and_no_silent_content(tmp
             image_folders.content_hash(tmp_path / name)
 
 
-# ---- a single file ---------------------------------------------------------------------------------------------------
+# ---- a single file -------------------------------------------------------------------------------
+
 
 def test_a_single_file_is_a_folder_of_one(tmp_path):
     path = write(tmp_path / "alone" / "photo.jpg")
@@ -154,7 +166,12 @@ def test_a_single_file_is_a_folder_of_one(tmp_path):
     whole = data.image_folder(path.parent, plainly(12))
     assert images.paths == ["photo.jpg"] == whole.paths and images.labels.tolist() == [-1]
     assert torch.equal(images.in_memory().pixels, whole.in_memory().pixels)
-    assert images.source == whole.source == image_folders.listing_hash(path) == data.source_of(f"mine={path}", None)
+    assert (
+        images.source
+        == whole.source
+        == image_folders.listing_hash(path)
+        == data.source_of(f"mine={path}", None)
+    )
     assert images.content() == whole.content() == image_folders.content_hash(path)
     assert image_folders.content_hash(path, ["photo.jpg"]) == images.content()
 
@@ -165,14 +182,18 @@ def test_a_single_file_takes_no_file_beside_it(tmp_path):
     assert data.image_folder(path, plainly(12)).paths == ["b.png"]
 
 
-@pytest.mark.parametrize(("name", "said"), [("notes.txt", "is not an image that can be read"), ("a.HEIC", "magick mogrify")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("notes.txt", "is not an image that can be read"), ("a.HEIC", "magick mogrify")],
+)
 def test_a_single_file_of_another_kind_is_refused(tmp_path, name, said):
     (tmp_path / name).write_text("x")
     with pytest.raises(ValueError, match=said):
         data.image_folder(tmp_path / name, plainly(8))
 
 
-# ---- links -----------------------------------------------------------------------------------------------------------
+# ---- links ---------------------------------------------------------------------------------------
+
 
 def circle(folder):
     """Two links that lead to each other."""
@@ -199,9 +220,25 @@ def test_a_set_whose_path_is_a_circle_of_links_is_refused(tmp_path, below):
     assert image_folders.listing_hash(path) is None
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
-LITERAL = ["[ab]", "*", "?", "~", "a b", "it's", 'say "x"', "$HOME", "a\\b", "{x}", "%s", "#1", "=1+1", "007", "null"]
+LITERAL = [
+    "[ab]",
+    "*",
+    "?",
+    "~",
+    "a b",
+    "it's",
+    'say "x"',
+    "$HOME",
+    "a\\b",
+    "{x}",
+    "%s",
+    "#1",
+    "=1+1",
+    "007",
+    "null",
+]
 
 
 @pytest.mark.parametrize("name", LITERAL)
@@ -213,12 +250,16 @@ def test_names_of_folders_are_taken_literally(tmp_path, monkeypatch, name):
     assert images.paths == [f"{name}/{name}.png"] and images.class_names == [name]
     assert images.content() == image_folders.content_hash(tmp_path / name)
     ood = data.load_ood(f"mine={name}", None, plainly(12), None)
-    assert torch.equal(ood.in_memory().pixels, images.in_memory().pixels) and ood.labels.tolist() == [-1]
+    assert torch.equal(
+        ood.in_memory().pixels, images.in_memory().pixels
+    ) and ood.labels.tolist() == [-1]
 
 
 @pytest.mark.parametrize("name", [*LITERAL, "new\nline", ODD])
 def test_a_quoted_name_comes_back_from_the_shell(name):
-    word = subprocess.run(["bash", "-c", f"printf %s {image_folders.quoted(name)}"], capture_output=True, check=True).stdout
+    word = subprocess.run(
+        ["bash", "-c", f"printf %s {image_folders.quoted(name)}"], capture_output=True, check=True
+    ).stdout
     assert os.fsdecode(word) == name
 
 
@@ -231,11 +272,14 @@ def test_a_remedy_for_a_name_that_is_not_utf8_names_the_folder_as_a_shell_takes_
     with pytest.raises(ValueError, match="not UTF-8") as caught:
         data.image_folder(root, plainly(8))
     word = str(caught.value).rpartition("--notest ")[2]
-    found = subprocess.run(["bash", "-c", f"ls {word}"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["bash", "-c", f"ls {word}"], capture_output=True, text=True, check=True
+    ).stdout
     assert found == "a.png\n"
 
 
-# ---- paths as arguments ----------------------------------------------------------------------------------------------
+# ---- paths as arguments --------------------------------------------------------------------------
+
 
 def parse(*words):
     parser = cli.Parser("x")
@@ -245,17 +289,43 @@ def parse(*words):
 
 def test_a_leading_tilde_is_the_home_folder_in_every_path(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    args = parse("--data-dir", "~/sets", "--output-dir", "~", "--checkpoint", "~/a.pth", "--ood", "mine=~/photos", "dtd",
-                 "--dataset", "birds=~/birds", "--model", "~/net.py:build")
-    assert vars(args) == {"data_dir": "/home/me/sets", "output_dir": "/home/me", "checkpoint": "/home/me/a.pth", "debug": False,
-                          "ood": ["mine=/home/me/photos", "dtd"], "dataset": "birds=/home/me/birds",
-                          "model": "/home/me/net.py:build"}
+    args = parse(
+        "--data-dir",
+        "~/sets",
+        "--output-dir",
+        "~",
+        "--checkpoint",
+        "~/a.pth",
+        "--ood",
+        "mine=~/photos",
+        "dtd",
+        "--dataset",
+        "birds=~/birds",
+        "--model",
+        "~/net.py:build",
+    )
+    assert vars(args) == {
+        "data_dir": "/home/me/sets",
+        "output_dir": "/home/me",
+        "checkpoint": "/home/me/a.pth",
+        "debug": False,
+        "ood": ["mine=/home/me/photos", "dtd"],
+        "dataset": "birds=/home/me/birds",
+        "model": "/home/me/net.py:build",
+    }
 
 
 @pytest.mark.parametrize("path", ["./~", "a~", "x/~/y", "[a]*?", "it's", "a b"])
 def test_other_paths_are_taken_as_they_stand(path):
-    args = parse("--data-dir", path, "--output-dir", path, "--ood", f"mine={path}", f"--checkpoint={path}")
-    assert [args.data_dir, args.output_dir, *args.ood, args.checkpoint] == [path, path, f"mine={path}", path]
+    args = parse(
+        "--data-dir", path, "--output-dir", path, "--ood", f"mine={path}", f"--checkpoint={path}"
+    )
+    assert [args.data_dir, args.output_dir, *args.ood, args.checkpoint] == [
+        path,
+        path,
+        f"mine={path}",
+        path,
+    ]
 
 
 FLAGS = ["--data-dir", "--output-dir", "--checkpoint", "--model", "--ood", "--dataset"]
@@ -268,7 +338,11 @@ def test_a_circle_of_links_in_any_path_is_one_clear_message(tmp_path, capsys, fl
     with pytest.raises(SystemExit) as ended:
         parse(flag, word)
     message = capsys.readouterr().err
-    assert ended.value.code == 2 and f"error: argument {flag}: {path} leads through links that go round in a circle" in message
+    assert (
+        ended.value.code == 2
+        and f"error: argument {flag}: {path} leads through links that go round in a circle"
+        in message
+    )
     assert message.rstrip().endswith(f"ls -ld {shlex.quote(str(path))}")
 
 

@@ -34,7 +34,6 @@ TABLE = {
     "data": {"downloads", "image_files", "image_folders", "utils"},
     "downloads": set(),
     "image_files": {"image_folders"},
-    "image_folders": set(),
     "augment": set(),
     "leave_out": set(),
     "detection": {"scores", "tables", "metrics", "records", "artifacts", "utils"},
@@ -49,6 +48,7 @@ TABLE = {
     "records": {"csv_files", "utils"},
     "csv_files": {"utils"},
     "utils": set(),
+    "image_folders": set(),
     "cli": set(),
 }
 # Libraries that outgrew one file: <name>_<part>.py, imported by the library's own files alone.
