@@ -19,14 +19,18 @@ from tqdm import tqdm
 
 
 def path(text):
-    """argparse type: a path, taken literally but for a leading ~; ArgumentTypeError where its links lead in a circle."""
+    """argparse type: a path, taken literally but for a leading ~.
+
+    ArgumentTypeError where its links go round in a circle.
+    """
     expanded = os.path.expanduser(text)
     try:
         os.stat(expanded)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise ArgumentTypeError(f"{expanded} leads through links that go round in a circle; see where they lead with: "
-                                    f"ls -ld {shlex.quote(expanded)}") from None
+            raise ArgumentTypeError(
+                f"{expanded} leads through links that go round in a circle; see where they lead "
+                f"with: ls -ld {shlex.quote(expanded)}") from None
     return expanded
 
 
@@ -40,7 +44,8 @@ FLAGS = {
     "checkpoint": dict(type=path, help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth"),
     "dataset": dict(type=data_set, help="in-distribution data set"),
     "ood": dict(type=data_set, nargs="+", metavar="NAME|NAME=FOLDER",
-                help="out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder of images, or one image"),
+                help="out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder "
+                     "of images, or one image"),
     "model": dict(type=path, help="network"),
     "mode": dict(type=str, help="training recipe"),
     "suffix": dict(type=str, help="names the run's files; default: <dataset>_s<seed>"),
@@ -76,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def check_text(self, word):
-        """Refuse a word that is not UTF-8: it is a path or part of a name, which neither JSON nor CSV could hold."""
+        """Refuse a word that is not UTF-8: a path or a name that neither JSON nor CSV could hold."""
         shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         if shown != word:
             self.error(f"{shown} is not UTF-8; rename the file or folder, such as with: "

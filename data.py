@@ -3,7 +3,6 @@
 Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what lies in files is decoded
 batch by batch (image_files.py). A new set is a function here and a row in ID or OOD.
 """
-import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -78,7 +77,8 @@ def cifar(split, preprocessing, data_dir, name):
     data_dir, base = absolute(data_dir), kind.base_folder
     files = {f"{base}/{file}": md5 for file, md5 in [*kind.train_list, *kind.test_list]}
     files[f"{base}/{kind.meta['filename']}"] = kind.meta["md5"]
-    published = Published(name, name, data_dir, files, {kind.filename: kind.tgz_md5}, f"{kind.filename} ({kind.url})", data_dir)
+    published = Published(name, name, data_dir, files, {kind.filename: kind.tgz_md5},
+                          f"{kind.filename} ({kind.url})", data_dir)
     found = fetched(published, partial(kind, data_dir, train=split == "train"))
     return from_arrays(found.data, found.targets, found.classes, name, preprocessing)
 
@@ -86,7 +86,8 @@ def cifar(split, preprocessing, data_dir, name):
 def svhn(split, preprocessing, data_dir):
     kind, data_dir = torchvision.datasets.SVHN, absolute(data_dir)
     url, file, md5 = kind.split_list[split]
-    published = Published("svhn", "svhn", data_dir, {f"svhn/{file}": md5}, {}, f"{file} ({url})", data_dir / "svhn")
+    published = Published("svhn", "svhn", data_dir, {f"svhn/{file}": md5}, {}, f"{file} ({url})",
+                          data_dir / "svhn")
     found = fetched(published, partial(kind, data_dir / "svhn", split=split))
     return from_arrays(found.data.transpose(0, 2, 3, 1), found.labels, map(str, range(10)), "svhn", preprocessing)
 
@@ -96,7 +97,8 @@ def mnist(split, preprocessing, data_dir):
     archives = {f"MNIST/raw/{file}": md5 for file, md5 in kind.resources}
     files = dict.fromkeys(path.removesuffix(".gz") for path in archives)
     wanted = ", ".join(file for file, _ in kind.resources)
-    published = Published("mnist", "mnist", data_dir, files, archives, f"{wanted} ({kind.mirrors[0]})", data_dir / "MNIST" / "raw")
+    published = Published("mnist", "mnist", data_dir, files, archives, f"{wanted} ({kind.mirrors[0]})",
+                          data_dir / "MNIST" / "raw")
     found = fetched(published, partial(kind, data_dir, train=split == "train"))
     return from_arrays(found.data.numpy(), found.targets, map(str, range(10)), "mnist", preprocessing)
 
@@ -106,8 +108,8 @@ def textures(split, preprocessing, data_dir):
     kind, data_dir = torchvision.datasets.DTD, absolute(data_dir)
     lists = dict.fromkeys(f"dtd/dtd/labels/{part}1.txt" for part in ("train", "val", "test"))
     archive = Path(kind._URL).name
-    published = Published("textures", "textures (DTD)", data_dir, lists, {f"dtd/{archive}": kind._MD5},
-                          f"{archive} ({kind._URL}), unpacked,", data_dir / "dtd")
+    published = Published("textures", "textures (DTD)", data_dir, lists,
+                          {f"dtd/{archive}": kind._MD5}, f"{archive} ({kind._URL}), unpacked,", data_dir / "dtd")
     if not dtd_images(data_dir).parent.is_dir():  # torchvision looks no further than this folder
         fetched(published, partial(kind, data_dir))
     check_listed(published)
@@ -115,20 +117,22 @@ def textures(split, preprocessing, data_dir):
 
 
 def check_listed(published):
-    """ValueError where one of DTD's own lists, or an image that they name, is missing: it was unpacked in part."""
+    """ValueError where a list of DTD's, or an image in a list, is missing: it was unpacked in part."""
     images = dtd_images(published.data_dir)
     lists = [published.data_dir / path for path in published.files]
-    missing = [path for path in lists if not path.is_file()]
-    what = "lists"
-    if not missing:
-        lists = [images / path for file in lists for path in file.read_text(encoding="utf-8").split()]
-        missing = [path for path in lists if not path.is_file()]
-        what = "images"
+    refuse_missing(published, lists, "lists")
+    names = [name for file in lists for name in file.read_text(encoding="utf-8").split()]
+    refuse_missing(published, [images / name for name in names], "images")
+
+
+def refuse_missing(published, expected, what):
+    missing = [path for path in expected if not path.is_file()]
     if missing:
-        folder = shlex.quote(str(images.parent))
-        raise ValueError(f"{published.title} is cut short: {len(missing):,} of its {len(lists):,} {what} are missing, first "
-                         f"{missing[0]}. Remove it with: rm -r {folder}; then get it anew with: {published.command}, or "
-                         f"{published.by_hand}")
+        folder = quoted(dtd_images(published.data_dir).parent)
+        raise ValueError(
+            f"{published.title} is cut short: {len(missing):,} of its {len(expected):,} {what} are "
+            f"missing, first {missing[0]}. Remove it with: rm -r {folder}; then get it anew with: "
+            f"{published.command}, or {published.by_hand}")
 
 
 def dtd_images(data_dir):
@@ -136,7 +140,7 @@ def dtd_images(data_dir):
 
 
 def absolute(data_dir):
-    """--data-dir as an absolute path: torchvision would take a folder that is called ~ for the home folder."""
+    """--data-dir as an absolute path: torchvision takes a folder named ~ for the home folder."""
     return Path(data_dir).absolute()
 
 
@@ -224,15 +228,15 @@ def id_set(text, data_dir, size=None, statistics=None):
     size, neutral = size or 32, (0.0, 0.0, 0.0)
     train = image_folder(Path(folder) / "train", Preprocessing(size, neutral, neutral))
     if len(train.class_names) < 2:
-        raise ValueError(f"{folder}/train must hold one folder of images per class, at least two; found "
-                         f"{len(train.class_names)} class folders")
+        raise ValueError(f"{folder}/train must hold one folder of images per class, at least two; "
+                         f"found {len(train.class_names)} class folders")
     refuse_strays(train)
 
     def load(split, preprocessing, data_dir):
         images = image_folder(Path(folder) / split, preprocessing, train.class_names)
         refuse_strays(images)
         return images
-    load("test", train.preprocessing, data_dir)  # what is amiss with it shows before the training images are decoded
+    load("test", train.preprocessing, data_dir)  # its faults show before any image is decoded
     mean, std = statistics or channel_statistics(train)
     return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
 
@@ -243,8 +247,10 @@ def refuse_strays(images):
     if stray:
         files = " ".join(quoted(images.root / path) for path in stray[:STRAY_SHOWN])
         more = f" and {len(stray) - 1:,} more" if len(stray) > 1 else ""
-        raise ValueError(f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has no class; move it "
-                         f"into one, or out of {images.root.name} with: mv -n {files} {quoted(images.root.parent)}")
+        raise ValueError(
+            f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has no "
+            f"class; move it into one, or out of {images.root.name} with: "
+            f"mv -n {files} {quoted(images.root.parent)}")
 
 
 def channel_statistics(images):
@@ -277,10 +283,11 @@ def load_id(dataset, split, preprocessing, data_dir, held_out=()):
 
 
 def load_ood(text, dataset, preprocessing, data_dir, held_out=()):
-    """An OOD set's test images by name or NAME=FOLDER; held_out is the test images of the classes left out of training.
+    """An OOD set's test images by name or NAME=FOLDER.
 
-    Every label is -1: none of these images is of a class that the network knows. `class_names` names the set's own classes,
-    for information; of images in files the first folder in `path` says whose each is.
+    held_out is the test images of the classes left out of training. Every label is -1: none of these
+    images is of a class that the network knows. `class_names` names the set's own classes, for
+    information; of images in files, the first folder in `path` says which class each belongs to.
     """
     name, folder = split_name(text)
     if folder is not None:
@@ -301,10 +308,10 @@ def held_out_images(dataset, preprocessing, data_dir, held_out):
 
 
 def source_of(text, data_dir):
-    """The `source` of an OOD set, or of an ID set's split, without loading its pixels; None where its files are gone.
+    """The `source` of a set, without loading its pixels; None where its files are gone.
 
-    `text` is a name, NAME=FOLDER or NAME=FILE; of an ID set in a folder, NAME=FOLDER/train or NAME=FOLDER/test. held_out has
-    the source of the ID set's test images.
+    `text` is a name, NAME=FOLDER or NAME=FILE; of an ID set in a folder, NAME=FOLDER/train or
+    NAME=FOLDER/test. held_out has the source of the ID set's test images.
     """
     name, folder = split_name(text)
     if folder is not None:
@@ -326,7 +333,8 @@ def check_ood(texts, dataset_name, held_out=()):
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
         if folder is not None and not Path(folder).exists():
-            raise ValueError(f"{folder} {absence(folder)}; expected the folder of images of the OOD set {name}, or one image")
+            raise ValueError(f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
+                             f"{name}, or one image")
     return names
 
 

@@ -1,4 +1,6 @@
-"""Images in memory and images in files: how each file is read, and what cannot be. image_folders.py says which files count.
+"""Images in memory and images in files: how each file is read, and what cannot be read.
+
+image_folders.py says which files count.
 
 A file becomes 8-bit RGB, upright as its EXIF orientation says, alpha dropped, 16-bit grey scaled by its own white. What cannot be
 read so is named, all such files of a set at once; a kind of file that is left out is counted and said.
@@ -21,13 +23,14 @@ PLAIN = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # t
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF, TIFF and TIFF
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
-FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM", "TGA")  # in the order of their share
-MAX_PIXELS = 100_000_000  # of one image: 0.3 GB as RGB, in each thread; telephones make 50 million, a 20 kB file can make billions
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB", "PPM", "TGA")
+# Of one image: 0.3 GB as RGB, in each thread. Phones make 50 million; a file of 20 kB can hold billions.
+MAX_PIXELS = 100_000_000
 THOROUGH = 20_000  # files of a set that are read to their end before the long work; of more than these, the headers alone
 SHOWN = 10  # unreadable files that an error names
 
 max_pixels = MAX_PIXELS  # what holds in this process: limit_pixels changes it
-Image.MAX_IMAGE_PIXELS = None  # check_size takes the place of Pillow's own bound, which warns first and has no flag
+Image.MAX_IMAGE_PIXELS = None  # check_size replaces Pillow's own bound, which warns first
 
 
 # ---- one file --------------------------------------------------------------------------------------------------------
@@ -36,15 +39,18 @@ Image.MAX_IMAGE_PIXELS = None  # check_size takes the place of Pillow's own boun
 def formats():
     """Those of FORMATS that this Pillow was built with.
 
-    Pillow goes by content and not by name: left to itself it would hand a .png that holds PostScript to Ghostscript, which is
-    a program that runs programs.
+    Pillow goes by content and not by name: left to itself, it would hand a .png that holds PostScript
+    to Ghostscript, which runs it as a program.
     """
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def open_image(file, side=0):
-    """An image file, by its path or opened -> Pillow's image before its pixels are decoded; ValueError where it is too large."""
+    """An image file, by its path or opened -> Pillow's image, not yet decoded.
+
+    ValueError where it is too large.
+    """
     image = Image.open(file, formats=formats())
     try:
         check_size(*image.size, side)
@@ -55,23 +61,24 @@ def open_image(file, side=0):
 
 
 def limit_pixels(count):
-    """Let images of at most `count` pixels in, everywhere in this process; it bounds the process's memory."""
+    """Accept images of at most `count` pixels, everywhere in this process: its memory is bounded so."""
     global max_pixels
     max_pixels = count
 
 
 def check_size(width, height, side=0):
-    """ValueError for more pixels than --max-pixels, in the file or once its shorter side is resized to `side`.
+    """ValueError for more pixels than --max-pixels, in the file or once resized.
 
-    The second is for strips: 1 x 1,000,000 pixels, resized to 32, would be a thousand million.
+    Resizing makes the shorter side `side` pixels long.
+    That matters for strips: 1 x 1,000,000 pixels, resized to 32, would be a thousand million.
     """
     pixels = width * height
     resized = side * side * max(width, height) // max(min(width, height), 1)
     if max(pixels, resized) > max_pixels:
         what = f"{width:,} x {height:,} pixels"
         what += "" if pixels > max_pixels else f", {resized:,} once the shorter side is {side}"
-        raise ValueError(f"{what}, more than --max-pixels {max_pixels} lets in; if you trust the file and have the memory, give "
-                         f"--max-pixels {max(pixels, resized)}")
+        raise ValueError(f"{what}, more than --max-pixels {max_pixels} lets in; if you trust the file "
+                         f"and have the memory, give --max-pixels {max(pixels, resized)}")
 
 
 def read(file, side=0):
@@ -184,9 +191,10 @@ class Images:
         return len(self.labels)
 
     def content(self):
-        """What these images are, or what they were taken from: the hash of their files; of a named set its name.
+        """The hash of the files that these images, or the set that they were taken from, came from.
 
-        A name is enough: torchvision compares the MD5 of what it reads, and the embedded sets are computed.
+        Of a named set its name, which is enough: torchvision compares the MD5 of what it reads, and
+        the embedded sets are computed. (MNIST has no published MD5 once it is unpacked.)
         """
         return self.hashed or self.source
 
@@ -221,7 +229,7 @@ class ImageFiles:
     root: Path
     left_out: str = ""  # what else lies there, such as "3 other files left out (.heic, no ending)"
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
-    hashes: dict = field(default_factory=dict, repr=False)  # {path: SHA-256 of the bytes}; what is taken from this set shares it
+    hashes: dict = field(default_factory=dict, repr=False)  # {path: SHA-256}; takes of this set share it
 
     def __len__(self):
         return len(self.labels)
@@ -231,14 +239,24 @@ class ImageFiles:
         return replace(self, paths=[self.paths[index] for index in indices], labels=self.labels[indices])
 
     def content(self):
-        """"sha256 <hex>" of these images by names and bytes; what was decoded was hashed then, other files are read now."""
-        self.hashes.update(file_hashes(self.root, [path for path in self.paths if path not in self.hashes], self.threads))
+        """The text "sha256 <hex>", of these images' names and bytes.
+
+        What was decoded was hashed then; other files are read now.
+        """
+        unread = [path for path in self.paths if path not in self.hashes]
+        self.hashes.update(file_hashes(self.root, unread, self.threads))
         return content_of(self.paths, self.hashes)
 
     def decode(self, path):
-        """uint8 (S, S, 3), or a text: why not. The file is read once: the hash is of the very bytes that are decoded."""
+        """uint8 (S, S, 3), or a text: why not.
+
+        The file is read once, so that the hash is of the very bytes that are decoded. Over 5,000 PNGs
+        of 32 x 32 pixels this took 0.57 s where decoding by path took 0.61 (one core, AMD EPYC);
+        hashing 27 kB takes 16 us, decoding that JPEG 500.
+        """
         try:
-            with open(f"{self.root}/{path}", "rb", buffering=0) as file:  # pathlib and a buffer cost 10 us, a small PNG 55
+            # pathlib and a buffer would cost 10 us; decoding a small PNG takes 55.
+            with open(f"{self.root}/{path}", "rb", buffering=0) as file:
                 content = file.read()
             image = read(io.BytesIO(content), self.preprocessing.size)
         except Exception as error:
@@ -268,7 +286,8 @@ class ImageFiles:
         thorough = len(self.paths) <= THOROUGH
 
         def look(paths):
-            return [(path, why) for path in paths if (why := complaint(path, thorough, self.preprocessing.size))]
+            found = ((path, complaint(path, thorough, self.preprocessing.size)) for path in paths)
+            return [(path, why) for path, why in found if why]
         # 64 at once: a thread's errand costs as much as a look at a header.
         paths = [self.root / path for path in self.paths]
         parts = [paths[start:start + 64] for start in range(0, len(paths), 64)]
@@ -290,7 +309,8 @@ def image_folder(place, preprocessing, classes=None):
     names = classes or sorted({*first} - {None})
     unknown = {*first} - {*names, None}
     if unknown:
-        raise ValueError(f"{found.root} has the class folder {sorted(unknown)[0]!r}, which the training images do not have")
+        raise ValueError(f"{found.root} has the class folder {sorted(unknown)[0]!r}, which the training "
+                         "images do not have")
     number = {name: index for index, name in enumerate(names)}
     labels = torch.tensor([number.get(name, -1) for name in first])
     return ImageFiles(found.paths, labels, list(names), found.source, preprocessing, found.root,
