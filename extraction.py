@@ -18,6 +18,7 @@ import torch
 import layers
 import leave_out
 
+SAY_WHICH = 'Where another layer is the classifier, the network file says so with a line such as: classifier = "head"'
 BLOCK = 4096  # rows that a layer's tally takes at once: its products by class cost little then, and so does holding the rows
 
 
@@ -50,7 +51,7 @@ class Extractor:
     """A network, hooked at the input of its classifier and behind its stages {name: module}; "" names the former."""
 
     network: torch.nn.Module
-    classifier: torch.nn.Linear
+    classifier: torch.nn.Module  # a Linear, or a 1x1 Conv2d
     preprocessing: object
     world: object
     batch_size: int
@@ -175,15 +176,33 @@ def check_stages(stages, caught):
 
 
 def check_hook(features, logits, classifier, amp):
-    """The classifier was run, once, on one vector an image, and what it made is what the network returns."""
-    if features is None or not isinstance(logits, torch.Tensor):
-        raise ValueError("the hooked layer does not make the network's output: a network must return logits (N, C) alone, and its "
-                         "last linear layer must make them")
+    """The classifier was run, once, on one vector per image, and what it made is what the network returns."""
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(f"the network returns a {type(logits).__name__}; expected logits (N, C) alone: let its forward return what "
+                         "the classifier makes")
+    if features is None:
+        raise ValueError(f"the hooked layer does not make the network's output: it is never run. {SAY_WHICH}")
+    if features.ndim == 4 and classifier.weight.ndim == 4:
+        features = features.flatten(2).mean(2)
     features, logits = features.float(), logits.float()
     if features.ndim != 2:
-        raise ValueError(f"the classifier's input has shape {tuple(features.shape)}; expected (N, D), one vector an image")
-    expected = torch.nn.functional.linear(features, classifier.weight.float(), classifier.bias)
+        raise ValueError(f"the classifier's input has shape {tuple(features.shape)}; expected (N, D), one vector per image")
+    expected = torch.nn.functional.linear(features, classifier.weight.float().flatten(1), classifier.bias)
+    if expected.shape != logits.shape:
+        raise ValueError(f"the hooked layer does not make the network's output: it makes {tuple(expected.shape)}, and the network "
+                         f"returns {tuple(logits.shape)}. {SAY_WHICH}")
     error, largest = (expected - logits).abs().max().item(), logits.abs().max().item()
     if not error <= (0.05 if amp else 1e-3) * max(largest, 1.0):
-        raise ValueError(f"the hooked layer does not make the network's output (they differ by {error:.3g}): the last linear layer "
-                         "must be the classifier, with nothing behind it")
+        raise ValueError(f"the hooked layer does not make the network's output (they differ by {error:.3g}): nothing may stand "
+                         f"behind the classifier. {SAY_WHICH}")
+
+
+@torch.no_grad()
+def rehearse(network, classifier, size):
+    """Send two images of noise through a fresh network; ValueError for what extraction would refuse after its training."""
+    caught = []
+    batch = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with classifier.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
+        logits = network.eval()(batch)
+    check_hook(caught[-1] if caught else None, logits, classifier, amp=False)
+    return logits

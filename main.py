@@ -78,8 +78,8 @@ def parse_args(argv=None):
         if group[0].partition("=")[0] == "--checkpoint":
             parser.error("--checkpoint is what the first stage makes here; to go on from one of yours, run the scripts one by one")
         for name in takers:
-            # run_networks reads the network from the checkpoint; only files from elsewhere need --model there.
-            if not (name == "extract" and group[0] == "--model"):
+            # run_networks reads the network from the checkpoint; code is run only where the person names it.
+            if not (name == "extract" and group[0] == "--model") or ":" in group[-1]:
                 words[name] += group
     return args, words
 

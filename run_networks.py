@@ -104,8 +104,8 @@ def extract_all(path, args, world, seen):
     with world.together():
         if world.first:
             work.files.append(write_head(work, args))
-    print(f"{path}: {work.checkpoint['model']}, {work.extractor.classifier.in_features} features, "
-          f"{work.extractor.classifier.out_features} classes -> {work.folder}")
+    classes, width = work.extractor.classifier.weight.shape[:2]
+    print(f"{path}: {work.checkpoint['model']}, {width} features, {classes} classes -> {work.folder}")
     say_left_out(work, seen)
     probes = {}
     for job in work.jobs:
@@ -214,7 +214,7 @@ def extract(work, job, args, probes, world):
         with world.together():
             found, summaries = extractor.run(job, kept), {}
     else:
-        kept, classes = [""], extractor.classifier.out_features
+        kept, classes = [""], len(extractor.classifier.weight)
         if job.in_distribution and job.split == "test" and not probes:  # those of the training images were kept as they are
             with world.together():
                 files = work.outputs(work.training) if world.first else {}
@@ -312,7 +312,7 @@ def plan(path, args, given, checkpoint):
 
 
 def classes_of(checkpoint):
-    return networks.classes_of(checkpoint["model_state_dict"], "checkpoint")
+    return checkpoint["classes"]
 
 
 def write_head(work, args):

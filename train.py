@@ -31,8 +31,10 @@ import augment
 import cli
 import data
 import distributed
+import extraction
 import figures
 import image_files
+import network_files
 import networks
 import recipes
 import records
@@ -170,7 +172,7 @@ def prepare(args, world):
         raise ValueError(f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)} images")
     if world.size > 1 and recipe.batch_size < 2 * world.size:
         raise ValueError(f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected 2 each at least")
-    prove(args, recipe, images.class_names)
+    prove(args, recipe, images.class_names, preprocessing.size)
     facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
              "held_out": args.held_out, "val_size": len(val_rows), "images": len(rows), "source": images.source,
              "class_names": images.class_names, "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe),
@@ -178,16 +180,23 @@ def prepare(args, world):
     return Job(name, recipe, preprocessing, images.take(rows), images.take(val_rows), test, facts)
 
 
-def prove(args, recipe, class_names):
-    """Build the network once, and look for its classifier, while nothing has been written or removed yet."""
+def prove(args, recipe, class_names, size):
+    """Build the network once while nothing has been written or removed yet: what extraction would refuse is refused now."""
     try:
         network = networks.build(args.model, len(class_names), dropout=recipe.dropout)
-    except TypeError as error:
-        if recipe.dropout and "dropout" in str(error):
+    except ValueError as error:
+        if recipe.dropout and "argument 'dropout'" in str(error):
             raise ValueError(f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an argument dropout, "
                              "or choose another --mode") from None
         raise
-    networks.classifier(network, args.model)
+    layer = networks.classifier(network, args.model)
+    if args.model in networks.MODELS:
+        return
+    if len(layer.weight) != len(class_names):
+        raise ValueError(f"--model {args.model}: its last linear layer has {len(layer.weight)} outputs, and the data has "
+                         f"{len(class_names)} classes. {extraction.SAY_WHICH}")
+    with network_files.explained(args.model):
+        extraction.rehearse(network, layer, size)
 
 
 def resolve(args, dataset):

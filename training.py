@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 import artifacts
 import augment
+import checkpoints
 import networks
 import recipes
 import records
@@ -245,7 +246,7 @@ class Run(State):
         try:
             for kind in ("final", "best"):
                 if kind == "best":
-                    state = networks.read_checkpoint(self.files["best"])
+                    state = checkpoints.read(self.files["best"])
                     self.load(state)
                     self.epoch, self.history = state["epoch"], whole[:state["epoch"]]
                 accuracy = {f"{split}_acc": self.measures.evaluate(self.kept, images, exact=True)[1]

@@ -64,7 +64,7 @@ class Measures:
         with classifier.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
             for inputs, _ in self.batches(images):
                 network(inputs)
-                rows.append(caught.pop().float().cpu())
+                rows.append(networks.vectors(caught.pop()).float().cpu())
         features = self.world.gather(torch.cat(rows))
         if not self.world.first:
             return {}

@@ -3,6 +3,7 @@ import sys
 
 import torch
 
+import checkpoints
 import networks
 import recipes
 import utils
@@ -43,8 +44,7 @@ class State:
                  "test_acc": None, **self.facts, "scheduler": {name: getattr(self.recipe, name) for name in
                                                                ("warmup_epochs", "milestones", "gamma")},
                  "rng": rng, "history": self.history, "best": self.best, "partial": partial, **more}
-        with utils.replacing(path) as temporary:
-            torch.save(state, temporary)
+        checkpoints.write(path, state)
 
     def load(self, state):
         """Weights, their average, and the optimiser's state, as `save` wrote them."""
@@ -56,7 +56,7 @@ class State:
 
     def resume(self, arguments):
         """Go on from the newest state; ValueError where it was begun with other arguments than these."""
-        state = networks.read_checkpoint(self.files["last"])
+        state = checkpoints.read(self.files["last"])
         needed = {"arguments", "recipe", "optimizer_state_dict", "epoch", "history", "best", "partial"}
         if not needed <= set(state) or not isinstance(state.get("rng"), list):
             raise ValueError(f"{self.files['last']} is no state that this version could resume; start over with --force")

@@ -15,6 +15,7 @@ from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
 from test_cli import read_csv, shell, write_blank
 
+import checkpoints
 import main
 import networks
 import records
@@ -321,7 +322,7 @@ def test_more_epochs_redo_everything(again, tmp_path):
     after = snapshot(tmp_path / "results")
     expected = {f"{STEM}/{name}.csv" for name in ("head", "ID_digits_train", "ood_metrics", "nc_metrics")}
     assert {f"{STEM}.pth", *expected} <= {name for name in before if before[name][1] != after[name][1]}
-    assert networks.read_checkpoint(tmp_path / "results" / f"{STEM}.pth")["epoch"] == 2
+    assert checkpoints.read(tmp_path / "results" / f"{STEM}.pth")["epoch"] == 2
     assert "all is current" in again(base=base)
 
 

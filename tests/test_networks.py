@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import checkpoints
 import networks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +82,7 @@ def test_the_prefixes_of_parallel_and_compiled_networks_are_taken_off(tmp_path, 
 
 
 def test_a_prefix_within_a_name_stays(tmp_path):
-    assert list(networks.read_checkpoint(saved(tmp_path, {"head.module.weight": torch.zeros(2, 2)}))
+    assert list(checkpoints.read(saved(tmp_path, {"head.module.weight": torch.zeros(2, 2)}))
                 ["model_state_dict"]) == ["head.module.weight"]
 
 
@@ -89,7 +90,7 @@ def test_a_prefix_within_a_name_stays(tmp_path):
                                                   (None, None)])
 def test_accuracies_in_percent_become_fractions(tmp_path, stored, expected):
     path = saved(tmp_path, {"net": tiny().state_dict(), "train_acc": stored, "val_acc": stored, "test_acc": stored})
-    checkpoint = networks.read_checkpoint(path)
+    checkpoint = checkpoints.read(path)
     assert [checkpoint[name] for name in ("train_acc", "val_acc", "test_acc")] == (
         [None] * 3 if expected is None else pytest.approx([expected] * 3))
 
@@ -156,17 +157,17 @@ def test_a_pickled_object_is_refused_and_not_run(tmp_path):
     path, trace = tmp_path / "danger.pth", tmp_path / "trace"
     torch.save({"net": tiny().state_dict(), "extra": Danger(trace)}, path)
     with pytest.raises(ValueError, match=r"danger\.pth is not a checkpoint that can be read safely"):
-        networks.read_checkpoint(path)
+        checkpoints.read(path)
     assert not trace.exists()
     path.write_bytes(pickle.dumps(Danger(trace)))
     with pytest.raises(ValueError, match="can be read safely"):
-        networks.read_checkpoint(path)
+        checkpoints.read(path)
     assert not trace.exists()
 
 
 def test_a_whole_pickled_network_is_refused(tmp_path):
     with pytest.raises(ValueError, match="can be read safely"):
-        networks.read_checkpoint(saved(tmp_path, nn.Linear(2, 2)))
+        checkpoints.read(saved(tmp_path, nn.Linear(2, 2)))
 
 
 def truncated():
@@ -183,21 +184,21 @@ def test_what_is_no_checkpoint_is_refused_with_its_name(tmp_path, content):
     path = tmp_path / "odd.pth"
     path.write_bytes(truncated() if content is None else content)
     with pytest.raises(ValueError, match=r"odd\.pth"):
-        networks.read_checkpoint(path)
+        checkpoints.read(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {}, {"epoch": 3}, {"net": {}}, {0: torch.zeros(2, 2)}, {"a": None}],
                          ids=["list", "tensor", "empty dict", "no parameters", "empty net", "numbered", "none"])
 def test_a_file_without_named_parameters_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match=r"network\.pth holds"):
-        networks.read_checkpoint(saved(tmp_path, content))
+        checkpoints.read(saved(tmp_path, content))
 
 
 def test_a_missing_file_is_named_with_the_command_that_makes_one(tmp_path):
     with pytest.raises(ValueError, match=r"no checkpoint .*absent\.pth; .*train\.py"):
-        networks.read_checkpoint(tmp_path / "absent.pth")
+        checkpoints.read(tmp_path / "absent.pth")
     with pytest.raises(ValueError, match="no checkpoint"):
-        networks.read_checkpoint(tmp_path)
+        checkpoints.read(tmp_path)
 
 
 def test_a_network_without_a_matrix_is_refused(tmp_path, own_file):

@@ -12,6 +12,7 @@ from PIL import Image
 from test_distributed import fork, launch
 
 import artifacts
+import checkpoints
 import cli
 import data
 import distributed
@@ -128,7 +129,7 @@ def test_the_csv_holds_the_extracted_float32_exactly(own_digits_run, monkeypatch
 
 
 def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_set(digits_run):
-    checkpoint = networks.read_checkpoint(digits_run.checkpoint)
+    checkpoint = checkpoints.read(digits_run.checkpoint)
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     whole = data.load_id(data.ID["digits"], "train", preprocessing, None, ("8", "9"))
     held = set(data.split_validation(len(whole), 96)[1].tolist())
@@ -149,7 +150,7 @@ def test_the_batch_size_does_not_matter(own_digits_run, digits_run, batch_size):
 
 
 def test_dropout_does_not_touch_the_features(tmp_path, digits_run):
-    state = networks.read_checkpoint(digits_run.checkpoint)
+    state = checkpoints.read(digits_run.checkpoint)
     path = tmp_path / "dropped.pth"
     torch.save({**state, "model_args": {"dropout": 0.5}}, path)
     extract_foreign(tmp_path, path, "--ood", "held_out")
