@@ -50,6 +50,14 @@ def same(state, other):
     return state.keys() == other.keys() and all(torch.equal(state[key], other[key]) for key in state)
 
 
+def ours(network, **facts):
+    """What train.py writes, as far as it counts: all that makes a file recognisably ours."""
+    classes = len(network.fc.weight)
+    return {"model_state_dict": network.state_dict(), "model": "resnet_cifar", "model_args": {"dropout": 0.0}, "dataset": "digits",
+            "class_names": [str(index) for index in range(classes)], "held_out": [], "val_size": 96, "recipe": {}, "versions": {},
+            "preprocessing": {"size": 16, "mean": (0.3,) * 3, "std": (0.3,) * 3, "interpolation": "bilinear"}, **facts}
+
+
 def saved(tmp_path, content, name="network.pth"):
     torch.save(content, tmp_path / name)
     return tmp_path / name
@@ -71,7 +79,7 @@ def test_the_keys_of_older_projects_are_known(tmp_path, key):
     path = saved(tmp_path, {key: wanted.state_dict(), "epoch": 12, "acc": 63.5})
     network, _, checkpoint = networks.load(path, "resnet_cifar")
     assert same(network.state_dict(), wanted.state_dict())
-    assert checkpoint["epoch"] == 12 and set(checkpoint) == {"model_state_dict", "epoch", "acc", "model"}
+    assert checkpoint["epoch"] == 12 and {"model_state_dict", "epoch", "acc", "model"} <= set(checkpoint)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
@@ -98,7 +106,7 @@ def test_accuracies_in_percent_become_fractions(tmp_path, stored, expected):
 def test_a_checkpoint_names_its_own_network_and_its_arguments(tmp_path):
     torch.manual_seed(0)
     wanted = networks.build("resnet_cifar", 3, dropout=0.5)
-    path = saved(tmp_path, {"model": "resnet_cifar", "model_args": {"dropout": 0.5}, "model_state_dict": wanted.state_dict()})
+    path = saved(tmp_path, ours(wanted, model_args={"dropout": 0.5}))
     network, _, _ = networks.load(path)
     assert network.dropout.p == 0.5 and same(network.state_dict(), wanted.state_dict())
     assert networks.load(path, "resnet_cifar")[2]["model"] == "resnet_cifar"
@@ -133,7 +141,7 @@ def test_a_network_of_another_kind_is_refused_with_a_few_names_and_a_count(tmp_p
 
 
 def test_another_model_than_the_checkpoints_is_refused(tmp_path):
-    path = saved(tmp_path, {"model": "resnet_cifar", "model_state_dict": tiny().state_dict()})
+    path = saved(tmp_path, ours(tiny()))
     with pytest.raises(ValueError, match="holds a resnet_cifar, not a resnet18"):
         networks.load(path, "resnet18")
 

@@ -71,9 +71,10 @@ def folder_of_images(folder, count=5, seed=0):
 
 
 def foreign(tmp_path, network, name="foreign.pth", **facts):
-    """A checkpoint that was not made by train.py."""
+    """A bare state dict, or with facts a checkpoint that passes for one of train.py's."""
     path = tmp_path / name
-    torch.save({"model_state_dict": network.state_dict(), **facts} if facts else network.state_dict(), path)
+    whole = {"model_state_dict": network.state_dict(), "recipe": {}, "versions": {}, **facts}
+    torch.save(whole if facts else network.state_dict(), path)
     return path
 
 
@@ -669,14 +670,22 @@ def own(tmp_path, name, classes=10, change=None):
     network = networks.build(f"{file}:{name}", classes)
     if change:
         change(network)
-    return foreign(tmp_path, network, f"{name}.pth", model=f"{file}:{name}", dataset="digits")
+    digits = data.ID["digits"]
+    return foreign(tmp_path, network, f"{name}.pth", model=f"{file}:{name}", dataset="digits",
+                   class_names=[str(digit) for digit in range(classes)],
+                   preprocessing=data.Preprocessing(16, digits.mean, digits.std).as_dict())
+
+
+def extract_own(tmp_path, path, *words):
+    """The same with the person's word that the network's file may be run."""
+    extract_foreign(tmp_path, path, "--model", f"{tmp_path / 'my_networks.py'}:{path.stem}", "--ood", "uniform", *words)
 
 
 def test_a_network_of_your_own_is_extracted(tmp_path):
     path = own(tmp_path, "Net")
-    extract_foreign(tmp_path, path, "--ood", "uniform")
+    extract_own(tmp_path, path)
     found = features_of(tmp_path / "results" / "Net", "ID_digits_test").features
-    network, _, _ = networks.load(path)
+    network, _, _ = networks.load(path, f"{tmp_path / 'my_networks.py'}:Net")
     images = data.load_id(data.ID["digits"], "test", data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std), None)
     normalised = data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std).normalise(images.pixels)
     with torch.inference_mode():
@@ -684,7 +693,7 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
 
 
 def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
-    extract_foreign(tmp_path, own(tmp_path, "Biasless"), "--ood", "uniform")
+    extract_own(tmp_path, own(tmp_path, "Biasless"))
     head = tmp_path / "results" / "Biasless" / "head.csv"
     assert not artifacts.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
 
@@ -692,7 +701,7 @@ def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
 @pytest.mark.parametrize("name", ["Scaled", "Softmax", "Projected", "Pair", "Spatial"])
 def test_a_network_whose_last_linear_layer_is_not_its_output_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"linear layer|classifier|logits"):
-        extract_foreign(tmp_path, own(tmp_path, name), "--ood", "uniform")
+        extract_own(tmp_path, own(tmp_path, name))
     assert not list(tmp_path.rglob("ID_*.csv"))
 
 
@@ -700,14 +709,14 @@ def test_a_network_whose_last_linear_layer_is_not_its_output_is_refused(tmp_path
 def test_a_stage_that_is_never_run_is_named(tmp_path, way):
     path = own(tmp_path, "Spare")
     with pytest.raises(ValueError, match="the stage spare of the network gives no output"):
-        extract_foreign(tmp_path, path, "--ood", "uniform", "--layers", way)
-    extract_foreign(tmp_path, path, "--ood", "uniform")
+        extract_own(tmp_path, path, "--layers", way)
+    extract_own(tmp_path, path)
 
 
 def test_a_network_that_diverged_is_called_so(tmp_path):
     path = own(tmp_path, "Net", change=lambda network: network.body[1].weight.data.fill_(float("nan")))
     with pytest.raises(ValueError, match=r"NaN or infini.*diverged"):
-        extract_foreign(tmp_path, path, "--ood", "uniform")
+        extract_own(tmp_path, path)
     assert not list(tmp_path.rglob("ID_*.csv"))
 
 
