@@ -10,6 +10,7 @@ A file counts as one of this project's where it has every entry of SIGNATURE. On
 `dataset`, `preprocessing`, `class_names`, `held_out` and `val_size` believed, and one of a wrong shape is an error. Other
 projects use the same words for other things: in their files those entries are left out, and a warning says so.
 """
+import contextlib
 import hashlib
 import json
 import math
@@ -56,7 +57,7 @@ def read(path):
         check_own(content, path)
         known = {name: value for name, value in content.items() if name != key}
     else:
-        known = plain_entries(content, path)
+        known = plain_entries({name: value for name, value in content.items() if key is not None or name not in state}, path)
     for name in ACCURACIES:
         if name in known:
             known[name] = fraction(known[name])
@@ -145,13 +146,30 @@ def unpickled(path):
     """What torch.save wrote, without running code; ValueError in one line that says why not, and what can be read."""
     check_archive(path)
     try:
-        with torch.serialization.safe_globals(INERT), warnings.catch_warnings():
+        with only_inert(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on the pickle; what matters ends in an error
             return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise  # it is there and may not be read: the system's own words say that best
     except MemoryError:
         raise ValueError(f"{path} does not fit into this machine's memory") from None
     except Exception as error:  # a file that is no checkpoint makes torch.load raise whatever it stumbles on
         raise ValueError(refusal(path, str(error))) from None
+
+
+@contextlib.contextmanager
+def only_inert():
+    """Within the block a file may name INERT beside torch's tensors, and nothing that torch or others allowed meanwhile.
+
+    Importing torch's parts allows dozens of classes, such as DeviceMesh, which starts processes' groups.
+    """
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(INERT):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(before)
 
 
 def check_archive(path):
@@ -333,6 +351,14 @@ def is_history(value):
     return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
+def is_best(value):
+    return isinstance(value, dict) and is_number(value.get("val_acc")) and is_count(value.get("epoch"))
+
+
+def is_partial(value):
+    return value is None or isinstance(value, dict)
+
+
 # Entry: (what is true of it, what an error says was expected). An entry that an older version did not write may be absent.
 EXPECTED = {
     "model": (is_text, "the name of a network"),
@@ -350,6 +376,8 @@ EXPECTED = {
     "mode": (is_text, "the name of a recipe"),
     "epoch": (is_count, "a whole number of epochs"),
     "history": (is_history, "a list of dicts, one per epoch"),
+    "best": (is_best, "a dict with val_acc and epoch"),
+    "partial": (is_partial, "a dict, or None"),
     **{name: (is_accuracy, "a share in [0, 1]") for name in ACCURACIES},
 }
 
@@ -363,8 +391,9 @@ def write(path, content):
             torch.save(content, temporary)
         except RuntimeError as error:  # torch's word for a full disk, a quota, or a file system that went away
             free = shutil.disk_usage(Path(path).parent).free
-            raise OSError(f"{path} could not be written, though {free / 2**20:,.0f} MiB are free: make room, or choose another "
-                          f"folder with --output-dir ({shown(str(error).partition(chr(10))[0])})") from error
+            said = shown(str(error).partition("\n")[0])
+            raise OSError(f"{path} could not be written ({free / 2**20:,.0f} MiB are free there): make room, or choose another "
+                          f"folder with --output-dir; torch says: {said}") from error
 
 
 def weights_sha256(model, model_args, state_dict):

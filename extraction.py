@@ -103,7 +103,7 @@ class Extractor:
                 if job.odin:
                     batch = leave_out.perturb(self.network, batch, *job.odin.values(), self.preprocessing.std)
                 with torch.autocast(self.world.device.type, torch.bfloat16) if self.amp else nullcontext():
-                    logits = self.network(batch)
+                    logits = self.logits(batch)
                 if done == own.start:
                     check_hook(caught.get(""), logits, self.classifier, self.amp)
                     check_stages(stages, caught)
@@ -114,6 +114,17 @@ class Extractor:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def logits(self, batch):
+        """The network's output; ValueError where images of this size do not pass through it."""
+        try:
+            return self.network(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"the network fails on images of {batch.shape[3]} x {batch.shape[2]} pixels ({said}); was it made for "
+                             "another size, --image-size?") from error
 
     def gather(self, found, names):
         """{name: (n, D)} of every rank -> {name: (N, D)} in the order of the images on the first rank, None on the others."""
@@ -198,11 +209,9 @@ def check_hook(features, logits, classifier, amp):
 
 
 @torch.no_grad()
-def rehearse(network, classifier, size):
-    """Send two images of noise through a fresh network; ValueError for what extraction would refuse after its training."""
+def rehearse(network, classifier, batch):
+    """-> (what enters the classifier, logits) of a small batch, as an extraction will meet them; for `check_hook`."""
     caught = []
-    batch = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with classifier.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
         logits = network.eval()(batch)
-    check_hook(caught[-1] if caught else None, logits, classifier, amp=False)
-    return logits
+    return caught[-1] if caught else None, logits

@@ -128,7 +128,7 @@ def imported(file, seen):
 
 
 @contextlib.contextmanager
-def explained(name):
+def explained(name, doing=""):
     """Within the block an error of the person's own code becomes a ValueError that names its file and line.
 
     The error itself stays behind it: --debug shows the whole traceback.
@@ -139,15 +139,15 @@ def explained(name):
         place = where(error, name)
         if place is None:
             raise
-        raise ValueError(describe(error, name, place)) from error
+        raise ValueError(describe(error, name, place, doing)) from error
     except (Exception, SystemExit) as error:
-        raise ValueError(describe(error, name, where(error, name))) from error
+        raise ValueError(describe(error, name, where(error, name), doing)) from error
 
 
-def describe(error, name, place):
-    kind = type(error).__name__
-    said = " ".join(str(error).split())
-    return f"--model {name} failed{f' at {place}' if place else ''}: {kind}{f': {said}' if said else ''} (--debug: the traceback)"
+def describe(error, name, place, doing):
+    at = f" at {place}" if place else ""
+    said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+    return f"--model {name} failed{doing}{at}: {said} (--debug shows the traceback)"
 
 
 def where(error, name):

@@ -20,6 +20,7 @@ images. Several processes (torchrun, srun) share the images by whole batches and
 for byte on like devices; moments agree to rounding, since sums come in another order. The first rank alone downloads, writes and
 prints. Each rank loads the data set; a --batch-size that gives every rank several batches shares the work evenly.
 """
+import shlex
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,9 +88,27 @@ def main(argv=None):
             with world.together():
                 fetch(args) if world.first else None
             return
+        with world.together():
+            refuse_one_name(args)
         seen = set()
         for path in args.checkpoint:
             extract_all(path, args, world, seen)
+
+
+def refuse_one_name(args):
+    """ValueError where two checkpoints, such as s0/best.pth and s1/best.pth, would be written into one folder."""
+    first = {}
+    for path in args.checkpoint:
+        other = first.setdefault(Path(path).stem, path)
+        if Path(other) == Path(path):
+            continue
+        apart = Path(args.output_dir) / (Path(path).resolve().parent.name or "other")
+        words = ["python", "run_networks.py", "--checkpoint", path, "--output-dir", str(apart)]
+        for flag in ("model", "dataset", "ood"):
+            value = getattr(args, flag) or []
+            words += [f"--{flag}", *([value] if isinstance(value, str) else value)] if value else []
+        raise ValueError(f"{other} and {path} would both be written into {Path(args.output_dir) / Path(path).stem}; extract the one "
+                         f"without the other, and that into a folder of its own: {shlex.join(words)}")
 
 
 def extract_all(path, args, world, seen):

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import filelock
 import pandas as pd
+import torch
 
 import augment
 import cli
@@ -189,14 +190,27 @@ def prove(args, recipe, class_names, size):
             raise ValueError(f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an argument dropout, "
                              "or choose another --mode") from None
         raise
-    layer = networks.classifier(network, args.model)
-    if args.model in networks.MODELS:
-        return
-    if len(layer.weight) != len(class_names):
-        raise ValueError(f"--model {args.model}: its last linear layer has {len(layer.weight)} outputs, and the data has "
-                         f"{len(class_names)} classes. {extraction.SAY_WHICH}")
-    with network_files.explained(args.model):
-        extraction.rehearse(network, layer, size)
+    if args.model not in networks.MODELS:
+        rehearse(args.model, network, len(class_names), size)
+
+
+def rehearse(model, network, classes, size):
+    """Send two images of noise through a person's own network, fresh; ValueError for what extraction would refuse in the end."""
+    layer = networks.classifier(network, model)
+    batch = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with network_files.explained(model, f" on images of {size} x {size} pixels"):
+        features, logits = extraction.rehearse(network, layer, batch)
+    try:
+        extraction.check_hook(features, logits, layer, amp=False)
+    except ValueError as error:
+        place = networks.output_layer(network, batch) if isinstance(logits, torch.Tensor) else None
+        if place is None or network.get_submodule(place) is layer:
+            raise ValueError(f"--model {model}: {error}") from None
+        raise ValueError(f"--model {model}: {networks.classifier_path(network, model)} does not make the network's output, {place} "
+                         f'does; add this line to {network_files.parts(model)[0]}: classifier = "{place}"') from None
+    if len(layer.weight) != classes:
+        raise ValueError(f"--model {model} makes {len(layer.weight)} outputs, and the data has {classes} classes: the function must "
+                         "use the number of classes that it is given")
 
 
 def resolve(args, dataset):

@@ -71,7 +71,11 @@ class State:
         if different:
             raise ValueError(f"{self.files['last']} was started with other arguments, data, or recipe: {'; '.join(different)}. "
                              "Repeat those, or start over with --force")
-        self.load(state)
+        try:
+            self.load(state)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            said = checkpoints.shown(" ".join(str(error).split()))
+            raise ValueError(f"{self.files['last']} is no state that could be resumed ({said}); start over with --force") from error
         self.epoch, self.history, self.best, self.partial = (state[key] for key in ("epoch", "history", "best", "partial"))
         ranks = len(state["rng"])
         if self.world.rank < ranks:
