@@ -144,13 +144,13 @@ def fraction(value):
 
 def unpickled(path):
     """What torch.save wrote, without running code; ValueError in one line that says why not, and what can be read."""
+    with open(path, "rb"):
+        pass  # where it may not be read, the system's own words say so
     check_archive(path)
     try:
         with only_inert(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on the pickle; what matters ends in an error
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise  # it is there and may not be read: the system's own words say that best
     except MemoryError:
         raise ValueError(f"{path} does not fit into this machine's memory") from None
     except Exception as error:  # a file that is no checkpoint makes torch.load raise whatever it stumbles on

@@ -1,5 +1,6 @@
 """checkpoints.py: no code from a file, the forms that people have, what a file may say, and writing whole or not at all."""
 import argparse
+import builtins
 import collections
 import copy
 import os
@@ -306,11 +307,12 @@ def test_control_characters_of_a_file_are_never_printed(tmp_path):
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
-    def deny(*_, **__):
-        raise PermissionError(13, "Permission denied", "network.pth")
-    monkeypatch.setattr(torch, "load", deny)
-    with pytest.raises(PermissionError):
-        checkpoints.read(saved(tmp_path, tiny().state_dict()))
+    def deny(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+    path = saved(tmp_path, tiny().state_dict())
+    monkeypatch.setattr(builtins, "open", deny)
+    with pytest.raises(PermissionError, match=r"network\.pth"):
+        checkpoints.read(path)
 
 
 # ---- the digest of weights -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import csv_files
+import artifacts
 import data
 import main
 import network_files
@@ -119,7 +119,7 @@ def test_a_file_trains_and_extracts(tmp_path, text):
     model = written(tmp_path / "nets", text)
     ours, path = {name: sys.modules[name] for name in ("data", "networks", "records")}, list(sys.path)
     folder = extracted(trained(model, tmp_path / "results"), "--model", model)
-    assert csv_files.read_features(folder / "ID_digits_test.csv").features.shape == (179, 8)
+    assert artifacts.read_features(folder / "ID_digits_test.csv").features.shape == (179, 8)
     assert {name: sys.modules[name] for name in ours} == ours and sys.path == path and "blocks" not in sys.modules
 
 
@@ -199,8 +199,8 @@ def test_a_classifier_of_every_kind_is_trained_extracted_and_found_in_a_bare_sta
     folder = extracted(checkpoint, "--model", model)
     network, layer, content = networks.load(checkpoint, model)
     assert layer is network.get_submodule(place) and content["classes"] == 3
-    W, b, names = csv_files.read_head(folder / "head.csv")
-    found = csv_files.read_features(folder / "ID_digits_test.csv")
+    W, b, names = artifacts.read_head(folder / "head.csv")
+    found = artifacts.read_features(folder / "ID_digits_test.csv")
     preprocessing = data.Preprocessing(**content["preprocessing"])
     images = data.load_id(data.ID["digits"], "test", preprocessing, None, tuple("3456789"))
     with torch.inference_mode():
