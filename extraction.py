@@ -189,8 +189,8 @@ def check_stages(stages, caught):
 def check_hook(features, logits, classifier, amp):
     """The classifier was run, once, on one vector per image, and what it made is what the network returns."""
     if not isinstance(logits, torch.Tensor):
-        raise ValueError(f"the network returns a {type(logits).__name__}; expected logits (N, C) alone: let its forward return what "
-                         "the classifier makes")
+        raise ValueError(f"the network returns a {type(logits).__name__}; expected logits (N, C) alone: let its forward return "
+                         "what the classifier makes")
     if features is None:
         raise ValueError(f"the hooked layer does not make the network's output: it is never run. {SAY_WHICH}")
     if features.ndim == 4 and classifier.weight.ndim == 4:

@@ -1,8 +1,8 @@
 """Networks from a person's own file: --model FILE.py:FUNCTION.
 
-Such a file is code, and runs with all rights of whoever starts the script. It is run only where the person names it; a
-checkpoint that names one is not enough (networks.load).
-"""
+Such a file is code, and runs with all rights of whoever starts the script. It is run only where the
+person names it; a checkpoint that names one is not enough (networks.load)."""
+
 import contextlib
 import hashlib
 import importlib.util
@@ -17,18 +17,17 @@ HERE = Path(__file__).resolve().parent
 
 
 def parts(name):
-    """"my_network.py:build" -> (its path, "build")."""
+    """ "my_network.py:build" -> (its path, "build")."""
     file, _, function = name.rpartition(":")
     return Path(file), function
 
 
 def build(name, num_classes, arguments):
-    """The nn.Module that FUNCTION of FILE.py makes for so many classes; ValueError that names file and line where it fails.
+    """The nn.Module that FUNCTION of FILE.py makes; ValueError names file and line where it fails.
 
-    `arguments` that are off (dropout 0) are not handed on, so that a function needs no such argument. The network keeps
-    as own_classes and own_classifier what its classifier is found by: the network's own `classifier` where that is a
-    text, or else the file's.
-    """
+    `arguments` that are off (dropout 0) are not handed on, so that a function needs no such
+    argument. The network keeps as own_classes and own_classifier what its classifier is found by:
+    the network's own `classifier` where that is a text, or else the file's."""
     file, function = parts(name)
     with neighbours(file), explained(name):
         module = run(file)
@@ -39,8 +38,14 @@ def build(name, num_classes, arguments):
         check_call(name, maker, num_classes, given)
         network = maker(num_classes, **given)
     if not isinstance(network, nn.Module):
-        raise ValueError(f"--model {name}: {function} returned a {type(network).__name__}; expected an nn.Module")
-    said = [path for path in (getattr(network, "classifier", None), getattr(module, "classifier", None)) if isinstance(path, str)]
+        raise ValueError(
+            f"--model {name}: {function} returned a {type(network).__name__}; expected an nn.Module"
+        )
+    said = [
+        path
+        for path in (getattr(network, "classifier", None), getattr(module, "classifier", None))
+        if isinstance(path, str)
+    ]
     network.own_classes, network.own_classifier = num_classes, next(iter(said), None)
     return network
 
@@ -57,7 +62,8 @@ def check_call(name, maker, num_classes, arguments):
 
 
 def run(file):
-    """The file as a module, registered under a name of its own: dataclasses and pickling look themselves up there."""
+    """The file as a module, registered under a name of its own: dataclasses and pickling look "
+    "themselves up there."""
     name = f"_network_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
@@ -72,16 +78,20 @@ def run(file):
 
 @contextlib.contextmanager
 def neighbours(file):
-    """Within the block the file imports what lies beside it, as if Python ran it: its `data.py` and not ours.
+    """Within the block the file imports what lies beside it: its `data.py`, and not ours.
 
-    Afterwards all is as before: ours are back, and another file's neighbour of the same name is not mistaken for this one's.
-    """
+    Afterwards all is as before: ours are back, and another file's neighbour of the same name is not
+    mistaken for this one's."""
     folder = file.resolve().parent
     if folder == HERE:
         yield
         return
     names = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
-    ours = {name: module for name, module in sys.modules.items() if name in names and lies_in(module, HERE)}
+    ours = {
+        name: module
+        for name, module in sys.modules.items()
+        if name in names and lies_in(module, HERE)
+    }
     for name in ours:
         del sys.modules[name]
     sys.path.insert(0, str(folder))
@@ -90,7 +100,11 @@ def neighbours(file):
         yield
     finally:
         sys.path.remove(str(folder))
-        for name in [name for name, module in sys.modules.items() if not name.startswith("_network_") and lies_in(module, folder)]:
+        for name in [
+            name
+            for name, module in sys.modules.items()
+            if not name.startswith("_network_") and lies_in(module, folder)
+        ]:
             del sys.modules[name]
         sys.modules.update(ours)
 
@@ -98,11 +112,16 @@ def neighbours(file):
 def lies_in(module, folder):
     """True for a module whose file is in the folder, or in a package there."""
     file = getattr(module, "__file__", None)
-    return bool(file) and folder in Path(file).resolve().parents and "site-packages" not in Path(file).parts
+    return (
+        bool(file)
+        and folder in Path(file).resolve().parents
+        and "site-packages" not in Path(file).parts
+    )
 
 
 def sha256(name):
-    """Digest of the file and of every Python file beside it that it imports by name, since features depend on both."""
+    """Digest of the file and of every Python file beside it that it imports by name, since "
+    "features depend on both."""
     file, _ = parts(name)
     digest = hashlib.sha256(file.read_bytes())
     for path in imported(file, set()):
@@ -113,6 +132,7 @@ def sha256(name):
 def imported(file, seen):
     """Files in the same folder that the file imports, and those that they import, sorted."""
     import ast
+
     tree = ast.parse(file.read_bytes())
     names = set()
     for node in ast.walk(tree):
@@ -129,7 +149,7 @@ def imported(file, seen):
 
 @contextlib.contextmanager
 def explained(name, doing=""):
-    """Within the block an error of the person's own code becomes a ValueError that names its file and line.
+    """Within the block an error of the person's code becomes a ValueError with its file and line.
 
     The error itself stays behind it: --debug shows the whole traceback.
     """
@@ -151,11 +171,23 @@ def describe(error, name, place, doing):
 
 
 def where(error, name):
-    """"net.py, line 12": the last line of the person's own files that the error went through, or None."""
+    """ "net.py, line 12": the last line of the person's own files that the error went through, or "
+    "None."""
     file = parts(name)[0].resolve()
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve().parent == file.parent:
+    if (
+        isinstance(error, SyntaxError)
+        and error.filename
+        and Path(error.filename).resolve().parent == file.parent
+    ):
         return f"{error.filename}, line {error.lineno}"
-    own = [frame for frame in traceback.extract_tb(error.__traceback__)
-           if Path(frame.filename).resolve().parent == file.parent and file.parent != HERE]
-    own = own or [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file]
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve().parent == file.parent and file.parent != HERE
+    ]
+    own = own or [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == file
+    ]
     return f"{own[-1].filename}, line {own[-1].lineno}" if own else None

@@ -1,10 +1,11 @@
-"""Networks by name: build one, load a checkpoint into it, find the linear layer that reads its features.
+"""Networks by name: build one, load a checkpoint into it, find the layer that reads its features.
 
-A new network is one row in MODELS: what builds it, its stages, and the attribute path of its classifier. A network of your
-own needs no row: --model my_network.py:build takes any function (or class) that maps the number of classes to an nn.Module.
-Its classifier is the last nn.Linear (or 1x1 convolution) with one output per class; where that is another layer, the network
-or its file says so with `classifier = "path.to.layer"`. What a checkpoint file may hold is checkpoints.py's.
-"""
+A new network is one row in MODELS: what builds it, its stages, and the attribute path of its
+classifier. A network of your own needs no row: --model my_network.py:build takes any function (or
+class) that maps the number of classes to an nn.Module. Its classifier is the last nn.Linear (or 1x1
+convolution) with one output per class; where that is another layer, the network or its file says so
+with `classifier = "path.to.layer"`. What a checkpoint file may hold is checkpoints.py's."""
+
 import re
 import shlex
 import warnings
@@ -22,12 +23,13 @@ import resnet
 from checkpoints import shown
 
 COUNTER = "num_batches_tracked"  # of batch norm since torch 0.4; says nothing about features
-GUESSES = 8  # numbers of classes that are tried where the file does not say which matrix is the classifier's
+GUESSES = 8  # numbers of classes tried where nothing says which matrix is the classifier's
 
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, its stages from the input on, and its classifier."""
+    """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, its stages from the "
+    "input on, and its classifier."""
 
     build: callable
     stages: tuple
@@ -35,8 +37,10 @@ class Model:
 
 
 def resnet_row(block, blocks, stem="cifar"):
-    return Model(partial(resnet.ResNet_ImageNet, block=block, blocks=blocks, stem=stem),
-                 stages=("layer1", "layer2", "layer3", "layer4"))
+    return Model(
+        partial(resnet.ResNet_ImageNet, block=block, blocks=blocks, stem=stem),
+        stages=("layer1", "layer2", "layer3", "layer4"),
+    )
 
 
 MODELS = {
@@ -53,7 +57,10 @@ def check_model(name):
     if name in MODELS:
         return
     if ":" not in name:
-        raise ValueError(f"unknown model {shown(name)!r}; expected one of {', '.join(MODELS)}, or FILE.py:FUNCTION for your own")
+        raise ValueError(
+            f"unknown model {shown(name)!r}; expected one of {', '.join(MODELS)}, or "
+            "FILE.py:FUNCTION for your own"
+        )
     file, _ = network_files.parts(name)
     if not file.is_file():
         raise ValueError(f"--model {shown(name)}: there is no file {shown(file)}")
@@ -73,39 +80,51 @@ def short_name(name):
     return f"{Path(file).stem}_{function}" if file else name
 
 
-# ---- the classifier --------------------------------------------------------------------------------------------------
+# ---- the classifier ------------------------------------------------------------------------------
+
 
 def readouts(network):
-    """{path: layer} of what could be a classifier, in order: nn.Linear, and 1x1 convolutions of every position."""
+    """{path: layer} of what could be a classifier, in order: nn.Linear, and 1x1 convolutions of "
+    "every position."""
     return {path: layer for path, layer in network.named_modules() if is_readout(layer)}
 
 
 def is_readout(layer):
     if isinstance(layer, nn.Linear):
         return True
-    return (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride == (1, 1)
-            and layer.padding in ((0, 0), "valid", "same") and layer.groups == 1)
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride == (1, 1)
+        and layer.padding in ((0, 0), "valid", "same")
+        and layer.groups == 1
+    )
 
 
 def classifier_path(network, name):
-    """Where the classifier stands: by the registry, by the person's own word, or the last layer with an output per class.
+    """Where the classifier stands: by registry, by the person's word, or as the last that fits.
 
-    A linear layer comes before a convolution. Whether it makes the network's output is seen when images go through.
-    """
+    A linear layer comes before a convolution. Whether it makes the network's output is seen when
+    images go through."""
     if name in MODELS:
         return MODELS[name].classifier
     found = readouts(network)
     if network.own_classifier is not None:
         if network.own_classifier not in found:
-            raise ValueError(f"{name} says classifier = {network.own_classifier!r}, and no linear layer stands there; expected one "
-                             f"of: {some(list(found)) or 'it has none'}")
+            raise ValueError(
+                f"{name} says classifier = {network.own_classifier!r}, and no linear layer stands "
+                "there; expected one "
+                f"of: {some(list(found)) or 'it has none'}"
+            )
         return network.own_classifier
     linear = [path for path, layer in found.items() if isinstance(layer, nn.Linear)]
     fitting = [path for path, layer in found.items() if len(layer.weight) == network.own_classes]
     for candidates in ([path for path in linear if path in fitting], fitting, linear):
         if candidates:
             return candidates[-1]
-    raise ValueError(f"{name} has no linear layer; the classifier must be an nn.Linear, or a 1x1 nn.Conv2d")
+    raise ValueError(
+        f"{name} has no linear layer; the classifier must be an nn.Linear, or a 1x1 nn.Conv2d"
+    )
 
 
 def classifier(network, name):
@@ -117,8 +136,12 @@ def classifier(network, name):
 def output_layer(network, batch):
     """Path of the layer that makes the network's logits of this batch, or None."""
     outputs, layers = {}, readouts(network)
-    hooks = [layer.register_forward_hook(lambda module, inputs, output, path=path: outputs.update({path: output}))
-             for path, layer in layers.items()]
+    hooks = [
+        layer.register_forward_hook(
+            lambda module, inputs, output, path=path: outputs.update({path: output})
+        )
+        for path, layer in layers.items()
+    ]
     try:
         logits = network(batch)
     finally:
@@ -134,32 +157,40 @@ def output_layer(network, batch):
 def head(layer):
     """A classifier -> W (C, D) and b (C,), NumPy float32; zeros where it has no bias."""
     W = layer.weight.detach().flatten(1).float().cpu().numpy()
-    return W, np.zeros(len(W), np.float32) if layer.bias is None else layer.bias.detach().float().cpu().numpy()
+    return W, np.zeros(
+        len(W), np.float32
+    ) if layer.bias is None else layer.bias.detach().float().cpu().numpy()
 
 
 def vectors(inputs):
-    """What enters a classifier, (N, D) or (N, D, H, W) -> (N, D): a 1x1 convolution and the mean over positions commute."""
+    """What enters a classifier, (N, D) or (N, D, H, W) -> (N, D): a 1x1 convolution and the mean "
+    "over positions commute."""
     return inputs.flatten(2).mean(2) if inputs.ndim == 4 else inputs
 
 
 def stages(network, name):
-    """{name: module} of the network's stages in order of depth; of a foreign network, its direct children with parameters."""
+    """{name: module} of the network's stages in order of depth; of a foreign network, its direct "
+    "children with parameters."""
     if name in MODELS:
         return {stage: network.get_submodule(stage) for stage in MODELS[name].stages}
     layer = classifier(network, name)
-    return {stage: module for stage, module in network.named_children()
-            if module is not layer and any(True for _ in module.parameters())}
+    return {
+        stage: module
+        for stage, module in network.named_children()
+        if module is not layer and any(True for _ in module.parameters())
+    }
 
 
-# ---- a checkpoint's network ------------------------------------------------------------------------------------------
+# ---- a checkpoint's network ----------------------------------------------------------------------
+
 
 def load(path, model=None):
     """Checkpoint file -> (network in eval mode, its classifier, the checkpoint's dict).
 
-    `model` names the network where the file does not; a network that is code must always be named, since a file never
-    chooses code to run. The dict has three more entries: `classes`, `weights_sha256`, and `model_file_sha256` (None for a
-    network of the registry). ValueError names the parameters that are missing, unexpected or of another shape.
-    """
+    `model` names the network where the file does not; a network that is code must always be named,
+    since a file never chooses code to run. The dict has three more entries: `classes`,
+    `weights_sha256`, and `model_file_sha256` (None for a network of the registry). ValueError names
+    the parameters that are missing, unexpected or of another shape."""
     checkpoint = checkpoints.read(path)
     name = chosen(path, checkpoint.get("model"), model)
     check_model(name)
@@ -169,15 +200,20 @@ def load(path, model=None):
     layer = classifier(network, name)
     names = checkpoint.get("class_names")
     if names and len(names) != len(layer.weight):
-        raise ValueError(f"{path} names {len(names)} classes, and its classifier has {len(layer.weight)} outputs")
-    facts = {"classes": len(layer.weight),
-               "weights_sha256": checkpoints.weights_sha256(name, arguments, network.state_dict()),
-               "model_file_sha256": None if name in MODELS else network_files.sha256(name)}
+        raise ValueError(
+            f"{path} names {len(names)} classes, and its classifier has {len(layer.weight)} outputs"
+        )
+    facts = {
+        "classes": len(layer.weight),
+        "weights_sha256": checkpoints.weights_sha256(name, arguments, network.state_dict()),
+        "model_file_sha256": None if name in MODELS else network_files.sha256(name),
+    }
     return network.eval(), layer, {**checkpoint, "model": name, "model_state_dict": state, **facts}
 
 
 def chosen(path, own, given):
-    """The network's name, by the file's own word and by --model. Nothing has been built or run so far."""
+    """The network's name, by the file's own word and by --model. Nothing has been built or run so "
+    "far."""
     if own is None and given is None:
         raise ValueError(f"{path} does not say which network it holds; name it with --model")
     if own is None:
@@ -190,20 +226,27 @@ def chosen(path, own, given):
 
 
 def chosen_file(path, own, given):
-    """The person's own FILE.py:FUNCTION, which must be the one that the checkpoint names; it may have moved."""
+    """The person's own FILE.py:FUNCTION, which must be the one that the checkpoint names; it may "
+    "have moved."""
     file, function = network_files.parts(own)
     if given is None:
-        raise ValueError(f"{path} was trained with the network {shown(own)}. That file is code, and a checkpoint never chooses code "
-                         f"to run; where you trust the file, add: --model {shlex.quote(shown(own))}")
+        raise ValueError(
+            f"{path} was trained with the network {shown(own)}. That file is code, and a "
+            "checkpoint never chooses code "
+            f"to run; where you trust the file, add: --model {shlex.quote(shown(own))}"
+        )
     given_file, given_function = network_files.parts(given)
     if (file.name, function) != (given_file.name, given_function):
-        raise ValueError(f"{path} holds a {shown(own)}, not a {given}; where you trust that file, give: "
-                         f"--model {shlex.quote(shown(own))}")
+        raise ValueError(
+            f"{path} holds a {shown(own)}, not a {given}; where you trust that file, give: "
+            f"--model {shlex.quote(shown(own))}"
+        )
     return given
 
 
 def fitted(path, name, checkpoint, arguments):
-    """Build the network for as many classes as the file has -> (network, its state dict); ValueError where none fits."""
+    """Build the network for as many classes as the file has -> (network, its state dict); "
+    "ValueError where none fits."""
     found, misfits = checkpoint["model_state_dict"], []
     for classes in possible_classes(name, checkpoint, path):
         network = build(name, classes, **arguments)
@@ -212,7 +255,10 @@ def fitted(path, name, checkpoint, arguments):
         wrong = misfit(wanted, state)
         if not wrong:
             if left_out:
-                warnings.warn(f"{path}: left out, since {name} has no such parameters: {some(left_out)}", stacklevel=3)
+                warnings.warn(
+                    f"{path}: left out, since {name} has no such parameters: {some(left_out)}",
+                    stacklevel=3,
+                )
             return network, state
         misfits.append(wrong)
     closest = min(misfits, key=lambda wrong: sum(len(names) for names in wrong.values()))
@@ -227,7 +273,11 @@ def possible_classes(name, checkpoint, path):
     state = checkpoint["model_state_dict"]
     if name in MODELS:
         ending = f"{MODELS[name].classifier}.weight"
-        rows = [len(value) for key, value in state.items() if f".{key}".endswith(f".{ending}") and value.ndim == 2]
+        rows = [
+            len(value)
+            for key, value in state.items()
+            if f".{key}".endswith(f".{ending}") and value.ndim == 2
+        ]
         return rows[:1] or [classes_of(state, path)]
     rows = [len(value) for value in reversed(state.values()) if is_matrix(value)]
     return list(dict.fromkeys(rows))[:GUESSES] or [classes_of(state, path)]
@@ -246,29 +296,45 @@ def classes_of(state, path):
     return len(matrices[-1])
 
 
-# ---- names of parameters ---------------------------------------------------------------------------------------------
+# ---- names of parameters -------------------------------------------------------------------------
+
 
 def aligned(found, wanted, path):
     """A file's parameters under the network's own names -> (state dict, names that were left out).
 
-    One prefix before all of them is taken off. What lies beside them is left out where it is a second copy (a moving
-    average) or stands under another prefix. Batch norm's counter, which files before torch 0.4 lack, is filled in.
-    """
+    One prefix before all of them is taken off. What lies beside them is left out where it is a
+    second copy (a moving average) or stands under another prefix. Batch norm's counter, which files
+    before torch 0.4 lack, is filled in."""
     needed = [name for name in wanted if not name.endswith(COUNTER)]
     covering = covering_prefixes(found, needed)
     prefix = best_prefix(covering, path)
-    state = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    state = {
+        name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)
+    }
     outside = [name for name in found if not name.startswith(prefix)]
-    copies = tuple(other.removeprefix(prefix) for other in covering if other != prefix and other.startswith(prefix))
-    beside = [name for name in state if name not in wanted and (is_average(name) or name.startswith(copies))]
+    copies = tuple(
+        other.removeprefix(prefix)
+        for other in covering
+        if other != prefix and other.startswith(prefix)
+    )
+    beside = [
+        name
+        for name in state
+        if name not in wanted and (is_average(name) or name.startswith(copies))
+    ]
     for name in beside:
         del state[name]
-    counters = {name: value for name, value in wanted.items() if name.endswith(COUNTER) and name not in state}
+    counters = {
+        name: value
+        for name, value in wanted.items()
+        if name.endswith(COUNTER) and name not in state
+    }
     return {**state, **counters}, [*outside, *(prefix + name for name in beside)]
 
 
 def covering_prefixes(found, needed):
-    """The prefixes under which most needed parameters are found, each equally many; [""] where that is less than half."""
+    """The prefixes under which most needed parameters are found, each equally many; [""] where "
+    "that is less than half."""
     counts = {"": sum(name in found for name in needed)}
     for anchor in {needed[0], needed[-1]} if needed else ():
         for name in found:
@@ -276,17 +342,25 @@ def covering_prefixes(found, needed):
             if name.endswith(f".{anchor}") and prefix not in counts:
                 counts[prefix] = sum(prefix + other in found for other in needed)
     most = max(counts.values())
-    return [prefix for prefix, count in counts.items() if count == most] if 2 * most >= len(needed) else [""]
+    return (
+        [prefix for prefix, count in counts.items() if count == most]
+        if 2 * most >= len(needed)
+        else [""]
+    )
 
 
 def best_prefix(covering, path):
-    """The prefix of the network itself where its copies stand beside it; ValueError where that cannot be told."""
+    """The prefix of the network itself where its copies stand beside it; ValueError where that "
+    "cannot be told."""
     if "" in covering:
         return ""
     plain = [prefix for prefix in covering if not is_average(prefix)] or covering
     if len(plain) > 1:
-        raise ValueError(f"{path} holds the network several times, under {', '.join(map(shown, plain))}; save the one that is "
-                         f"meant, in the program that made it, with: {checkpoints.SAVE}")
+        raise ValueError(
+            f"{path} holds the network several times, under {', '.join(map(shown, plain))}; save "
+            "the one that is "
+            f"meant, in the program that made it, with: {checkpoints.SAVE}"
+        )
     return plain[0]
 
 
@@ -297,9 +371,16 @@ def is_average(name):
 
 def misfit(wanted, found):
     """{what is wrong: [names]} of a state dict beside the network's; empty where it fits."""
-    shapes = [f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}" for name in wanted
-              if name in found and wanted[name].shape != found[name].shape]
-    wrong = {"missing": sorted(set(wanted) - set(found)), "unexpected": sorted(set(found) - set(wanted)), "other shapes": shapes}
+    shapes = [
+        f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and wanted[name].shape != found[name].shape
+    ]
+    wrong = {
+        "missing": sorted(set(wanted) - set(found)),
+        "unexpected": sorted(set(found) - set(wanted)),
+        "other shapes": shapes,
+    }
     return {kind: names for kind, names in wrong.items() if names}
 
 

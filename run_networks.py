@@ -107,8 +107,9 @@ def refuse_one_name(args):
         for flag in ("model", "dataset", "ood"):
             value = getattr(args, flag) or []
             words += [f"--{flag}", *([value] if isinstance(value, str) else value)] if value else []
-        raise ValueError(f"{other} and {path} would both be written into {Path(args.output_dir) / Path(path).stem}; extract the one "
-                         f"without the other, and that into a folder of its own: {shlex.join(words)}")
+        folder = Path(args.output_dir) / Path(path).stem
+        raise ValueError(f"{other} and {path} would both be written into {folder}; extract the one without the other, and that "
+                         f"into a folder of its own: {shlex.join(words)}")
 
 
 def extract_all(path, args, world, seen):

@@ -209,7 +209,7 @@ def rehearse(model, network, classes, size):
         raise ValueError(f"--model {model}: {networks.classifier_path(network, model)} does not make the network's output, {place} "
                          f'does; add this line to {network_files.parts(model)[0]}: classifier = "{place}"') from None
     if len(layer.weight) != classes:
-        raise ValueError(f"--model {model} makes {len(layer.weight)} outputs, and the data has {classes} classes: the function must "
+        raise ValueError(f"--model {model} makes {len(layer.weight)} outputs, and the data has {classes} classes: it must "
                          "use the number of classes that it is given")
 
 

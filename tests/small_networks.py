@@ -1,4 +1,5 @@
 """Small networks and checkpoint files that test files share."""
+
 import torch
 
 import networks
@@ -10,15 +11,32 @@ def tiny(classes=4, seed=0):
 
 
 def same(state, other):
-    return state.keys() == other.keys() and all(torch.equal(state[key], other[key]) for key in state)
+    return state.keys() == other.keys() and all(
+        torch.equal(state[key], other[key]) for key in state
+    )
 
 
 def ours(network, **facts):
     """What train.py writes, as far as it counts: all that makes a file recognisably ours."""
     classes = len(network.fc.weight)
-    return {"model_state_dict": network.state_dict(), "model": "resnet_cifar", "model_args": {"dropout": 0.0}, "dataset": "digits",
-            "class_names": [str(index) for index in range(classes)], "held_out": [], "val_size": 96, "recipe": {}, "versions": {},
-            "preprocessing": {"size": 16, "mean": (0.3,) * 3, "std": (0.3,) * 3, "interpolation": "bilinear"}, **facts}
+    return {
+        "model_state_dict": network.state_dict(),
+        "model": "resnet_cifar",
+        "model_args": {"dropout": 0.0},
+        "dataset": "digits",
+        "class_names": [str(index) for index in range(classes)],
+        "held_out": [],
+        "val_size": 96,
+        "recipe": {},
+        "versions": {},
+        "preprocessing": {
+            "size": 16,
+            "mean": (0.3,) * 3,
+            "std": (0.3,) * 3,
+            "interpolation": "bilinear",
+        },
+        **facts,
+    }
 
 
 def saved(tmp_path, content, name="network.pth"):

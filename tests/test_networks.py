@@ -5,11 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from small_networks import ours, same, saved, tiny
 from torch import nn
 
 import checkpoints
 import networks
-from small_networks import ours, same, saved, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
