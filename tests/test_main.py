@@ -17,7 +17,6 @@ from test_cli import read_csv, shell, write_blank
 
 import checkpoints
 import main
-import networks
 import records
 import scores
 import training

@@ -141,7 +141,7 @@ def test_a_foreign_file_that_names_code_does_not_even_suggest_it(tmp_path):
     )
     with (
         pytest.warns(UserWarning, match="its own model is ignored"),
-        pytest.raises(ValueError, match="name it with --model$"),
+        pytest.raises(ValueError, match=r"name it with --model$"),
     ):
         networks.load(path)
 
