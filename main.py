@@ -3,10 +3,13 @@
     python main.py                                          # handwritten digits on the CPU, nothing to download
     python main.py --dataset cifar100 --model resnet18 --ood svhn textures --epochs 200
     python main.py --dataset cifar100 --ood svhn mine=path/to/photographs --methods MSP ViM --vim-dim 300
+    python main.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn mine=path/to/photographs
+    python main.py --checkpoint elsewhere.pth --model my_network.py:build --dataset cifar100
     python main.py --force ood                              # redo one stage and what follows from it
 
 A stage whose outputs are there, and were made with the same arguments from the same files, is skipped; an interrupted training
-run goes on where it was. Every flag of the five scripts is taken here too and handed to the stages that know it.
+run goes on where it was. With --checkpoint nothing is trained: the checkpoint, yours or another project's, is extracted, scored,
+measured and reported. Every flag of the five scripts is taken here too and handed to the stages that know it.
 """
 import shlex
 import time
@@ -45,43 +48,75 @@ STAGES = {
 }
 
 
-def parse_args(argv=None):
-    """-> (main's own arguments, {stage: the words handed to its script})."""
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "dataset", "model", "mode", "ood", "data-dir", "output-dir")
+    cli.add_flags(parser, "checkpoint", "dataset", "model", "mode", "ood", "data-dir", "output-dir",
+                  checkpoint={"help": "analyse this checkpoint and train nothing; add --model and --dataset where the file does "
+                              "not say them"})
     parser.add_argument("--use", choices=("best", "final"), help="checkpoint to go on with: of the highest validation accuracy, or "
                         "of the last epoch; default: final for --mode collapse, best for others")
     parser.add_argument("--force", nargs="+", choices=list(STAGES), default=[], metavar="STAGE",
                         help=f"redo these stages and what follows from them: {', '.join(STAGES)}")
     parser.add_argument("--plan", action="store_true", help="check all stages' arguments, print their commands and run nothing")
+    return parser
+
+
+def parse_args(argv=None):
+    """-> (main's own arguments, {stage: the words handed to its script})."""
+    parser = make_parser()
     args, others = parser.parse_known_args(argv)
     if args.plan and args.force:
         parser.error("--plan shows what a whole run does; leave --force out")
-    words = {name: [] for name in STAGES}
-    embedded = args.dataset in (None, EMBEDDED["dataset"])
-    given = {flag: value for flag, value in vars(args).items() if flag in ("dataset", "model", "mode") and value}
-    if embedded:
+    given = of_a_checkpoint(parser, args) if args.checkpoint else of_a_training(args, others)
+    given += [["--data-dir", args.data_dir], ["--output-dir", args.output_dir]]
+    stages = [name for name in STAGES if name != "train" or not args.checkpoint]
+    words = {name: [] for name in stages}
+    for group in [*given, *groups(others)]:
+        for name in takers(parser, group, args):
+            words[name] += group
+    return args, words
+
+
+def of_a_checkpoint(parser, args):
+    """The flags that only an analysis has: what the checkpoint does not say of itself."""
+    for flag in ("mode", "use"):
+        if getattr(args, flag):
+            parser.error(f"--{flag} is of training, and --checkpoint trains nothing; leave one of them out")
+    if "train" in args.force:
+        parser.error("--force train: --checkpoint trains nothing; leave one of them out")
+    given = [[f"--{flag}", getattr(args, flag)] for flag in ("dataset", "model") if getattr(args, flag)]
+    return given + ([["--ood", *args.ood]] if args.ood else [])
+
+
+def of_a_training(args, others):
+    """The flags of a whole run, with what is taken where nobody says; sets args.dataset and args.ood."""
+    given = {flag: getattr(args, flag) for flag in ("dataset", "model", "mode") if getattr(args, flag)}
+    if args.dataset in (None, EMBEDDED["dataset"]):
         given = {**EMBEDDED, **given}
         if "--epochs" in " ".join(others) or given["mode"] != EMBEDDED["mode"]:
             given.pop("epochs")
     args.dataset = given["dataset"]
-    own = [[f"--{flag}", value] for flag, value in given.items()]
-    own += [[f"--{flag}", getattr(args, flag.replace("-", "_"))] for flag in ("data-dir", "output-dir")]
     args.ood = args.ood or run_networks.default_ood(args.dataset)
     if not args.ood:
         raise ValueError(f"{args.dataset} has no OOD sets of its own; name some with --ood, such as --ood textures svhn")
-    own += [["--ood", *args.ood]]
-    for group in [*own, *groups(others)]:
-        takers = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(group[0].partition("=")[0])]
-        if not takers or not group[0].startswith("--"):
-            parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
-        if group[0].partition("=")[0] == "--checkpoint":
-            parser.error("--checkpoint is what the first stage makes here; to go on from one of yours, run the scripts one by one")
-        for name in takers:
-            # run_networks reads the network from the checkpoint; code is run only where the person names it.
-            if not (name == "extract" and group[0] == "--model") or ":" in group[-1]:
-                words[name] += group
-    return args, words
+    return [[f"--{flag}", value] for flag, value in given.items()] + [["--ood", *args.ood]]
+
+
+def takers(parser, group, args):
+    """The stages whose scripts know this flag; a usage error where none does."""
+    flag = group[0].partition("=")[0]
+    known = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(flag)]
+    if not known or not flag.startswith("--"):
+        parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
+    if not args.checkpoint:
+        # run_networks reads the network's name from the checkpoint; code is run only where the person names it.
+        registered = flag == "--model" and ":" not in group[-1]
+        return [name for name in known if not (name == "extract" and registered)]
+    if known == ["train"]:
+        parser.error(f"{flag} is of training, and --checkpoint trains nothing; leave one of them out")
+    return [name for name in known if name != "train"]
 
 
 def groups(words):
@@ -95,57 +130,87 @@ def groups(words):
     return found
 
 
+# ---- the run ---------------------------------------------------------------------------------------------------------
+
 def main(argv=None):
     args, words = parse_args(argv)
-    training = train.parse_args(words["train"])
-    files = train.run_files(args.output_dir, training.model, training.suffix)
-    checkpoint = files[args.use or recipes.RECIPES[training.mode].keep]
-    for name in ("extract", "ood", "collapse", "report"):
-        words[name] += ["--checkpoint", str(checkpoint)]
-    if "held_out" in args.ood and not training.held_out:
-        raise ValueError("the OOD set held_out needs classes that are left out of training: name them with --held-out, or name "
-                         "other sets with --ood")
+    files = None if args.checkpoint else training_files(args, words["train"])
+    checkpoint = Path(args.checkpoint) if args.checkpoint else chosen(files, args, words["train"])
+    for name in words:
+        if name != "train":
+            words[name] += ["--checkpoint", str(checkpoint)]
     utils.writable_folder(args.output_dir)
-    finished = {name: Path(args.output_dir) / checkpoint.stem / stage.record for name, stage in STAGES.items()}
-    finished["train"] = records.sidecar_path(checkpoint)
-    for name, stage in STAGES.items():  # every mistake in every stage's arguments shows before the first starts
-        stage.script.parse_args(words[name])
-    fetch = ["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood]
-    fetch += [word for group in groups(words["extract"]) if group[0].startswith("--max-pixels") for word in group]
+    for name in words:  # every mistake in every stage's arguments shows before the first starts
+        STAGES[name].script.parse_args(words[name])
     if args.plan:
-        return print_plan(fetch, words)
-    redone, seconds = set(), {}
+        return print_plan(args, words)
+    folder, redone, seconds = Path(args.output_dir) / checkpoint.stem, set(), {}
     for name, stage in STAGES.items():
-        forced = name in args.force or (args.force and redone.intersection(stage.needs))
-        if not forced and is_current(name, stage, finished[name], words):
+        if name not in words:
             continue
-        if name == "train":
-            run_networks.main(fetch)
-            other = files["final"].exists() and not files["last"].exists()  # a run with other arguments: redone, as asked
-            words[name] += ["--force" if forced or other else "--resume"]
-        elif name == "extract" and forced:
-            words[name] += ["--force"]
-        print(f"\n== {name}: {stage.script.__name__}.py {' '.join(words[name])}", flush=True)
+        forced = name in args.force or bool(args.force and redone.intersection(stage.needs))
+        if not forced and is_current(name, folder, files, words):
+            continue
         start = time.perf_counter()
-        if code := stage.script.main(words[name]):
+        if code := run_stage(name, args, words, files, forced):
             return code
         redone.add(name)
         seconds[name] = time.perf_counter() - start
     print("\n" + ("; ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) if seconds else "all is current"))
-    print(f"report: {finished['report'].parent / 'report.html'}")
+    print(f"report: {folder / 'report.html'}")
 
 
-def print_plan(fetch, words):
+def training_files(args, words):
+    """The files of the training run that these words describe."""
+    training = train.parse_args(words)
+    if "held_out" in args.ood and not training.held_out:
+        raise ValueError("the OOD set held_out needs classes that are left out of training: name them with --held-out, or name "
+                         "other sets with --ood")
+    return train.run_files(args.output_dir, training.model, training.suffix)
+
+
+def chosen(files, args, words):
+    """The checkpoint of the run that the later stages go on with."""
+    return files[args.use or recipes.RECIPES[train.parse_args(words).mode].keep]
+
+
+def is_current(name, folder, files, words):
+    """True if a stage need not run: its record names these arguments, and all that it read and wrote is unchanged."""
+    stage = STAGES[name]
+    arguments = cli.material(stage.script.parse_args(words[name]))
+    verify = "--verify" in words["extract"]
+    if name == "train":
+        return train.is_finished(files, arguments, verify)
+    return records.is_current(folder / stage.record, arguments, verify)
+
+
+def run_stage(name, args, words, files, forced):
+    """One stage -> its script's exit code."""
+    own = [*words[name]]
+    if name == "train":
+        run_networks.main(fetch_words(args, words))
+        finished = files["final"].exists() and not files["last"].exists()
+        own += ["--force" if forced or finished else "--resume"]  # a run with other arguments is redone, as asked
+    elif name == "extract" and forced:
+        own += ["--force"]
+    script = STAGES[name].script
+    print(f"\n== {name}: {script.__name__}.py {' '.join(own)}", flush=True)
+    return script.main(own)
+
+
+def fetch_words(args, words):
+    """The words that make run_networks.py see that all data is at hand, before anything is trained."""
+    bounds = [word for group in groups(words["extract"]) if group[0].startswith("--max-pixels") for word in group]
+    return ["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood, *bounds]
+
+
+def print_plan(args, words):
     """What fetches the data, and then every stage's command, a line each, quoted for a shell: slurm/chain.sbatch goes by it."""
-    for script, own in [(run_networks, fetch), *((stage.script, words[name]) for name, stage in STAGES.items())]:
+    commands = [(STAGES[name].script, own) for name, own in words.items()]
+    if not args.checkpoint:
+        commands.insert(0, (run_networks, fetch_words(args, words)))
+    for script, own in commands:
         print(shlex.join(["python", f"{script.__name__}.py", *own]))
-
-
-def is_current(name, stage, record, words):
-    """Whether a stage need not run. Folders of images may have changed unseen, so the extraction looks at them each time."""
-    if name == "extract" and any("=" in text for text in words[name]):
-        return False
-    return records.is_current(record, cli.material(stage.script.parse_args(words[name])))
 
 
 if __name__ == "__main__":

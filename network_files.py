@@ -120,13 +120,19 @@ def lies_in(module, folder):
 
 
 def sha256(name):
-    """Digest of the file and of every Python file beside it that it imports by name, since "
-    "features depend on both."""
-    file, _ = parts(name)
-    digest = hashlib.sha256(file.read_bytes())
-    for path in imported(file, set()):
+    """Digest of the file and of every Python file beside it that it imports: features depend on both."""
+    digest = hashlib.sha256()
+    for path in files(name):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def files(name):
+    """The files that a network's code lies in: FILE.py and what it imports from beside it; none for a name of ours."""
+    if ":" not in name:
+        return []
+    file, _ = parts(name)
+    return [file, *imported(file, set())]
 
 
 def imported(file, seen):

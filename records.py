@@ -7,6 +7,7 @@ Two hashes: `sha256` is of the bytes; `content_sha256` is of what the bytes say,
 other order of columns count as the same. One rule, `unchanged`, serves every script: the same bytes, or the same content.
 A network's content is `weights_sha256`: a training that is repeated and ends in the same weights made the same network.
 """
+import ast
 import contextlib
 import datetime
 import functools
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import csv_files
+import image_folders
 from utils import plain, read_json, replacing, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "polars")
@@ -57,6 +59,8 @@ def content_sha256(path):
     path = Path(path)
     if path.suffix == ".pth":
         return network_of(path).get("weights_sha256")
+    if path.suffix == ".py":
+        return code_sha256(path)
     if path.suffix not in csv_files.SUFFIXES:
         return None
     known = read_sidecar(path)
@@ -65,6 +69,14 @@ def content_sha256(path):
     try:
         return csv_files.file_content_sha256(path)
     except ValueError:  # damaged: it cannot be the same as anything
+        return None
+
+
+def code_sha256(path):
+    """SHA-256 of what a Python file does: comments and layout do not count, so that mending them redoes no training."""
+    try:
+        return hashlib.sha256(ast.dump(ast.parse(path.read_bytes())).encode()).hexdigest()
+    except (SyntaxError, ValueError):
         return None
 
 
@@ -179,6 +191,7 @@ KINDS = {
     **dict.fromkeys(("arguments", "versions", "preprocessing", "recipe", "model_args", "thresholds"),
                     Kind("an object with names", is_named(lambda value: True))),
     "listings": Kind("patterns with lists of file names", is_named(is_texts)),
+    "folders": Kind("folders of images with their hashes", is_named(lambda value: isinstance(value, dict))),
 }
 
 
@@ -265,18 +278,25 @@ def fingerprints(paths, root):
         return {os.path.relpath(path, root): digest for path, digest in zip(paths, digests, strict=True)}
 
 
-def write_record(path, arguments, inputs, outputs, listings=(), stale=None, **more):
-    """The record of a finished stage: its arguments and what it looked for, read and wrote, by hash.
+def write_record(path, arguments, inputs, outputs, listings=(), folders=None, stale=None, **more):
+    """The record of a finished stage: its arguments and what it looked for, read and wrote.
 
     `inputs` that are absent are recorded as absent; `listings`, patterns of names in the record's folder, are recorded with
-    the files that they find: a stage is no longer current when another file comes that it would have read.
+    the files that they find: a stage is no longer current when another file comes that it would have read. `folders` of
+    images are {folder: {"listing": by names, sizes and times, "content": by the files' bytes}}, as image_folders hashes them.
     """
+    files = all_files(path, inputs, outputs, listings, folders)
+    write_json(path, provenance(arguments, stale, **files, **more))
+
+
+def all_files(path, inputs, outputs, listings=(), folders=None):
+    """What `is_current` compares, as it stands in a record at `path`."""
     root, inputs, outputs = Path(path).parent, list(inputs), list(outputs)
-    read, written = fingerprints(inputs, root), fingerprints(outputs, root)
     contents = {os.path.relpath(file, root): content_sha256(file) for file in (*inputs, *outputs) if os.path.isfile(file)}
-    write_json(path, provenance(
-        arguments, stale, inputs=read, outputs=written, contents={name: value for name, value in contents.items() if value},
-        listings={pattern: listing(root, pattern) for pattern in listings}, **more))
+    return {"inputs": fingerprints(inputs, root), "outputs": fingerprints(outputs, root),
+            "contents": {name: value for name, value in contents.items() if value},
+            "listings": {pattern: listing(root, pattern) for pattern in listings},
+            "folders": {str(folder): hashes for folder, hashes in (folders or {}).items()}}
 
 
 def listing(folder, pattern):
@@ -301,12 +321,28 @@ def inside(folder, name):
     return path
 
 
-def is_current(path, arguments):
-    """True if a record stands at `path` with these arguments, and all that it looked for, read and wrote is unchanged."""
-    record, root = read_record(path), Path(path).parent
+def is_current(path, arguments, verify=False):
+    """True if a record stands at `path` with these arguments, and all that it looked for, read and wrote is unchanged.
+
+    Images count as unchanged where their names, sizes and times are; where these changed, or with `verify`, by their bytes.
+    """
+    record = read_record(path)
     if not {"arguments", "inputs", "outputs"} <= set(record) or record["arguments"] != plain(arguments):
         return False
-    contents = record.get("contents", {})
+    return (all_unchanged(path, record)
+            and all(listing(Path(path).parent, pattern) == names for pattern, names in record.get("listings", {}).items())
+            and all(same_images(folder, then, verify) for folder, then in record.get("folders", {}).items()))
+
+
+def all_unchanged(path, record):
+    root, contents = Path(path).parent, record.get("contents", {})
     files = {**record["inputs"], **record["outputs"]}
-    return (all(unchanged(root / name, digest, contents.get(name)) for name, digest in files.items())
-            and all(listing(root, pattern) == names for pattern, names in record.get("listings", {}).items()))
+    return all(unchanged(root / name, digest, contents.get(name)) for name, digest in files.items())
+
+
+def same_images(folder, then, verify=False):
+    """True if a folder of images holds what it held `then` ({"listing": ..., "content": ...})."""
+    now = image_folders.listing_hash(folder)
+    if now is None or (now == then.get("listing") and not verify):
+        return now is not None
+    return image_folders.content_hash(folder) == then.get("content")

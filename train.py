@@ -35,6 +35,7 @@ import distributed
 import extraction
 import figures
 import image_files
+import image_folders
 import network_files
 import networks
 import recipes
@@ -175,10 +176,18 @@ def prepare(args, world):
         raise ValueError(f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected 2 each at least")
     prove(args, recipe, images.class_names, preprocessing.size)
     facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
-             "held_out": args.held_out, "val_size": len(val_rows), "images": len(rows), "source": images.source,
+             "held_out": args.held_out, "val_size": len(val_rows), "images": len(rows), "source": images.content(),
+             "folders": folders_of(args.dataset) if world.first else {},
              "class_names": images.class_names, "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe),
              **records.provenance(cli.material(args))}
     return Job(name, recipe, preprocessing, images.take(rows), images.take(val_rows), test, facts)
+
+
+def folders_of(dataset):
+    """The folders of images that a run is made of, hashed, so that main.py sees when one has changed; none of a named set."""
+    folder = utils.split_name(dataset)[1]
+    splits = [Path(folder) / split for split in ("train", "test")] if folder else []
+    return {str(path): image_folders.fingerprint(path) for path in splits}
 
 
 def prove(args, recipe, class_names, size):
@@ -238,6 +247,17 @@ def run_files(folder, model, suffix):
     return {**files, "epoch": (f"{name}_epoch", f"_{suffix}.pth")}
 
 
+def is_finished(files, arguments, verify=False):
+    """True if the run is there to its end: no state left to resume, and both checkpoints are what these arguments make now.
+
+    `arguments` are the material ones (cli.material). Folders of images are compared too, by names, sizes and times or, with
+    `verify`, by content.
+    """
+    if files["last"].exists():
+        return False
+    return all(records.is_current(records.sidecar_path(files[kind]), arguments, verify) for kind in ("final", "best"))
+
+
 def refuse_or_skip(args, files):
     """True where --resume finds the run finished; ValueError rather than replace another run, or this one unasked."""
     if args.force:
@@ -246,14 +266,22 @@ def refuse_or_skip(args, files):
         if not args.resume:
             raise ValueError(f"{files['last']} is an interrupted run; go on with --resume, or start over with --force")
         return False
-    if files["final"].exists():
-        same = records.read_sidecar(files["final"]).get("arguments") == utils.plain(cli.material(args))
-        if args.resume and same:
-            print(f"{files['final']} is finished; nothing to resume")
-            return True
-        raise ValueError(f"{files['final']} is there already, {'finished with these arguments' if same else 'from another run'}; "
-                         "give this run another --suffix, or replace that one with --force")
-    return False
+    if not files["final"].exists():
+        return False
+    if args.resume and is_finished(files, cli.material(args)):
+        print(f"{files['final']} is finished; nothing to resume")
+        return True
+    raise ValueError(f"{files['final']} is there already, {difference(args, files)}; give this run another --suffix, or replace "
+                     "that one with --force")
+
+
+def difference(args, files):
+    """What tells the finished run from the one that is asked for, as the end of a clause."""
+    if records.read_sidecar(files["final"]).get("arguments") != utils.plain(cli.material(args)):
+        return "from another run"
+    if is_finished(files, cli.material(args)):
+        return "finished with these arguments"
+    return "of these arguments, but its images, network file or checkpoints have changed since"
 
 
 @contextlib.contextmanager

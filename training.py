@@ -22,6 +22,7 @@ from torch.nn import functional as F
 import artifacts
 import augment
 import checkpoints
+import network_files
 import networks
 import recipes
 import records
@@ -270,10 +271,12 @@ class Run(State):
         if not self.world.first:
             return
         path, val_acc = self.files[kind], self.history[-1]["val_acc"]
+        weights = checkpoints.weights_sha256(self.facts["model"], self.facts["model_args"], self.kept.state_dict())
         utils.write_json(records.sidecar_path(path), {
             **self.facts, "epoch": self.epoch, "epochs": self.recipe.epochs, **accuracy, "val_acc": val_acc,
-            "processes": self.world.size, "checkpoint_sha256": records.sha256(path), "curves": self.files["curves"].name,
-            "inputs": {}, "outputs": records.fingerprints([path], path.parent),
+            "processes": self.world.size, "checkpoint_sha256": records.sha256(path), "weights_sha256": weights,
+            "curves": self.files["curves"].name,
+            **records.all_files(path, network_files.files(self.facts["model"]), [path], folders=self.facts["folders"]),
             "seconds": round(sum(row["seconds"] for row in self.history), 3)})
         self.log(f"{kind}: epoch {self.epoch}, train {accuracy['train_acc']:.2%}, "
                  + (f"validation {val_acc:.2%}, " if val_acc is not None else "") + f"test {accuracy['test_acc']:.2%} -> {path}")

@@ -24,7 +24,8 @@ TABLE = {
     "report_page": {"report_words", "figures", "utils"},
     "report_summary": {"report_words", "figures", "utils"},
     "report_words": {"figures"},
-    "training": {"recipes", "augment", "networks", "checkpoints", "collapse", "distributed", "records", "artifacts", "utils"},
+    "training": {"recipes", "augment", "networks", "network_files", "checkpoints", "collapse", "distributed", "records",
+                 "artifacts", "utils"},
     "recipes": set(),
     "extraction": {"leave_out", "layers"},
     "layers": {"collapse", "records", "artifacts"},
@@ -47,7 +48,7 @@ TABLE = {
     "figures": set(),
     "distributed": set(),
     "artifacts": {"records", "csv_files", "utils"},
-    "records": {"csv_files", "utils"},
+    "records": {"csv_files", "image_folders", "utils"},
     "csv_files": {"utils"},
     "utils": set(),
     "image_folders": set(),
@@ -193,8 +194,8 @@ def parse(command):
     module = importlib.import_module(script.removesuffix(".py"))
     parsed = module.parse_args(words)
     if script == "main.py":
-        for name, stage in module.STAGES.items():
-            stage.script.parse_args(parsed[1][name] + ([] if name == "train" else ["--checkpoint", "some.pth"]))
+        for name, own in parsed[1].items():
+            module.STAGES[name].script.parse_args(own + ([] if name == "train" else ["--checkpoint", "some.pth"]))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
