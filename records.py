@@ -175,6 +175,11 @@ def is_texts(value):
     return value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
+def is_seconds(value):
+    """One stage's time, or that of each of its parts."""
+    return is_number(value) or (isinstance(value, dict) and all(map(is_number, value.values())))
+
+
 def is_named(of):
     return lambda value: isinstance(value, dict) and all(of(item) for item in value.values())
 
@@ -184,12 +189,13 @@ TEXTS, HASHES = Kind("a list of texts", is_texts), Kind("file names with their h
 KINDS = {
     **dict.fromkeys(("command", "checkpoint", "checkpoint_sha256", "weights_sha256", "head_sha256", "sha256", "content_sha256",
                      "git_commit", "created", "model", "dataset", "mode", "split", "source", "precision", "curves", "layer"), TEXT),
-    **dict.fromkeys(("train_acc", "val_acc", "test_acc", "seconds", "odin_epsilon", "temperature", "tpr"), NUMBER),
+    **dict.fromkeys(("train_acc", "val_acc", "test_acc", "odin_epsilon", "temperature", "tpr"), NUMBER),
     **dict.fromkeys(("rows", "width", "epoch", "epochs", "images", "val_size", "depth"), COUNT),
     **dict.fromkeys(("class_names", "held_out", "ood_class_names", "allowed_stale"), TEXTS),
     **dict.fromkeys(("inputs", "outputs", "contents"), HASHES),
     **dict.fromkeys(("arguments", "versions", "preprocessing", "recipe", "model_args", "thresholds"),
                     Kind("an object with names", is_named(lambda value: True))),
+    "seconds": Kind("a number, or names with numbers", is_seconds),
     "listings": Kind("patterns with lists of file names", is_named(is_texts)),
     "folders": Kind("folders of images with their hashes", is_named(lambda value: isinstance(value, dict))),
 }
