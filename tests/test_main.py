@@ -1,4 +1,5 @@
 """The whole chain on the embedded images: every file, every column, numbers computed anew, and what a second run redoes."""
+import hashlib
 import json
 import os
 import re
@@ -497,3 +498,139 @@ def test_other_data_sets_take_the_defaults_of_train():
     _, words = main.parse_args(["--dataset", "cifar100"])
     parsed = main.STAGES["train"].script.parse_args(words["train"])
     assert (parsed.model, parsed.mode, parsed.epochs) == ("resnet18", "best", None)
+
+
+# ---- what is current, by content -------------------------------------------------------------------------------------
+
+def test_a_training_that_ends_in_the_same_weights_changes_nothing_behind_it(again, tmp_path):
+    """Recorded times differ, and so does the checkpoint's hash: the weights are what counts."""
+    results = tmp_path / "results"
+    before = snapshot(results)
+    train_words = main.parse_args(SHORT)[1]["train"]
+    shell(main.train.main, *train_words, "--force")
+    assert records.sha256(results / f"{STEM}.pth") != hashlib.sha256(before[f"{STEM}.pth"][1]).hexdigest()
+    out = again()
+    assert set(stages(out)) <= {"report"}, "the report shows when the training was made"
+    after = snapshot(results)
+    assert all(before[name] == after[name] for name in before if re.match(rf"{STEM}/(ID_|OOD_|head|ood_|nc|scores_)", name))
+    assert "all is current" in again()
+
+
+@pytest.mark.parametrize("left", ["resnet_cifar_best_digits_s0.json", "resnet_cifar_curves_digits_s0.png"])
+def test_a_training_killed_before_its_very_end_is_finished_by_the_next_run(tmp_path, monkeypatch, one_thread, left):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    words = main.parse_args(SHORT)[1]["train"]
+    results = tmp_path / "results"
+
+    class Killed(BaseException):
+        pass
+    real = os.replace
+
+    def replace(source, target):
+        if Path(target).name == left:
+            raise Killed
+        return real(source, target)
+
+    def blank(path, figure):
+        write_blank(path, figure)
+        if Path(path).name == left:
+            Path(path).unlink()
+            raise Killed
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        patch.setattr(utils, "write_figure", blank)
+        with pytest.raises(Killed):
+            main.train.main(words)
+    assert (results / f"{STEM}.json").exists() and not (results / left).exists(), "the final checkpoint is there, and one file is not"
+    ended = shell(main.main, *SHORT)
+    assert ended.code == 0 and stages(ended.out) == STAGES, ended.err
+    best = json.loads((results / "resnet_cifar_best_digits_s0.json").read_text())
+    assert 0 < best["test_acc"] <= 1 and (results / left).exists()
+    assert not (results / "resnet_cifar_last_digits_s0.pth").exists()
+    assert "all is current" in shell(main.main, *SHORT).out
+
+
+def make_classes(folder, seed=0):
+    """train/ and test/ with two classes of 8 x 8 pixels, dark and light."""
+    generator = np.random.default_rng(seed)
+    for split, count in (("train", 24), ("test", 6)):
+        for number, name in enumerate(("dark", "light")):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(128 * number, 128 * number + 127, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index:02}.png")
+
+
+def test_images_that_change_redo_the_training_and_touched_ones_do_not(tmp_path, monkeypatch, one_thread):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    make_classes(tmp_path / "mine")
+    words = ["--dataset", "shades=mine", "--model", "resnet_cifar", "--image-size", "8", "--mode", "collapse", "--epochs", "1",
+             "--batch-size", "16", "--val-size", "8", "--no-amp", "--device", "cpu", "--ood", "uniform", "--methods", "MSP", "Energy"]
+    assert stages(shell(main.main, *words).out) == STAGES
+    assert "all is current" in shell(main.main, *words).out
+    image = tmp_path / "mine" / "train" / "dark" / "03.png"
+    os.utime(image, (1, 1))
+    ended = shell(main.main, *words)
+    assert "train" not in stages(ended.out), "the same by content"
+    before = snapshot(tmp_path / "results")
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(image)
+    assert stages(shell(main.main, *words).out) == STAGES
+    after = snapshot(tmp_path / "results")
+    final = "resnet_cifar_final_shades_s0.pth"
+    assert before[final][1] != after[final][1]
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "mine" / "test" / "dark" / "99.png")
+    assert stages(shell(main.main, *words).out) == STAGES, "one more test image changes the accuracies on record"
+    assert "all is current" in shell(main.main, *words).out
+
+
+def test_a_report_made_before_a_table_gets_it_in_the_end(again, tmp_path):
+    """report.py on its own, while ood_metrics.csv was not there, recorded only what was there."""
+    folder = tmp_path / "results" / STEM
+    for path in [*folder.glob("ood_*"), *folder.glob("scores_*")]:
+        path.unlink()
+    shell(main.report.main, "--checkpoint", str(tmp_path / "results" / f"{STEM}.pth"))
+    assert "OOD scores have not been measured" in (folder / "report.html").read_text()
+    assert stages(again()) == ["ood", "report"]
+    assert "OOD scores have not been measured" not in (folder / "report.html").read_text()
+    assert "all is current" in again()
+
+
+# ---- a checkpoint that is there --------------------------------------------------------------------------------------
+
+ANALYSIS = STAGES[1:]
+
+
+def test_the_whole_analysis_of_a_checkpoint_is_one_command(own_digits_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    output = tmp_path / "analysis"
+    words = ["--checkpoint", str(own_digits_run.checkpoint), "--output-dir", str(output), "--methods", "MSP", "Energy",
+             "--ood", "uniform", "--device", "cpu"]
+    ended = shell(main.main, *words)
+    assert ended.code == 0 and stages(ended.out) == ANALYSIS, ended.err
+    folder = output / STEM
+    found = read_csv(folder / "ood_metrics.csv")
+    assert list(found["method"]) == ["MSP", "Energy"] and (folder / "report.html").is_file()
+    assert (output / STEM / "ID_digits_test.csv").read_bytes() == (own_digits_run.folder / "ID_digits_test.csv").read_bytes()
+    assert "all is current" in shell(main.main, *words).out
+    assert stages(shell(main.main, *words, "--force", "collapse").out) == ["collapse", "report"]
+
+
+def test_a_checkpoint_without_ood_sets_named_takes_those_of_its_data_set():
+    _, words = main.parse_args(["--checkpoint", "x.pth"])
+    assert set(words) == set(ANALYSIS) and "--ood" not in words["extract"] and "--dataset" not in words["extract"]
+
+
+def test_a_foreign_checkpoint_is_analysed_with_its_network_named():
+    _, words = main.parse_args(["--checkpoint", "x.pth", "--model", "resnet18", "--dataset", "cifar100", "--batch-size", "50"])
+    extraction = main.run_networks.parse_args([*words["extract"], "--checkpoint", "x.pth"])
+    assert (extraction.model, extraction.dataset, extraction.batch_size) == ("resnet18", "cifar100", 50)
+    assert "--model" not in words["ood"]
+
+
+@pytest.mark.parametrize("words", [["--mode", "best"], ["--use", "final"], ["--epochs", "3"], ["--lr=0.1"], ["--force", "train"]])
+def test_flags_of_training_are_refused_beside_a_checkpoint(words):
+    ended = shell(main.main, "--checkpoint", "x.pth", *words)
+    assert ended.code == 2 and "trains nothing" in ended.err
