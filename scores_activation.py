@@ -13,16 +13,35 @@ from scipy.sparse import csr_matrix
 
 from scores_blocks import blocks, side_by_side, summed
 
+LARGEST = 1e15  # of a feature or weight: beyond, float32 sums of squares overflow
+SMALLEST = 1e-15  # of a set's largest feature: below, they vanish
 FEW_ROWS = 50_000  # a percentile or a temperature needs no more training rows; evenly spaced beyond that
 
 
 class State(SimpleNamespace):
-    """What a fitted method keeps: `parameters`, as resolved by the fit, and its own arrays."""
+    """What a fitted method keeps: `parameters`, as resolved by the fit, its own arrays, and `note`, where there is one: why
+    the score has no value at all, or what to know of it."""
+
+
+class Noted(UserWarning):
+    """A warning whose text stands in the state's `note` too."""
 
 
 def warn(method: str, text: str):
     """Warn in the name of a method. Python shows a text once a place, so it must not hold a count of the block."""
     warnings.warn(f"{method}: {text}", UserWarning, stacklevel=2)
+
+
+def noted(method: str, text: str, state: State) -> State:
+    """Warn in the name of a method, and keep the text in its state."""
+    state.note = text
+    warnings.warn(f"{method}: {text}", Noted, stacklevel=2)
+    return state
+
+
+def undefined(method: str, text: str, parameters: dict) -> State:
+    """The state of a method that the training set leaves without a value: of any image its score is NaN."""
+    return noted(method, text, State(parameters=parameters, undefined=True))
 
 
 def row_max(rows) -> np.ndarray:
@@ -133,20 +152,38 @@ def gen_score(features, logits, state) -> np.ndarray:
     return -((np.exp(logarithms) * -np.expm1(logarithms)) ** gamma).sum(axis=1)
 
 
+COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are tried
+
+
 def temperature_fit(train, temperature: float | None = None) -> State:
     """The temperature that minimises the likelihood loss of ID validation images, found where its slope in 1/T is zero.
 
-    Without validation images the training set stands in. Where the network fits the set perfectly no such temperature
-    exists (the loss falls all the way to T = 0): the score is then NaN; give one instead.
+    Without validation images the training set stands in. Where every image is right the loss falls all the way to T = 0,
+    and no such temperature exists: the one at the bound then stands, and the state's note says so.
     """
     if temperature is not None:
         return State(parameters={"temperature": _positive("TempScaling", "temperature", temperature)})
-    from scipy.optimize import brentq  # slow to import, and for this method alone
     rows = spaced_rows(train)
     features, labels = train.validation or (train.features[rows], train.labels[rows])
-    logits = compute_logits(features, train.W, train.b)
+    slope = _slope_of_loss(compute_logits(features, train.W, train.b), labels)
+    cold, hot = slope(1 / COLDEST), slope(1 / HOTTEST)
+    if cold > 0 > hot:
+        from scipy.optimize import brentq  # slow to import, and for this method alone
+        return State(parameters={"temperature": 1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-6)})
+    images = f"{len(labels)} ID {'validation' if train.validation else 'training'} images"
+    if cold == hot == 0:
+        return undefined("TempScaling", f"the loss of {images} is the same at every temperature; give one",
+                         {"temperature": None})
+    bound = COLDEST if cold <= 0 else HOTTEST
+    why = "every one is classified right, or nearly so" if bound == COLDEST else "the logits say less than a guess"
+    return noted("TempScaling", f"the loss of {images} falls all the way to T = {bound:g}, the last that is tried, and T stays "
+                 f"there ({why})", State(parameters={"temperature": bound, "at_bound": True}))
+
+
+def _slope_of_loss(logits, labels):
+    """logits (n, C), labels (n,) -> the slope in 1/T of their mean likelihood loss, a function of 1/T."""
     margins = logits - logits[np.arange(len(logits)), labels, None]
-    logits -= row_max(logits)[:, None].astype(logits.dtype)
+    logits = logits - row_max(logits)[:, None].astype(logits.dtype)
 
     def slope(inverse):
         def part(rows):
@@ -155,11 +192,7 @@ def temperature_fit(train, temperature: float | None = None) -> State:
 
         return float(sum(side_by_side(part, blocks(len(logits)))) / len(logits))
 
-    lowest, highest = 0.05, 20.0
-    if slope(1 / lowest) > 0 > slope(1 / highest):
-        return State(parameters={"temperature": 1 / brentq(slope, 1 / highest, 1 / lowest, xtol=1e-6)})
-    warn("TempScaling", f"no temperature from {lowest} to {highest} minimises the loss of {len(labels)} ID images; left empty")
-    return State(parameters={"temperature": float("nan")})
+    return slope
 
 
 def temperature_score(features, logits, state) -> np.ndarray:

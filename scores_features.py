@@ -14,10 +14,14 @@ from scores_activation import (
     logsumexp,
     row_max,
     row_norm,
+    undefined,
     warn,
 )
 from scores_blocks import summed
 
+CONSTANT = "all training images have the same features"
+NO_SPREAD = "no training image differs from the mean of its class"
+ONE_FEATURE = "it needs at least 2 features to tell directions apart, and there is 1"
 CUTOFF = 1e-6  # of the largest eigenvalue or singular value; less is rounding of float32, not variance
 
 
@@ -45,9 +49,9 @@ def inverse_root(spectrum, ridge: float = 0.0) -> np.ndarray:
 
 
 def _report(method: str, train, rank: int):
-    absent = len(train.W) - len(train.present)
+    absent = train.classes - len(train.present)
     if absent:
-        warn(method, f"{absent} of {len(train.W)} classes have no training image, and no image can be nearest to them")
+        warn(method, f"{absent} of {train.classes} classes have no training image, and no image can be nearest to them")
     dead = f"{train.dead_units} of {train.width} features are constant in training"
     if rank < train.width:
         warn(method, f"the covariance has rank {rank}, {dead}; the pseudo-inverse leaves out what does not vary")
@@ -63,7 +67,11 @@ def mahalanobis_fit(train, ridge: float = 0.0) -> State:
     """
     if not ridge >= 0:
         raise ValueError(f"Mahalanobis: the ridge is {ridge}; expected 0 or a share of the mean variance, such as 1e-4")
+    if train.constant:
+        return undefined("Mahalanobis", CONSTANT, {"ridge": float(ridge)})
     matrix = inverse_root(train.spectrum_within, ridge) if ridge else train.whitener
+    if not matrix.shape[1]:
+        return undefined("Mahalanobis", NO_SPREAD, {"ridge": float(ridge)})
     _report("Mahalanobis", train, matrix.shape[1])
     return State(
         parameters={"ridge": float(ridge)},
@@ -92,7 +100,14 @@ def mahalanobis_finish(whitened, features, logits, state) -> np.ndarray:
 
 def relative_mahalanobis_fit(train) -> State:
     """As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both divided by N."""
+    if train.constant:
+        return undefined("RelativeMahalanobis", CONSTANT, {})
+    if len(train.present) == 1:
+        return undefined("RelativeMahalanobis", "all training images are of one class, whose Gaussian is that of all images",
+                         {})
     within, whole = train.whitener, inverse_root(train.spectrum)
+    if not within.shape[1]:
+        return undefined("RelativeMahalanobis", NO_SPREAD, {})
     _report("RelativeMahalanobis", train, within.shape[1])
     matrix = np.hstack([within, whole])
     return State(
@@ -138,16 +153,20 @@ def _residual_space(train, method: str, dim: int | None) -> State:
     """
     if dim is None:
         dim = 1000 if train.width >= 2048 else 512 if train.width >= 768 else max(1, train.width // 2)
+    if train.width == 1:
+        return undefined(method, ONE_FEATURE, {"dim": None})
     dim = _dimension(method, dim, train.width)
+    if train.constant:
+        return undefined(method, CONSTANT, {"dim": dim})
     if not train.b.any():
         warn(method, "the head has no bias, so the residual is measured from the zero vector")
     matrix = train.vim_axes[:, : train.width - dim]
     offset = (train.mean - train.vim_origin) @ matrix
     state = State(parameters={"dim": dim}, centre=train.mean, matrix=matrix.astype(np.float32), offset=offset)
     residual = sum(train.passes(lambda features, labels: row_norm(project(features, state)).sum())) / len(train)
-    if not residual > CUTOFF * np.sqrt(np.trace(train.covariance)):
-        warn(method, f"the training features leave no residual beyond {dim} dimensions, so it is undefined; give a smaller dim")
-        residual, state.offset = np.nan, np.full_like(offset, np.nan)  # what rounding leaves had an AUROC of 90%
+    if not residual > CUTOFF * np.sqrt(np.trace(train.covariance)):  # what rounding leaves had an AUROC of 90%
+        return undefined(method, f"the training features leave no residual beyond {dim} dimensions; give a smaller dim",
+                         {"dim": dim})
     state.mean_residual = residual
     return state
 
@@ -155,6 +174,8 @@ def _residual_space(train, method: str, dim: int | None) -> State:
 def vim_fit(train, dim: int | None = None) -> State:
     """The residual space, and alpha = mean largest logit / mean residual norm over the training images (eq. 5)."""
     state = _residual_space(train, "ViM", dim)
+    if "undefined" in vars(state):
+        return state
     largest = sum(train.passes(lambda features, labels: row_max(compute_logits(features, train.W, train.b)).sum()))
     state.alpha = largest / len(train) / state.mean_residual
     return state
@@ -181,6 +202,11 @@ def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool
     `max_logit` multiplies by the largest logit, as the authors do for transformers, not for ResNets. `scaler=False`,
     their choice for ViT, takes the norm of uncentred features, while PCA still centres the components, as their code.
     """
+    switches = {"scaler": bool(scaler), "max_logit": bool(max_logit)}
+    if train.width == 1:
+        return undefined("NECO", ONE_FEATURE, {"dim": None, **switches})
+    if train.constant:
+        return undefined("NECO", CONSTANT, {"dim": dim, **switches})
     if train.dead_units:
         warn("NECO", f"{train.dead_units} features are constant in training; they count, unscaled, in the norm alone")
     scale = train.scale if scaler else np.ones(train.width)
@@ -191,7 +217,7 @@ def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool
         dim = min(needed, max(1, train.width - 1))
     dim = _dimension("NECO", dim, train.width)
     return State(
-        parameters={"dim": dim, "scaler": bool(scaler), "max_logit": bool(max_logit)},
+        parameters={"dim": dim, **switches},
         centre=train.mean,
         matrix=(vectors[:, :dim] / scale[:, None]).astype(np.float32),
         offset=np.zeros(dim),
@@ -202,7 +228,7 @@ def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool
 
 def neco_etf_fit(train, scaler: bool = True, max_logit: bool = False) -> State:
     """C - 1 components, as many as the class means of a collapsed network span: a `dim` that no data choose."""
-    return neco_fit(train, min(max(1, len(train.W) - 1), max(1, train.width - 1)), scaler, max_logit)
+    return neco_fit(train, min(max(1, train.classes - 1), max(1, train.width - 1)), scaler, max_logit)
 
 
 def neco_finish(components, features, logits, state) -> np.ndarray:
@@ -235,6 +261,8 @@ def fdbd_fit(train) -> State:
     from scipy.spatial.distance import cdist  # slow to import, and for this method alone
     gaps = cdist(train.W.astype(np.float64), train.W.astype(np.float64))
     gaps[gaps == 0] = np.inf
+    if np.isinf(gaps).all():
+        return undefined("fDBD", "all classes have the same weights, so that no boundary lies between any two", {})
     return State(parameters={}, mean=train.mean.astype(np.float32), gaps=gaps)
 
 

@@ -18,9 +18,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from scores_activation import State, compute_logits, log_softmax, logsumexp, warn
+from scores_activation import SMALLEST, State, compute_logits, log_softmax, logsumexp, row_norm, undefined, warn
 from scores_blocks import shares, side_by_side, threads
 
+ZERO = "the features of all training images are 0, and have no direction"
 BLOCK = 4096  # rows turned at a time
 SIMILARITIES = 2**23  # cosines at a time and thread, 32 MiB
 GROUP = 32  # columns a group when the largest of a row are sought
@@ -211,10 +212,10 @@ def largest(similarity, k: int) -> np.ndarray:
 
 def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
     """{name: (finish, state)} -> {name: (N,)}. Where a method needs all cosines, the others take them from its product;
-    where none does, each searches. A feature vector of zeros has no direction: NaN.
+    where none does, each searches. A feature vector of zeros, or nearly so, has no direction: NaN.
     """
     values = {name: np.full(len(features), np.nan) for name in states}
-    alive = np.flatnonzero(features.any(axis=1))
+    alive = np.flatnonzero(row_norm(features) > SMALLEST)
     alive = alive[np.argsort(logits[alive].argmax(axis=1), kind="stable")]  # a thread takes classes, and finds like queries
     score = _search_each if all("k" in state.parameters for _, state in states.values()) else _share_cosines
 
@@ -264,7 +265,10 @@ def _neighbours(method: str, k: int, train) -> int:
 
 def knn_fit(train, k: int = 50) -> State:
     """k = 50 as the authors for CIFAR-10 and OpenOOD for all; the authors have 200 for CIFAR-100, 1000 for ImageNet."""
-    return State(parameters={"k": _neighbours("KNN", k, train)}, bank=train.bank, weights=None)
+    parameters = {"k": _neighbours("KNN", k, train)}
+    if train.zero:
+        return undefined("KNN", ZERO, parameters)
+    return State(parameters=parameters, bank=train.bank, weights=None)
 
 
 def knn_finish(near, logits, state) -> np.ndarray:
@@ -274,9 +278,12 @@ def knn_finish(near, logits, state) -> np.ndarray:
 
 def nnguide_fit(train, k: int = 10) -> State:
     """k = 10 as the authors; OpenOOD has 100. The bank is all training images; the authors keep 1% of ImageNet's."""
+    parameters = {"k": _neighbours("NNGuide", k, train)}
+    if train.zero:
+        return undefined("NNGuide", ZERO, parameters)
     energies = train.passes(lambda features, labels: logsumexp(compute_logits(features, train.W, train.b)))
     weights = np.concatenate(list(energies)).astype(np.float32)[train.bank.order]
-    return State(parameters={"k": _neighbours("NNGuide", k, train)}, bank=train.bank, weights=weights)
+    return State(parameters=parameters, bank=train.bank, weights=weights)
 
 
 def nnguide_finish(near, logits, state) -> np.ndarray:
@@ -287,11 +294,14 @@ def nnguide_finish(near, logits, state) -> np.ndarray:
 def relation_fit(train, power: float = 1.0, threshold: float = 0.03) -> State:
     """Power 1 is the authors' choice for OOD detection (4 for label noise), 0.03 their cut for weak edges."""
 
+    parameters = {"power": float(power), "threshold": float(threshold)}
+    if train.zero:
+        return undefined("Relation", ZERO, parameters)
+
     def part(features, labels):
         return np.exp(log_softmax(compute_logits(features, train.W, train.b))).astype(np.float32)
 
     probabilities = np.concatenate(list(train.passes(part)))[train.bank.order]
-    parameters = {"power": float(power), "threshold": float(threshold)}
     return State(parameters=parameters, bank=train.bank, probabilities=probabilities)
 
 

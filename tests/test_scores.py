@@ -678,7 +678,7 @@ def test_guards_warn_by_name():
         assert scores.METHODS["KNN"].fit(case.train, k=1000).parameters["k"] == 600
 
 
-def test_temperature_minimises_the_likelihood_loss_or_is_undefined():
+def test_temperature_minimises_the_likelihood_loss():
     case = CASES["random"]
     labels = np.where(np.arange(600) % 5 == 0, (case.labels + 1) % 7, case.labels)  # a fifth mislabelled
     train = scores.Training(case.features, labels, case.W, case.b)
@@ -689,10 +689,138 @@ def test_temperature_minimises_the_likelihood_loss_or_is_undefined():
 
     best = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
     assert scores.METHODS["TempScaling"].fit(train).parameters["temperature"] == pytest.approx(best, rel=1e-4)
-    perfect = scores.Training(case.features, logits.argmax(axis=1), case.W, case.b)
-    with pytest.warns(UserWarning, match="TempScaling"):
-        state = scores.METHODS["TempScaling"].fit(perfect)
+
+
+@pytest.mark.parametrize(("labels", "bound"), [("right", 0.05), ("wrong", 20.0)])
+def test_a_temperature_without_optimum_stays_at_its_bound_and_says_so(labels, bound):
+    case = CASES["random"]
+    logits = case.features @ case.W.T + case.b
+    found = logits.argmax(axis=1) if labels == "right" else logits.argmin(axis=1)
+    with pytest.warns(scores.Noted, match=f"TempScaling: the loss of 600 ID training images falls all the way to T = {bound:g}"):
+        state = scores.METHODS["TempScaling"].fit(scores.Training(case.features, found, case.W, case.b))
+    assert state.parameters == {"temperature": bound, "at_bound": True} and f"T = {bound:g}" in state.note
+    expected = special.softmax(case.logits.astype(np.float64) / bound, axis=1).max(axis=1)
+    np.testing.assert_allclose(scores.METHODS["TempScaling"].score(case.test, case.logits, state), expected, rtol=1e-6)
+
+
+def test_a_loss_that_no_temperature_changes_has_none():
+    case = CASES["random"]
+    train = scores.Training(case.features, case.labels, case.W * 0, case.b * 0)
+    with pytest.warns(scores.Noted, match="TempScaling: .* is the same at every temperature"):
+        state = scores.METHODS["TempScaling"].fit(train)
     assert np.isnan(scores.METHODS["TempScaling"].score(case.test, case.logits, state)).all()
+
+
+# ---- features alone ----
+
+
+HEADLESS = {"Mahalanobis", "RelativeMahalanobis", "NECO", "NECO-NoScaler", "NECO-ETF", "KNN"}
+
+
+def test_what_needs_no_head_has_the_same_scores_without_one(case):
+    assert {name for name in scores.METHODS if not scores.needs_head(name)} == HEADLESS
+    bare = scores.Training(case.features, case.labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        alone = scores.score_all(case.test, scores.fit_all(bare, HEADLESS, {"KNN": {"k": 20}}))
+        states = scores.fit_all(case.train, HEADLESS, {"KNN": {"k": 20}})
+    for name, values in scores.score_all(case.test, states, case.W, case.b).items():
+        np.testing.assert_allclose(alone[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).mean(), err_msg=name)
+
+
+def test_labels_alone_name_the_classes():
+    case = CASES["random"]
+    sparse = scores.Training(case.features, case.labels * 1_000_000_007)
+    assert sparse.classes == 7 and sparse.class_means.shape == (7, 40)
+    np.testing.assert_array_equal(sparse.class_means, scores.Training(case.features, case.labels).class_means)
+    assert scores.METHODS["NECO-ETF"].fit(sparse).parameters["dim"] == 6
+    with pytest.raises(ValueError, match="label -1 in row 2 is below 0"):
+        scores.Training(case.features[:3], np.array([0, 1, -1]))
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("MSP", {}), ("ViM", {}), ("NECO", {"max_logit": True}), ("NECO-MaxLogit", {})])
+def test_what_needs_a_head_says_so(name, parameters):
+    bare = scores.Training(CASES["random"].features, CASES["random"].labels)
+    if name == "NECO-MaxLogit":
+        assert scores.needs_head(name)
+    with pytest.raises(ValueError, match=f"{name} needs the last layer"):
+        scores.fit_all(bare, [name], {name: parameters})
+
+
+# ---- numbers at the edge: no infinity, no warning of the arithmetic, a reason for each NaN ----
+
+
+def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=3) -> Case:
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % classes
+    means = rng.normal(size=(classes, width)) * 2
+    features = np.maximum(means[y] + rng.normal(size=(n, width)), 0).astype(np.float32)
+    head, bias = (means / 3).astype(np.float32), rng.normal(size=classes).astype(np.float32)
+    other = np.maximum(rng.normal(size=(30, width)), 0).astype(np.float32)
+
+    def changed(change, value):
+        return value if change is None else np.asarray(change(value), value.dtype)
+
+    return Case(changed(x, features), changed(labels, y), changed(W, head), changed(b, bias), changed(test, other))
+
+
+SUBSPACES = {"ViM", "Residual", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+GAUSSIANS = {"Mahalanobis", "RelativeMahalanobis"}
+CONSTANT = SUBSPACES | GAUSSIANS
+EDGES = {  # what is undefined for every image
+    "one feature": (edge(width=1), SUBSPACES),
+    "two classes": (edge(classes=2), set()),
+    "one image": (edge(test=lambda rows: rows[:1]), set()),
+    "one training image": (edge(n=1, labels=lambda y: [0]), CONSTANT),
+    "one image per class": (edge(n=3), GAUSSIANS | {"ViM", "Residual"}),
+    "fewer images than features": (edge(n=8, width=30), {"ViM", "Residual"}),
+    "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT),
+    "constant, images too": (edge(x=lambda rows: rows * 0 + 0.1, test=lambda rows: rows * 0 + 0.1), CONSTANT | {"NCI", "fDBD"}),
+    "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | {"KNN", "NNGuide", "Relation"}),
+    "one class": (edge(labels=lambda y: y * 0, test=lambda rows: rows[:3]), {"RelativeMahalanobis"}),
+    "no weights": (edge(W=lambda W: W * 0), {"fDBD"}),
+    "full collapse": (edge(x=lambda rows: np.eye(6)[np.arange(60) % 3]), GAUSSIANS | {"ViM", "Residual"}),
+    "large": (edge(x=lambda rows: rows * 1e14, test=lambda rows: rows * 1e14), set()),
+    "small": (edge(x=lambda rows: rows * 1e-14, test=lambda rows: rows * 1e-14), set()),
+    "large images": (edge(test=lambda rows: rows * 1e14), set()),
+    "denormal images": (edge(test=lambda rows: rows * 1e-39), {"KNN", "NNGuide", "Relation", "NECO-NoScaler"}),
+    "large head": (edge(W=lambda W: W * 1e14), set()),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_at_the_edge_every_score_is_a_number_or_undefined_for_a_reason(name):
+    found, undefined = EDGES[name]
+    states = scores.fit_all(found.train, scores.METHODS)
+    together = scores.score_all(found.test, states, found.W, found.b)
+    for method, values in together.items():
+        assert not np.isinf(values).any(), method
+        alone = scores.METHODS[method].score(found.test, found.logits, states[method])
+        assert not np.isinf(alone).any() and np.isnan(alone).all() == np.isnan(values).all(), method
+    empty = {method for method, values in together.items() if np.isnan(values).all()}
+    assert empty - {"SHE"} == undefined  # SHE has no pattern where no training image is right
+    for method in empty:
+        assert getattr(states[method], "note", scores.METHODS[method].missing) != "its score is not a finite number", method
+
+
+@pytest.mark.parametrize(("factor", "said"), [
+    (1e38, "features reach .*e\\+38, first in row"), (1e-40, "no training feature is above"),
+    (1e300, "NaN or infinity, first in row")])
+def test_features_that_float32_cannot_square_are_refused(factor, said):
+    found = edge()
+    rows = np.maximum(found.features.astype(np.float64), 0.1) * factor
+    with pytest.raises(ValueError, match=said):
+        scores.Training(rows, found.labels, found.W, found.b)
+    if factor > 1:
+        with pytest.raises(ValueError, match=said):
+            scores.score_all(rows, scores.fit_all(found.train, ["MSP"]), found.W, found.b)
+
+
+def test_a_head_whose_products_overflow_is_refused():
+    found = edge()
+    with pytest.raises(ValueError, match="the head's weights reach"):
+        scores.Training(found.features, found.labels, found.W * np.float32(1e30), found.b)
 
 
 def test_zero_features_have_no_direction():
