@@ -3,6 +3,7 @@
 What the scorers cannot do without is named where it is missing, with the command that makes it; what they can do without (ID
 validation images, perturbed images for ODIN) is left out with a warning where it came from another checkpoint.
 """
+import re
 import shlex
 import warnings
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import artifacts
 import records
 import utils
 
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # a path that ends otherwise is a folder of features
+
 
 @dataclass(frozen=True)
 class Run:
@@ -19,7 +22,7 @@ class Run:
 
     folder: Path
     dataset: str
-    head: Path
+    head: Path  # None where there are only features
     train: Path
     val: Path  # None where the run kept no validation images
     test: Path
@@ -31,33 +34,56 @@ class Run:
     def files(self):
         return [path for path in (self.head, self.train, self.val, self.test, *self.ood.values(), *self.odin.values()) if path]
 
+    @property
+    def optional(self):
+        """Every path that would be read if it were there: a record of a stage names those that were absent."""
+        stems = ["head", f"ID_{self.dataset}_val", *odin_stems(self.dataset, self.ood).values()]
+        return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in artifacts.SUFFIXES]
 
-def open_run(checkpoint, output_dir="results", dataset=None, ood=None):
+
+def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=None, needs_head=True):
     """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not belong together.
 
     Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken. Raises ValueError that
-    names what is missing, or made by another checkpoint or head, and the command that makes it.
+    names what is missing, or made by another checkpoint or head, and the command that makes it; `stale` may let the latter
+    pass. With needs_head=False a folder of features alone will do: `head` is then None.
     """
-    folder = utils.results_folder(checkpoint, output_dir)
-    dataset = utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint)
-    if ood is None:
-        ood = sorted({path.stem[4:-5] for suffix in artifacts.SUFFIXES for path in folder.glob(f"OOD_*_test{suffix}")})
-    images = distinct(ood)
+    folder, dataset = locate(checkpoint, output_dir, dataset)
+    images = distinct(sets_in(folder) if ood is None else ood)
     wanted = {"head": "head", "train": f"ID_{dataset}_train", "test": f"ID_{dataset}_test",
               **{f"OOD {name}": f"OOD_{name}_test" for name in images}}
     files = {role: artifacts.feature_file(folder, stem) for role, stem in wanted.items()}
     command = remedy(checkpoint, dataset, [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()])
-    missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None]
+    missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None and (needs_head or role != "head")]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
-    origin = records.read_sidecar(files["head"]).get("checkpoint_sha256")
+    origin = records.origin(files["head"] or files["train"])
     val = own(artifacts.feature_file(folder, f"ID_{dataset}_val"), origin)
-    odin = {"": f"ODIN_ID_{dataset}_test", **{name: f"ODIN_OOD_{name}_test" for name in images}}
-    odin = {name: path for name, stem in odin.items() if (path := own(artifacts.feature_file(folder, stem), origin))}
+    perturbed = {name: own(artifacts.feature_file(folder, stem), origin)
+                 for name, stem in odin_stems(dataset, images).items()}
+    odin = {name: path for name, path in perturbed.items() if path and perturbed[""]}
     run = Run(folder, dataset, files["head"], files["train"], val, files["test"],
-              {name: files[f"OOD {name}"] for name in images}, odin if "" in odin else {}, command)
-    check_origin(run, Path(checkpoint))
+              {name: files[f"OOD {name}"] for name in images}, odin, command)
+    check_widths(run)
+    check_origin(run, Path(checkpoint), stale or records.Stale())
     return run
+
+
+def locate(checkpoint, output_dir="results", dataset=None):
+    """The folder of a checkpoint's features, and the ID data set in it; ValueError where there is none, or several."""
+    folder = utils.results_folder(checkpoint, output_dir)
+    return folder, utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint)
+
+
+def sets_in(folder):
+    """The names of all OOD sets in a folder, sorted."""
+    found = [name for suffix in artifacts.SUFFIXES for name in records.listing(folder, f"OOD_*_test{suffix}")]
+    return sorted({Path(name).stem.removeprefix("OOD_").removesuffix("_test") for name in found})
+
+
+def odin_stems(dataset, ood):
+    """Stems of the files of perturbed images, "": ID, name: OOD."""
+    return {"": f"ODIN_ID_{dataset}_test", **{name: f"ODIN_OOD_{name}_test" for name in ood}}
 
 
 def only_dataset(folder, checkpoint):
@@ -91,8 +117,9 @@ def as_extracted(path, name, images):
 
 def own(path, origin):
     """A file that can be done without, None where there is none or, with a warning, where another checkpoint made it."""
-    made_by = records.read_sidecar(path).get("checkpoint_sha256") if path else None
-    if path and made_by and origin and made_by != origin:
+    made_by = records.origin(path) if path else {}
+    known = any(made_by.values()) and any(origin.values())
+    if known and not records.same_network(made_by, origin):
         warnings.warn(f"{path} was made from another checkpoint and is left out; delete it, or extract it anew", stacklevel=2)
         return None
     return path
@@ -101,25 +128,80 @@ def own(path, origin):
 def remedy(checkpoint, dataset=None, ood=()):
     """The command that extracts these features."""
     name = str(checkpoint).rstrip("/")
-    name += "" if name.endswith(".pth") else ".pth"
+    if not Path(name).is_file() and Path(name).suffix not in CHECKPOINTS:
+        name += ".pth"
     return shlex.join(["python", "run_networks.py", "--checkpoint", name, *(["--dataset", dataset] if dataset else []),
                        *(["--ood", *ood] if ood else [])])
 
 
-def check_origin(run, checkpoint):
-    """Widths agree; each sidecar names this head and, where the checkpoint file is at hand, this checkpoint."""
-    width = len(artifacts.columns_of(run.head)) - 2
-    head, expected = records.sha256(run.head), records.sha256(checkpoint) if checkpoint.is_file() else None
-    expected = expected or records.read_sidecar(run.head).get("checkpoint_sha256")
+# ---- what belongs together -------------------------------------------------------------------------------------------
+
+def check_widths(run):
+    """Head and features are equally wide; nothing makes up for it where they are not."""
+    first = run.head or run.train
+    width = width_of_head(first) if run.head else artifacts.width_of(first)
     for path in run.files:
-        if path != run.head and artifacts.width_of(path) != width:
-            raise ValueError(f"{path} is {artifacts.width_of(path)} features wide where {run.head} has {width}: they come from "
-                             f"different networks; make them anew with: {run.command}")
-        sidecar = records.read_sidecar(path)
-        if not sidecar:
-            warnings.warn(f"{path} has no sidecar: nothing says which checkpoint made it, so it is taken on trust", stacklevel=2)
-        elif expected and sidecar.get("checkpoint_sha256") != expected:
-            raise ValueError(f"{path} was made from another checkpoint ({str(sidecar.get('checkpoint_sha256'))[:12]}, expected "
-                             f"{expected[:12]}); make it anew with: {run.command}")
-        elif path != run.head and sidecar.get("head_sha256") != head:
-            raise ValueError(f"{path} was made with another head than {run.head}; make both anew with: {run.command}")
+        found = width if path == run.head else artifacts.width_of(path)
+        if found != width:
+            raise ValueError(f"{path} is {found} features wide where {first} has {width}: they come from different networks; "
+                             f"make them anew with: {run.command}")
+
+
+def width_of_head(path):
+    return sum(re.fullmatch(r"w\d+", name) is not None for name in artifacts.columns_of(path))
+
+
+def check_origin(run, checkpoint, stale):
+    """Each sidecar names this head and, where the checkpoint file is at hand, this checkpoint's network."""
+    sidecars = {path: records.read_sidecar(path) for path in run.files}
+    named = {path: sidecar for path, sidecar in sidecars.items() if sidecar}
+    warn_of_unnamed(run, [path for path in sidecars if path not in named])
+    expected = records.network_of(checkpoint) if checkpoint.is_file() else records.origin(run.head or run.train)
+    if any(expected.values()):
+        foreign = [path for path, sidecar in named.items() if not records.same_network(sidecar, expected)]
+        refuse_foreign(run, foreign, expected, stale)
+    if run.head:
+        other = [path for path, sidecar in named.items() if path != run.head and not made_with(run.head, sidecar)]
+        refuse_other_head(run, other, stale)
+
+
+def warn_of_unnamed(run, unnamed):
+    """One line for all files that have no sidecar."""
+    if not unnamed:
+        return
+    names = ", ".join(path.name for path in unnamed)
+    if len(unnamed) == 1:
+        warnings.warn(f"{names} has no sidecar in {run.folder}: nothing says which checkpoint made it, so it is taken on trust",
+                      stacklevel=2)
+        return
+    warnings.warn(f"{names} have no sidecars in {run.folder}: nothing says which checkpoint made them, so they are taken on "
+                  "trust", stacklevel=2)
+
+
+def refuse_foreign(run, foreign, expected, stale):
+    if not foreign:
+        return
+    digest = expected.get("checkpoint_sha256") or expected.get("weights_sha256")
+    found = records.read_sidecar(foreign[0]).get("checkpoint_sha256")
+    stale.found(f"{foreign[0]} was made from another checkpoint ({str(found)[:12]}, expected {str(digest)[:12]})"
+                + and_others(foreign), run.command)
+
+
+def refuse_other_head(run, other, stale):
+    if other:
+        stale.found(f"{other[0]} was made with another head than {run.head}{and_others(other)}", run.command)
+
+
+def and_others(paths):
+    names = ", ".join(path.name for path in paths[1:])
+    return f", and so was {names}" if len(paths) == 2 else f", and so were {names}" if names else ""
+
+
+def made_with(head, sidecar):
+    """True if a file's sidecar names this head, or one of other bytes that says the same."""
+    then = sidecar.get("head_sha256")
+    if then is None:
+        return False
+    written = records.read_sidecar(head)
+    content = written.get("content_sha256") if written.get("sha256") == then else None
+    return records.unchanged(head, then, content)

@@ -204,3 +204,80 @@ def test_what_another_checkpoint_left_behind_is_named_and_left_out(optional, nam
     with pytest.warns(UserWarning, match=rf"{name}\.csv was made from another checkpoint and is left out"):
         run = runs.open_run(optional)
     assert f"{name}.csv" not in [path.name for path in run.files]
+
+
+# ---- features alone, edited files, other forms of one head -----------------------------------------------------------
+
+def remove_sidecars(folder):
+    for path in folder.glob("*.json"):
+        path.unlink()
+
+
+def test_files_without_sidecars_are_named_in_one_line(run_folder):
+    remove_sidecars(run_folder)
+    with pytest.warns(UserWarning) as caught:
+        runs.open_run(run_folder)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 1 and "taken on trust" in said[0]
+    for name in ("head.csv", "ID_toy_train.csv", "ID_toy_test.csv", "OOD_svhn_test.csv", "OOD_textures_test.csv"):
+        assert name in said[0]
+
+
+@pytest.mark.parametrize("sidecars", [True, False])
+@pytest.mark.filterwarnings("ignore:.*no sidecars")
+def test_a_folder_of_features_alone_opens_where_no_head_is_needed(run_folder, sidecars):
+    if not sidecars:
+        remove_sidecars(run_folder)
+    (run_folder / "head.csv").unlink()
+    run = runs.open_run(run_folder, needs_head=False)
+    assert run.head is None and list(run.ood) == ["svhn", "textures"] and run_folder / "head.csv" in run.optional
+    assert None not in run.files
+    with pytest.raises(ValueError, match=r"lacks head\.csv"):
+        runs.open_run(run_folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*no sidecars")
+def test_features_alone_are_of_one_width(run_folder):
+    (run_folder / "head.csv").unlink()
+    sidecar = records.read_sidecar(run_folder / "OOD_svhn_test.csv")
+    artifacts.write_features(run_folder / "OOD_svhn_test.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
+    with pytest.raises(ValueError, match=r"OOD_svhn_test\.csv is 5 features wide where \S*ID_toy_train\.csv has 4"):
+        runs.open_run(run_folder, needs_head=False)
+
+
+def test_the_same_weights_under_another_checkpoint_hash_are_the_same_network(run_folder):
+    """What is trained again with the same arguments differs in its times alone."""
+    for path in run_folder.glob("*.json"):
+        rewrite(path, lambda sidecar: sidecar.update(weights_sha256="e" * 64))
+    checkpoint = run_folder.with_suffix(".pth")
+    checkpoint.write_bytes(b"the same weights, and other times")
+    said = {"checkpoint_sha256": records.sha256(checkpoint), "weights_sha256": "e" * 64}
+    utils.write_json(records.sidecar_path(checkpoint), said)
+    assert len(runs.open_run(checkpoint, run_folder.parent).files) == 5
+    utils.write_json(records.sidecar_path(checkpoint), {**said, "weights_sha256": "d" * 64})
+    with pytest.raises(ValueError, match="was made from another checkpoint"):
+        runs.open_run(checkpoint, run_folder.parent)
+
+
+def test_a_head_that_a_spreadsheet_saved_is_the_same_head(run_folder):
+    head = run_folder / "head.csv"
+    head.write_bytes(head.read_bytes().replace(b"\n", b"\r\n"))
+    assert runs.open_run(run_folder).head == head
+
+
+def test_stale_files_pass_where_they_are_allowed_and_are_noted(run_folder):
+    for path in run_folder.glob("OOD_*.json"):
+        rewrite(path, lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
+    with pytest.raises(ValueError, match="--allow-stale"):
+        runs.open_run(run_folder)
+    stale = records.Stale(allowed=True)
+    with pytest.warns(UserWarning, match="taken all the same"):
+        runs.open_run(run_folder, stale=stale)
+    assert len(stale.reasons) == 1
+    assert "OOD_svhn_test.csv" in stale.reasons[0] and "OOD_textures_test.csv" in stale.reasons[0]
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ("a/net.pth", "a/net.pth"), ("a/best.ckpt", "a/best.ckpt"), ("a/net_lr0.1", "a/net_lr0.1.pth"), ("a/net/", "a/net.pth")])
+def test_the_command_names_the_checkpoint_as_it_was_given(given, expected):
+    assert shlex.split(runs.remedy(given))[-1] == expected
