@@ -69,7 +69,7 @@ def test_the_source_shown_is_that_of_the_registry(name):
 def test_every_metric_column_is_explained():
     shown = described(METHODS, "column", "formula")
     assert set(metrics.COLUMNS) <= set(shown)
-    assert set(shown) - set(metrics.COLUMNS) == {"accuracy", "accuracy_at_tpr", "best"}  # detection.tabulate adds these
+    assert set(shown) - set(metrics.COLUMNS) == {"accuracy", "accuracy_at_tpr", "best", "note"}  # detection.tabulate adds these
 
 
 def test_the_tuning_grids_shown_are_those_of_the_code():
