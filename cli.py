@@ -56,6 +56,8 @@ FLAGS = {
     "data-dir": dict(type=path, default="datasets", help="where data sets are kept, and downloaded to"),
     "output-dir": dict(type=path, default="results", help="where everything is written"),
     "max-pixels": dict(type=int, metavar="N", help="refuse image files of more pixels, before they are decoded"),
+    "allow-stale": dict(action="store_true", help="take files that were changed since they were written as they are; what is made "
+                        "of them records it"),
 }
 # Flags that change how a run goes and not what it makes: a finished stage stays current when they change. A checkpoint
 # counts by its content, as every input does.

@@ -1,4 +1,4 @@
-"""The scores of one checkpoint on every test set: hyper-parameters, ODIN's perturbed images, what is undefined, the tidy table."""
+"""The scores of one checkpoint on every test set: hyper-parameters, ODIN's perturbed images, what is undefined, the table."""
 import json
 import warnings
 from dataclasses import dataclass
@@ -24,20 +24,33 @@ ODIN = "ODIN"  # scores features of its own, which run_networks.py --odin-epsilo
 
 @dataclass(frozen=True)
 class Scored:
-    """All scores of one checkpoint: by method (N,), and by OOD set and method."""
+    """All scores of one checkpoint. A method need not have been computed on every set: its scores there are absent."""
 
-    id: dict
-    ood: dict
-    parameters: dict
+    id: dict  # {method: (N,)}
+    ood: dict  # {set: {method: (M,)}}
+    parameters: dict  # {method: {name: value}}
+    notes: dict  # {(set, method): why a score is missing, or what to know of it}
 
 
-def score(fitted, names, overrides, test, ood):
-    """Fit by the training set and score every test set once."""
-    W, b = fitted.W, fitted.b
-    states = scores.fit_all(fitted, names, overrides)
-    return Scored(scores.score_all(test.features, states, W, b),
-                  {name: scores.score_all(found.features, states, W, b) for name, found in ood.items()},
-                  {name: state.parameters for name, state in states.items()})
+def score(fitted, names, overrides, test, ood, tuned=None):
+    """Fit by the training set and score every test set once; `tuned`, {set: methods}, are left out there."""
+    W, b, tuned = fitted.W, fitted.b, tuned or {}
+    states = fit(fitted, names, overrides)
+    inside = scores.score_all(test.features, states, W, b)
+    outside = {}
+    for name, found in ood.items():
+        tested = {method: state for method, state in states.items() if method not in tuned.get(name, ())}
+        outside[name] = scores.score_all(found.features, tested, W, b)
+    notes = {(name, method): states[method].note for name, found in outside.items() for method in found
+             if hasattr(states[method], "note")}
+    return Scored(inside, outside, {name: state.parameters for name, state in states.items()}, notes)
+
+
+def fit(fitted, names, overrides):
+    """scores.fit_all without the warnings that stand in a state's note: they are told once, beneath the table."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scores.Noted)
+        return scores.fit_all(fitted, names, overrides)
 
 
 def tune(fitted, names, overrides, ood):
@@ -48,7 +61,7 @@ def tune(fitted, names, overrides, ood):
         parameter, values = GRIDS[name]
         areas = []
         for value in values:
-            state = scores.fit_all(fitted, [name], {name: {parameter: value}})
+            state = fit(fitted, [name], {name: {parameter: value}})
             areas.append(metrics.auroc(scores.score_all(val, state, W, b)[name], scores.score_all(ood, state, W, b)[name]))
         if np.isnan(areas).any():
             warnings.warn(f"{name}: undefined for some image that --val-ood compares, so its {parameter} is not chosen but its "
@@ -58,47 +71,52 @@ def tune(fitted, names, overrides, ood):
     return best
 
 
-def add_odin(run, scored, sets, W, b):
+def add_odin(run, scored, sets, W, b, stale=None):
     """ODIN (Liang et al. 2018): the largest softmax probability at temperature T of perturbed images, ID and OOD alike.
 
-    sets: {"": the plain ID test images, name: those of an OOD set}. One without perturbed images is left empty, with a warning.
+    sets: {"": the plain ID test images, name: those of an OOD set}. One without perturbed images is left empty, with a note.
     """
     found = {key: records.read_sidecar(run.odin[""]).get(key) for key in ("odin_epsilon", "temperature")}
     anew = f"{run.command} --odin-epsilon {found['odin_epsilon'] or 0.0014}"
-    lacking = [name for name in scored.ood if name not in run.odin]
-    if lacking:
-        warnings.warn(f"ODIN: no perturbed images of {', '.join(lacking)}, left empty; make them with: {anew}", stacklevel=2)
     for name, into in [("", scored.id), *scored.ood.items()]:
         rows = len(sets[name].labels)
-        if name in lacking:
+        if name not in run.odin:
             into[ODIN] = np.full(rows, np.nan)
+            scored.notes[name, ODIN] = f"no perturbed images of {name}; make them with: {anew}"
             continue
         path = run.odin[name]
         if None in found.values() or {key: records.read_sidecar(path).get(key) for key in found} != found:
             raise ValueError(f"{path} was perturbed with another epsilon or temperature than {run.odin['']}, or does not say with "
                              f"which; delete it, or make both anew with: {anew}")
-        features = artifacts.read_features(path).features
+        features = artifacts.read_features(path, stale, anew).features
         if len(features) != rows:
             raise ValueError(f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew with: {anew}")
         into[ODIN] = scores.max_softmax(scores.compute_logits(features, W, b), found["temperature"])
     scored.parameters[ODIN] = found
 
 
-def warn_of_undefined(scored):
-    """Methods whose score is NaN for some images but not for all, where they have said why themselves."""
-    said = {}
-    for name, found in [("ID", scored.id), *scored.ood.items()]:
+def note_undefined(scored):
+    """A note for each method that has no score for some of a set's images, or of the ID test images, where it has none yet."""
+    for name, found in scored.ood.items():
         for method, values in found.items():
-            rows, where = np.flatnonzero(np.isnan(values)), "on every set" if name == "ID" else "there"
-            if 0 < len(rows) < len(values):
-                said.setdefault(f"undefined for {len(rows)} of {len(values)} {name} test images, first in data row {rows[0] + 1}; "
-                                f"its metrics {where} stay empty", []).append(method)
-    for text, methods in said.items():
-        warnings.warn(f"{', '.join(methods)}: {text}", stacklevel=2)
+            said = [text for text in (missing(scored.id[method], "ID", method), missing(values, name, method)) if text]
+            if said and (name, method) not in scored.notes:
+                scored.notes[name, method] = "; ".join(said)
+
+
+def missing(values, name, method):
+    """Why a method's metrics stay empty, in words; "" where it has a score for each image of this set."""
+    rows = np.flatnonzero(np.isnan(values))
+    if not len(rows):
+        return ""
+    why = "its perturbed image has no score" if method == ODIN else scores.METHODS[method].missing
+    return (f"undefined for {len(rows):,} of {len(values):,} {name} test images, first in data row {rows[0] + 1:,}: {why}; "
+            "metrics with these images stay empty")
 
 
 def tabulate(run, scored, right, tpr):
-    """Scores -> the tidy table: a row an OOD set and method. `best` says that a paired test against each other method agrees."""
+    """Scores -> the tidy table: one row per OOD set and method. `best` says that a paired test against each other method of
+    that set agrees; `right` (N,), None without a head: whether each ID test image is classified right."""
     rows = []
     for name, found in scored.ood.items():
         measured = {method: metrics.evaluate(scored.id[method], found[method], tpr) for method in found}
@@ -107,7 +125,13 @@ def tabulate(run, scored, right, tpr):
             parameters = scored.parameters[method]
             rows.append({"checkpoint": run.folder.name, "dataset": run.dataset, "ood": name, "method": method,
                          "parameters": json.dumps(utils.plain(parameters)) if parameters else "", **values,
-                         "accuracy": right.mean(),
-                         "accuracy_at_tpr": metrics.accuracy_at_coverage(right, scored.id[method], tpr),
-                         "best": method == leader})
+                         **accuracies(right, scored.id[method], tpr), "best": method == leader,
+                         "note": scored.notes.get((name, method), "")})
     return pd.DataFrame(rows)
+
+
+def accuracies(right, id_scores, tpr):
+    """The share of ID test images classified right, of all and of those that the threshold keeps."""
+    if right is None:
+        return {"accuracy": np.nan, "accuracy_at_tpr": np.nan}
+    return {"accuracy": right.mean(), "accuracy_at_tpr": metrics.accuracy_at_coverage(right, id_scores, tpr)}

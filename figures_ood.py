@@ -143,7 +143,9 @@ def auroc_bars(metrics):
     for position, (axes, name) in enumerate(zip(grid.flat, sets, strict=False)):
         panel_title(axes, shorten(name), ood_colour(position))
         values = [wide[column].loc[methods, name].to_numpy(dtype=np.float64) for column in wide]
-        _interval_bars(axes, *values, ood_colour(position))
+        scored = set(table.loc[table["ood"] == name, "method"])
+        words = ["undefined" if method in scored else "not scored" for method in methods]
+        _interval_bars(axes, *values, ood_colour(position), words)
         axes.set_yticks(range(len(methods)), [shorten(method) for method in methods])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         bar_rows(axes, len(methods))
@@ -161,8 +163,9 @@ def method_labels(metrics):
     return metrics["method"].where(~several, metrics["method"] + " " + metrics["parameters"].astype(str))
 
 
-def _interval_bars(axes, values, lows, highs, colour):
-    """Horizontal bars from 0.5 to the values (K,), the best dark, whiskers to lows and highs, numbers beside them."""
+def _interval_bars(axes, values, lows, highs, colour, words):
+    """Horizontal bars from 0.5 to the values (K,), the best dark, whiskers to lows and highs, numbers beside them, and `words`
+    [K] in place of a value that is not there."""
     rows = np.arange(len(values))
     best = values == np.nanmax(values) if np.isfinite(values).any() else np.zeros(len(values), bool)
     for row in rows[np.isfinite(values)]:
@@ -170,8 +173,8 @@ def _interval_bars(axes, values, lows, highs, colour):
     whiskers = np.abs(np.nan_to_num(np.array([values - lows, highs - values])))
     axes.errorbar(values, rows, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
     axes.axvline(0.5, color=QUIET, lw=0.8)
-    for row, value in zip(rows, values, strict=True):
-        text = percent(value) if np.isfinite(value) else "undefined"
+    for row, value, word in zip(rows, values, words, strict=True):
+        text = percent(value) if np.isfinite(value) else word
         place = np.nanmax([value, highs[row], 0.5]) if np.isfinite(value) else 0.5
         axes.annotate(text, (place, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
                       color=INK if np.isfinite(value) else QUIET, fontweight="bold" if best[row] else "normal")

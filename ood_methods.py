@@ -7,12 +7,18 @@
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --groups near=cifar10 far=svhn,textures --latex
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --val-ood uniform     # tune on it, test on the rest
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth             # mean and spread over seeds
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --methods NECO-ETF    # joins the table that is there
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: scores_ID_<dataset>.csv and
-scores_OOD_<name>.csv (a row an image, a column a method, and whether each score passes the threshold that keeps 95% of ID),
-ood_metrics.csv (a row an OOD set and method) with ood_metrics.md and, on demand, .tex, and figures/. Every score is higher for
-more in-distribution images; ID is the positive class; rates are in [0, 1]. docs/methods.md explains each method.
+scores_OOD_<name>.csv (one row per image, one column per method, and whether each score passes the threshold that keeps 95% of
+ID), ood_metrics.csv (one row per OOD set and method) with ood_metrics.md and, on demand, .tex, and figures/. What an earlier
+run scored of the same head and features stays in the table, unless --replace starts over. Without head.csv the methods that
+need no head are scored. Every score is higher for more in-distribution images; ID is the positive class; rates are in [0, 1].
+docs/methods.md explains each method.
 """
+import contextlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +29,7 @@ import artifacts
 import cli
 import detection
 import figures
+import joining
 import metrics
 import records
 import runs
@@ -41,7 +48,7 @@ DERIVED = ("ood_groups.csv", "ood_metrics.tex")  # of ood_metrics.csv, where ask
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir",
+    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir", "allow-stale",
                   checkpoint={"required": True, "nargs": "+", "help": "checkpoints, or their folders of features; of several, "
                               "the mean and standard deviation are written too"},
                   ood={"help": "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"})
@@ -62,6 +69,8 @@ def make_parser():
     parser.add_argument("--groups", nargs="+", type=group, metavar="GROUP=NAME,NAME", default=[],
                         help="average over groups of OOD sets, such as near=cifar10 far=svhn,textures")
     parser.add_argument("--tpr", type=share, default=0.95, help="share of ID images that the thresholds and FPR keep")
+    parser.add_argument("--replace", action="store_true", help="start the table over, where rows of the same head and features "
+                        "would stay and the new ones join them")
     parser.add_argument("--latex", action="store_true", help="write ood_metrics.tex too (booktabs)")
     parser.add_argument("--caption", type=str, default="", help="of the LaTeX table, in LaTeX; default: what the table shows")
     parser.add_argument("--label", type=str, default="tab:ood", help="of the LaTeX table")
@@ -76,46 +85,114 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    opened = [runs.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
-    check_together(opened)
-    for run in opened:
-        check(run, args)
-        utils.writable_folder(run.folder / "figures")
-    measured = [score_run(run, args) for run in opened]
-    if len(opened) > 1:
-        compare_checkpoints(measured, args)
+    jobs = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
+    check_together(jobs)
+    for job in jobs:
+        check(job.run, args)
+        utils.writable_folder(job.run.folder / "figures")
+    measured = [score_run(job, args) for job in jobs]
+    if len(jobs) > 1:
+        compare_checkpoints(measured, args, [reason for job in jobs for reason in job.stale.reasons])
 
 
-def check_together(opened):
+# ---- what is to be done ----------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint's files, the methods that are computed, and what an earlier table keeps beside them."""
+
+    run: runs.Run
+    names: list  # methods to compute
+    asked: list  # OOD sets that are asked for
+    tested: list  # OOD sets that stand in the table: these, but for --val-ood, and those of the earlier table
+    earlier: joining.Earlier  # without the methods that are computed
+    lines: list  # what a person should know of all this
+    stale: records.Stale
+
+    @property
+    def odin(self):
+        return detection.ODIN in self.names
+
+    @property
+    def inputs(self):
+        """All files that are read, and those that would be if they were there."""
+        chose = [self.run.folder / f"OOD_{name}_test{suffix}" for name in self.earlier.tuned_on() for suffix in artifacts.SUFFIXES]
+        return list(dict.fromkeys([*self.run.files, *self.run.optional, *chose]))
+
+
+def prepare(checkpoint, args):
+    """One checkpoint's files, and which methods and sets make its table."""
+    stale = records.Stale(args.allow_stale)
+    folder, dataset = runs.locate(checkpoint, args.output_dir, args.dataset)
+    earlier = joining.Earlier() if args.replace else joining.find(folder, dataset)
+    asked = [utils.split_name(text)[0] for text in args.ood or runs.sets_in(folder)]
+    more = [name for name in earlier.sets if name not in asked]
+    run = runs.open_run(checkpoint, args.output_dir, dataset, [*(args.ood or asked), *more], stale, needs_head=False)
+    names, lines = methods_of(run, args)
+    tested = [name for name in run.ood if name != args.val_ood or name in earlier.sets]
+    kept = earlier.without(names)
+    if kept.parameters:
+        lines = [*lines, kept.summary]
+    return Job(run, names, asked, tested, kept, [*kept.lost, *lines], stale)
+
+
+def methods_of(run, args):
+    """-> the methods to compute, and a line on those that are left out without a head; ValueError for one that was named."""
+    names = list(args.methods or [*scores.DEFAULT, *([detection.ODIN] if run.odin else [])])
+    if run.head:
+        return names, []
+    given = parameters(args)
+    lacking = [name for name in names if name == detection.ODIN or scores.needs_head(name, given.get(name))]
+    if lacking and (args.methods or any(values.get("max_logit") for values in given.values())):
+        raise ValueError(f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)}; expected columns class, "
+                         f"w0 .. w{{D-1}}, bias, as written by: {run.command}")
+    made = records.read_sidecar(run.train).get("head_sha256")  # by run_networks.py, which makes the head too
+    line = (f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}"
+            + (f"; make it with: {run.command}" if made else ""))
+    return [name for name in names if name not in lacking], [line] if lacking else []
+
+
+def check_together(jobs):
     """Checkpoints that are averaged: each once, and all against the same OOD sets."""
-    first = opened[0]
-    for place, run in enumerate(opened):
-        if run.folder.resolve() in [other.folder.resolve() for other in opened[:place]]:
-            raise ValueError(f"--checkpoint names {run.folder} more than once, which would count as another seed; give each once")
-        if set(run.ood) != set(first.ood):
-            raise ValueError(f"{first.folder} has the OOD sets {', '.join(first.ood)}, {run.folder} has {', '.join(run.ood)}; name "
-                             "those to average over with --ood")
+    first = jobs[0]
+    for place, job in enumerate(jobs):
+        folder = job.run.folder
+        if folder.resolve() in [other.run.folder.resolve() for other in jobs[:place]]:
+            raise ValueError(f"--checkpoint names {folder} more than once, which would count as another seed; give each once")
+        if set(job.asked) != set(first.asked):
+            raise ValueError(f"{first.run.folder} has the OOD sets {', '.join(first.asked)}, {folder} has {', '.join(job.asked)}; "
+                             "name those to average over with --ood")
 
 
 def check(run, args):
     """Mistakes that show before anything large is read."""
     if not run.ood:
         raise ValueError(f"{run.folder} holds no OOD features; make some with: {run.command} --ood svhn")
-    if args.val_ood and args.val_ood not in run.ood:
-        raise ValueError(f"{args.val_ood} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it in --ood")
-    if args.val_ood and len(run.ood) == 1:
-        raise ValueError(f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test them; add another")
-    if args.val_ood and run.val is None:
-        raise ValueError(f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares with ID validation "
-                         f"images, which {run.command} writes of a network trained with --val-size above 0")
+    check_val_ood(run, args)
     check_groups(run, args)
     width = artifacts.width_of(run.train)
     for flag in ("vim_dim", "neco_dim"):
         if (getattr(args, flag) or 0) >= width:
-            raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected 1 to {width - 1} for {width} features")
+            expected = f"1 to {width - 1}" if width > 1 else "no such flag"
+            raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for {width} features")
     if detection.ODIN in (args.methods or []) and not run.odin:
         raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: {run.command} "
                          "--odin-epsilon 0.0014")
+
+
+def check_val_ood(run, args):
+    if not args.val_ood:
+        return
+    if args.val_ood not in run.ood:
+        raise ValueError(f"{args.val_ood} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it in --ood")
+    if len(run.ood) == 1:
+        raise ValueError(f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test them; add another")
+    if run.val is None:
+        raise ValueError(f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares with ID validation "
+                         f"images, which {run.command} writes of a network trained with --val-size above 0")
+    if run.head is None:
+        raise ValueError(f"{run.folder} has no head.csv, which the ID validation images of --val-ood are scored with; expected "
+                         f"columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}")
 
 
 def check_groups(run, args):
@@ -134,43 +211,105 @@ def check_groups(run, args):
                 raise ValueError(f"{given}: {member} stands there more than once")
 
 
-def score_run(run, args):
+# ---- one checkpoint --------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The features of one checkpoint, and its head: W (C, D), b (C,) and class names, None where there is none."""
+
+    train: artifacts.Features
+    val: artifacts.Features  # None without validation images
+    test: artifacts.Features
+    ood: dict  # name: features
+    W: np.ndarray = None
+    b: np.ndarray = None
+    class_names: list = None
+
+    def logits(self, found):
+        return None if self.W is None else scores.compute_logits(found.features, self.W, self.b)
+
+
+def score_run(job, args):
     """Fit, score, and write everything of one checkpoint -> its tidy table."""
+    run, seconds = job.run, {}
+    for line in job.lines:
+        print(line)
     print(f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in {run.folder}")
-    seconds = {}
     with cli.timed(seconds, "reading"):
-        W, b, class_names = artifacts.read_head(run.head)
-        train, val, test = (artifacts.read_features(path) if path else None for path in (run.train, run.val, run.test))
-        for found in filter(None, (train, val, test)):
-            artifacts.check_labels(found, class_names)
-        ood = {name: artifacts.read_features(path) for name, path in run.ood.items()}
+        data = read(run, job.stale)
     with cli.timed(seconds, "scoring"):
-        fitted = scores.Training(train.features, train.labels, W, b, val and (val.features, val.labels))
-        names = [name for name in args.methods or scores.DEFAULT if name != detection.ODIN]
-        overrides = parameters(args)
-        chosen = detection.tune(fitted, names, overrides, ood.pop(args.val_ood).features) if args.val_ood else {}
-        scored = detection.score(fitted, names, {**chosen, **overrides}, test, ood)
-        scored.parameters.update({name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen})
-        if detection.ODIN in (args.methods or [detection.ODIN]) and run.odin:
-            detection.add_odin(run, scored, {"": test, **ood}, W, b)
-        detection.warn_of_undefined(scored)
+        fitted = fit(data)
+        scored = score(job, fitted, data, args)
     with cli.timed(seconds, "tables"):
-        right = scores.compute_logits(test.features, W, b).argmax(1) == test.labels
+        logits = data.logits(data.test)
+        right = None if logits is None else logits.argmax(1) == data.test.labels
         table = detection.tabulate(run, scored, right, args.tpr)
-        sets = {f"ID_{run.dataset}": test, **{f"OOD_{name}": found for name, found in ood.items()}}
-        written = write(run, args, table, scored, sets, W, b, class_names)
+        written = write(job, args, table, scored, data)
     with cli.timed(seconds, "figures"):
-        written += draw(run, fitted, test, ood, table, scored, args)
-    finish(run, args, table, written, seconds)
+        written += draw(job, fitted, data, table, scored, args)
+    finish(job, args, table, written, seconds)
     return table
 
 
-def finish(run, args, table, written, seconds):
+def read(run, stale):
+    """All features of one checkpoint, each once."""
+    def features(path):
+        return artifacts.read_features(path, stale, run.command) if path else None
+
+    W, b, class_names = artifacts.read_head(run.head, stale, run.command) if run.head else (None, None, None)
+    data = Data(features(run.train), features(run.val) if run.head else None, features(run.test),
+                {name: features(path) for name, path in run.ood.items()}, W, b, class_names)
+    for found in (data.train, data.val, data.test):
+        if found and run.head:
+            artifacts.check_labels(found, class_names)
+    for found in (data.val, data.test, *data.ood.values()):
+        if found:
+            with about(found.file):
+                scores.check_rows(found.features)
+    return data
+
+
+def fit(data):
+    """The training set, which each method is fitted to."""
+    with about(data.train.file):
+        return scores.Training(data.train.features, data.train.labels, data.W, data.b,
+                               data.val and (data.val.features, data.val.labels))
+
+
+@contextlib.contextmanager
+def about(path):
+    """What is wrong in the block is wrong in this file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def score(job, fitted, data, args):
+    """The scores that are asked for, and the earlier ones beside them."""
+    run, overrides = job.run, parameters(args)
+    names = [name for name in job.names if name != detection.ODIN]
+    chosen = detection.tune(fitted, names, overrides, data.ood[args.val_ood].features) if args.val_ood else {}
+    ood = {name: data.ood[name] for name in job.tested}
+    scored = detection.score(fitted, names, {**chosen, **overrides}, data.test, ood, {args.val_ood: chosen})
+    scored.parameters.update({name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen})
+    if job.odin:
+        detection.add_odin(run, scored, {"": data.test, **ood}, data.W, data.b, job.stale)
+    detection.note_undefined(scored)
+    rows = {"": len(data.test.labels), **{name: len(found.labels) for name, found in data.ood.items()}}
+    return joining.join(scored, job.earlier, run.folder, run.dataset, rows)
+
+
+def finish(job, args, table, written, seconds):
     """What an earlier table left goes, the record of this one is written, and the table is printed."""
-    removed = remove_outdated(run.folder, written)
-    records.write_record(run.folder / "ood_methods.json", cli.material(args), run.files, written, seconds=seconds)
+    folder = job.run.folder
+    removed = remove_outdated(folder, written)
+    records.write_record(folder / joining.RECORD, cli.material(args), job.inputs, written,
+                         listings=() if args.ood else ("OOD_*_test.*",), stale=job.stale, seconds=seconds)
     cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
-    print(f"\nper-image scores, figures and the full table: {run.folder}")
+    for note in tables.notes(table):
+        print(note)
+    print(f"\nper-image scores, figures and the full table: {folder}")
     if removed:
         print(f"removed, as made of an earlier table: {', '.join(removed)}")
 
@@ -239,10 +378,12 @@ def parameters(args):
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
-def compare_checkpoints(measured, args):
+def compare_checkpoints(measured, args, reasons):
     """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's mean over its sets."""
     folder = utils.writable_folder(args.output_dir)
-    sidecar = {**records.provenance(cli.material(args)), "checkpoints": [table["checkpoint"].iloc[0] for table in measured]}
+    measured = tables.in_common(measured)
+    sidecar = {**records.provenance(cli.material(args), records.Stale(args.allow_stale, reasons)),
+               "checkpoints": [table["checkpoint"].iloc[0] for table in measured]}
     parts = {"ood_checkpoints.csv": ("ood", tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"]))}
     if args.groups:
         means = pd.concat([tables.over_groups(table, args.groups) for table in measured])
@@ -255,10 +396,10 @@ def compare_checkpoints(measured, args):
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
-def write(run, args, table, scored, sets, W, b, class_names):
+def write(job, args, table, scored, data):
     """ood_metrics.csv, .md, .tex, ood_groups.csv and the score files -> their paths."""
-    sidecar = {**records.provenance(cli.material(args)), "tpr": args.tpr,
-               "checkpoint_sha256": records.read_sidecar(run.head).get("checkpoint_sha256")}
+    run = job.run
+    sidecar = {**records.provenance(cli.material(args), job.stale), "tpr": args.tpr, **records.origin(run.head or run.train)}
     summary = tables.summarise(table, args.groups)
     written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
     artifacts.write_table(written[0], table, sidecar)
@@ -270,31 +411,44 @@ def write(run, args, table, scored, sets, W, b, class_names):
         written.append(run.folder / "ood_metrics.tex")
         utils.write_text(written[-1], tables.latex(summary, table, args.tpr, args.caption, args.label))
     thresholds = {name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()}
-    for stem, found in sets.items():
+    sets = {f"ID_{run.dataset}": (data.test, scored.id),
+            **{f"OOD_{name}": (data.ood[name], values) for name, values in scored.ood.items()}}
+    for stem, (found, values) in sets.items():
         written.append(run.folder / f"scores_{stem}.csv")
-        values = scored.id if stem.startswith("ID") else scored.ood[stem.removeprefix("OOD_")]
-        write_scores(written[-1], found, values, thresholds, scores.compute_logits(found.features, W, b), class_names, sidecar)
+        artifacts.write_table(written[-1], score_table(found, values, thresholds, data.logits(found), data.class_names), sidecar,
+                              thresholds={name: thresholds[name] for name in values})
     return written
 
 
-def write_scores(path, found, values, thresholds, logits, class_names, sidecar):
-    """A row an image: path, label, predicted class, every score, and whether it passes its method's threshold."""
-    prediction = logits.argmax(1)
+def score_table(found, values, thresholds, logits, class_names):
+    """One row per image: path, label, predicted class, every score, and whether it passes its method's threshold."""
     columns = {"path": found.paths} if found.paths else {}
-    columns |= {"label": found.labels, "prediction": prediction, "predicted_class": [class_names[index] for index in prediction]}
+    columns["label"] = found.labels
+    if logits is not None:
+        prediction = logits.argmax(1)
+        columns |= {"prediction": prediction, "predicted_class": [class_names[index] for index in prediction]}
     columns |= {name: pl.Series(value).fill_nan(None) for name, value in values.items()}
-    columns |= {f"{name}_accepted": columns[name] >= threshold if np.isfinite(threshold) else pl.Series([None] * len(prediction))
-                for name, threshold in thresholds.items()}
-    artifacts.write_table(path, pl.DataFrame(columns), sidecar, thresholds=thresholds)
+    for name in values:
+        verdict = columns[name] >= thresholds[name] if np.isfinite(thresholds[name]) else pl.Series([None] * len(found.labels))
+        columns[f"{name}_accepted"] = verdict
+    return pl.DataFrame(columns)
 
 
 def remove_outdated(folder, written):
     """Remove what an earlier command made of a table that is now another one -> the names.
 
-    A score file that is not made anew stays: its numbers are still right, and its sidecar says what made them.
+    A score file that is not made anew stays: its numbers are still right, and its sidecar says what made them. Only figures
+    and tables of this folder go, whatever the record names.
     """
-    earlier = utils.read_json(folder / "ood_methods.json").get("outputs", {})
-    outdated = [name for name in earlier if folder / name not in written and Path(name).parts[0] in ("figures", *DERIVED)]
+    earlier = records.read_record(folder / joining.RECORD).get("outputs", {})
+    kept, root = {path.resolve() for path in written}, folder.resolve()
+    outdated = []
+    for name in earlier:
+        path = records.inside(folder, name).resolve()
+        ours = Path(os.path.relpath(path, root))
+        is_figure = ours.parts[0] == "figures" and ours.suffix == ".png"
+        if path not in kept and (is_figure or str(ours) in DERIVED):
+            outdated.append(str(ours))
     for name in outdated:
         (folder / name).unlink(missing_ok=True)
         if name.endswith(".csv"):
@@ -302,32 +456,46 @@ def remove_outdated(folder, written):
     return outdated
 
 
-def draw(run, fitted, test, ood, table, scored, args):
-    """The OOD figures -> their paths. Of more methods than the core ones, the best on average gets its histogram too."""
-    folder = run.folder / "figures"
+def draw(job, fitted, data, table, scored, args):
+    """The OOD figures -> their paths. Of more methods than the core ones, the best on average gets its histogram too; an
+    earlier method keeps the one that it has."""
+    folder = job.run.folder / "figures"
+    table = tables.printable(table)
     drawn = {"auroc_bars": figures.auroc_bars(table)}
-    mean = table.groupby("method")["auroc"].mean()
+    everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
+    mean = table[everywhere].groupby("method")["auroc"].mean()
     shown = [name for name in scored.id if name in scores.CORE] + ([mean.idxmax()] if mean.notna().any() else [])
-    for name in dict.fromkeys(shown):
+    for name in dict.fromkeys([*shown, *job.earlier.drawn]):
         area = table[table["method"] == name].set_index("ood")["auroc"].to_dict()
         drawn[f"scores_{name}"] = figures.score_histograms(
-            scored.id[name], {key: found[name] for key, found in scored.ood.items()}, name,
+            scored.id[name], {key: found[name] for key, found in scored.ood.items() if name in found}, name,
             metrics.threshold_at_tpr(scored.id[name], args.tpr), area)
-    centre, axes, explained = leading_components(fitted)
-    inside, points = (test.features - centre) @ axes, {name: (found.features - centre) @ axes for name, found in ood.items()}
-    drawn["principal_components"] = figures.principal_components(
-        inside[:, :2], {name: found[:, :2] for name, found in points.items()}, explained[:2], test.labels)
-    if len(explained) == 3:  # two features have no third component
-        drawn["principal_components_three"] = figures.three_components(inside, points, explained, test.labels)
+    drawn |= draw_components(fitted, data, scored)
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
     return [folder / f"{name}.png" for name in drawn]
 
 
+def draw_components(fitted, data, scored):
+    """{name: figure} of the features on their leading principal axes, as many as there are."""
+    centre, axes, explained = leading_components(fitted)
+    inside = (data.test.features - centre) @ axes
+    points = {name: (data.ood[name].features - centre) @ axes for name in scored.ood}
+    if len(explained) < 2:  # one feature is no plane
+        return {}
+    drawn = {"principal_components": figures.principal_components(
+        inside[:, :2], {name: found[:, :2] for name, found in points.items()}, explained[:2], data.test.labels)}
+    if len(explained) == 3:  # two features have no third component
+        drawn["principal_components_three"] = figures.three_components(inside, points, explained, data.test.labels)
+    return drawn
+
+
 def leading_components(fitted):
     """The training set -> its mean (D,), the three leading principal axes (D, 3), and the share of the variance of each."""
     values, vectors = fitted.spectrum
-    return fitted.mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(values[:-4:-1] / values.sum())
+    leading, total = values[:-4:-1], values.sum()
+    shares = leading / total if total > 0 else np.full(len(leading), np.nan)  # features that are all the same
+    return fitted.mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(shares)
 
 
 if __name__ == "__main__":

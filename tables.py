@@ -1,6 +1,6 @@
 """Tables of OOD metrics: over groups and checkpoints, as printed, in Markdown and in LaTeX.
 
-The tidy table has a row an OOD set and method, as ood_metrics.csv has (README.md says its columns).
+The tidy table has one row per OOD set and method, as ood_metrics.csv has (README.md says its columns).
 """
 import json
 
@@ -25,12 +25,22 @@ def significant_leader(measured, id_scores, ood_scores):
     return leader if all(p < SIGNIFICANT for p in others) else None
 
 
+def printable(table):
+    """The tidy table without the rates of sets of one image, which have no interval: they say nothing of other images."""
+    known = table["auroc_low"].notna()
+    return table.assign(auroc=table["auroc"].where(known), fpr95=table["fpr95"].where(known))
+
+
 def summarise(table, groups=()):
-    """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then means over the groups."""
+    """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then means over the groups.
+
+    A method that was not computed on a set, or is undefined there, has an empty cell, and no mean of which that set is part.
+    """
+    table = printable(table)
     frame = pd.DataFrame({"Method": list(dict.fromkeys(table["method"]))})
     sets = list(dict.fromkeys(table["ood"]))
     for name in sets:
-        part = table[table["ood"] == name].set_index("method").loc[frame["Method"]]
+        part = table[table["ood"] == name].set_index("method").reindex(frame["Method"])
         frame[f"{name} AUROC"], frame[f"{name} FPR"] = 100 * part["auroc"].to_numpy(), 100 * part["fpr95"].to_numpy()
     for name, members in groups or [("mean", sets)]:
         for measure in ("AUROC", "FPR"):
@@ -40,16 +50,28 @@ def summarise(table, groups=()):
 
 
 def over_groups(table, groups):
-    """The tidy table -> a row a group and method: metrics averaged over the group's OOD sets, each set counting alike."""
+    """The tidy table -> one row per group and method: metrics averaged over the group's OOD sets, each set counting alike.
+
+    A set on which a method is undefined, or was not computed, leaves that method no mean.
+    """
     measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
-    parts = []
+    table, parts = printable(table), []
     for name, members in groups:
         part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
-        part = part.agg(lambda values: values.mean(skipna=False)).reset_index()  # an undefined set leaves no mean
+        complete = part.size() == len(members)
+        part = part.agg(lambda values: values.mean(skipna=False)).where(complete).reset_index()
         part.insert(0, "group", name)
         part.insert(1, "sets", " ".join(members))
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def in_common(measured):
+    """Tables of several checkpoints -> the same, with the sets and methods that all of them have."""
+    measured = [printable(table) for table in measured]
+    keys = [set(zip(table["ood"], table["method"], strict=True)) for table in measured]
+    shared = set.intersection(*keys)
+    return [table[[key in shared for key in zip(table["ood"], table["method"], strict=True)]] for table in measured]
 
 
 def over_checkpoints(table, by):
@@ -69,9 +91,29 @@ def over_checkpoints(table, by):
 
 def heading(table, tpr):
     row = table.iloc[0]
-    return (f"{row['checkpoint']}: {row['dataset']} ({row['n_id']:,} test images) against "
+    right = "" if np.isnan(row["accuracy"]) else f", {100 * row['accuracy']:.2f}% classified right"
+    return (f"{row['checkpoint']}: {row['dataset']} ({row['n_id']:,} test images{right}) against "
             + ", ".join(f"{name} ({count:,})" for name, count in table.groupby("ood", sort=False)["n_ood"].first().items())
             + f"; AUROC, and FPR at {100 * tpr:g}% TPR with ID as positive, in %" + tuned(table))
+
+
+def notes(table):
+    """Why cells are empty, or what to know of them: one line per text, with the methods and sets that it is of."""
+    said = {}
+    for row in table[table["note"] != ""].to_dict("records"):
+        said.setdefault(row["note"], []).append((row["method"], row["ood"]))
+    lines = [f"{together(method for method, _ in cells)} ({together(name for _, name in cells)}): {text}"
+             for text, cells in said.items()]
+    single = [name for name, part in table.groupby("ood", sort=False) if part["n_ood"].iloc[0] == 1]
+    lines += [f"{name}: rates over one image have no interval and are left out; its scores, and whether each accepts it, are in "
+              f"scores_OOD_{name}.csv" for name in single]
+    if table["n_id"].iloc[0] == 1:
+        lines.append("rates over one ID test image have no interval and are left out")
+    return lines
+
+
+def together(names):
+    return ", ".join(dict.fromkeys(names))
 
 
 def tuned(table):
@@ -93,7 +135,9 @@ def cells(summary, table, bold):
 
 def markdown(summary, table, tpr):
     rows = [summary.columns, ["---", *["---:"] * (summary.shape[1] - 1)], *cells(summary, table, "**{}**".format)]
-    return (f"{heading(table, tpr)}. {BOLD}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
+    beneath = "".join(f"\n- {text}" for text in notes(table))
+    return (f"{heading(table, tpr)}. {BOLD}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+            + (f"{beneath}\n" if beneath else ""))
 
 
 def latex(summary, table, tpr, caption, label):

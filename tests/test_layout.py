@@ -18,7 +18,8 @@ TABLE = {
               "extraction", "leave_out", "distributed", "records", "utils", "cli", "figures"},
     "run_networks": {"data", "image_files", "networks", "extraction", "layers", "distributed", "records", "artifacts", "utils",
                      "cli"},
-    "ood_methods": {"detection", "scores", "tables", "metrics", "figures", "runs", "records", "artifacts", "utils", "cli"},
+    "ood_methods": {"joining", "detection", "scores", "tables", "metrics", "figures", "runs", "records", "artifacts", "utils",
+                    "cli"},
     "neural_collapse": {"layers", "series", "collapse", "figures", "runs", "records", "artifacts", "utils", "cli"},
     "report": {"report_page", "report_summary", "report_words", "records", "artifacts", "utils", "cli"},
     "report_page": {"report_words", "figures", "utils"},
@@ -39,6 +40,7 @@ TABLE = {
     "image_files": {"image_folders"},
     "augment": set(),
     "leave_out": set(),
+    "joining": {"detection", "scores", "records", "artifacts", "utils"},
     "detection": {"scores", "tables", "metrics", "records", "artifacts", "utils"},
     "scores": set(),
     "tables": {"metrics"},
@@ -58,9 +60,10 @@ TABLE = {
 SPLIT = ("scores", "figures", "collapse", "training")
 SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
 STAGES = SCRIPTS[1:]
-TORCH_FREE = ("ood_methods", "neural_collapse", "report", "report_page", "report_summary", "report_words", "detection", "scores",
-              "tables", "metrics", "layers", "series", "runs", "collapse", "figures", "artifacts", "csv_files", "records", "utils",
-              "image_folders", "cli")
+TORCH_FREE = ("ood_methods", "neural_collapse", "report", "report_page", "report_summary",
+              "report_words", "joining", "detection", "scores", "tables", "metrics", "layers",
+              "series", "runs", "collapse", "figures", "artifacts", "csv_files", "records",
+              "utils", "image_folders", "cli")
 PRESENT = sorted(path.stem for path in ROOT.glob("*.py"))
 
 

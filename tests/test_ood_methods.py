@@ -24,7 +24,7 @@ import utils
 
 METRICS = ["checkpoint", "dataset", "ood", "method", "parameters", "auroc", "auroc_low", "auroc_high", "fpr95",
            "fpr95_ood_positive", "aupr_in", "aupr_out", "id_share", "detection_error", "n_id", "n_ood", "ties", "accuracy",
-           "accuracy_at_tpr", "best"]
+           "accuracy_at_tpr", "best", "note"]
 CLASSES, WIDTH = 4, 12
 CORE = ("MSP", "MaxLogit", "Energy")
 
@@ -169,8 +169,11 @@ def test_the_sidecars_say_what_made_the_files(done):
 
 def test_the_record_names_all_that_was_read_and_written(done):
     record = utils.read_json(done[0] / "ood_methods.json")
-    assert set(record["inputs"]) == {"head.csv", "ID_toy_train.csv", "ID_toy_val.csv", "ID_toy_test.csv", "OOD_far_noise_test.csv",
-                                     "OOD_near_test.csv"}
+    read = {name for name, digest in record["inputs"].items() if digest}
+    assert read == {"head.csv", "ID_toy_train.csv", "ID_toy_val.csv", "ID_toy_test.csv", "OOD_far_noise_test.csv",
+                    "OOD_near_test.csv"}
+    assert {"ODIN_ID_toy_test.csv", "ID_toy_val.parquet"} <= set(record["inputs"]) - read, "what was absent, as absent"
+    assert record["listings"] == {"OOD_*_test.*": sorted(path.name for path in done[0].glob("OOD_*_test.*"))}
     written = {str(path.relative_to(done[0])) for path in done[0].rglob("*") if path.suffix in (".csv", ".png", ".md", ".tex")}
     assert set(record["outputs"]) == written - set(record["inputs"])
     drawn = {f"figures/{name}.png" for name in ("auroc_bars", "principal_components", "principal_components_three", "scores_MSP")}
@@ -202,7 +205,7 @@ def test_the_printed_table_is_the_written_one_in_percent(done):
     for method, numbers in shown.items():
         rates = 100 * table.loc[[(method, "far_noise"), (method, "near")], ["auroc", "fpr95"]].to_numpy()
         np.testing.assert_allclose(numbers, [*rates.ravel(), *rates.mean(axis=0)], atol=0.005 + 1e-9)
-    assert "far_noise AUROC" in done[1] and "near FPR" in done[1] and "toy (100 test images)" in done[1]
+    assert "far_noise AUROC" in done[1] and "near FPR" in done[1] and "toy (100 test images, " in done[1]
     assert "far_noise (60), near (80)" in done[1] and str(done[0]) in done[1]
 
 
@@ -267,7 +270,7 @@ def test_what_was_made_of_an_earlier_table_goes_and_score_files_stay(folder):
     mine = folder / "figures" / "mine.png"
     mine.write_bytes(b"a person's own")
     before = (folder / "scores_OOD_far_noise.csv").read_bytes()
-    printed = run(folder, "--methods", "MSP", "--ood", "near")[1]
+    printed = run(folder, "--methods", "MSP", "--ood", "near", "--replace")[1]
     for name in ("ood_groups.csv", "ood_groups.json", "ood_metrics.tex", "figures/scores_ViM.png"):
         assert not (folder / name).exists(), name
     assert "ood_groups.csv" in printed and "figures/scores_ViM.png" in printed and mine.exists()
@@ -297,7 +300,7 @@ def test_methods_come_in_the_asked_order_whatever_their_case(folder):
 def test_only_the_asked_sets_are_scored_in_their_order(folder):
     table, _ = run(folder, "--methods", "MSP", "--ood", "near", "far_noise=anywhere")
     assert list(table["ood"]) == ["near", "far_noise"]
-    table, _ = run(folder, "--methods", "MSP", "--ood", "near")
+    table, _ = run(folder, "--methods", "MSP", "--ood", "near", "--replace")
     assert list(table["ood"]) == ["near"]
 
 
@@ -466,7 +469,7 @@ def test_what_a_validation_set_chose_is_said_wherever_the_numbers_stand(folder):
     said = "hyper-parameters of Energy, GEN chosen on near"
     for text in (printed, (folder / "ood_metrics.md").read_text(), (folder / "ood_metrics.tex").read_text()):
         assert said in text
-    assert "chosen on" not in run(folder, "--methods", "MSP", "Energy")[1]
+    assert "chosen on" not in run(folder, "--methods", "MSP", "Energy", "--replace")[1]
 
 
 def test_a_validation_set_that_leaves_a_score_undefined_chooses_nothing(folder):
@@ -538,11 +541,13 @@ def test_a_set_without_perturbed_images_is_empty_for_odin_and_says_so(with_odin)
     (with_odin / "ODIN_OOD_near_test.csv").unlink()
     ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "MSP", "ODIN")
     table = read_csv(with_odin / "ood_metrics.csv").set_index(["ood", "method"])
-    assert ended.code == 0 and ended.err.count("ODIN: no perturbed images of near") == 1 and "--odin-epsilon 0.002" in ended.err
+    note = table.loc[("near", "ODIN"), "note"]
+    assert ended.code == 0 and note.startswith("no perturbed images of near; make them with: ") and "--odin-epsilon 0.002" in note
+    assert ended.out.count(f"ODIN (near): {note}") == 1 and "goes" not in ended.out
     assert np.isnan(table.loc[("near", "ODIN"), "auroc"]) and read_csv(with_odin / "scores_OOD_near.csv")["ODIN"].isna().all()
     assert table.loc[("far_noise", "ODIN"), "auroc"] == before.loc[("far_noise", "ODIN"), "auroc"]
-    ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "Energy", "ODIN", "--val-ood", "near")
-    assert ended.code == 0 and "ODIN" not in ended.err, "what only chooses hyper-parameters needs none"
+    ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "Energy", "ODIN", "--val-ood", "near", "--replace")
+    assert ended.code == 0 and "no perturbed images" not in ended.out, "what only chooses hyper-parameters needs none"
 
 
 @pytest.mark.parametrize("change", ["sidecar", "rows"])
@@ -571,7 +576,7 @@ def test_sets_perturbed_differently_are_refused(with_odin):
 def test_necos_variants_are_rows_that_are_named_to_be_scored(folder):
     alone, _ = run(folder, "--methods", "NECO", "--no-neco-scaler")
     assert not set(run(folder)[0]["method"]) & {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
-    table, printed = run(folder, "--methods", "neco", "neco-noscaler", "NECO-MaxLogit", "NECO-ETF", "--ood", "near")
+    table, printed = run(folder, "--methods", "neco", "neco-noscaler", "NECO-MaxLogit", "NECO-ETF", "--ood", "near", "--replace")
     assert list(table["method"]) == list(printed_rows(printed)) == ["NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"]
     parameters = [json.loads(text) for text in table["parameters"]]
     assert [(found["scaler"], found["max_logit"]) for found in parameters] == [
@@ -595,7 +600,7 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
     monkeypatch.setattr(scores, "METHODS", methods)
     monkeypatch.setattr(scores, "score_all", counted(lambda rows, *_: f"score {len(rows)}", scores.score_all))
     monkeypatch.setattr(scores, "Training", counted(lambda *_: "training set", scores.Training))
-    monkeypatch.setattr(artifacts, "read_features", counted(lambda path: f"read {path.name}", artifacts.read_features))
+    monkeypatch.setattr(artifacts, "read_features", counted(lambda path, *_: f"read {path.name}", artifacts.read_features))
     with mock.patch.object(ood_methods, "draw", lambda *given: []):
         assert shell(ood_methods.main, "--checkpoint", folder).code == 0
     sets = ["ID_toy_train", "ID_toy_val", "ID_toy_test", *(f"OOD_{name}_test" for name in "abcd")]
@@ -685,8 +690,10 @@ def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
     artifacts.write_features(folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "KNN", "ASH-S")
     assert ended.code == 0
-    assert ended.err.count("undefined for") == 1
-    assert "KNN, ASH-S: undefined for 1 of 100 ID test images, first in data row 4; its metrics on every set" in ended.err
+    assert ended.out.count("undefined for") == 2
+    for method, why in (("KNN", "have no direction"), ("ASH-S", "sum to 0")):
+        line = next(line for line in ended.out.splitlines() if line.startswith(f"{method} (far_noise, near): "))
+        assert "undefined for 1 of 100 ID test images, first in data row 4: " in line and why in line
     for stem in ("ID_toy", "OOD_near"):
         scored = read_csv(folder / f"scores_{stem}.csv")
         assert scored["KNN_accepted"].isna().all() and scored["MSP_accepted"].dtype == bool
@@ -732,3 +739,161 @@ def test_an_undefined_score_is_an_empty_cell_and_no_mean_hides_it(folder, monkey
 def test_the_thresholds_are_those_of_the_metrics_library(done):
     inside = read_csv(done[0] / "scores_ID_toy.csv")
     assert records.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]["ViM"] == metrics.threshold_at_tpr(inside["ViM"], 0.95)
+
+
+# ---- features without a head -----------------------------------------------------------------------------------------
+
+HEADLESS = ["Mahalanobis", "RelativeMahalanobis", "NECO", "KNN"]
+
+
+@pytest.mark.parametrize("sidecars", [True, False])
+def test_bare_features_are_scored_by_what_needs_no_head(folder, tmp_path, sidecars):
+    whole = run(make_run(tmp_path / "other" / "net_s0"), "--methods", *HEADLESS)[0].set_index(["ood", "method"])
+    (folder / "head.csv").unlink()
+    for path in [] if sidecars else folder.glob("*.json"):
+        path.unlink()
+    ended = shell(ood_methods.main, "--checkpoint", folder)
+    assert ended.code == 0, ended.err
+    assert ended.err.count("warning: ") == (0 if sidecars else 1)
+    assert ended.out.count("no head.csv in") == 1 and "left out are the accuracy, MSP, MaxLogit" in ended.out
+    assert ("make it with: python run_networks.py" in ended.out) == sidecars, "where it is known that it had one"
+    table = read_csv(folder / "ood_metrics.csv").set_index(["ood", "method"])
+    assert list(table.loc["near"].index) == HEADLESS
+    for name in ("auroc", "fpr95", "aupr_out"):
+        np.testing.assert_allclose(table[name], whole[name], atol=1e-3)
+    assert table["accuracy"].isna().all() and table["accuracy_at_tpr"].isna().all() and "classified right" not in ended.out
+    assert list(read_csv(folder / "scores_OOD_near.csv").columns) == ["label", *HEADLESS, *(f"{m}_accepted" for m in HEADLESS)]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--methods", "MSP", "KNN"], "no head.csv, without which there is no MSP"),
+    (["--methods", "NECO", "--neco-max-logit"], "no head.csv, without which there is no NECO"),
+    (["--neco-max-logit"], "no head.csv, without which there is no MSP"),
+    (["--val-ood", "near"], "has no head.csv")])
+def test_what_needs_a_head_is_refused_where_it_was_named(folder, words, said):
+    (folder / "head.csv").unlink()
+    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
+    assert ended.code == 2 and said in ended.err and "python run_networks.py" in ended.err and ended.out == ""
+
+
+def test_a_head_that_comes_brings_its_methods(folder):
+    head, sidecar = (folder / "head.csv").read_bytes(), (folder / "head.json").read_bytes()
+    (folder / "head.csv").unlink()
+    run(folder)
+    (folder / "head.csv").write_bytes(head)
+    (folder / "head.json").write_bytes(sidecar)
+    record = folder / "ood_methods.json"
+    assert not records.is_current(record, utils.read_json(record)["arguments"])
+    assert set(run(folder)[0]["method"]) == set(scores.DEFAULT)
+
+
+# ---- files that were edited ------------------------------------------------------------------------------------------
+
+def edited(folder, name, kind):
+    """Another digit, or label, in the last row of a feature CSV or the head."""
+    path = folder / f"{name}.csv"
+    lines = path.read_text().splitlines()
+    cells = lines[-1].split(",")
+    place = 1 if kind == "digit" else lines[0].split(",").index("label")
+    cells[place] = "0.125" if kind == "digit" else "2" if cells[place] != "2" else "1"
+    path.write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("head", "digit"), *((f"ID_toy_{split}", kind) for split in ("train", "val", "test") for kind in ("digit", "label")),
+    ("OOD_near_test", "digit"), ("OOD_near_test", "label"), ("ODIN_ID_toy_test", "digit"), ("ODIN_OOD_near_test", "digit")])
+def test_an_edited_digit_or_label_is_refused_unless_it_is_allowed(with_odin, name, kind):
+    edited(with_odin, name, kind)
+    ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "MSP", "ODIN")
+    assert ended.code == 2 and f"{name}.csv" in ended.err and "--allow-stale" in ended.err and "Traceback" not in ended.err
+    assert not (with_odin / "ood_metrics.csv").exists()
+    ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "MSP", "ODIN", "--allow-stale")
+    assert ended.code == 0, ended.err
+    for stem in ("ood_methods.json", "ood_metrics.json", "scores_OOD_near.json"):
+        assert any(f"{name}.csv" in reason for reason in utils.read_json(with_odin / stem)["allowed_stale"]), stem
+
+
+@pytest.mark.parametrize("change", [lambda data: data.replace(b"\n", b"\r\n"), lambda data: b"\xef\xbb\xbf" + data])
+def test_other_bytes_that_say_the_same_are_the_same_features(folder, change):
+    before = run(folder, "--methods", "MSP", "KNN")[0]
+    for name in ("ID_toy_train", "OOD_near_test"):
+        path = folder / f"{name}.csv"
+        path.write_bytes(change(path.read_bytes()))
+    pd.testing.assert_frame_equal(run(folder, "--methods", "MSP", "KNN", "--replace")[0], before)
+
+
+# ---- why a cell is empty ---------------------------------------------------------------------------------------------
+
+def test_a_temperature_at_its_bound_stands_in_the_table_and_is_marked(folder):
+    """A validation set whose every image is right has no best temperature."""
+    for split in ("val", "train"):
+        path = folder / f"ID_toy_{split}.csv"
+        labels = logits_of(folder, path.stem)[1].argmax(1)
+        artifacts.write_features(path, artifacts.read_features(path).features, labels, None, records.read_sidecar(path))
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "TempScaling")
+    table = read_csv(folder / "ood_metrics.csv").set_index(["ood", "method"])
+    rows = table.xs("TempScaling", level="method")
+    assert rows["auroc"].notna().all() and set(map(str, table.xs("MSP", level="method")["note"])) == {"nan"}
+    assert {text: json.loads(text) for text in rows["parameters"]}.popitem()[1] == {"temperature": 0.05, "at_bound": True}
+    line = "TempScaling (far_noise, near): the loss of 40 ID validation images falls all the way to T = 0.05"
+    assert ended.out.count(line) == 1 and "TempScaling" not in ended.err
+    assert (folder / "ood_metrics.md").read_text().count(line) == 1 and rows["note"].str.startswith("the loss of 40").all()
+
+
+def test_constant_features_have_no_infinite_scores(folder):
+    for path in [*folder.glob("ID_*.csv"), *folder.glob("OOD_near*.csv")]:
+        found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
+        artifacts.write_features(path, found.features * 0 + np.float32(0.3), found.labels, None, sidecar)
+    ended = shell(ood_methods.main, "--checkpoint", folder)
+    assert ended.code == 0, ended.err
+    table = read_csv(folder / "ood_metrics.csv")
+    assert not np.isinf(table.select_dtypes(float)).any(axis=None) and (table["auroc"].notna() | table["note"].notna()).all()
+    notes = table.set_index(["ood", "method"])["note"]
+    assert "its features are the training mean" in notes["near", "NCI"] and "same features" in notes["near", "ViM"]
+    assert "inf" not in (folder / "scores_OOD_near.csv").read_text()
+
+
+def test_one_feature_is_scored_by_what_can(tmp_path):
+    folder = make_run(tmp_path / "net_s0")
+    sidecar = {"checkpoint_sha256": "a" * 64}
+    W, b, names = artifacts.read_head(folder / "head.csv")
+    artifacts.write_head(folder / "head.csv", W[:, :1], b, names, sidecar)
+    for path in [*folder.glob("ID_*.csv"), *folder.glob("OOD_*.csv")]:
+        found = artifacts.read_features(path)
+        artifacts.write_features(path, found.features[:, :1] + 1, found.labels, found.paths,
+                                 {**sidecar, "head_sha256": records.sha256(folder / "head.csv")})
+    table = run(folder)[0].set_index(["ood", "method"])
+    assert np.isfinite(table["auroc"]["near", "Mahalanobis"]) and np.isnan(table["auroc"]["near", "ViM"])
+    assert "at least 2 features" in table["note"]["near", "NECO"]
+    assert not (folder / "figures" / "principal_components.png").exists()
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--vim-dim", "1")
+    assert ended.code == 2 and "--vim-dim is 1; expected no such flag for 1 features" in ended.err
+
+
+@pytest.mark.parametrize(("name", "factor", "said"), [
+    ("ID_toy_train", 1e38, "features reach"), ("OOD_near_test", 1e37, "features reach"),
+    ("ID_toy_train", 1e-40, "no training feature is above")])
+def test_features_beyond_float32_are_refused_by_name(folder, name, factor, said):
+    path = folder / f"{name}.csv"
+    found = artifacts.read_features(path)
+    scaled = np.minimum(found.features, 3) * np.float64(factor)
+    artifacts.write_features(path, scaled, found.labels, None, records.read_sidecar(path))
+    ended = shell(ood_methods.main, "--checkpoint", folder)
+    assert ended.code == 2 and f"{name}.csv: {said}" in ended.err and "Traceback" not in ended.err
+    assert not (folder / "ood_metrics.csv").exists()
+
+
+def test_rates_of_one_photograph_are_not_printed_without_an_interval(folder):
+    write_ood(folder, "one", np.full((1, WIDTH), 0.5))
+    table, printed = run(folder, "--methods", "MSP", "Energy", "--groups", "all=one,near")
+    assert table.set_index(["ood", "method"])["auroc"].notna().all()
+    row = next(line for line in printed.splitlines() if line.startswith("MSP"))
+    assert len(row.split()) == 1 + 2 * 2, "far_noise and near; neither one nor a mean with it"
+    assert printed.count("one: rates over one image have no interval") == 1
+    assert read_csv(folder / "ood_groups.csv")["auroc"].isna().all()
+
+
+def test_the_accuracy_is_printed(done):
+    accuracy = read_csv(done[0] / "ood_metrics.csv")["accuracy"][0]
+    assert f"toy (100 test images, {100 * accuracy:.2f}% classified right)" in done[1]
+    assert "classified right" in (done[0] / "ood_metrics.md").read_text()
