@@ -159,8 +159,11 @@ def auroc_bars(metrics):
 
 def method_labels(metrics):
     """Names of the rows of ood_metrics.csv: the method, with its parameters where one set has several rows of it."""
+    if "parameters" not in metrics:
+        return metrics["method"]
     several = metrics.groupby("method")["ood"].transform(lambda sets: sets.duplicated().any()).astype(bool)
-    return metrics["method"].where(~several, metrics["method"] + " " + metrics["parameters"].astype(str))
+    parameters = metrics["parameters"].astype(object).fillna("").astype(str)
+    return metrics["method"].where(~several, metrics["method"] + " " + parameters)
 
 
 def _interval_bars(axes, values, lows, highs, colour, words):

@@ -1,13 +1,20 @@
-"""Everything measured of one checkpoint on one page: summary.json for programs, report.html for people.
+"""One page of all that was measured: report.html for people, summary.json for programs.
 
     python report.py --checkpoint results/resnet18_best_s0.pth
-    python report.py --checkpoint results/resnet18_best_s0          # the folder may be named in its place
+    python report.py --checkpoint results/resnet18_best_s0        # or the folder
 
-Reads what stands in results/<stem>/ (ood_metrics.csv, nc_metrics.csv, nc_per_class.csv, figures/*.png), the
-checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images, nor torch. What is missing
-is named, with the command that makes it. report.html links to nothing: it can be mailed, printed and opened offline.
+Reads what stands in results/<stem>/ (ood_metrics.csv, nc_metrics.csv, nc_per_class.csv, the figures),
+the checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images, nor
+torch. What is missing is named, with the command that makes it. report.html links to nothing: it may
+be mailed, printed and opened offline.
 """
+
 import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
 
 import artifacts
 import cli
@@ -15,17 +22,30 @@ import records
 import report_page
 import report_summary
 import utils
-from report_words import listed
 
 OOD_COLUMNS = ["ood", "method", "auroc", "auroc_low", "auroc_high", "fpr95"]
+OOD_NUMBERS = ["auroc", "auroc_low", "auroc_high", "fpr95", "accuracy", "n_id", "n_ood"]
 NC_COLUMNS = ["metric", "value", "split", "centring"]
 GROUP_COLUMNS = ["group", "sets", "method", "auroc", "fpr95"]
 PER_CLASS_COLUMNS = ["class_name", "within_class_variance", "cosine_weight_mean"]
+CURVES_COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc"]
+STAGES = ("run_networks", "ood_methods", "neural_collapse")  # whose records stand in the folder
+FIGURES = "figures/*.png"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the run: its file, the columns that the report needs, and what makes it anew."""
+
+    file: Path
+    columns: list
+    numbers: list  # columns that hold numbers
+    command: str
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "output-dir", checkpoint={"required": True})
+    cli.add_flags(parser, "checkpoint", "output-dir", "allow-stale", checkpoint={"required": True})
     return parser
 
 
@@ -36,83 +56,228 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
-    found = gather(args.checkpoint, folder)
-    inputs = records.fingerprints(found["files"], folder)
-    summary = report_summary.summarise(found, records.provenance(cli.material(args), inputs=inputs))
+    stale = records.Stale(args.allow_stale)
+    found = gather(args.checkpoint, folder, stale)
+    inputs = records.fingerprints([file for file in found["files"] if file.is_file()], folder)
+    summary = report_summary.summarise(
+        found, records.provenance(cli.material(args), stale, inputs=inputs)
+    )
     page = report_page.render(summary, found)
     utils.write_json(folder / "summary.json", summary)
     utils.write_text(folder / "report.html", page)
-    records.write_record(folder / "report.json", cli.material(args), found["files"],
-                       [folder / "summary.json", folder / "report.html"])
+    records.write_record(
+        folder / "report.json",
+        cli.material(args),
+        found["files"],
+        [folder / "summary.json", folder / "report.html"],
+        listings=[FIGURES],
+        stale=stale,
+    )
     print("\n".join(summary["reading"]))
     for missing in summary["missing"]:
-        print(f"missing: {missing['what']}; make it with: {missing['command']}")
+        print(
+            f"missing: {missing['what']}"
+            + (f"; make it with: {missing['command']}" if missing["command"] else "")
+        )
     print(f"report: {folder / 'report.html'}")
 
 
-# ---- what is there ---------------------------------------------------------------------------------------------------
+# ---- what is there -------------------------------------------------------------------------------
 
-def gather(checkpoint, folder):
-    """Read every table and list every figure of the run; ValueError where there is nothing, or another checkpoint's."""
-    path = folder.parent / f"{folder.name}.pth"
-    scoring, collapse = (f"python {step}.py --checkpoint {checkpoint}" for step in ("ood_methods", "neural_collapse"))
-    tables = {"ood": (folder / "ood_metrics.csv", OOD_COLUMNS, scoring),
-              "nc": (folder / "nc_metrics.csv", NC_COLUMNS, collapse),
-              "per_class": (folder / "nc_per_class.csv", PER_CLASS_COLUMNS, collapse)}
-    if not tables["ood"][0].exists() and not tables["nc"][0].exists():
-        raise ValueError(f"nothing to report in {folder}: expected ood_metrics.csv or nc_metrics.csv; make them with: "
-                         f"{scoring} and {collapse}")
-    sidecar = records.read_sidecar(path)
-    identity = records.sha256(path) if path.is_file() else sidecar.get("checkpoint_sha256", sidecar.get("sha256"))
-    curves, made_by = curves_file(folder, sidecar), read_records(folder)
-    missing = [{"what": file.name, "command": command} for file, _, command in tables.values() if not file.exists()]
-    if "ood_groups.csv" in made_by.get("ood_methods", {}).get("outputs", ()):  # else none, or what an older run left behind
-        tables["groups"] = (folder / "ood_groups.csv", GROUP_COLUMNS, scoring)
-    found = {"groups": None, **{name: read_checked(*table, identity) for name, table in tables.items()}}
+
+def gather(checkpoint, folder, stale):
+    """Read every table and list every figure of the run; ValueError without any, or with another's.
+
+    `files` are all that was looked for: when one comes, the report is no longer current.
+    """
+    tables = expected_tables(checkpoint, folder)
+    if not tables["ood"].file.exists() and not tables["nc"].file.exists():
+        raise ValueError(
+            f"nothing to report in {folder}: expected ood_metrics.csv or nc_metrics.csv; make them "
+            f"with: {tables['ood'].command} and {tables['nc'].command}"
+        )
+    network = identity(checkpoint, folder)
+    sidecar = records.read_checked(folder.parent / f"{folder.name}.json")
+    head = records.read_sidecar(folder / "head.csv")
+    candidates = curves_files(folder, sidecar)
+    curves = next((file for file in candidates if file.is_file()), None)
+    made_by = read_records(folder)
+    read = {name: read_checked(table, network, stale) for name, table in tables.items()}
+    if "ood_groups.csv" not in made_by.get("ood_methods", {}).get("outputs", ()):
+        read["groups"] = None  # an older run left it behind
     images = figure_files(folder, made_by)
-    absent = [] if sidecar else [f"{folder.name}.json (model and accuracies)"]
-    absent += [] if curves else ["the training curves"]
-    if absent:
-        missing.append({"what": listed(absent), "command": "python train.py, with this run's arguments"})
-    if not images:
-        missing.append({"what": "figures/*.png", "command": f"{scoring} and {collapse}"})
-    files = [records.sidecar_path(path), curves, *(file for file, *_ in tables.values()), *images]
-    return {**found, "stem": folder.name, "tpr": made_by.get("ood_metrics", {}).get("tpr", 0.95), "sidecar": sidecar,
-            "sha256": identity, "images": images, "missing": missing, "records": made_by,
-            "curves": artifacts.read_table(curves) if curves else None,
-            "files": [file for file in files if file and file.exists()]}
+    return {
+        **read,
+        "stem": folder.name,
+        "tpr": made_by.get("ood_metrics", {}).get("tpr") or 0.95,
+        "sidecar": sidecar,
+        "facts": {**head, **sidecar},
+        "sha256": network.get("checkpoint_sha256"),
+        "images": images,
+        "records": made_by,
+        "curves": read_curves(curves, sidecar, stale),
+        "files": [*looked_for(folder, tables), *candidates, *images],
+        "missing": list(missing_parts(folder, tables, sidecar, head, curves, images)),
+        "stale": stale_parts(stale, made_by),
+    }
 
 
-def read_checked(path, columns, command, checkpoint_sha256):
-    """A table, or None where there is none; ValueError where it lacks columns or rows, or is another checkpoint's."""
-    if not path.exists():
+def looked_for(folder, tables):
+    """The tables with their sidecars, and the other JSON files whose content stands in the report."""
+    files = [folder.parent / f"{folder.name}.json", folder / "head.json"]
+    files += [folder / f"{stage}.json" for stage in STAGES[1:]]
+    for table in tables.values():
+        files += [table.file, records.sidecar_path(table.file)]
+    return files
+
+
+def expected_tables(checkpoint, folder):
+    """{name: Table} of a run's folder, each with a command that can be run as it stands."""
+    name = shlex.quote(str(checkpoint))
+    scoring, collapse = (
+        f"python {step}.py --checkpoint {name}" for step in ("ood_methods", "neural_collapse")
+    )
+    return {
+        "ood": Table(folder / "ood_metrics.csv", OOD_COLUMNS, OOD_NUMBERS, scoring),
+        "nc": Table(folder / "nc_metrics.csv", NC_COLUMNS, ["value"], collapse),
+        "per_class": Table(
+            folder / "nc_per_class.csv", PER_CLASS_COLUMNS, PER_CLASS_COLUMNS[1:], collapse
+        ),
+        "groups": Table(folder / "ood_groups.csv", GROUP_COLUMNS, ["auroc", "fpr95"], scoring),
+    }
+
+
+def identity(checkpoint, folder):
+    """Which network the folder is of: as the checkpoint says, else the head, else a table."""
+    given = Path(checkpoint)
+    path = given if given.is_file() else folder.parent / f"{folder.name}.pth"
+    said = [records.network_of(path)]
+    said += [
+        records.origin(folder / name) for name in ("head.csv", "ood_metrics.csv", "nc_metrics.csv")
+    ]
+    return next((network for network in said if any(network.values())), {})
+
+
+def read_checked(table, network, stale):
+    """A table, None without one; ValueError where it is broken, edited, or another network's."""
+    if not table.file.exists():
         return None
-    made_from = records.read_sidecar(path).get("checkpoint_sha256")
-    if made_from and checkpoint_sha256 and made_from != checkpoint_sha256:
-        raise ValueError(f"{path} was made from another checkpoint ({made_from[:12]}, expected "
-                         f"{checkpoint_sha256[:12]}); extract with run_networks.py, then make it anew with: {command}")
-    return artifacts.read_table(path, columns, remedy=command)
+    made_from = records.origin(table.file)
+    known = any(made_from.values()) and any(network.values())
+    if known and not records.same_network(made_from, network):
+        was, expected = (str(one.get("checkpoint_sha256"))[:12] for one in (made_from, network))
+        raise ValueError(
+            f"{table.file} was made from another checkpoint ({was}, expected {expected}); "
+            f"make it anew with: {table.command}"
+        )
+    frame = artifacts.read_table(table.file, table.columns, stale, table.command)
+    frame = texts(frame, [name for name in table.columns if name not in table.numbers])
+    return typed(frame, table.numbers, table.file, table.command)
 
 
-def curves_file(folder, sidecar):
-    """The curves of the run, which all its checkpoints share, or None."""
-    names = [sidecar["curves"]] if sidecar.get("curves") else []
+def typed(frame, numbers, file, command):
+    """The table with numbers in these columns; ValueError with the first cell that is none."""
+    numbers = [name for name in numbers if name in frame.columns]
+    found = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    for name in numbers:
+        wrong = found[name].isna() & frame[name].notna()
+        if wrong.any():
+            raise ValueError(
+                f"{file} has {str(frame.loc[wrong, name].iloc[0])[:40]!r} in data row "
+                f"{wrong.argmax() + 1} of column {name}, expected a number; "
+                f"make it anew with: {command}"
+            )
+    return frame.assign(**{name: found[name] for name in numbers})
+
+
+def texts(frame, columns):
+    """The table with text in these columns, empty where nothing stands."""
+    return frame.assign(**{name: frame[name].fillna("").astype(str) for name in columns})
+
+
+def curves_files(folder, sidecar):
+    """Where the curves of the run may stand: as the sidecar says, or by the names of its files."""
     kind = r"_(best|final|epoch\d+)(?=_|$)"
-    names += [re.sub(kind, "_curves", folder.name, count=1) + ".csv", re.sub(kind, "", folder.name, count=1) + "_curves.csv"]
-    return next((path for name in names if (path := folder.parent / name).is_file()), None)
+    names = [
+        re.sub(kind, "_curves", folder.name, count=1) + ".csv",
+        re.sub(kind, "", folder.name, count=1) + "_curves.csv",
+    ]
+    named = [records.inside(folder.parent, sidecar["curves"])] if sidecar.get("curves") else []
+    return list(dict.fromkeys([*named, *(folder.parent / name for name in names)]))
+
+
+def read_curves(path, sidecar, stale):
+    """The training curves as a table, None where there are none."""
+    if path is None:
+        return None
+    command = training_command(sidecar)
+    curves = artifacts.read_table(path, CURVES_COLUMNS, stale, command)
+    return typed(curves, [*CURVES_COLUMNS, "seconds"], path, command)
+
+
+def training_command(sidecar):
+    """The command that trains the network once more, as its sidecar has it.
+
+    It is quoted anew, since the sidecar may come from anywhere: a person pastes it into a shell.
+    """
+    unknown = "python train.py, with this run's arguments and --force"
+    try:
+        words = shlex.split(sidecar.get("command") or "")
+    except ValueError:
+        return unknown
+    redo = {"train.py": ["--force"], "main.py": ["--force", "train"]}
+    if len(words) < 2 or words[1] not in redo:
+        return unknown
+    return shlex.join([*words, *redo[words[1]]])
 
 
 def read_records(folder):
-    """Sidecars and stage records of the folder, by stem: what made each file, from what."""
-    paths = (path for path in sorted(folder.glob("*.json")) if path.stem not in ("summary", "report"))
-    return {path.stem: record for path in paths if "command" in (record := utils.read_json(path))}
+    """Records of the stages and sidecars of the tables, by stem: what made each file."""
+    tables = records.listing(folder, "*.csv") + records.listing(folder, "*.parquet")
+    stems = sorted({*STAGES, *(Path(name).stem for name in tables)})
+    found = {stem: records.read_record(folder / f"{stem}.json") for stem in stems}
+    return {stem: record for stem, record in found.items() if "command" in record}
 
 
 def figure_files(folder, made_by):
-    """The PNGs of figures/; where stages recorded their outputs only those, not what an older run left behind."""
-    images = sorted((folder / "figures").glob("*.png"))
+    """The PNGs of figures/; where stages recorded outputs only those, and none of an older run."""
+    names = [f"figures/{name}" for name in records.listing(folder, FIGURES)]
     recorded = {name for record in made_by.values() for name in record.get("outputs", ())}
-    return [path for path in images if not recorded or f"figures/{path.name}" in recorded]
+    return [records.inside(folder, name) for name in names if not recorded or name in recorded]
+
+
+# ---- what is not there, or not as it was ---------------------------------------------------------
+
+
+def missing_parts(folder, tables, sidecar, head, curves, images):
+    """Yield {what, command} of each part that is lacking; a foreign network lacks no training."""
+    for table in (tables["ood"], tables["nc"], tables["per_class"]):
+        if not table.file.exists():
+            yield {"what": table.file.name, "command": table.command}
+    trained_here = bool(sidecar or curves or head.get("mode"))  # a foreign network has no recipe
+    if trained_here and not sidecar:
+        yield {
+            "what": f"{folder.name}.json, which train.py wrote beside the checkpoint",
+            "command": None,
+        }
+    if trained_here and curves is None:
+        yield {
+            "what": "the training curves, which train.py wrote beside the checkpoint",
+            "command": None,
+        }
+    if not images:
+        yield {"what": FIGURES, "command": f"{tables['ood'].command} && {tables['nc'].command}"}
+
+
+def stale_parts(stale, made_by):
+    """What went in though it was changed: into this report, and into what it was made from."""
+    reasons = list(stale.reasons)
+    for stem, record in made_by.items():
+        reasons += [
+            f"{stem} was made from a changed file: {reason}"
+            for reason in record.get("allowed_stale") or ()
+        ]
+    return list(dict.fromkeys(reasons))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from report_words import (
     commit,
     duration,
     finite,
+    interval,
+    kept,
     listed,
     meaning_of,
     number,
@@ -36,18 +38,26 @@ def render(summary, found):
              ("ood", "Out-of-distribution detection", ood_section(found["ood"], summary) + shown["ood"]),
              ("nc", "Neural collapse", nc_section(found) + shown["nc"]),
              ("other", "Further figures", shown["other"]),
-             ("how", "How to read this", HOW_TO_READ.substitute(tpr=f"{100 * summary['tpr']:.0f}")),
+             ("how", "How to read this", HOW_TO_READ.substitute(tpr=kept(summary["tpr"]))),
              ("provenance", "Provenance", provenance_section(summary, found))]
     parts = [part for part in parts if part[2]]
-    missing = "".join(f"<li>{escape(row['what'])}: make it with <code>{escape(row['command'])}</code></li>"
-                      for row in summary["missing"])
+    missing = [escape(row["what"]) + (f": make it with <code>{escape(row['command'])}</code>" if row["command"] else "")
+               for row in summary["missing"]]
     return PAGE.substitute(
-        title=escape(f"{run['model']} on {run['dataset']}" if run["model"] else run["stem"]), stem=escape(run["stem"]),
+        title=escape(" on ".join(filter(None, [run["model"] or run["stem"], run["dataset"]]))), stem=escape(run["stem"]),
         reading="".join(f"<li>{escape(sentence)}</li>" for sentence in summary["reading"]), tiles=tiles(summary),
-        missing=missing and f"<aside><strong>Not in this report yet</strong><ul>{missing}</ul></aside>",
+        stale=aside("Made from files that were changed after they were written, as --allow-stale asked",
+                    map(escape, summary["stale"])),
+        missing=aside("Not in this report yet", missing),
         contents="".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in parts),
         body="".join(f'<section id="{name}"><h2>{heading}</h2>{content}</section>' for name, heading, content in parts),
         created=escape(summary["provenance"]["created"][:16].replace("T", " ")))
+
+
+def aside(heading, lines):
+    """A box with a heading and a list of lines, all finished HTML; nothing without lines."""
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return items and f"<aside><strong>{heading}</strong><ul>{items}</ul></aside>"
 
 
 def tiles(summary):
@@ -55,9 +65,12 @@ def tiles(summary):
     values = {(row["metric"], row["split"]): row["value"] for row in summary["neural_collapse"]}
     shown = [("test accuracy", percent(summary["accuracy"]["test"], 2), "")]
     if summary["mean_over_sets"]:
-        top, kept = summary["mean_over_sets"][0], f"{100 * summary['tpr']:.0f}"
-        shown += [("mean AUROC", percent(top["auroc"]), f"{top['method']}, best over all sets"),
-                  (f"mean FPR@{kept}", percent(top["fpr95"]), f"{top['method']}, keeping {kept}% of ID")]
+        top, share = summary["mean_over_sets"][0], kept(summary["tpr"])
+        best = list(summary["best"].values())
+        over = f"best over all {len(best)} sets" if len(best) > 1 else f"interval {interval(best[0])}"
+        mean = "mean " if len(best) > 1 else ""
+        shown += [(f"{mean}AUROC", percent(top["auroc"]), f"{top['method']}, {over}"),
+                  (f"{mean}FPR@{share}", percent(top["fpr95"]), f"{top['method']}, keeping {share}% of ID")]
     shown += [("NC1", number(values.get(("nc1", "train")), 3), "0 under full collapse"),
               ("NC4 mismatch, test", percent(values.get(("nc4_mismatch", "test")), 2), "0% under full collapse")]
     return "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd><dd>{escape(note)}</dd></div>"
@@ -88,16 +101,24 @@ def ood_section(ood, summary):
     groups = dict(list(ood.groupby("ood", sort=False)))
     cells = {(row["method"], row["ood"]): row for row in ood.to_dict("records")}
     means, members = averages(summary)
-    lines = [(escape(method), [*(mean_cell(rows.get(method)) for rows in means.values()),
-                               *(ood_cell(cells.get((method, name)), summary["best"][name]) for name in groups)])
-             for method in dict.fromkeys([*means["Mean"], *ood["method"]])]
+    marks = {}
+    lines = []
+    for method in dict.fromkeys([*means["Mean"], *ood["method"]]):
+        own = [mean_cell(rows.get(method)) for rows in means.values()]
+        own += [ood_cell(cells.get((method, name)), summary["best"][name], marks) for name in groups]
+        lines.append((escape(method), own))
     head = ["Method", *map(escape, means), *(escape(name) + size(rows) for name, rows in groups.items())]
-    matrix = table(head, lines, "AUROC and FPR by method and OOD set", "matrix")
+    matrix = table(head, lines, "AUROC and FPR by method and OOD set", "matrix") + footnotes(marks)
     columns = ["method", *(name for name in ood.columns if name not in ("method", "checkpoint", "dataset"))]
     every = frame_table(ood[columns], "Every metric, as in ood_metrics.csv")
-    legend = OOD_LEGEND.substitute(tpr=f"{100 * summary['tpr']:.0f}", groups=escape("".join(members)), against=against(ood))
+    legend = OOD_LEGEND.substitute(tpr=kept(summary["tpr"]), groups=escape("".join(members)), against=against(ood))
     return (f"{legend}{matrix}<details><summary>Every metric: both FPR, AUPR, detection error, counts</summary>"
             f"{every}</details>")
+
+
+def footnotes(marks):
+    """{note: number} -> the notes beneath a table."""
+    return "".join(f'<p class="note"><sup>{number}</sup> {escape(note)}</p>' for note, number in marks.items())
 
 
 def averages(summary):
@@ -127,14 +148,36 @@ def mean_cell(row):
     return f"<td>{rate(row['auroc'])}<small>FPR {rate(row['fpr95'])}</small></td>" if row else f"<td>{EMPTY}</td>"
 
 
-def ood_cell(row, best):
-    """One method on one set; `best` is the set's row in summary.json."""
-    if row is None or not finite(row["auroc"]):
-        return f'<td title="undefined">{EMPTY}</td>'
-    kind = "best" if row["auroc"] == best["auroc"] else "near" if row["method"] in best["intervals_overlap_with"] else ""
+def ood_cell(row, best, marks):
+    """One method on one set; `best` is the set's row in summary.json, `marks` numbers the notes beneath the table."""
+    if row is None:
+        return '<td>not scored</td>'
+    why = why_undefined(row)
+    if why:
+        mark = marks.setdefault(why, len(marks) + 1)
+        return f'<td title="{escape(why)}">{EMPTY}<sup>{mark}</sup></td>'
+    kind = kind_of(row, best)
     value = f"<b>★ {rate(row['auroc'])}</b>" if kind == "best" else rate(row["auroc"])
-    interval = f"{100 * row['auroc_low']:.1f}–{100 * row['auroc_high']:.1f}" if finite(row["auroc_low"]) else ""
-    return f'<td class="{kind}">{value} <i>{interval}</i><small>FPR {rate(row["fpr95"])}</small></td>'
+    noted = row.get("note")
+    mark = f"<sup>{marks.setdefault(noted, len(marks) + 1)}</sup>" if isinstance(noted, str) and noted else ""
+    return f'<td class="{kind}">{value}{mark} <i>{escape(interval(row))}</i><small>FPR {rate(row["fpr95"])}</small></td>'
+
+
+def why_undefined(row):
+    """Why a cell of the matrix stays empty, in words; "" where its AUROC and interval are there."""
+    noted = row.get("note")
+    if not finite(row["auroc"]):
+        return noted if isinstance(noted, str) and noted else "undefined for some of these images, or for all"
+    if not (finite(row["auroc_low"]) and finite(row["auroc_high"])):
+        return "one image only: its AUROC has no interval and is not shown" if row.get("n_ood") == 1 else "no interval"
+    return ""
+
+
+def kind_of(row, best):
+    """"best" for the highest AUROC of its set, "near" where its interval overlaps that one's, else ""."""
+    if row["auroc"] == best["auroc"]:
+        return "best"
+    return "near" if row["method"] in best["intervals_overlap_with"] else ""
 
 
 def nc_section(found):
@@ -163,7 +206,8 @@ def nc_section(found):
 
 def notes(row, *columns):
     """The cells of these columns that hold text, joined."""
-    return escape(", ".join(cell for column in columns if isinstance(cell := row.get(column), str)))
+    cells = [row.get(column) for column in columns]
+    return escape(", ".join(cell for cell in cells if isinstance(cell, str) and cell))
 
 
 def figure_list(place, drawn, summary):
@@ -211,7 +255,7 @@ def provenance_section(summary, found):
         rows = f" ({record['rows']:,} rows)" if finite(record.get("rows")) else ""
         names, times = stages.setdefault((record.get("command"), commit(record)), ([], []))
         names.append(name + rows)
-        times += [record["seconds"]] if finite(record.get("seconds")) else []
+        times += seconds_of(record)
     rows = [[command, revision, duration(sum(times)) if times else None, ", ".join(names)]
             for (command, revision), (names, times) in stages.items()]
     what = pd.DataFrame(rows, columns=["command", "commit", "time", "made"], dtype=object)
@@ -220,6 +264,13 @@ def provenance_section(summary, found):
     return (f"<p>Checkpoint SHA-256: <code>{escape(found['sha256'] or 'not on record')}</code><br>Versions: "
             f"{escape(versions)}</p>{frame_table(what, 'What made each file', 'made')}<details><summary>File hashes</summary>"
             f"{frame_table(hashes, 'Files that this report was made from')}</details>")
+
+
+def seconds_of(record):
+    """[seconds] that a record tells: one number, or one for each part of the work."""
+    seconds = record.get("seconds")
+    parts = seconds.values() if isinstance(seconds, dict) else [seconds]
+    return [part for part in parts if finite(part)]
 
 
 # ---- HTML ------------------------------------------------------------------------------------------------------------
@@ -330,6 +381,7 @@ footer { margin-top: 3rem; color: var(--quiet); font-size: .85rem; }
 <main>
 <dl class="tiles">$tiles</dl>
 <ul class="reading">$reading</ul>
+$stale
 $missing
 <nav aria-label="Sections">$contents</nav>
 $body

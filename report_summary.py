@@ -3,7 +3,7 @@ import pandas as pd
 
 import figures
 import utils
-from report_words import finite, listed, percent
+from report_words import finite, interval, kept, listed, percent
 
 RUN_KEYS = ("model", "model_args", "dataset", "mode", "epoch", "epochs", "held_out", "val_size", "preprocessing",
             "seconds", "command", "git_commit", "git_dirty", "created")
@@ -11,19 +11,32 @@ RUN_KEYS = ("model", "model_args", "dataset", "mode", "epoch", "epochs", "held_o
 
 def summarise(found, provenance):
     """The whole run as one JSON object: numbers in [0, 1], null where a value is missing."""
-    sidecar, ood = found["sidecar"], found["ood"]
-    run = {"stem": found["stem"], "sha256": found["sha256"], **{key: sidecar.get(key) for key in RUN_KEYS}}
+    facts, ood = found["facts"], found["ood"]
+    run = {"stem": found["stem"], "sha256": found["sha256"], **{key: facts.get(key) for key in RUN_KEYS}}
     if run["dataset"] is None and ood is not None and "dataset" in ood:
         run["dataset"] = str(ood["dataset"].iloc[0])
     labelled = None if ood is None else ood.assign(method=figures.method_labels(ood))
     best = {} if ood is None else {str(name): best_of(rows) for name, rows in labelled.groupby("ood", sort=False)}
     summary = utils.plain({
-        "checkpoint": run, "accuracy": {split: sidecar.get(f"{split}_acc") for split in ("train", "val", "test")},
+        "checkpoint": run, "accuracy": accuracies(facts, ood, found["nc"]),
         "training": summarise_curves(found["curves"]), "tpr": found["tpr"], "best": best,
         "mean_over_sets": [] if ood is None else mean_over_sets(labelled), "groups": rows_of(found["groups"]),
         "ood_metrics": rows_of(ood),
-        "neural_collapse": rows_of(found["nc"]), "missing": found["missing"], "provenance": provenance})
+        "neural_collapse": rows_of(found["nc"]), "missing": found["missing"], "stale": found["stale"],
+        "provenance": provenance})
     return {**summary, "reading": reading(summary)}
+
+
+def accuracies(facts, ood, nc):
+    """{split: share of images classified right}: as the checkpoint states it, else as the tables measured it, else None."""
+    stated = {split: facts.get(f"{split}_acc") for split in ("train", "val", "test")}
+    measured = {}
+    if nc is not None:
+        rows = nc[nc["metric"] == "nc4_head_accuracy"]
+        measured = dict(zip(rows["split"], rows["value"], strict=True))
+    if ood is not None and "accuracy" in ood and ood["accuracy"].notna().any():
+        measured["test"] = ood["accuracy"].dropna().iloc[0]
+    return {split: measured.get(split) if share is None else share for split, share in stated.items()}
 
 
 def summarise_curves(curves):
@@ -38,25 +51,40 @@ def summarise_curves(curves):
 
 
 def best_of(rows):
-    """The row of one OOD set with the highest AUROC, its ties, and whose interval overlaps its own; None if all NaN.
+    """The row of one OOD set with the highest AUROC, its ties, and whose interval overlaps its own; None without any.
 
+    An AUROC counts only with its interval: that of a single image says nothing, however high it is.
     set_apart: whether paired tests set it apart from every other (column `best`); where none were made, whether no
     interval overlaps its own. The tests see that all methods score the same images, the intervals do not.
     """
-    if rows["auroc"].isna().all():
+    rows = rows[has_interval(rows)]
+    if rows.empty:
         return None
     best = rows.loc[rows["auroc"].idxmax()]
     others = rows.drop(index=best.name)
     kept = {key: best.get(key) for key in ("parameters", "auroc", "auroc_low", "auroc_high", "fpr95")}
     overlapping = list(others.loc[others["auroc_high"] >= best["auroc_low"], "method"])
-    return {"method": best["method"], **kept, "tied_with": list(others.loc[others["auroc"] == best["auroc"], "method"]),
+    return {"method": best["method"], **kept,
+            "tied_with": list(others.loc[others["auroc"] == best["auroc"], "method"]),
             "intervals_overlap_with": overlapping, "set_apart": bool(best.get("best", not overlapping))}
 
 
+def has_interval(rows):
+    """(N,) bool: rows whose AUROC and its interval are defined."""
+    return rows[["auroc", "auroc_low", "auroc_high"]].notna().all(axis=1)
+
+
 def mean_over_sets(ood):
-    """Mean AUROC and FPR@95 of each method that is defined on every set, highest AUROC first."""
-    groups = ood.dropna(subset=["auroc", "fpr95"]).groupby("method", sort=False)
-    means = groups[["auroc", "fpr95"]].mean()[groups["ood"].nunique() == ood["ood"].nunique()]
+    """Mean AUROC and FPR@95 of each method that is defined on every set, highest AUROC first.
+
+    Of a single set the mean is that set's AUROC, which counts only with its interval.
+    """
+    defined = ood.dropna(subset=["auroc", "fpr95"])
+    sets = ood["ood"].nunique()
+    if sets == 1:
+        defined = defined[has_interval(defined)]
+    groups = defined.groupby("method", sort=False)
+    means = groups[["auroc", "fpr95"]].mean()[groups["ood"].nunique() == sets]
     return means.sort_values("auroc", ascending=False, kind="stable").reset_index().to_dict("records")
 
 
@@ -74,10 +102,12 @@ def reading(summary):
 def read_training(summary):
     run, accuracy = summary["checkpoint"], summary["accuracy"]
     if accuracy["test"] is None:
-        return [f"The test accuracy of {run['stem']} is not on record."]
-    text = f"{run['model']}, trained on {run['dataset']}"
+        return [f"The test accuracy of {run['stem']} is not known: no table has measured it."]
+    text = run["model"] or run["stem"]
+    text += "" if run["dataset"] is None else f", trained on {run['dataset']}"
     text += "" if run["epoch"] is None else f" for {run['epoch']} epochs"
-    text += f", classifies {percent(accuracy['test'], 2)} of the test images right"
+    text += "," if text.count(",") else ""
+    text += f" classifies {percent(accuracy['test'], 2)} of the test images right"
     text += "" if accuracy["train"] is None else f", and {percent(accuracy['train'], 2)} of the training images"
     since = (summary["training"] or {}).get("first_epoch_all_training_images_right")
     said = [f"{text}."]
@@ -90,9 +120,10 @@ def read_training(summary):
 def read_ood(summary):
     best = {name: row for name, row in summary["best"].items() if row}
     if not best:
-        return ["No OOD score is defined." if summary["best"] else "OOD scores have not been measured."]
+        return ["No OOD score is defined." if summary["best"] else "OOD scores have not been measured.",
+                *read_left_out(summary)]
     ranked = sorted(best, key=lambda name: best[name]["auroc"])
-    who = {name: f"{listed([row['method']], len(row['tied_with']))}, AUROC {percent(row['auroc'])}"
+    who = {name: f"{listed([row['method']], len(row['tied_with']))}, AUROC {percent(row['auroc'])}, interval {interval(row)}"
            for name, row in best.items()}
     hard, easy = ranked[0], ranked[-1]
     said = [f"The best score on {hard} is {who[hard]}." if len(best) == 1 else
@@ -102,13 +133,22 @@ def read_ood(summary):
     if rates:
         most, least = max(rates, key=rates.get), min(rates, key=rates.get)
         other = f"; on {least}, {best[least]['method']} accepts {percent(rates[least])}" if most != least else ""
-        said.append(f"With the threshold that keeps {summary['tpr']:.0%} of the ID test images, {best[most]['method']} "
+        said.append(f"With the threshold that keeps {kept(summary['tpr'])}% of the ID test images, {best[most]['method']} "
                     f"still accepts {percent(rates[most])} of {most}{other}.")
     unsettled = [name for name in ranked if not best[name]["set_apart"]]
     if unsettled:
         where = "every set" if len(unsettled) == len(best) > 1 else listed(unsettled)
         said.append(f"On {where} the best method is not significantly ahead of every other: the order is not settled.")
-    return said + read_baseline(summary)
+    return said + read_left_out(summary) + read_baseline(summary)
+
+
+def read_left_out(summary):
+    """Which sets have no AUROC with an interval, and what they have instead."""
+    images = {row["ood"]: row.get("n_ood") for row in summary["ood_metrics"]}
+    single = [name for name, row in summary["best"].items() if row is None and images.get(name) == 1]
+    if not single:
+        return []
+    return [f"{listed(single)} {'have' if len(single) > 1 else 'has'} one image: an AUROC of it has no interval and is not shown."]
 
 
 def winners(best):

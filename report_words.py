@@ -16,6 +16,16 @@ def percent(share, digits=1):
     return f"{figures.percent(share, digits)}%" if finite(share) else EMPTY
 
 
+def kept(tpr):
+    """The share of ID images that a threshold keeps, in percent without the sign: 0.955 is 95.5, not 96."""
+    return f"{100 * tpr:.10g}"
+
+
+def interval(row):
+    """"94.1–95.9", the 95% interval of an AUROC in percent."""
+    return f"{percent(row['auroc_low'])[:-1]}–{percent(row['auroc_high'])[:-1]}"
+
+
 def number(value, digits=4):
     return f"{value:.{digits}g}" if finite(value) else EMPTY
 
