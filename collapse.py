@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collapse_angles import GENERALISED, SIMPLEX, nc2, plain, rank_bound
+from collapse_angles import GENERALISED, NC2, SIMPLEX, nc2, plain, rank_bound
 from collapse_moments import BLOCK, EPSILON, Accumulator, Moments, check_features
 
 __all__ = ["Accumulator", "Moments", "all_rows", "bootstrap", "bootstrap_nc4", "bootstrap_nc5", "centre_distances",
@@ -47,6 +47,8 @@ SOURCES = {  # metric: (centring, source)
     "nc5_shift": ("mu_G", "|mu_OOD - mu_G| over the mean |mu_c - mu_G|"),
 }
 UNDEFINED = {"nc1": "class means coincide, or no class has two images", "nc4": "no images"}
+NO_HEAD = "needs the classifier, head.csv"
+OF_HEAD = ("nc4_mismatch", "nc4_head_accuracy")
 
 
 def nc1(moments: Moments) -> dict:
@@ -105,10 +107,13 @@ def nc4(features, labels, W, b, means, exact: bool = False) -> dict:
     of the features costs no digits; float32 features are multiplied in float32 unless `exact`. Classes whose mean is
     NaN (no training images) are nearest to nothing. Equal distances and equal logits go to the lower class.
     Returns mismatch, nearest_mean_accuracy and head_accuracy (shares, None for n = 0); images and mismatches (C,),
-    counts that add up over chunks and workers; nearest and predicted (n,).
+    counts that add up over chunks and workers; nearest and predicted (n,). Without a head, W and b None, what takes one
+    is None.
     """
     classes, width = means.shape
     features, labels = check_features(features, labels, classes, width)
+    if W is None:
+        return nearest_alone(features, labels, means, exact)
     W, b = check_head(W, b, classes, width)
     dtype = np.float64 if exact else np.result_type(features, np.float32)
     present = np.flatnonzero(np.isfinite(means).all(axis=1))
@@ -128,6 +133,12 @@ def nc4(features, labels, W, b, means, exact: bool = False) -> dict:
             "head_accuracy": float((predicted == labels).mean()) if len(labels) else None,
             "images": images, "mismatches": np.bincount(labels[wrong], minlength=classes),
             "nearest": nearest, "predicted": predicted}
+
+
+def nearest_alone(features, labels, means, exact: bool) -> dict:
+    """What nc4 returns of bare features, which no head classifies: a head of zeros stands in, and what it says is dropped."""
+    found = nc4(features, labels, np.zeros(means.shape), np.zeros(len(means)), means, exact)
+    return found | dict.fromkeys(("mismatch", "head_accuracy", "mismatches", "predicted"))
 
 
 def nc5(moments: Moments, other: np.ndarray) -> dict:
@@ -218,15 +229,20 @@ def principal(moments: Moments) -> Principal:
 
 
 def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train") -> list[dict]:
-    """NC1, NC2 and NC3 as rows {metric, value, split, centring, source, note}; those of W alone have split "head"."""
+    """NC1, NC2 and NC3 as rows {metric, value, split, centring, source, note}; those of W alone have split "head".
+
+    Without a head, W and b None, the rows that take one are undefined, and their note says so.
+    """
     classes, width = moments.means.shape
-    W, b = check_head(W, b, classes, width)
+    W, b = (None, None) if W is None else check_head(W, b, classes, width)
     found, first = len(moments.present), nc1(moments)
     absent = "" if found == classes else f"means of {found} of {classes} classes"
     rank = f"rank {first['nc1_rank']} of {rank_bound(moments.centred)}"
     rows = [row(name, value, split, rank if name == "nc1" and value is not None else "", absent)
             for name, value in first.items()]
     for kind, vectors, where, gap in (("means", moments.centred, split, absent), ("weights", W, "head", "")):
+        if vectors is None:
+            continue
         note = ""
         if rank_bound(vectors) < len(vectors) - 1:
             note = f"no simplex ETF of {len(vectors)} classes exists in {width} dimensions"
@@ -235,12 +251,24 @@ def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train"
             made = row(name, value, where, note if name in (*SIMPLEX, *GENERALISED) else "", gap)
             centring = made["centring"] if kind == "means" else "none"
             rows.append(made | {"metric": f"nc2_{kind}_{name}", "centring": centring})
+    if W is None:
+        return rows + rows_without_head(split)
     rows += [row(name, value, split, "", absent) for name, value in nc3(moments, W).items()]
     return [*rows, row("head_bias_std", float(b.std()), "head", "in units of the logits")]
 
 
+def rows_without_head(split: str) -> list[dict]:
+    """The rows of NC2 of the weights, NC3 and the bias, undefined, as `measure` names and orders them."""
+    second = [row(name, None, "head", NO_HEAD) | {"metric": f"nc2_weights_{name}", "centring": "none"} for name in NC2]
+    third = [row(name, None, split, NO_HEAD) for name in ("nc3_self_duality", "nc3_cosine_mean", "nc3_cosine_min")]
+    return [*second, *third, row("head_bias_std", None, "head", NO_HEAD)]
+
+
 def nc4_rows(result: dict, split: str) -> list[dict]:
     """The rows of nc4's result; split is "train" or "test"."""
+    if result["mismatches"] is None:
+        return [row(f"nc4_{name}", result[name], split, NO_HEAD if f"nc4_{name}" in OF_HEAD else "")
+                for name in ("mismatch", "nearest_mean_accuracy", "head_accuracy")]
     note = f"{result['mismatches'].sum()} of {result['images'].sum()} images"
     return [row(f"nc4_{name}", result[name], split, note if name == "mismatch" else "")
             for name in ("mismatch", "nearest_mean_accuracy", "head_accuracy")]
@@ -261,7 +289,7 @@ def all_rows(rows: list, nc4: dict, nc5: dict) -> list[dict]:
 def per_class(moments: Moments, W, class_names=None, train: dict | None = None, test: dict | None = None):
     """Columns of nc_per_class.csv, lists of C entries, None where undefined; train and test are results of nc4."""
     classes, width = moments.means.shape
-    W, _ = check_head(W, np.zeros(classes), classes, width)
+    W = np.full((classes, width), np.nan) if W is None else check_head(W, np.zeros(classes), classes, width)[0]
     centred = moments.deviations
     norms = np.linalg.norm(centred, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -276,33 +304,40 @@ def per_class(moments: Moments, W, class_names=None, train: dict | None = None, 
                "nearest_class_cosine": closest,
                "nearest_class": np.where(np.isnan(closest), None, nearest)}
     for split, result in (("train", train), ("test", test)):
-        images = np.zeros(classes, int) if result is None else result["images"]
-        wrong = images if result is None else result["mismatches"]
+        unknown = result is None or result["mismatches"] is None
+        images = np.zeros(classes, int) if unknown else result["images"]
+        wrong = images if unknown else result["mismatches"]
         columns[f"{split}_mismatch"] = np.where(images > 0, wrong / np.maximum(images, 1), np.nan)
     return {name: [plain(value) for value in column] for name, column in columns.items()}
 
 
-def bootstrap(features, labels, W, resamples: int = 100, level: float = 0.95, seed: int = 0, exact: bool = False) -> dict:
+def bootstrap(features, labels, W, resamples: int = 100, level: float = 0.95, seed: int = 0, exact: bool = False,
+              classes: int | None = None) -> dict:
     """Percentile intervals {metric: (low, high)} of NC1, NC2 of the means and NC3, None where a resample has no value.
+
+    Without a head, W None and `classes` given, NC3 is left out.
 
     Resamples the images (n, D), labels (n,), within each class; each resample costs a pass. Repeated images shrink the
     scatter by 1/n_c and jitter the means: deviations from a simplex rise, and an interval may lie beside its metric.
     """
-    features, labels = check_features(features, labels, *W.shape)
+    classes, width = (classes, features.shape[1]) if W is None else W.shape
+    features, labels = check_features(features, labels, classes, width)
     found = []
     for drawn in draws(labels, resamples, seed):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of absent classes: the measurement itself has warned
-            moments = Accumulator(*W.shape, exact=exact).update(features[drawn], labels[drawn]).finish()
+            moments = Accumulator(classes, width, exact=exact).update(features[drawn], labels[drawn]).finish()
         second = {f"nc2_means_{name}": value for name, value in nc2(moments.centred).items()}
-        found.append(nc1(moments) | second | nc3(moments, W))
+        found.append(nc1(moments) | second | ({} if W is None else nc3(moments, W)))
     return quantiles(found, level)
 
 
 def bootstrap_nc4(result: dict, labels, resamples: int = 100, level: float = 0.95, seed: int = 0) -> dict:
     """Intervals of the shares in a result of nc4, its images of labels (n,) resampled within classes; class means stay fixed."""
     nearest, predicted, images = result["nearest"], result["predicted"], result["images"]
-    hits = {"mismatch": nearest != predicted, "nearest_mean_accuracy": nearest == labels, "head_accuracy": predicted == labels}
+    hits = {"nearest_mean_accuracy": nearest == labels}
+    if predicted is not None:
+        hits = {"mismatch": nearest != predicted, **hits, "head_accuracy": predicted == labels}
     shares = {name: np.bincount(labels[hit], minlength=len(images)) / np.maximum(images, 1) for name, hit in hits.items()}
     generator = np.random.default_rng(seed)  # how often an image with the property is drawn is binomial in each class
     counts = {name: generator.binomial(images, share, (resamples, len(images))).sum(axis=1) for name, share in shares.items()}

@@ -3,6 +3,7 @@ import numpy as np
 
 SIMPLEX = ("angle_deviation_mean", "angle_deviation_max", "gram_distance")  # undefined where no simplex ETF exists
 GENERALISED = ("cosine_max", "one_vs_rest", "tight_frame_distance")  # defined in any dimension
+NC2 = ("norm_cv", "cosine_mean", "cosine_std", *SIMPLEX, *GENERALISED)  # the order of the rows
 GAP = 1e-7  # between the bounds at which one_vs_rest stops; the value itself is then right to about the gap's square
 STEPS = 20_000
 
@@ -15,7 +16,7 @@ def nc2(vectors: np.ndarray) -> dict:
     """
     classes = len(vectors)
     norms = np.linalg.norm(vectors, axis=1)
-    values = dict.fromkeys(("norm_cv", "cosine_mean", "cosine_std", *SIMPLEX, *GENERALISED))
+    values = dict.fromkeys(NC2)
     if norms.max() > 0:
         values["norm_cv"] = float(norms.std() / norms.mean())
     if norms.min() <= 0:

@@ -7,8 +7,10 @@ A file of moments has a row "all" (images, NC4's counts, the mean of all images)
 (images, trace of its covariance, mean) and a row a feature of Sigma_W, in float64 to the last digit. A layer has no head: the
 least-squares probe stands in, which follows from the moments alone.
 """
+import glob
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ import collapse
 import records
 
 FOLDERS = {"store": "layers", "stream": "moments"}  # by the word after --layers
+REMEDY = "python run_networks.py --checkpoint <its checkpoint> --layers stream --force"
 COUNTS = ["mismatches", "nearest_mean_right", "probe_right"]  # of NC4, out of the images
 
 
@@ -121,7 +124,7 @@ def write_summary(path, summary, sidecar):
     artifacts.write_table(path, pd.concat([table, values], axis=1), sidecar)
 
 
-def read_summary(path):
+def read_summary(path, stale=None, remedy=None):
     """moments/<file>_<stage>.csv -> Summary, to the last bit; ValueError where it is no such file."""
     try:
         table = pl.read_csv(path, infer_schema_length=None, glob=False)  # which reads every digit; pandas before 3.0 loses the last
@@ -129,6 +132,7 @@ def read_summary(path):
         raise ValueError(f"{path} cannot be read as moments: {str(error).splitlines()[0]}") from None
     if table.columns[:6] != ["row", "images", *COUNTS, "variance"] or not len(table) or table["row"][0] != "all":
         raise ValueError(f"{path} is not a file of moments; make it anew with run_networks.py --layers stream --force")
+    records.check_file(path, lambda: records.content_sha256(path), len(table), stale, remedy or REMEDY)
     values = table[:, 6:].cast(pl.Float64).to_numpy()
     counts = None if table["mismatches"][0] is None else np.array(table[0, 2:5].row(0), np.int64)
     classes, within = (table["row"].str.starts_with(word).to_numpy() for word in ("class", "within"))
@@ -155,11 +159,13 @@ class Layer:
 def find(run):
     """The layers of a runs.Run in the order of depth, [] where there are none; ValueError where they are not of this run."""
     prefix = f"ID_{run.dataset}_train_"
-    way = next((way for way in FOLDERS if list((run.folder / FOLDERS[way]).glob(f"{prefix}*"))), "store")
-    folder, head = run.folder / FOLDERS[way], records.read_sidecar(run.head)
+    pattern = f"{glob.escape(prefix)}*"
+    way = next((way for way in FOLDERS if records.listing(run.folder / FOLDERS[way], pattern)), "store")
+    folder, origin = run.folder / FOLDERS[way], records.origin(run.head or run.train)
     command = f"{run.command} --layers{' stream' * (way == 'stream')}"
     found = []
-    for stem in sorted({path.stem for path in folder.glob(f"{prefix}*") if path.suffix in artifacts.SUFFIXES}):
+    names = [Path(name) for suffix in artifacts.SUFFIXES for name in records.listing(folder, pattern + suffix)]
+    for stem in sorted({name.stem for name in names}):
         name = stem.removeprefix(prefix)
         wanted = {"train": stem, "test": f"ID_{run.dataset}_test_{name}",
                   **{f"ood:{ood}": f"OOD_{ood}_test_{name}" for ood in run.ood}}
@@ -171,19 +177,24 @@ def find(run):
             warnings.warn(f"{folder} lacks {', '.join(missing)}: no NC5 of it there; make it with: {command}", stacklevel=2)
         for path in files.values():
             sidecar = records.read_sidecar(path)
-            if sidecar.get("checkpoint_sha256") != head.get("checkpoint_sha256") or not isinstance(sidecar.get("depth"), int):
+            foreign = any(origin.values()) and not records.same_network(sidecar, origin)
+            if foreign or sidecar.get("depth") is None:
                 raise ValueError(f"{path} was made from another checkpoint, or does not say its depth; delete {folder}, or make it "
                                  f"anew with: {command} --force")
         found.append(Layer(name, records.read_sidecar(files["train"])["depth"], files, way == "stream"))
     return sorted(found, key=lambda layer: layer.depth)
 
 
-def measure(layer, class_names):
-    """The rows of one layer in nc_layers.csv, with a least-squares probe in place of the head. Always in float64."""
+def measure(layer, class_names, stale=None, remedy=None):
+    """The rows of one layer in nc_layers.csv, with a least-squares probe in place of the head. Always in float64.
+
+    A file that was changed after it was written is refused with `remedy`, the command that makes it anew, unless `stale`
+    lets it pass.
+    """
     if layer.streamed:
-        summaries = {split: read_summary(path) for split, path in layer.files.items()}
+        summaries = {split: read_summary(path, stale, remedy) for split, path in layer.files.items()}
     else:
-        features = {split: artifacts.read_features(path) for split, path in layer.files.items()}
+        features = {split: artifacts.read_features(path, stale, remedy) for split, path in layer.files.items()}
         for split in ("train", "test"):
             artifacts.check_labels(features[split], class_names)
         summaries = summarise(features, len(class_names))

@@ -4,13 +4,16 @@
     python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 --ood svhn textures --exact --bootstrap 200
     python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth       # through training
 
-Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: nc_metrics.csv (a row a metric, with
-its split, centring and source), nc_per_class.csv (a row a class), nc5_per_class.csv (a row a class and set) and figures/. NC1, NC2
-and NC3 are of clean training features, NC4 of training and test features, NC5 of each OOD set with the ID test set as the null.
-Where `run_networks.py --layers` left layers/ or moments/, nc_layers.csv follows, with a least-squares probe in place of the head
-that a layer lacks. Several checkpoints of one network are each measured so, and the folder of the latest epoch gets nc_epochs.csv
-and, where ood_methods.py has scored all of them, nc_ood.csv and nc_ood_correlation.csv. docs/neural_collapse.md explains each.
+Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: nc_metrics.csv (a row a metric,
+with its split, centring and source), nc_per_class.csv (a row a class), nc5_per_class.csv (a row a class and set) and figures/.
+NC1, NC2 and NC3 are of clean training features, NC4 of training and test features, NC5 of each OOD set with the ID test set as
+the null. Bare features, without head.csv, have no NC2 of the weights, no NC3 and no comparison in NC4: those cells are empty,
+and their note says so. Where `run_networks.py --layers` left layers/ or moments/, nc_layers.csv follows, with a least-squares
+probe in place of the head that a layer lacks. Several checkpoints of one network are each measured so, and the folder of the
+latest epoch gets nc_epochs.csv and, where ood_methods.py has scored all of them, nc_ood.csv and nc_ood_correlation.csv.
+docs/neural_collapse.md explains each.
 """
+import glob
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +56,7 @@ SAMPLE = 500  # images of a set in the t-SNE
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir",
+    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir", "allow-stale",
                   checkpoint={"required": True, "nargs": "+",
                               "help": "checkpoint, or its folder; several epochs of one network: collapse through training"},
                   ood={"help": "OOD sets for NC5, NAME or NAME=FOLDER as extracted; default: all in the folder"})
@@ -70,19 +73,25 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    opened = [runs.open_run(checkpoint, args.output_dir, args.dataset, args.ood) for checkpoint in args.checkpoint]
-    epochs = series.order(opened) if len(opened) > 1 else {}
+    stale = {}
+    opened = []
+    for checkpoint in args.checkpoint:
+        own = records.Stale(args.allow_stale)
+        run = runs.open_run(checkpoint, args.output_dir, args.dataset, args.ood, own, needs_head=False)
+        opened.append(run)
+        stale[run.folder] = own
+    epochs = series.order(opened, stale) if len(opened) > 1 else {}
     stages = {run.folder: layers.find(run) for run in opened}
-    scored = {folder: series.read_scored(folder, facts) for folder, facts in epochs.items()}
+    scored = {folder: series.read_scored(folder, facts, stale[folder]) for folder, facts in epochs.items()}
     for run in opened:
         utils.writable_folder(run.folder / "figures")
     tables, deep = {}, {}
     for run in opened:
-        found = measure(run, stages[run.folder], args)
+        found = measure(run, stages[run.folder], args, stale[run.folder])
         write(found, args)
         tables[run.folder], deep[run.folder] = found.table, found.layers
     if epochs:
-        follow(epochs, tables, deep, scored, args)
+        follow(epochs, tables, deep, scored, args, stale)
 
 
 # ---- one checkpoint --------------------------------------------------------------------------------------------------
@@ -92,8 +101,9 @@ class Measured:
     """One checkpoint's files, features and all that was found in them."""
 
     run: runs.Run
-    files: list  # all that was read
-    W: np.ndarray
+    files: list  # all that was looked for, there or not
+    stale: records.Stale
+    W: np.ndarray  # None without a head, like b
     b: np.ndarray
     class_names: list
     test: artifacts.Features
@@ -106,13 +116,16 @@ class Measured:
     layers: pd.DataFrame  # None without layers/
 
 
-def measure(run, stages, args):
-    W, b, class_names = artifacts.read_head(run.head)
-    train, test = artifacts.read_features(run.train), artifacts.read_features(run.test)
+def measure(run, stages, args, stale):
+    W, b, class_names = read_head(run, stale)
+    train, test = (artifacts.read_features(path, stale, run.command) for path in (run.train, run.test))
+    if class_names is None:
+        class_names = names_without_head(run, train)
     for found in (train, test):
         artifacts.check_labels(found, class_names)
-    ood = {name: artifacts.read_features(path).features for name, path in run.ood.items()}
-    moments = collapse.Accumulator(*W.shape, exact=args.exact).update(train.features, train.labels).finish()
+    ood = {name: artifacts.read_features(path, stale, run.command).features for name, path in run.ood.items()}
+    classes, width = len(class_names), train.features.shape[1]
+    moments = collapse.Accumulator(classes, width, exact=args.exact).update(train.features, train.labels).finish()
     nc4 = {split: collapse.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
            for split, found in (("train", train), ("test", test))}
     nc5 = {"test": collapse.nc5(moments, test.features),
@@ -124,15 +137,34 @@ def measure(run, stages, args):
         keys = zip(table["metric"], table["split"], strict=True)
         table[["low", "high"]] = np.array([bounds.get(key, (None, None)) for key in keys], np.float64)
     per_class = pd.DataFrame(collapse.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
-    files = [*run.files, *(path for layer in stages for path in layer.files.values())]
-    return Measured(run, files, W, b, class_names, test, ood, moments, nc4, nc5, table, per_class,
-                    measure_layers(stages, class_names) if stages else None)
+    return Measured(run, looked_for(run, stages), stale, W, b, class_names, test, ood, moments, nc4, nc5, table, per_class,
+                    measure_layers(run, stages, class_names, stale) if stages else None)
+
+
+def read_head(run, stale):
+    """W, b and class names, or three times None for bare features."""
+    if run.head is None:
+        return None, None, None
+    return artifacts.read_head(run.head, stale, run.command)
+
+
+def names_without_head(run, train):
+    """Class names of bare features: as their sidecar has them, else the numbers up to the highest label."""
+    known = records.read_sidecar(run.train).get("class_names")
+    return known or [str(number) for number in range(int(train.labels.max(initial=-1)) + 1)]
+
+
+def looked_for(run, stages):
+    """All files that a measurement reads, and head.csv also where it is absent: it is measured anew when one comes."""
+    files = [run.head or run.folder / "head.csv", run.train, run.test, *run.ood.values()]
+    return [*files, *(path for layer in stages for path in layer.files.values())]
 
 
 def intervals(train, test, ood, W, moments, nc4, args):
     """{(metric, split): (low, high)} by resampling the images of each split; what rests on W alone has none."""
     count = args.bootstrap
-    bounds = {"train": collapse.bootstrap(train.features, train.labels, W, count, exact=args.exact)}
+    classes = len(moments.means)
+    bounds = {"train": collapse.bootstrap(train.features, train.labels, W, count, exact=args.exact, classes=classes)}
     bounds["train"] |= collapse.bootstrap_nc4(nc4["train"], train.labels, count)
     bounds["test"] = (collapse.bootstrap_nc4(nc4["test"], test.labels, count)
                       | collapse.bootstrap_nc5(moments, test.features, test.labels, count))
@@ -147,36 +179,48 @@ def nc5_per_class(nc5, class_names):
                       for split, found in nc5.items()], ignore_index=True)
 
 
-def measure_layers(stages, class_names):
+def measure_layers(run, stages, class_names, stale):
     """nc_layers.csv: all metrics of each layer."""
-    tables = [layers.measure(layer, class_names) for layer in stages]
+    remedy = f"{run.command} --layers --force"
+    tables = [layers.measure(layer, class_names, stale, remedy) for layer in stages]
     return pd.concat(tables, ignore_index=True)[["layer", "depth", *COLUMNS, "note"]]
 
 
 def write(found, args):
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     run, moments = found.run, found.moments
-    sidecar = {**records.provenance(cli.material(args)),
-               "checkpoint_sha256": records.read_sidecar(run.head).get("checkpoint_sha256")}
+    sidecar = {**records.provenance(cli.material(args), found.stale), **records.origin(run.head or run.train)}
     tables = {"nc_metrics": found.table, "nc_per_class": found.per_class,
               "nc5_per_class": nc5_per_class(found.nc5, found.class_names)} | (
         {} if found.layers is None else {"nc_layers": found.layers})
     for name, table in tables.items():
         artifacts.write_table(run.folder / f"{name}.csv", table, sidecar)
     written = [*(run.folder / f"{name}.csv" for name in tables), *draw(run.folder / "figures", found, args.tsne)]
-    records.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written)
+    records.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written,
+                         listings(run, args.ood), found.stale)
+    classes, width = moments.means.shape
     cli.print_table(shown(found.table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
-                                        f"images, {len(found.W)} classes, {found.W.shape[1]} features")
+                                        f"images, {classes} classes, {width} features")
+    if run.head is None:
+        print("\nno head.csv: NC2 of the weights, NC3 and NC4's comparison with the classifier are left empty")
     cli.print_table(nc5_table(found.nc5).round(4), "NC5  mean |cos| of class means with each set's mean (0: orthogonal)")
     if found.layers is not None:
         cli.print_table(along(found.layers, ["depth", "layer"]), f"through the layers -> {run.folder / 'nc_layers.csv'}")
     print(f"\nall metrics, per class and drawn: {run.folder}")
 
 
+def listings(run, ood):
+    """Patterns of files that a measurement takes where they are there: layers, and OOD sets that nobody named."""
+    splits = [f"ID_{run.dataset}_train", f"ID_{run.dataset}_test", *(f"OOD_{name}_test" for name in run.ood)]
+    patterns = [f"{folder}/{glob.escape(split)}_*" for folder in layers.FOLDERS.values() for split in splits]
+    patterns += [] if ood else ["OOD_*_test"]
+    return [f"{pattern}{suffix}" for pattern in patterns for suffix in artifacts.SUFFIXES]
+
+
 def shown(table):
     """The main metrics as they are printed: what, value, value under full collapse."""
     values = table.set_index(["metric", "split"])["value"]
-    return pd.DataFrame([{"metric": label, "value": "" if pd.isna(values[key]) else f"{values[key]:.4g}", "collapsed": target}
+    return pd.DataFrame([{"metric": label, "value": "" if pd.isna(values[key]) else f"{values[key]:.4g}", "if collapsed": target}
                          for key, (label, target) in SHOWN.items()])
 
 
@@ -196,33 +240,52 @@ def along(table, index):
 
 def draw(folder, found, tsne):
     """The figures of one checkpoint -> their paths."""
-    moments, W, b, names = found.moments, found.W, found.b, found.class_names
-    present, components = moments.present, collapse.principal(moments)
-    shares = {name: (components.share(rows), (rows @ W.T + b).max(axis=1)) for name, rows in found.ood.items()}
-    test, predicted = found.test.features, found.nc4["test"]
-    drawn = {
-        "within_class_variance": figures.within_class_variance(found.per_class),
-        "cosine_histogram": figures.cosine_histogram(moments.centred, W[present]),
-        "weight_mean_alignment": figures.weight_mean_alignment(found.per_class),
-        "class_mean_distances": figures.class_mean_distances(moments.means, names),
-        "nc5": figures.nc5_bars(nc5_table(found.nc5)),
-        "nc4_agreement": figures.nearest_mean_agreement(found.per_class),
-        "nc4_mismatches": figures.mismatch_map(predicted["nearest"], predicted["predicted"], names),
-        "nc_angles": figures.angle_histogram(moments.centred, W[present]),
-        "nc_gram": figures.gram_matrices(moments.centred, W[present], [names[index] for index in present]),
-        "nc_pca_spectrum": figures.pca_spectrum(components.variances, components.dim, len(present)),
-        "nc_neco_share": figures.neco_shares((components.share(test), (test @ W.T + b).max(axis=1)), shares),
-        "nc_centre_distances": figures.centre_distances(
-            collapse.centre_distances(test, moments.means),
-            {name: collapse.centre_distances(rows, moments.means) for name, rows in found.ood.items()})}
+    drawn = draw_features(found)
+    if found.W is not None:
+        drawn |= draw_head(found)
     if tsne:
-        points = embed([test, *found.ood.values()])
-        labels = [names[label] for label in sample(found.test.labels, SAMPLE)]
+        points = embed([found.test.features, *found.ood.values()])
+        labels = [found.class_names[label] for label in sample(found.test.labels, SAMPLE)]
         drawn["nc_tsne"] = figures.embedding(points[0], dict(zip(found.ood, points[1:], strict=True)), labels)
     if found.layers is not None:
-        drawn |= {"nc_layers": figures.collapse_curves(found.layers, LAYERS, "depth"),
-                  "nc5_layers": figures.nc5_curves(found.layers, "depth")}
+        drawn["nc_layers"] = figures.collapse_curves(found.layers, LAYERS, "depth")
+        drawn["nc5_layers"] = figures.nc5_curves(found.layers, "depth")
     return save(folder, drawn)
+
+
+def draw_features(found):
+    """{name: figure} of what features alone show."""
+    moments, W = found.moments, found.W
+    components = collapse.principal(moments)
+    distances = {name: collapse.centre_distances(rows, moments.means) for name, rows in found.ood.items()}
+    return {
+        "within_class_variance": figures.within_class_variance(found.per_class),
+        "cosine_histogram": figures.cosine_histogram(moments.centred, None if W is None else W[moments.present]),
+        "class_mean_distances": figures.class_mean_distances(moments.means, found.class_names),
+        "nc5": figures.nc5_bars(nc5_table(found.nc5)),
+        "nc_pca_spectrum": figures.pca_spectrum(components.variances, components.dim, len(moments.present)),
+        "nc_centre_distances": figures.centre_distances(
+            collapse.centre_distances(found.test.features, moments.means), distances),
+    }
+
+
+def draw_head(found):
+    """{name: figure} of the classifier beside the features."""
+    moments, names, test = found.moments, found.class_names, found.test.features
+    present, weights = moments.present, found.W[moments.present]
+    components, decisions = collapse.principal(moments), found.nc4["test"]
+
+    def share_and_logit(features):
+        return components.share(features), (features @ found.W.T + found.b).max(axis=1)
+    return {
+        "weight_mean_alignment": figures.weight_mean_alignment(found.per_class),
+        "nc4_agreement": figures.nearest_mean_agreement(found.per_class),
+        "nc4_mismatches": figures.mismatch_map(decisions["nearest"], decisions["predicted"], names),
+        "nc_angles": figures.angle_histogram(moments.centred, weights),
+        "nc_gram": figures.gram_matrices(moments.centred, weights, [names[index] for index in present]),
+        "nc_neco_share": figures.neco_shares(
+            share_and_logit(test), {name: share_and_logit(rows) for name, rows in found.ood.items()}),
+    }
 
 
 def save(folder, drawn):
@@ -249,14 +312,16 @@ def embed(groups):
 
 # ---- through training ------------------------------------------------------------------------------------------------
 
-def follow(epochs, tables, deep, scored, args):
+def follow(epochs, tables, deep, scored, args, stale):
     """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest epoch."""
     folder = list(epochs)[-1]
     table = series.over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
     drawn = {"nc_epochs": figures.collapse_curves(table, CURVES), "nc5_epochs": figures.nc5_curves(table)}
     if all(layers is not None for layers in deep.values()):
         drawn["nc_layers_epochs"] = figures.layer_epoch_maps(series.over_epochs(epochs, deep), LAYERS)
-    sidecar = {**records.provenance(cli.material(args)), "checkpoint_sha256": epochs[folder].get("checkpoint_sha256")}
+    together = records.Stale(args.allow_stale, [reason for own in stale.values() for reason in own.reasons])
+    network = {name: epochs[folder].get(name) for name in records.NETWORK}
+    sidecar = {**records.provenance(cli.material(args), together), **network}
     write_joined(folder, "nc_epochs", table, drawn, [path / "nc_metrics.csv" for path in epochs], sidecar)
     cli.print_table(along(table, "epoch"), f"through training, {len(epochs)} checkpoints -> {folder / 'nc_epochs.csv'}")
     lacking = [path for path, found in scored.items() if found is None]

@@ -3,10 +3,10 @@
     python report.py --checkpoint results/resnet18_best_s0.pth
     python report.py --checkpoint results/resnet18_best_s0        # or the folder
 
-Reads what stands in results/<stem>/ (ood_metrics.csv, nc_metrics.csv, nc_per_class.csv, the figures),
-the checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images, nor
-torch. What is missing is named, with the command that makes it. report.html links to nothing: it may
-be mailed, printed and opened offline.
+Reads what stands in results/<stem>/ (ood_metrics.csv, nc_metrics.csv, nc_per_class.csv, figures),
+the checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images,
+nor torch. What is missing is named, with the command that makes it. report.html links to nothing:
+it can be mailed, printed and opened offline.
 """
 
 import re
@@ -123,7 +123,7 @@ def gather(checkpoint, folder, stale):
 
 
 def looked_for(folder, tables):
-    """The tables with their sidecars, and the other JSON files whose content stands in the report."""
+    """The tables with their sidecars, and the other JSON files whose content the report shows."""
     files = [folder.parent / f"{folder.name}.json", folder / "head.json"]
     files += [folder / f"{stage}.json" for stage in STAGES[1:]]
     for table in tables.values():

@@ -1,22 +1,29 @@
 """Several checkpoints of one network: their order by epoch, their tables as one, and what goes with OOD detection over them."""
+import shlex
+
 import numpy as np
 import pandas as pd
 
 import artifacts
 import records
 
+SCORED = ["ood", "method", "parameters", "auroc"]  # what is read of ood_metrics.csv
 
-def order(runs):
-    """Runs of one network -> {folder: what its head's sidecar says}, by epoch; ValueError where they are no series."""
-    facts = {run.folder: {**records.read_sidecar(run.head), "data set": run.dataset,
-                          "classes, features": artifacts.read_head(run.head)[0].shape} for run in runs}
+
+def order(runs, stale):
+    """Runs of one network -> {folder: what its head's sidecar says}, by epoch; ValueError where they are no series.
+
+    stale: {folder: records.Stale}. Bare features say it in their own sidecar.
+    """
+    facts = {run.folder: {**records.read_sidecar(run.head or run.train), "data set": run.dataset,
+                          "classes, features": shape(run, stale[run.folder])} for run in runs}
     first, seen = facts[runs[0].folder], {}
     for run in runs:
         own = facts[run.folder]
         epoch = own.get("epoch")
-        if isinstance(epoch, bool) or not isinstance(epoch, int):
-            raise ValueError(f"{records.sidecar_path(run.head)} does not say after which epoch the checkpoint was saved; extract "
-                             f"it again: {run.command} --force")
+        if epoch is None:
+            raise ValueError(f"{records.sidecar_path(run.head or run.train)} does not say after which epoch the checkpoint was "
+                             f"saved; extract it again: {run.command} --force")
         if epoch in seen:
             raise ValueError(f"{seen[epoch]} and {run.folder} are both of epoch {epoch}; give one checkpoint an epoch")
         seen[epoch] = run.folder
@@ -27,21 +34,34 @@ def order(runs):
     return {seen[epoch]: facts[seen[epoch]] for epoch in sorted(seen)}
 
 
+def shape(run, stale):
+    """(C, D) of a run's head; (None, D) of bare features, which do not know how many classes there are."""
+    if run.head is None:
+        return None, artifacts.width_of(run.train)
+    return artifacts.read_head(run.head, stale, run.command)[0].shape
+
+
 def over_epochs(epochs, tables):
     """Each checkpoint's table with its epoch and training accuracy, one under the other."""
     return pd.concat([tables[folder].assign(checkpoint=folder.name, epoch=facts["epoch"], train_acc=facts.get("train_acc"))
                       for folder, facts in epochs.items()], ignore_index=True)
 
 
-def read_scored(folder, facts):
-    """ood_metrics.csv of a checkpoint, None where there is none; ValueError where it is another checkpoint's."""
+def read_scored(folder, facts, stale):
+    """ood_metrics.csv of a checkpoint, None without one; ValueError where it is another network's, or was edited."""
     path = folder / "ood_metrics.csv"
     if not path.exists():
         return None
-    if records.read_sidecar(path).get("checkpoint_sha256") != facts.get("checkpoint_sha256"):
-        raise ValueError(f"{path} was made from another checkpoint than {folder / 'head.csv'}; make it anew with: "
-                         f"python ood_methods.py --checkpoint {folder}")
-    return artifacts.read_table(path)
+    remedy = shlex.join(["python", "ood_methods.py", "--checkpoint", str(folder)])
+    made_from = records.origin(path)
+    known = any(made_from.values()) and any(facts.get(name) for name in records.NETWORK)
+    if known and not records.same_network(made_from, facts):
+        raise ValueError(f"{path} was made from another checkpoint than the features in {folder}; make it anew with: {remedy}")
+    table = artifacts.read_table(path, SCORED, stale, remedy)
+    auroc = pd.to_numeric(table["auroc"], errors="coerce")
+    if (auroc.isna() & table["auroc"].notna()).any():
+        raise ValueError(f"{path} has a text in column auroc, expected numbers; make it anew with: {remedy}")
+    return table.assign(auroc=auroc)
 
 
 def join(epochs, table, scored):
