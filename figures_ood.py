@@ -81,10 +81,11 @@ def score_histograms(id_scores, ood_scores, method, threshold=None, auroc=None):
     """Densities of one method's score, a row an OOD set, each beside the same ID density.
 
     id_scores (N,); ood_scores: name -> (M,); threshold: the score from which an image is accepted; auroc: name -> AUROC
-    in [0, 1], written beside the name where given. The axis is cut at percentiles (`window`); what lies beyond is
-    counted in words.
+    in [0, 1], written beside the name where given; that of a single image has no interval and is left out. The axis is
+    cut at percentiles (`window`); what lies beyond is counted in words.
     """
-    notes = {name: f"   AUROC {percent(area)}%" for name, area in (auroc or {}).items() if np.isfinite(area)}
+    known = {name: area for name, area in (auroc or {}).items() if np.isfinite(area) and len(ood_scores[name]) > 1}
+    notes = {name: f"   AUROC {percent(area)}%" for name, area in known.items()}
     line = "" if threshold is None else f"      ┆ threshold {threshold:.4g}: accepted to its right"
     return _density_panels(id_scores, ood_scores, f"{shorten(method)}: scores of ID and OOD images",
                            f"{shorten(method)} score, higher = more in-distribution; vertical: density", line, threshold, notes)
@@ -128,7 +129,8 @@ def auroc_bars(metrics):
     """AUROC of every method, a panel an OOD set, bars from chance (50%) with 95% DeLong intervals.
 
     metrics: the table ood_metrics.csv with method, ood, auroc, auroc_low, auroc_high (and parameters, which tell two
-    rows of one method apart). Methods are sorted by their mean over the sets, the same order in every panel.
+    rows of one method apart). Methods are sorted by their mean over the sets, the same order in every panel. What is
+    undefined, has no interval (a single image), or was not scored is said in words in place of its bar.
     """
     table = metrics.assign(method=method_labels(metrics))
     # pivot_table would drop methods that are NaN everywhere; they keep their row and are called undefined.
@@ -143,9 +145,8 @@ def auroc_bars(metrics):
     for position, (axes, name) in enumerate(zip(grid.flat, sets, strict=False)):
         panel_title(axes, shorten(name), ood_colour(position))
         values = [wide[column].loc[methods, name].to_numpy(dtype=np.float64) for column in wide]
-        scored = set(table.loc[table["ood"] == name, "method"])
-        words = ["undefined" if method in scored else "not scored" for method in methods]
-        _interval_bars(axes, *values, ood_colour(position), words)
+        scored = np.isin(methods, table.loc[table["ood"] == name, "method"])
+        _interval_bars(axes, *values, scored, ood_colour(position))
         axes.set_yticks(range(len(methods)), [shorten(method) for method in methods])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         bar_rows(axes, len(methods))
@@ -166,21 +167,27 @@ def method_labels(metrics):
     return metrics["method"].where(~several, metrics["method"] + " " + parameters)
 
 
-def _interval_bars(axes, values, lows, highs, colour, words):
-    """Horizontal bars from 0.5 to the values (K,), the best dark, whiskers to lows and highs, numbers beside them, and `words`
-    [K] in place of a value that is not there."""
+def _interval_bars(axes, values, lows, highs, scored, colour):
+    """Horizontal bars from 0.5 to the values (K,), the best dark, whiskers to lows and highs, numbers beside them."""
     rows = np.arange(len(values))
-    best = values == np.nanmax(values) if np.isfinite(values).any() else np.zeros(len(values), bool)
-    for row in rows[np.isfinite(values)]:
+    drawn = np.isfinite(values) & np.isfinite(lows) & np.isfinite(highs)
+    best = drawn & (values == np.max(values[drawn], initial=-np.inf))
+    for row in rows[drawn]:
         axes.barh(row, values[row] - 0.5, left=0.5, height=0.68, color=colour, alpha=0.85 if best[row] else 0.4)
-    whiskers = np.abs(np.nan_to_num(np.array([values - lows, highs - values])))
-    axes.errorbar(values, rows, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
+    whiskers = np.abs(np.array([values - lows, highs - values]))[:, drawn]
+    axes.errorbar(values[drawn], rows[drawn], xerr=whiskers, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
     axes.axvline(0.5, color=QUIET, lw=0.8)
-    for row, value, word in zip(rows, values, words, strict=True):
-        text = percent(value) if np.isfinite(value) else word
-        place = np.nanmax([value, highs[row], 0.5]) if np.isfinite(value) else 0.5
+    for row in rows:
+        text = percent(values[row]) if drawn[row] else _why_no_bar(values[row], scored[row])
+        place = max(values[row], highs[row], 0.5) if drawn[row] else 0.5
         axes.annotate(text, (place, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
-                      color=INK if np.isfinite(value) else QUIET, fontweight="bold" if best[row] else "normal")
+                      color=INK if drawn[row] else QUIET, fontweight="bold" if best[row] else "normal")
+
+
+def _why_no_bar(value, scored):
+    if not scored:
+        return "not scored"
+    return "no interval" if np.isfinite(value) else "undefined"
 
 
 def principal_components(id_points, ood_points, explained=(np.nan, np.nan), id_labels=None):

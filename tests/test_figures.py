@@ -174,6 +174,18 @@ def test_undefined_and_missing_cells_have_words_and_no_bar():
     png(figure)
 
 
+def test_the_auroc_of_a_single_image_has_no_interval_and_is_not_drawn():
+    table = metrics(2, SETS[:2])
+    table.loc[table["ood"] == SETS[0], ["auroc_low", "auroc_high"]] = np.nan
+    table.loc[table["ood"] == SETS[0], "auroc"] = 0.1234
+    figure = figures.auroc_bars(table)
+    assert [len(axes.patches) for axes in figure.axes] == [0, 2] and words(figure).count("no interval") == 2
+    assert "12.3" not in words(figure)
+    drawn = figures.score_histograms(np.arange(9.0), {"one": [3.0], "two": [1.0, 2.0]}, "MSP", None, {"one": 0.4, "two": 0.9})
+    assert "AUROC 90.0%" in words(drawn) and "40.0" not in words(drawn)
+    png(figure)
+
+
 def test_rows_of_one_method_are_told_apart_by_parameters():
     table = pd.concat([metrics(2, SETS[:1]), metrics(1, SETS[:1], seed=1)], ignore_index=True)
     table["parameters"] = ['{"dim":10}', None, '{"dim":20}']

@@ -1,6 +1,7 @@
 """From feature CSVs to nc_metrics.csv, nc_per_class.csv and what is printed; every number against a slow, obvious loop."""
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -248,6 +249,7 @@ def test_what_is_printed_is_what_was_written(done):
     for key, (label, collapsed) in neural_collapse.SHOWN.items():
         line = next(line for line in ended.out.splitlines() if line.startswith(label + " "))
         assert line.removeprefix(label).split() == [f"{found[key]:.4g}", collapsed]
+    assert re.search(r"^metric +value +if collapsed", ended.out, re.MULTILINE), "a target, and no verdict"
     for name, split in (("ID test (null)", "test"), ("svhn", "ood:svhn"), ("uniform", "ood:uniform")):
         line = next(line for line in ended.out.splitlines() if line.startswith(name + " "))
         shown = [float(word) for word in line.removeprefix(name).split()]
@@ -305,6 +307,114 @@ def test_a_class_without_training_images_is_said_and_its_cells_are_empty(tmp_pat
     table, per_class, ended = run(folder)
     assert "warning: neural collapse: 1 of 4 classes have no images (1)" in ended.err
     assert per_class["images"][1] == 0 and np.isnan(per_class["mean_norm"][1]) and np.isfinite(values_of(table)["nc1", "train"])
+
+
+# ---- bare features ---------------------------------------------------------------------------------------------------
+
+OF_HEAD = ("nc2_weights_", "nc3_", "head_bias_std", "nc4_mismatch", "nc4_head_accuracy")
+
+
+@pytest.fixture(scope="module")
+def bare(done, tmp_path_factory):
+    """The run of `done` without its head.csv, measured; drawn."""
+    folder = tmp_path_factory.mktemp("bare") / "net_s0"
+    folder.mkdir()
+    for path in done[0].iterdir():
+        if path.name.startswith(("ID_", "OOD_")):
+            shutil.copy2(path, folder)
+    return folder, *run(folder, "--exact")
+
+
+def test_without_a_head_all_that_needs_none_is_measured(done, bare):
+    whole, table = done[1].fillna({"note": ""}), bare[1].fillna({"note": ""})
+    assert list(table["metric"]) == list(whole["metric"]) and list(table["split"]) == list(whole["split"])
+    of_head = whole["metric"].str.startswith(OF_HEAD)
+    assert 15 < of_head.sum() < len(whole) / 2
+    pd.testing.assert_frame_equal(table[~of_head], whole[~of_head])
+    assert table.loc[of_head, "value"].isna().all()
+    assert set(table.loc[of_head, "note"]) == {"needs the classifier, head.csv"}
+    columns = ["split", "centring", "source"]
+    pd.testing.assert_frame_equal(table.loc[of_head, columns], whole.loc[of_head, columns])
+
+
+def test_without_a_head_the_classes_are_numbered_and_their_cells_of_the_head_are_empty(done, bare):
+    whole, per_class = done[2], bare[2]
+    assert list(per_class.columns) == PER_CLASS and list(per_class["class_name"].astype(str)) == list("0123")
+    empty = ["weight_norm", "cosine_weight_mean", "train_mismatch", "test_mismatch"]
+    assert per_class[empty].isna().all(axis=None)
+    rest = [name for name in PER_CLASS if name not in (*empty, "class_name")]
+    pd.testing.assert_frame_equal(per_class[rest], whole[rest])
+
+
+def test_without_a_head_one_line_says_so_and_only_figures_of_features_are_drawn(bare):
+    folder, _, _, ended = bare
+    assert ended.err == "" and ended.out.count("no head.csv") == 1
+    record = utils.read_json(folder / "neural_collapse.json")
+    assert record["inputs"]["head.csv"] is None and set(record["outputs"]) == {
+        "nc_metrics.csv", "nc_per_class.csv", "nc5_per_class.csv", *(f"figures/{name}.png" for name in (
+            "within_class_variance", "cosine_histogram", "class_mean_distances", "nc5", "nc_pca_spectrum", "nc_centre_distances"))}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_bare_features_have_intervals_layers_and_the_names_of_their_sidecar(bare, tmp_path):
+    folder = tmp_path / "net_s0"
+    shutil.copytree(bare[0], folder)
+    sidecar = utils.read_json(folder / "ID_toy_train.json")
+    utils.write_json(folder / "ID_toy_train.json", sidecar | {"class_names": NAMES})
+    table, per_class, _ = run(add_layers(folder), "--bootstrap", "5")
+    assert list(per_class["class_name"]) == NAMES
+    by = table.set_index(["metric", "split"])
+    assert by.loc[("nc1", "train"), "low"] < by.loc[("nc1", "train"), "high"]
+    assert np.isnan(by.loc[("nc3_cosine_mean", "train"), "low"])
+    assert by.loc[("nc4_nearest_mean_accuracy", "test"), "high"] <= 1 and np.isnan(by.loc[("nc4_mismatch", "test"), "low"])
+    layers = values_of(read_csv(folder / "nc_layers.csv"))
+    assert 0 < layers["nc4_head_accuracy", "test"] <= 1, "a layer's probe needs no head"
+
+
+def test_a_head_that_comes_and_layers_that_come_are_measured_anew(bare, tmp_path):
+    folder = tmp_path / "net_s0"
+    shutil.copytree(bare[0], folder)
+    arguments = cli.material(neural_collapse.parse_args(["--checkpoint", str(folder), "--exact"]))
+    assert records.is_current(folder / "neural_collapse.json", arguments)
+    (folder / "head.csv").write_text("class")
+    assert not records.is_current(folder / "neural_collapse.json", arguments)
+    (folder / "head.csv").unlink()
+    (folder / "OOD_new_test.csv").write_text("ct0")
+    assert not records.is_current(folder / "neural_collapse.json", arguments)
+    (folder / "OOD_new_test.csv").unlink()
+    assert records.is_current(folder / "neural_collapse.json", arguments)
+    add_layers(folder)
+    assert not records.is_current(folder / "neural_collapse.json", arguments)
+
+
+# ---- files that were changed -----------------------------------------------------------------------------------------
+
+def change_a_digit(path):
+    """Make the first digit 1 of the last row's first number a 7, or the other way round."""
+    lines = path.read_text().splitlines()
+    cells = lines[-1].split(",")
+    cells[0] = cells[0].translate(str.maketrans("0123456789", "1234567890"))
+    path.write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", ["ID_toy_train.csv", "ID_toy_test.csv", "OOD_svhn_test.csv", "head.csv",
+                                  "layers/ID_toy_train_deep.csv", "layers/OOD_svhn_test_wide.csv"])
+def test_edited_features_are_refused_or_taken_as_asked_and_the_tables_say_so(tmp_path, name):
+    folder = add_layers(random_run(tmp_path / "net_s0"))
+    if name == "head.csv":
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("cat", "cow"))
+    else:
+        change_a_digit(folder / name)
+    ended = shell(neural_collapse.main, "--checkpoint", folder)
+    assert ended.code == 2 and str(folder / name) in ended.err and "make" in ended.err and "run_networks.py" in ended.err
+    assert "--allow-stale" in ended.err and not (folder / "nc_metrics.csv").exists()
+    ended = shell(neural_collapse.main, "--checkpoint", folder, "--allow-stale")
+    assert ended.code == 0 and "as --allow-stale asks" in ended.err, ended.err
+    for record in ("nc_metrics.json", "nc_per_class.json", "neural_collapse.json"):
+        reasons = utils.read_json(folder / record)["allowed_stale"]
+        assert any(str(folder / name) in reason for reason in reasons)
 
 
 # ---- intervals -------------------------------------------------------------------------------------------------------
@@ -563,6 +673,37 @@ def test_two_checkpoints_have_no_correlation_and_an_older_one_is_taken_away(tmp_
     ended = shell(neural_collapse.main, "--checkpoint", tmp_path / "net_a", tmp_path / "net_z")
     assert ended.code == 0 and "no correlation over 2 checkpoints: it takes at least 3" in ended.out
     assert (tmp_path / "net_a" / "nc_ood.csv").exists() and not list(tmp_path.rglob("nc_ood_correlation*"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_edited_table_of_scores_is_refused_before_anything_is_written(tmp_path):
+    folders = [epoch_run(tmp_path / SERIES[epoch], epoch) for epoch in (3, 10)]
+    for folder, epoch in zip(folders, (3, 10), strict=True):
+        add_scores(folder, epoch)
+    table = folders[1] / "ood_metrics.csv"
+    table.write_text(table.read_text().replace("0.7", "0.8"))
+    ended = shell(neural_collapse.main, "--checkpoint", *folders)
+    assert ended.code == 2 and f"{table} was changed after it was written" in ended.err
+    assert f"make it anew with: python ood_methods.py --checkpoint {folders[1]}" in ended.err
+    assert not list(tmp_path.rglob("nc_*"))
+    ended = shell(neural_collapse.main, "--checkpoint", *folders, "--allow-stale")
+    assert ended.code == 0 and set(read_csv(folders[1] / "nc_ood.csv")["auroc"].round(2)) == {0.8, 0.7, 0.87}
+    assert "ood_metrics.csv was changed" in records.read_sidecar(folders[1] / "nc_ood.csv")["allowed_stale"][0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_scores_may_lack_a_method_on_a_set(tmp_path):
+    folders = []
+    for epoch, name in SERIES.items():
+        folders.append(epoch_run(tmp_path / name, epoch))
+        add_scores(folders[-1], epoch)
+        table = read_csv(folders[-1] / "ood_metrics.csv")
+        kept = table[~((table["ood"] == "svhn") & (table["method"] == "A"))]
+        artifacts.write_table(folders[-1] / "ood_metrics.csv", kept, {"checkpoint_sha256": f"{epoch:064d}"})
+    ended = shell(neural_collapse.main, "--checkpoint", *folders)
+    assert ended.code == 0, ended.err
+    found = read_csv(tmp_path / SERIES[200] / "nc_ood_correlation.csv")
+    assert set(zip(found["ood"], found["method"], strict=True)) == {("svhn", "B"), ("uniform", "A"), ("uniform", "B")}
 
 
 @pytest.mark.usefixtures("undrawn")
