@@ -166,10 +166,8 @@ def read_checked(table, network, stale):
     known = any(made_from.values()) and any(network.values())
     if known and not records.same_network(made_from, network):
         was, expected = (str(one.get("checkpoint_sha256"))[:12] for one in (made_from, network))
-        raise ValueError(
-            f"{table.file} was made from another checkpoint ({was}, expected {expected}); "
-            f"make it anew with: {table.command}"
-        )
+        reason = f"{table.file} was made from another checkpoint ({was}, expected {expected})"
+        stale.found(reason, table.command)
     frame = artifacts.read_table(table.file, table.columns, stale, table.command)
     frame = texts(frame, [name for name in table.columns if name not in table.numbers])
     return typed(frame, table.numbers, table.file, table.command)
@@ -274,7 +272,7 @@ def stale_parts(stale, made_by):
     reasons = list(stale.reasons)
     for stem, record in made_by.items():
         reasons += [
-            f"{stem} was made from a changed file: {reason}"
+            f"{stem} was made with --allow-stale: {reason}"
             for reason in record.get("allowed_stale") or ()
         ]
     return list(dict.fromkeys(reasons))

@@ -46,7 +46,7 @@ def render(summary, found):
     return PAGE.substitute(
         title=escape(" on ".join(filter(None, [run["model"] or run["stem"], run["dataset"]]))), stem=escape(run["stem"]),
         reading="".join(f"<li>{escape(sentence)}</li>" for sentence in summary["reading"]), tiles=tiles(summary),
-        stale=aside("Made from files that were changed after they were written, as --allow-stale asked",
+        stale=aside("Made from files that are not what they were, as --allow-stale asked",
                     map(escape, summary["stale"])),
         missing=aside("Not in this report yet", missing),
         contents="".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in parts),

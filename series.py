@@ -56,7 +56,7 @@ def read_scored(folder, facts, stale):
     made_from = records.origin(path)
     known = any(made_from.values()) and any(facts.get(name) for name in records.NETWORK)
     if known and not records.same_network(made_from, facts):
-        raise ValueError(f"{path} was made from another checkpoint than the features in {folder}; make it anew with: {remedy}")
+        stale.found(f"{path} was made from another checkpoint than the features in {folder}", remedy)
     table = artifacts.read_table(path, SCORED, stale, remedy)
     auroc = pd.to_numeric(table["auroc"], errors="coerce")
     if (auroc.isna() & table["auroc"].notna()).any():

@@ -518,7 +518,14 @@ def test_allow_stale_takes_an_edited_table_and_says_so(run, name):
 def test_a_table_made_from_a_changed_file_says_so_in_the_report_too(run):
     artifacts.write_table(run / "nc_metrics.csv", nc_table(), {"command": "python x.py", "allowed_stale": ["a.csv was changed"]})
     summary, page = make(run)
-    assert summary["stale"] == ["nc_metrics was made from a changed file: a.csv was changed"] and "a.csv was changed" in page
+    assert summary["stale"] == ["nc_metrics was made with --allow-stale: a.csv was changed"] and "a.csv was changed" in page
+
+
+def test_allow_stale_takes_tables_of_another_network_too(run):
+    (run.parent / "net_best_s0.pth").write_bytes(b"trained anew")
+    with pytest.warns(UserWarning, match="was made from another checkpoint"):
+        summary, page = make(run, "--allow-stale")
+    assert len(summary["stale"]) == 3 and "nc_metrics.csv was made from another checkpoint" in page
 
 
 def test_the_same_content_in_other_bytes_is_no_change(run):
