@@ -66,9 +66,10 @@ def tiles(summary):
     shown = [("test accuracy", percent(summary["accuracy"]["test"], 2), "")]
     if summary["mean_over_sets"]:
         top, share = summary["mean_over_sets"][0], kept(summary["tpr"])
-        best = list(summary["best"].values())
-        over = f"best over all {len(best)} sets" if len(best) > 1 else f"interval {interval(best[0])}"
-        mean = "mean " if len(best) > 1 else ""
+        sets = summary["averaged_sets"]
+        single = len(sets) == 1
+        over = f"interval {interval(summary['best'][sets[0]])}" if single else f"best over {len(sets)} sets"
+        mean = "" if single else "mean "
         shown += [(f"{mean}AUROC", percent(top["auroc"]), f"{top['method']}, {over}"),
                   (f"{mean}FPR@{share}", percent(top["fpr95"]), f"{top['method']}, keeping {share}% of ID")]
     shown += [("NC1", number(values.get(("nc1", "train")), 3), "0 under full collapse"),
@@ -110,7 +111,8 @@ def ood_section(ood, summary):
     head = ["Method", *map(escape, means), *(escape(name) + size(rows) for name, rows in groups.items())]
     matrix = table(head, lines, "AUROC and FPR by method and OOD set", "matrix") + footnotes(marks)
     columns = ["method", *(name for name in ood.columns if name not in ("method", "checkpoint", "dataset"))]
-    every = frame_table(ood[columns], "Every metric, as in ood_metrics.csv")
+    alone = ood["auroc_low"].isna() | ood["auroc_high"].isna()  # no interval, no AUROC
+    every = frame_table(ood[columns].assign(auroc=ood["auroc"].mask(alone)), "Every metric of ood_metrics.csv")
     legend = OOD_LEGEND.substitute(tpr=kept(summary["tpr"]), groups=escape("".join(members)), against=against(ood))
     return (f"{legend}{matrix}<details><summary>Every metric: both FPR, AUPR, detection error, counts</summary>"
             f"{every}</details>")
@@ -128,6 +130,9 @@ def averages(summary):
         groups.setdefault((row["group"], row["sets"]), {})[row["method"]] = row
     means = {"Mean": {row["method"]: row for row in summary["mean_over_sets"]}}
     members = [f"; {name}: {listed(sets.split())}" for name, sets in groups]
+    left_out = [name for name in summary["best"] if name not in summary["averaged_sets"]]
+    if left_out:
+        members.insert(0, f" but {listed(left_out)}")
     return means | {name: rows for (name, _), rows in groups.items()}, members
 
 
@@ -140,7 +145,10 @@ def against(ood):
 def size(rows):
     """The number of images under the name of an OOD set, where the table has it."""
     known = "n_ood" in rows and rows["n_ood"].notna().any()
-    return f"<small>{rows['n_ood'].max():,.0f} images</small>" if known else ""
+    if not known:
+        return ""
+    count = int(rows["n_ood"].max())
+    return f"<small>{count:,} image{'s' * (count != 1)}</small>"
 
 
 def mean_cell(row):

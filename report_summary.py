@@ -20,7 +20,8 @@ def summarise(found, provenance):
     summary = utils.plain({
         "checkpoint": run, "accuracy": accuracies(facts, ood, found["nc"]),
         "training": summarise_curves(found["curves"]), "tpr": found["tpr"], "best": best,
-        "mean_over_sets": [] if ood is None else mean_over_sets(labelled), "groups": rows_of(found["groups"]),
+        "mean_over_sets": [] if ood is None else mean_over_sets(labelled),
+        "averaged_sets": [] if ood is None else averaged_sets(ood), "groups": rows_of(found["groups"]),
         "ood_metrics": rows_of(ood),
         "neural_collapse": rows_of(found["nc"]), "missing": found["missing"], "stale": found["stale"],
         "provenance": provenance})
@@ -74,17 +75,17 @@ def has_interval(rows):
     return rows[["auroc", "auroc_low", "auroc_high"]].notna().all(axis=1)
 
 
-def mean_over_sets(ood):
-    """Mean AUROC and FPR@95 of each method that is defined on every set, highest AUROC first.
+def averaged_sets(ood):
+    """[name] of the sets that means are taken over: all, but for those of a single image, whose AUROC has no interval."""
+    return list(dict.fromkeys(ood.loc[has_interval(ood) | ood["auroc"].isna(), "ood"]))
 
-    Of a single set the mean is that set's AUROC, which counts only with its interval.
-    """
-    defined = ood.dropna(subset=["auroc", "fpr95"])
-    sets = ood["ood"].nunique()
-    if sets == 1:
-        defined = defined[has_interval(defined)]
+
+def mean_over_sets(ood):
+    """Mean AUROC and FPR@95 of each method that is defined on every averaged set, highest AUROC first."""
+    sets = averaged_sets(ood)
+    defined = ood[ood["ood"].isin(sets)].dropna(subset=["auroc", "fpr95"])
     groups = defined.groupby("method", sort=False)
-    means = groups[["auroc", "fpr95"]].mean()[groups["ood"].nunique() == sets]
+    means = groups[["auroc", "fpr95"]].mean()[groups["ood"].nunique() == len(sets)]
     return means.sort_values("auroc", ascending=False, kind="stable").reset_index().to_dict("records")
 
 

@@ -468,7 +468,11 @@ def test_the_auroc_of_one_photograph_is_not_shown_without_an_interval(run):
     summary, page = make(run)
     assert summary["best"]["photo"] is None
     assert "photo has one image: an AUROC of it has no interval and is not shown." in summary["reading"]
-    assert "73.1" not in page and page.count("one image only: its AUROC has no interval and is not shown") == 4
+    assert "73.1" not in page and "0.731" not in page
+    assert page.count("one image only: its AUROC has no interval and is not shown") == 4
+    text = text_of(page)
+    assert "photo 1 image " in text and "their mean over all sets but photo." in text and "ViM, best over 2 sets" in text
+    assert {row["method"]: row["auroc"] for row in summary["mean_over_sets"]} == pytest.approx({"ViM": 0.905, "MSP": 0.55625})
     artifacts.write_table(run / "ood_metrics.csv", one_photograph(), {})
     summary, page = make(run)
     assert summary["reading"][2:4] == ["No OOD score is defined.", "photo has one image: an AUROC of it has no interval and is "
