@@ -197,7 +197,7 @@ def write(found, args):
         artifacts.write_table(run.folder / f"{name}.csv", table, sidecar)
     written = [*(run.folder / f"{name}.csv" for name in tables), *draw(run.folder / "figures", found, args.tsne)]
     records.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written,
-                         listings(run, args.ood), found.stale)
+                         listings(run, args.ood), stale=found.stale)
     classes, width = moments.means.shape
     cli.print_table(shown(found.table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
                                         f"images, {classes} classes, {width} features")
