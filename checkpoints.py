@@ -484,7 +484,7 @@ def is_preprocessing(value):
         and isinstance(interpolation, str)
         and interpolation in INTERPOLATIONS
         and is_number(share)
-        and 0 < share <= 1
+        and side / LARGEST_SIDE <= share <= 1
         and set(value) <= {"size", "mean", "std", "interpolation", "crop_share"}
     )
 

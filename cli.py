@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import errno
 import gc
+import math
 import os
 import random
 import shlex
@@ -40,6 +41,47 @@ def data_set(text):
     return f"{name}={path(folder)}" if folder else text
 
 
+def positive(text):
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return value
+
+
+def finite(text):
+    """argparse type: a number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"expected a number, found {text}")
+    return value
+
+
+def above_zero(text):
+    """argparse type: a number above 0."""
+    value = finite(text)
+    if value <= 0:
+        raise ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def share(text):
+    """argparse type: a number above 0 and at most 1."""
+    value = above_zero(text)
+    if value > 1:
+        raise ArgumentTypeError(f"expected a number above 0 and at most 1, found {text}")
+    return value
+
+
+class Channels(argparse.Action):
+    """One number for all three channels, or one for each."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) not in (1, 3):
+            parser.error(f"{option_string}: expected one number, or three for red, green and blue; found {len(values)}")
+        setattr(namespace, self.dest, tuple(values) * (3 // len(values)))
+
+
 FLAGS = {
     "checkpoint": dict(type=path, help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth"),
     "dataset": dict(type=data_set, help="in-distribution data set"),
@@ -55,6 +97,17 @@ FLAGS = {
     "epochs": dict(type=int, help="passes over the training set"),
     "data-dir": dict(type=path, default="datasets", help="where data sets are kept, and downloaded to"),
     "output-dir": dict(type=path, default="results", help="where everything is written"),
+    "image-size": dict(type=positive, metavar="S",
+                       help="pixels of the side of each image; default: as the network was trained"),
+    "crop-share": dict(type=share, metavar="X",
+                       help="share of the shorter side that the centre crop keeps: 224 with 0.875 resizes to 256 first; "
+                            "default: as the network was trained, or 1"),
+    "interpolation": dict(type=str, help="of resizing; default: as the network was trained, or bilinear"),
+    "mean": dict(action=Channels, type=finite, nargs="+", metavar="M",
+                 help="subtracted from pixels in [0, 1]: one number, or one per channel; --mean 0 --std 1 leaves pixels as "
+                      "they are; default: as the network was trained"),
+    "std": dict(action=Channels, type=above_zero, nargs="+", metavar="D",
+                help="divided by after --mean: one number, or one per channel"),
     "max-pixels": dict(type=int, metavar="N", help="refuse image files of more pixels, before they are decoded"),
     "allow-stale": dict(action="store_true", help="take files that were changed since they were written as they are; what is made "
                         "of them records it"),
@@ -62,7 +115,7 @@ FLAGS = {
 # Flags that change how a run goes and not what it makes: a finished stage stays current when they change. A checkpoint
 # counts by its content, as every input does.
 IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "tensorboard", "workers",
-              "max_pixels"}
+              "max_pixels", "verify", "allow_stale"}
 
 
 YesNo = argparse.BooleanOptionalAction  # --flag, --no-flag, or neither: None
@@ -113,14 +166,6 @@ def add_flags(parser, *names, **changes):
     """Add shared flags by name; `changes` = {"mode": {"default": "best", "choices": [...]}} overrides a flag's options."""
     for name in names:
         parser.add_argument(f"--{name}", **{**FLAGS[name], **changes.get(name.replace("-", "_"), {})})
-
-
-def positive(text):
-    """argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
-    return value
 
 
 def material(args):

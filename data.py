@@ -27,22 +27,30 @@ VAL_SEED = 42  # the validation images are the same in every run, whatever its o
 class Preprocessing:
     """How an image of any size becomes a network's input; kept in the checkpoint and applied to every ID and OOD image.
 
-    The shorter side is resized to `size` pixels (antialiased), the centre is cropped, and channels in [0, 1] are
-    normalised by the ID set's `mean` and `std`.
+    The shorter side is resized to `size` pixels (antialiased), the centre is cropped, and channels in
+    [0, 1] are normalised by `mean` and `std`: those of the ID set, or mean 0 and std 1 for a network
+    of raw inputs. With a `crop_share` of 0.875 the shorter side becomes size / 0.875 first: 256 for
+    224, as networks for ImageNet have it.
     """
 
     size: int
     mean: tuple
     std: tuple
     interpolation: str = "bilinear"
+    crop_share: float = 1.0
+
+    @property
+    def resized(self):
+        """Pixels of the shorter side before the centre is cropped."""
+        return round(self.size / self.crop_share)
 
     def resize(self, image):
         """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
-        height, width = transforms.get_size(image)
-        if (height, width) == (self.size, self.size):
+        if min(transforms.get_size(image)) != self.resized:
+            mode = transforms.InterpolationMode(self.interpolation)
+            image = transforms.resize(image, [self.resized], interpolation=mode, antialias=True)
+        if transforms.get_size(image) == [self.size, self.size]:
             return image
-        image = transforms.resize(image, [self.size], interpolation=transforms.InterpolationMode(self.interpolation),
-                                  antialias=True)
         return transforms.center_crop(image, [self.size])
 
     def normalise(self, images):
@@ -319,8 +327,11 @@ def source_of(text, data_dir):
     return listing_hash(dtd_images(data_dir)) if name == "textures" else name
 
 
-def check_ood(texts, dataset_name, held_out=()):
-    """Refuse, before any long work, OOD names that are unknown, repeated, or the ID set itself; -> the names."""
+def check_ood(texts, dataset_name, held_out=(), kept=()):
+    """Refuse, before any long work, OOD names that are unknown, repeated, or the ID set itself; -> the names.
+
+    The folders of `kept` ones, whose features are at hand, may be gone.
+    """
     names = [split_name(text)[0] for text in texts]
     for text, name in zip(texts, names, strict=True):
         folder = split_name(text)[1]
@@ -332,7 +343,7 @@ def check_ood(texts, dataset_name, held_out=()):
             raise ValueError("held_out needs classes that were left out of training; train with --held-out CLASS ...")
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
-        if folder is not None and not Path(folder).exists():
+        if folder is not None and text not in kept and not Path(folder).exists():
             raise ValueError(f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
                              f"{name}, or one image")
     return names

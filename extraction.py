@@ -22,30 +22,6 @@ SAY_WHICH = 'Where another layer is the classifier, the network file says so wit
 BLOCK = 4096  # rows that a layer's tally takes at once: its products by class cost little then, and so does holding the rows
 
 
-@dataclass(frozen=True)
-class Job:
-    """One feature file: the images, and for ODIN by how much and at which temperature each is moved first."""
-
-    stem: str
-    dataset: str
-    images: object
-    odin: dict = field(default_factory=dict)
-
-    @property
-    def split(self):
-        return self.stem.rsplit("_", 1)[1]
-
-    @property
-    def in_distribution(self):
-        return self.stem.startswith("ID_")
-
-    @property
-    def facts(self):
-        """What its sidecar says of it."""
-        return {"dataset": self.dataset, "split": self.split, "source": self.images.source, "odin_epsilon": None,
-                "temperature": None, **self.odin}
-
-
 @dataclass(frozen=True, eq=False)
 class Extractor:
     """A network, hooked at the input of its classifier and behind its stages {name: module}; "" names the former."""

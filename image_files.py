@@ -258,7 +258,7 @@ class ImageFiles:
             # pathlib and a buffer would cost 10 us; decoding a small PNG takes 55.
             with open(f"{self.root}/{path}", "rb", buffering=0) as file:
                 content = file.read()
-            image = read(io.BytesIO(content), self.preprocessing.size)
+            image = read(io.BytesIO(content), self.preprocessing.resized)
         except Exception as error:
             return reason(error)
         self.hashes[path] = sha256(content).hexdigest()
@@ -286,7 +286,7 @@ class ImageFiles:
         thorough = len(self.paths) <= THOROUGH
 
         def look(paths):
-            found = ((path, complaint(path, thorough, self.preprocessing.size)) for path in paths)
+            found = ((path, complaint(path, thorough, self.preprocessing.resized)) for path in paths)
             return [(path, why) for path, why in found if why]
         # 64 at once: a thread's errand costs as much as a look at a header.
         paths = [self.root / path for path in self.paths]

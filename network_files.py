@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+import types
 from pathlib import Path
 
 from torch import nn
@@ -47,7 +48,14 @@ def build(name, num_classes, arguments):
         if isinstance(path, str)
     ]
     network.own_classes, network.own_classifier = num_classes, next(iter(said), None)
+    network.own_preprocessing = own_preprocessing(network, module)
     return network
+
+
+def own_preprocessing(*places):
+    """What the network, or else its file, has under `preprocessing`; a layer or module of that name means something else."""
+    said = (getattr(place, "preprocessing", None) for place in places)
+    return next((what for what in said if what is not None and not isinstance(what, (nn.Module, types.ModuleType))), None)
 
 
 def check_call(name, maker, num_classes, arguments):

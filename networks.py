@@ -6,6 +6,7 @@ class) that maps the number of classes to an nn.Module. Its classifier is the la
 convolution) with one output per class; where that is another layer, the network or its file says so
 with `classifier = "path.to.layer"`. What a checkpoint file may hold is checkpoints.py's."""
 
+import inspect
 import re
 import shlex
 import warnings
@@ -181,17 +182,27 @@ def stages(network, name):
     }
 
 
+def preprocessing_of(network, name):
+    """What a person's own network says of its images under `preprocessing`, unchecked, or None."""
+    said = getattr(network, "own_preprocessing", None)
+    if not inspect.isroutine(said):
+        return said
+    with network_files.explained(name, " in preprocessing()"):
+        return said()
+
+
 # ---- a checkpoint's network ----------------------------------------------------------------------
 
 
-def load(path, model=None):
+def load(path, model=None, content=None):
     """Checkpoint file -> (network in eval mode, its classifier, the checkpoint's dict).
 
     `model` names the network where the file does not; a network that is code must always be named,
     since a file never chooses code to run. The dict has three more entries: `classes`,
     `weights_sha256`, and `model_file_sha256` (None for a network of the registry). ValueError names
-    the parameters that are missing, unexpected or of another shape."""
-    checkpoint = checkpoints.read(path)
+    the parameters that are missing, unexpected or of another shape. `content` is what
+    checkpoints.read made of the file, where that is known."""
+    checkpoint = content or checkpoints.read(path)
     name = chosen(path, checkpoint.get("model"), model)
     check_model(name)
     arguments = checkpoint.get("model_args", {})

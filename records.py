@@ -188,8 +188,10 @@ TEXT, NUMBER, COUNT = Kind("text", is_text), Kind("a number", is_number), Kind("
 TEXTS, HASHES = Kind("a list of texts", is_texts), Kind("file names with their hashes", is_named(is_text))
 KINDS = {
     **dict.fromkeys(("command", "checkpoint", "checkpoint_sha256", "weights_sha256", "head_sha256", "sha256", "content_sha256",
-                     "git_commit", "created", "model", "dataset", "mode", "split", "source", "precision", "curves", "layer"), TEXT),
-    **dict.fromkeys(("train_acc", "val_acc", "test_acc", "odin_epsilon", "temperature", "tpr"), NUMBER),
+                     "git_commit", "created", "model", "dataset", "mode", "split", "source", "precision", "curves", "layer",
+                     "source_content", "place", "model_file_sha256", "checkpoint_at", "preprocessing_from"), TEXT),
+    **dict.fromkeys(("train_acc", "val_acc", "test_acc", "odin_epsilon", "temperature", "tpr", "accuracy",
+                     "largest_class"), NUMBER),
     **dict.fromkeys(("rows", "width", "epoch", "epochs", "images", "val_size", "depth"), COUNT),
     **dict.fromkeys(("class_names", "held_out", "ood_class_names", "allowed_stale"), TEXTS),
     **dict.fromkeys(("inputs", "outputs", "contents"), HASHES),

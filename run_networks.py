@@ -3,6 +3,7 @@
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures cifar10
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood mine=path/to/photographs
     python run_networks.py --checkpoint old.pth --model resnet_cifar --dataset cifar100 --ood svhn   # trained elsewhere
+    python run_networks.py --checkpoint old.pth --model resnet18 --dataset cifar100 --mean 0 --std 1 # ... on pixels in [0, 1]
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures     # only download, where there is a network
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn --odin-epsilon 0.0014
     python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --ood svhn --layers stream
@@ -10,9 +11,13 @@
 
 Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was trained on, held-out classes left
 out), ID_<dataset>_val.csv (the validation images, where there are any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a
-.json that says how it was made. A file that is there already and would come out the same is kept; --force makes all anew. Every
-image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. Files of a folder are
-looked through first: all that cannot be read are named before anything is extracted. --odin-epsilon
+.json that says how it was made. A file that is there already and would come out the same is kept, and its images need not be
+there any more; one that was edited is made anew, unless --allow-stale keeps it; --force makes all anew. Every image goes
+through the checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. What a network from elsewhere
+expects of its images is said by --image-size, --crop-share, --interpolation, --mean and --std, or by `preprocessing` in its file
+(a dict, or a function that returns one); the values of a named data set stand in, and each run says where its values are from
+and which test accuracy results. Files of a folder are looked through first: all that cannot be read are named before anything
+is extracted. --odin-epsilon
 adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of perturbed test images, for the score ODIN;
 --layers adds layers/<file>_<stage>.csv, the output of every stage of the network; `--layers stream` stores no such features but
 moments/<file>_<stage>.csv, which is all that neural_collapse.py needs of them, at the price of a second pass over the training
@@ -20,25 +25,35 @@ images. Several processes (torchrun, srun) share the images by whole batches and
 for byte on like devices; moments agree to rounding, since sums come in another order. The first rank alone downloads, writes and
 prints. Each rank loads the data set; a --batch-size that gives every rank several batches shares the work evenly.
 """
+import os
 import shlex
 import time
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import artifacts
+import checkpoints
 import cli
 import data
 import distributed
+import expected_inputs
+import feature_jobs
 import image_files
 import layers
+import network_files
 import networks
 import records
 import utils
-from extraction import Extractor, Job
+from expected_inputs import Source
+from extraction import Extractor
 
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 def make_parser():
     parser = cli.Parser(__doc__)
@@ -46,6 +61,8 @@ def make_parser():
                   checkpoint={"nargs": "+", "help": "checkpoints that train.py wrote, or that were trained elsewhere"},
                   batch_size={"default": 500, "type": cli.positive},
                   max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive})
+    cli.add_flags(parser, "image-size", "crop-share", "interpolation", "mean", "std",
+                  interpolation={"choices": checkpoints.INTERPOLATIONS})
     parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
     parser.add_argument("--amp", action="store_true", help="bfloat16: 3 times as fast on a CPU, features off by about 2e-3")
     parser.add_argument("--odin-epsilon", type=float, metavar="E", help="extract the test sets a second time with each image moved "
@@ -55,6 +72,10 @@ def make_parser():
                         "averaged over positions: its features (store: layers/), or what collapse needs of them (stream: moments/)")
     parser.add_argument("--fetch", action="store_true", help="only see that all data is at hand, downloading what is not")
     parser.add_argument("--force", action="store_true", help="extract again what is there already")
+    parser.add_argument("--verify", action="store_true",
+                        help="compare the images behind kept features by content, not by names, sizes and times alone")
+    parser.add_argument("--allow-stale", action="store_true",
+                        help="keep feature files that were edited since they were written, and note that")
     return parser
 
 
@@ -69,15 +90,37 @@ def parse_args(argv=None):
         args.temperature = None  # it then says nothing about the files
     elif args.odin_epsilon < 0 or not args.temperature > 0:
         parser.error("--odin-epsilon must be 0 or more, and --temperature above 0")
+    if wrong := expected_inputs.complaint(preprocessing_flags(args)):
+        parser.error(wrong)
     if args.fetch and args.ood is None:
         args.ood = default_ood(args.dataset)
     return args
+
+
+def preprocessing_flags(args):
+    """The values of a preprocessing that the command line gives."""
+    given = {"size": args.image_size, "mean": args.mean, "std": args.std, "interpolation": args.interpolation,
+             "crop_share": args.crop_share}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def default_ood(dataset):
     """The OOD sets that an ID set is tested against when nobody says; none of a folder of one's own."""
     data.check_id(dataset)
     return [] if "=" in dataset else list(data.ID[utils.split_name(dataset)[0]].ood)
+
+
+def command(args, **changes):
+    """The command line of these arguments, with some of them changed, as a shell takes it."""
+    words = ["python", "run_networks.py"]
+    for action in make_parser()._actions:
+        value = changes.get(action.dest, getattr(args, action.dest, None))
+        if value is None or value is False or value == action.default:
+            continue
+        words.append(action.option_strings[-1])
+        if value is not True:
+            words += map(str, value if isinstance(value, (list, tuple)) else [value])
+    return shlex.join(words)
 
 
 def main(argv=None):
@@ -89,27 +132,67 @@ def main(argv=None):
                 fetch(args) if world.first else None
             return
         with world.together():
-            refuse_one_name(args)
+            paths = distinct(args)
         seen = set()
-        for path in args.checkpoint:
+        for path in paths:
             extract_all(path, args, world, seen)
 
 
-def refuse_one_name(args):
-    """ValueError where two checkpoints, such as s0/best.pth and s1/best.pth, would be written into one folder."""
-    first = {}
-    for path in args.checkpoint:
-        other = first.setdefault(Path(path).stem, path)
-        if Path(other) == Path(path):
-            continue
-        apart = Path(args.output_dir) / (Path(path).resolve().parent.name or "other")
-        words = ["python", "run_networks.py", "--checkpoint", path, "--output-dir", str(apart)]
-        for flag in ("model", "dataset", "ood"):
-            value = getattr(args, flag) or []
-            words += [f"--{flag}", *([value] if isinstance(value, str) else value)] if value else []
-        folder = Path(args.output_dir) / Path(path).stem
-        raise ValueError(f"{other} and {path} would both be written into {folder}; extract the one without the other, and that "
-                         f"into a folder of its own: {shlex.join(words)}")
+def distinct(args):
+    """The checkpoints, each once; ValueError where two of them, such as s0/best.pth and s1/best.pth, share a folder."""
+    paths = list({Path(path).resolve(): path for path in args.checkpoint}.values())
+    stems = [Path(path).stem for path in paths]
+    clash = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if clash is None:
+        return paths
+    same = [path for path in paths if Path(path).stem == clash]
+    commands = [command(args, checkpoint=[path], output_dir=folder) for path, folder in apart(same, args.output_dir).items()]
+    others = [path for path in paths if path not in same]
+    commands += [command(args, checkpoint=others)] if others else []
+    raise ValueError(f"{' and '.join(same)} would all be written into {Path(args.output_dir) / clash}; give each a folder of its "
+                     f"own with: {' && '.join(commands)}")
+
+
+def apart(paths, output_dir):
+    """{path: an output folder of its own}, named after as many of the folders above the checkpoints as tell them apart."""
+    above = [Path(path).resolve().parent.parts[1:] for path in paths]
+    depth = 1
+    while len({parts[-depth:] for parts in above}) < len({*above}):
+        depth += 1
+    names = ["_".join(parts[-depth:]) or "root" for parts in above]
+    if len({*names}) < len(names):  # best.pth and best.ckpt in one folder
+        names = [Path(path).name for path in paths]
+    return {path: Path(output_dir) / name for path, name in zip(paths, names, strict=True)}
+
+
+# ---- one checkpoint --------------------------------------------------------------------------------------------------
+
+@dataclass(eq=False)
+class Work:
+    """One checkpoint: what is to be made of it, and how each file comes out."""
+
+    path: str
+    extractor: Extractor
+    checkpoint: dict  # as networks.load has it
+    choice: expected_inputs.Choice
+    given: feature_jobs.Given
+    jobs: list
+    shelf: feature_jobs.Shelf
+    verdicts: dict = field(default_factory=dict)  # {stem: feature_jobs.Verdict}
+    files: list = field(default_factory=list)  # written or kept so far; the head first
+
+    @property
+    def training(self):
+        return next(job for job in self.jobs if job.in_distribution and job.split == "train")
+
+    @property
+    def waiting(self):
+        """The jobs that are not kept."""
+        return [job for job in self.jobs if not self.verdicts[job.stem].kept]
+
+    @property
+    def head(self):
+        return self.shelf.folder / "head.csv"
 
 
 def extract_all(path, args, world, seen):
@@ -117,86 +200,247 @@ def extract_all(path, args, world, seen):
 
     `seen` holds what was said, and which files were read through, for the checkpoints before it.
     """
-    with world.together(first_ahead=True):  # which downloads what the others then find
+    with world.together():
         work = prepare(path, args, world)
+    with world.together():
+        names = class_names(work) if world.first else None
+    work.shelf.origin["class_names"] = world.share(names)
+    with world.together():
+        verdicts = judge(work, args) if world.first else None
+    work.verdicts = world.share(verdicts)
+    with world.together(first_ahead=True):  # which downloads what the others then find
+        check_images(work)
         if world.first:
             check_files(work, seen)
     with world.together():
         if world.first:
             work.files.append(write_head(work, args))
     classes, width = work.extractor.classifier.weight.shape[:2]
-    print(f"{path}: {work.checkpoint['model']}, {width} features, {classes} classes -> {work.folder}")
+    print(f"{path}: {work.checkpoint['model']}, {width} features, {classes} classes -> {work.shelf.folder}")
+    print(f"  preprocessing: {work.choice}")
     say_left_out(work, seen)
     probes = {}
     for job in work.jobs:
-        with world.together():
-            kept = world.first and not args.force and work.keeps(job)
-        if world.share(kept):
-            print(f"  {job.stem}.{args.format}: {len(job.images):,} images, kept as it is")
-        else:
-            start = time.perf_counter()
-            found, summaries = extract(work, job, args, probes, world)
-            with world.together():
-                if world.first:
-                    write(work, job, args, found, summaries, start)
-        work.files.extend(work.outputs(job).values())
+        make(work, job, args, probes, world)
     with world.together():
         if world.first:
-            records.write_record(work.folder / "run_networks.json", cli.material(args), [path], work.files)
+            finish(work, args)
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
-    """One checkpoint: what is to be made of it, and how each file comes out."""
+def make(work, job, args, probes, world):
+    """The files of one job: kept, or extracted and written."""
+    verdict = work.verdicts[job.stem]
+    if verdict.kept:
+        with world.together():
+            if world.first:
+                work.shelf.renew(job, records.sha256(work.head))
+        print(f"  {job.stem}.{args.format}: {verdict.rows:,} images, {verdict.said}")
+    else:
+        if verdict.said:
+            print(f"  {verdict.said}")
+        start = time.perf_counter()
+        found, summaries = extract(work, job, args, probes, world)
+        hashes = world.collect(getattr(job.images, "hashes", {}))
+        with world.together():
+            if world.first:
+                for part in hashes:
+                    job.images.hashes.update(part) if part else None
+                write(work, job, args, found, summaries, start)
+    if world.first and job.in_distribution and job.split == "test":
+        say_accuracy(work, job)
+    work.files.extend(work.shelf.outputs(job).values())
 
-    folder: Path
-    extractor: Extractor
-    jobs: list
-    given: dict
-    checkpoint: dict
-    origin: dict  # what every sidecar says
-    made: dict  # {file name: SHA-256} of the last record
-    format: str
-    way: str  # of --layers: None, store or stream
-    files: list  # written or kept so far; the head first
 
-    @property
-    def training(self):
-        return next(job for job in self.jobs if job.in_distribution and job.split == "train")
+def finish(work, args):
+    """The record of what was written and kept."""
+    inputs = [work.path]
+    if work.checkpoint["model"] not in networks.MODELS:
+        file, _ = network_files.parts(work.checkpoint["model"])
+        inputs += [file, *network_files.imported(file, set())]
+    records.write_record(work.shelf.folder / "run_networks.json", cli.material(args), inputs, work.files,
+                         stale=work.shelf.stale)
 
-    def outputs(self, job):
-        """{"": feature file, stage: its file}."""
-        stages = {} if job.odin or (self.way == "stream" and job.split == "val") else self.extractor.stages
-        ending, folder = ("csv" if self.way == "stream" else self.format), self.folder / layers.FOLDERS.get(self.way, "")
-        return {"": self.folder / f"{job.stem}.{self.format}", **{name: folder / f"{job.stem}_{name}.{ending}" for name in stages}}
 
-    def facts(self, job, name):
-        """What the sidecar of an output says, and by which it is known to be current."""
-        facts = {**self.origin, "head_sha256": records.sha256(self.files[0]), **job.facts}
-        if name and self.way == "stream":  # NC4 of the test images depends on the training images too
-            facts |= {"images": len(job.images), "moments_of": [self.training.images.source, len(self.training.images)]}
-        return utils.plain(facts)
-
-    def keeps(self, job):
-        return all(up_to_date(file, self.facts(job, name), None if name and self.way == "stream" else len(job.images), self.made)
-                   for name, file in self.outputs(job).items())
-
+# ---- before the long work --------------------------------------------------------------------------------------------
 
 def prepare(path, args, world):
-    """Load the checkpoint and open all images: what is missing or unreadable shows before the long work."""
-    network, classifier, checkpoint = networks.load(path, args.model)
+    """Read the checkpoint and see what is asked: what is missing or contradicts itself shows before the long work."""
+    content = checkpoints.read(path)
+    check_described(path, content, args)
+    network, classifier, checkpoint = networks.load(path, args.model, content)
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise ValueError(f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a lower --lr")
-    given = given_by(path, checkpoint, args)
-    folder = utils.writable_folder(Path(args.output_dir) / Path(path).stem)
-    jobs = plan(path, args, given, checkpoint)
+    own = {"checkpoint": Path(path).name, "checkpoint_sha256": records.sha256(path),
+           **{name: checkpoint[name] for name in ("weights_sha256", "model_file_sha256")}}
+    folder = utils.writable_folder(args.output_dir) / Path(path).stem
+    check_folder(folder, path, own, args)
+    choice = choose_inputs(path, args, checkpoint, network)
+    given = given_by(path, checkpoint, args, choice, folder)
+    odin = None if args.odin_epsilon is None else {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
     stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
-    extractor = Extractor(network.to(world.device, memory_format=torch.channels_last), classifier, given["preprocessing"], world,
+    extractor = Extractor(network.to(world.device, memory_format=torch.channels_last), classifier, choice.preprocessing, world,
                           args.batch_size, args.amp, stages, **({"progress": cli.progress} if world.first else {}))
-    origin = {"checkpoint": Path(path).name, "checkpoint_sha256": records.sha256(path), "class_names": given["class_names"],
-              "preprocessing": given["preprocessing"].as_dict(), "precision": "bfloat16" if args.amp else "float32"}
-    made = utils.read_json(folder / "run_networks.json").get("outputs", {})
-    return Work(folder, extractor, jobs, given, checkpoint, origin, made, args.format, args.layers, [])
+    origin = {**own, "preprocessing": choice.preprocessing.as_dict(), "held_out": list(given.held_out),
+              "val_size": given.val_size, "precision": "bfloat16" if args.amp else "float32"}
+    shelf = feature_jobs.Shelf(utils.writable_folder(folder), origin, args.data_dir, args.format, args.layers, tuple(stages),
+                               records.Stale(args.allow_stale), args.verify)
+    return Work(path, extractor, checkpoint, choice, given, feature_jobs.plan(given, odin), shelf)
+
+
+def check_described(path, content, args):
+    """ValueError that asks for all at once which neither the file nor the command line says, as one whole command."""
+    lacks = {"model": "which network it holds", "dataset": "which data it was trained on"}
+    lacks = {name: what for name, what in lacks.items() if content.get(name) is None and getattr(args, name) is None}
+    if not lacks:
+        return
+    guess = {**guesses(path, content), **expected_inputs.EXAMPLE}
+    wanted = {name: guess[name] for name in lacks}
+    remark = ""
+    if "=" in (args.dataset or wanted.get("dataset", "")) and not known_inputs(args):
+        wanted |= {name: value for name, value in expected_inputs.EXAMPLE.items() if getattr(args, name) is None}
+        remark = " (with the image size, mean and std of its own training)"
+    flags = " and ".join(f"--{name}" for name in lacks)
+    raise ValueError(f"{path} does not say {', nor '.join(lacks.values())}; name {'it' if len(lacks) == 1 else 'both'} with "
+                     f"{flags}, such as{remark}: {command(args, checkpoint=[path], **wanted)}")
+
+
+def known_inputs(args):
+    return {"size", "mean", "std"} <= set(preprocessing_flags(args))
+
+
+def guesses(path, content):
+    """The network of the registry whose parameters the file has, and a data set of as many classes, where there are any."""
+    model, classes = "FILE.py:FUNCTION", None
+    for name in networks.MODELS:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                network, _ = networks.fitted(path, name, content, {})
+        except ValueError:
+            continue
+        model, classes = name, len(networks.classifier(network, name).weight)
+        break
+    return {"model": model, "dataset": {10: "cifar10", 100: "cifar100"}.get(classes, "NAME=FOLDER")}
+
+
+def check_folder(folder, path, own, args):
+    """ValueError where the folder holds the features of another network, from another file: they are not replaced unasked."""
+    head = records.read_sidecar(folder / "head.csv")
+    if args.force or not head or feature_jobs.same_network(head, own):
+        return
+    other = head.get("checkpoint_at") or head.get("checkpoint")
+    same_file = (folder / other).resolve() == Path(path).resolve() if head.get("checkpoint_at") else other == own["checkpoint"]
+    if other is None or same_file:  # trained anew
+        return
+    place = apart([path], args.output_dir)[path]
+    raise ValueError(f"{folder} holds the features of another network, {os.path.normpath(folder / other)}; put those of {path} "
+                     f"elsewhere with: {command(args, checkpoint=[path], output_dir=place)}, or in their place with: "
+                     f"{command(args, checkpoint=[path], force=True)}")
+
+
+def choose_inputs(path, args, checkpoint, network):
+    """What the network expects of its images -> expected_inputs.Choice; a warning where flags contradict the checkpoint."""
+    flags, own, model = preprocessing_flags(args), checkpoint.get("preprocessing"), checkpoint["model"]
+    name, folder = data.check_id(args.dataset or checkpoint["dataset"])
+    sources = [Source("the command line", flags), Source("the checkpoint", own)]
+    if not own and len(flags) < len(expected_inputs.WORDS):
+        said = networks.preprocessing_of(network, model)
+        stated = None if said is None else expected_inputs.check_stated(said, f"--model {model}")
+        sources.append(Source(Path(model).name, stated))
+    if not own and folder is None:
+        row = data.ID[name]
+        sources.append(Source(f"the data set {name}, as the checkpoint names none",
+                              {"size": row.size, "mean": row.mean, "std": row.std}))
+    try:
+        choice = expected_inputs.choose(sources)
+    except LookupError as error:
+        raise ValueError(unknown_inputs(path, args, error.args[0], model)) from None
+    if own and (contradictions := expected_inputs.contradictions(flags, own)):
+        warnings.warn(f"{path} says itself what its images must be like, and the command line contradicts it: "
+                      f"{', '.join(contradictions)}; leave that out to measure the network as it was trained", stacklevel=2)
+    return choice
+
+
+def unknown_inputs(path, args, missing, model):
+    words = [expected_inputs.WORDS[name] for name in missing]
+    example = {name: value for name, value in expected_inputs.EXAMPLE.items() if getattr(args, name) is None}
+    place = "" if model in networks.MODELS else f", or by a line preprocessing = {{...}} in {network_files.parts(model)[0]}"
+    return (f"{path} does not say what its images must be like, and neither does the folder {args.dataset}: its "
+            f"{expected_inputs.listed(words)} in training are known from nowhere. Say them with "
+            f"{' '.join(expected_inputs.FLAGS[name] for name in missing)}{place}, such as, where they are ImageNet's: "
+            f"{command(args, checkpoint=[path], **example)} (--mean 0 --std 1 leaves pixels in [0, 1] as they are)")
+
+
+def given_by(path, checkpoint, args, choice, folder):
+    """What the features depend on beside the weights, from the checkpoint or the command line -> feature_jobs.Given."""
+    own = checkpoint.get("dataset")
+    if own and args.dataset and utils.split_name(own)[0] != utils.split_name(args.dataset)[0]:
+        raise ValueError(f"{path} was trained on {own}, not on {args.dataset}; to see {args.dataset} as unknown images, give it as "
+                         f"--ood {args.dataset}")
+    text = args.dataset or own
+    name, held_out = data.check_id(text)[0], checkpoint.get("held_out", [])
+    ood = default_sets(name, checkpoint) if args.ood is None else args.ood
+    kept = {text for text in ood if feature_jobs.was_made(folder, text)}
+    data.check_ood(ood, name, held_out, kept)
+    return feature_jobs.Given(text, held_out, ood, checkpoint.get("val_size", 0), choice.preprocessing, args.data_dir)
+
+
+def default_sets(dataset, checkpoint):
+    """The default OOD sets that this checkpoint has: held_out only where classes were held out."""
+    if dataset not in data.ID:
+        return []
+    return [name for name in default_ood(dataset) if name != "held_out" or checkpoint.get("held_out")]
+
+
+def class_names(work):
+    """Of the checkpoint; of a network from elsewhere, of its data set, or of the head where that need not be there any more."""
+    names, job = work.checkpoint.get("class_names"), work.training
+    if names is None:
+        head = records.read_sidecar(work.head)
+        known = feature_jobs.same_network(head, work.shelf.origin) and head.get("dataset") == work.given.dataset
+        there = job.folder is not None and work.shelf.source_of(job) is not None  # its names can be seen at no cost
+        names = head["class_names"] if known and not there else job.images.class_names
+    if len(names) != work.checkpoint["classes"]:
+        raise ValueError(f"{work.path} tells {work.checkpoint['classes']} classes apart and {work.given.dataset} has {len(names)}: "
+                         "it was trained on other data")
+    return list(names)
+
+
+def judge(work, args):
+    """{stem: Verdict} of every job; the training images come first, since NC4's counts of others depend on them."""
+    if args.force:
+        return {job.stem: feature_jobs.Verdict(False) for job in work.jobs}
+    verdicts = {work.training.stem: work.shelf.judge(work.training)}
+    training = None
+    if args.layers == "stream":
+        training = work.shelf.training(work.training, verdicts[work.training.stem])
+    return {job.stem: verdicts.get(job.stem) or work.shelf.judge(job, training) for job in work.jobs}
+
+
+def check_images(work):
+    """Open the images of all jobs that are not kept; ValueError where they are not of the classes that the network knows."""
+    names = work.shelf.origin["class_names"]
+    for job in work.waiting:
+        images = job.images
+        if not job.in_distribution:
+            continue
+        found = list(images.class_names)
+        if len(found) == len(names) and found != names:
+            raise ValueError(f"{work.path} was trained on the classes {', '.join(names[:5])} and {job.dataset} has "
+                             f"{', '.join(found[:5])}: it was trained on other data")
+        if len(found) != len(names) or int(images.labels.max()) >= len(names):
+            raise ValueError(f"{work.path} tells {len(names)} classes apart and {job.dataset} has {len(found)}: it was trained on "
+                             "other data")
+        if job.split == "train":
+            check_count(work, len(images))
+
+
+def check_count(work, count):
+    """Warn where the training images are not as many as the checkpoint was trained on."""
+    then = work.checkpoint.get("images")
+    if then and work.checkpoint.get("dataset") and count != then:
+        warnings.warn(f"{work.path} was trained on {then:,} images, and {work.given.text} now has {count:,} to train on: what is "
+                      "extracted as training images is not what the network learned; train it again", stacklevel=2)
 
 
 def check_files(work, seen):
@@ -206,8 +450,8 @@ def check_files(work, seen):
     read through again. ODIN's images are those of the test sets.
     """
     failures = []
-    for job in work.jobs:
-        known = records.read_sidecar(work.outputs(job)[""]).get("source") == job.images.source
+    for job in work.waiting:
+        known = records.read_sidecar(work.shelf.outputs(job)[""]).get("source") == job.images.source
         if not job.odin and not known and (job.stem, job.images.source) not in seen:
             failures += job.images.unreadable(cli.progress)
             seen.add((job.stem, job.images.source))
@@ -216,7 +460,7 @@ def check_files(work, seen):
 
 def say_left_out(work, seen):
     """What lies in a folder beside its images, such as "mine: 19 images; 3 other files left out (.heic, .txt, no ending)"."""
-    for job in work.jobs:
+    for job in work.waiting:
         if job.images.left_out and job.split != "val" and job.images.root not in seen:  # val lies where the training images lie
             print(f"  {job.dataset}{f' ({job.split})' if job.in_distribution else ''}: {count(job.images)}")
             seen.add(job.images.root)
@@ -226,9 +470,11 @@ def count(images, where=""):
     return f"{len(images):,} images{where}{f'; {images.left_out}' if images.left_out else ''}"
 
 
+# ---- the long work ---------------------------------------------------------------------------------------------------
+
 def extract(work, job, args, probes, world):
     """-> ({name: features} on the first rank, {stage: Summary}); `probes` of the training images serve the test images."""
-    extractor, stages = work.extractor, [name for name in work.outputs(job) if name]
+    extractor, stages = work.extractor, [name for name in work.shelf.outputs(job) if name]
     if args.layers != "stream" or not stages:
         kept = ["", *stages]
         with world.together():
@@ -237,7 +483,7 @@ def extract(work, job, args, probes, world):
         kept, classes = [""], len(extractor.classifier.weight)
         if job.in_distribution and job.split == "test" and not probes:  # those of the training images were kept as they are
             with world.together():
-                files = work.outputs(work.training) if world.first else {}
+                files = work.shelf.outputs(work.training) if world.first else {}
                 read = {name: layers.probe(layers.read_summary(file).moments) for name, file in files.items() if name}
             probes |= world.share(read)
         found, summaries = extractor.tally(job, classes, probes)
@@ -248,19 +494,74 @@ def extract(work, job, args, probes, world):
 
 def write(work, job, args, found, summaries, start):
     """The files of one job, and away with the same layers written the other way: one of them would grow old unseen."""
-    for depth, (name, file) in enumerate(work.outputs(job).items(), start=-1):
+    shelf, images = work.shelf, job.images
+    training = None
+    if summaries and job.split != "train":
+        training = shelf.training(work.training, work.verdicts[work.training.stem])
+    common = {"head_sha256": records.sha256(work.head), "preprocessing_from": work.choice.origin, "source": images.source,
+              "source_content": images.content(), "place": job.place, "ood_class_names": images.class_names,
+              **accuracy(work, job, found)}
+    for depth, (name, file) in enumerate(shelf.outputs(job).items(), start=-1):
         file.parent.mkdir(exist_ok=True)
-        sidecar = {**records.provenance(cli.material(args)), **work.facts(job, name), "ood_class_names": job.images.class_names,
+        sidecar = {**records.provenance(cli.material(args), shelf.stale), **shelf.facts(job, name, training), **common,
                    **({"layer": name, "depth": depth} if name else {}), "seconds": round(time.perf_counter() - start, 3)}
         if name in summaries:
-            layers.write_summary(file, summaries[name], sidecar)
+            layers.write_summary(file, summaries[name], {**sidecar, "images": len(images)})
         else:
-            artifacts.write_features(file, found[name], job.images.labels.numpy(), job.images.paths, sidecar)
-        for folder in layers.FOLDERS.values() if name else ():
-            for ending in (".json", *artifacts.SUFFIXES) if folder != file.parent.name else ():
-                (work.folder / folder / file.name).with_suffix(ending).unlink(missing_ok=True)
-    print(f"  {job.stem}.{args.format}: {len(job.images):,} images, {time.perf_counter() - start:.1f} s")
+            artifacts.write_features(file, found[name], images.labels.numpy(), images.paths, sidecar)
+        remove_other_way(shelf.folder, file) if name else None
+    print(f"  {job.stem}.{args.format}: {len(images):,} images, {time.perf_counter() - start:.1f} s")
 
+
+def remove_other_way(folder, file):
+    """Remove the same layer stored the other way: features beside moments, or moments beside features."""
+    for other in layers.FOLDERS.values():
+        for ending in (".json", *artifacts.SUFFIXES) if other != file.parent.name else ():
+            (folder / other / file.name).with_suffix(ending).unlink(missing_ok=True)
+
+
+def accuracy(work, job, found):
+    """{"accuracy": share of ID test images that the network classifies right}, {} of other images."""
+    if not job.in_distribution or job.split != "test":
+        return {}
+    W, b = networks.head(work.extractor.classifier)
+    labels = job.images.labels.numpy()
+    return {"accuracy": float(((found[""] @ W.T + b).argmax(1) == labels).mean()),
+            "largest_class": float(np.bincount(labels).max() / len(labels))}
+
+
+def say_accuracy(work, job):
+    """Print the test accuracy, and warn where it makes the preprocessing doubtful."""
+    sidecar = records.read_sidecar(work.shelf.outputs(job)[""])
+    measured, stated = sidecar["accuracy"], expected_inputs.stated_accuracy(work.checkpoint)
+    print(f"  {expected_inputs.say_accuracy(measured, stated)}")
+    doubt = expected_inputs.doubt(measured, stated, sidecar["largest_class"], sidecar["rows"], work.choice)
+    if doubt:
+        warnings.warn(f"{work.path}: {doubt}", stacklevel=2)
+
+
+def write_head(work, args):
+    """head.csv; kept as it is where it would come out the same, so that the features that name it stay valid."""
+    path, shelf, classifier = work.head, work.shelf, work.extractor.classifier
+    W, b = networks.head(classifier)
+    trained = {name: work.checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}
+    facts = utils.plain({**shelf.origin, **trained, "model": work.checkpoint["model"], "dataset": work.given.dataset})
+    sidecar = records.read_sidecar(path)
+    if path.is_file() and not args.force and feature_jobs.describes(sidecar, facts):
+        if not feature_jobs.is_edited(path, sidecar):
+            return path
+        if shelf.stale.allowed:
+            shelf.stale.found(f"{path} was edited since it was written", None)
+            return path
+        print(f"  {path} was edited since it was written: it is written anew (--allow-stale keeps such a file)")
+    at = os.path.relpath(Path(work.path).resolve(), shelf.folder.resolve())
+    artifacts.write_head(path, W, b, shelf.origin["class_names"],
+                         {**records.provenance(cli.material(args), shelf.stale), **facts, "checkpoint_at": at,
+                          "preprocessing_from": work.choice.origin, "has_bias": classifier.bias is not None})
+    return path
+
+
+# ---- only the data ---------------------------------------------------------------------------------------------------
 
 def fetch(args):
     """See that every data set is at hand and readable, so that a compute node without a network needs none."""
@@ -275,92 +576,6 @@ def fetch(args):
         failures += images.unreadable(cli.progress)
         print(f"{name}: {count(images, ' at hand')}")
     image_files.refuse(failures)
-
-
-def given_by(path, checkpoint, args):
-    """What the features depend on, from the checkpoint; from --dataset where the file was written elsewhere."""
-    own = checkpoint.get("dataset")
-    if own is None and args.dataset is None:
-        raise ValueError(f"{path} does not say which data it was trained on; name it with --dataset")
-    if own and args.dataset and utils.split_name(own)[0] != utils.split_name(args.dataset)[0]:
-        raise ValueError(f"{path} was trained on {own}, not on {args.dataset}; to see {args.dataset} as unknown images, give it as "
-                         f"--ood {args.dataset}")
-    name, held_out = data.check_id(args.dataset or own)[0], checkpoint.get("held_out", [])
-    ood = default_sets(name, checkpoint) if args.ood is None else args.ood
-    data.check_ood(ood, name, held_out)  # first: where the checkpoint keeps no preprocessing, a folder is now measured for it
-    kept = checkpoint.get("preprocessing")
-    _, dataset = data.id_set(args.dataset or own, args.data_dir, statistics=kept and (kept["mean"], kept["std"]))
-    preprocessing = data.Preprocessing(**kept) if kept else data.Preprocessing(dataset.size, dataset.mean, dataset.std)
-    return {"dataset": name, "set": dataset, "preprocessing": preprocessing, "held_out": held_out, "ood": ood,
-            "class_names": checkpoint.get("class_names"), "val_size": checkpoint.get("val_size", 0)}
-
-
-def default_sets(dataset, checkpoint):
-    """The default OOD sets that this checkpoint has: held_out only where classes were held out."""
-    if dataset not in data.ID:
-        return []
-    return [name for name in default_ood(dataset) if name != "held_out" or checkpoint.get("held_out")]
-
-
-def plan(path, args, given, checkpoint):
-    """The files that are to be there. Images are opened here: what is missing or unreadable shows before the long work."""
-    arguments = (given["set"], given["preprocessing"], args.data_dir, given["held_out"])
-    name, jobs = given["dataset"], []
-    for split in ("train", "test"):
-        images = data.load_id(given["set"], split, *arguments[1:])
-        if given["class_names"] is None:
-            given["class_names"] = images.class_names
-        if len(images.class_names) == len(given["class_names"]) and list(images.class_names) != list(given["class_names"]):
-            raise ValueError(f"{path} was trained on the classes {', '.join(given['class_names'][:5])} and {name} has "
-                             f"{', '.join(images.class_names[:5])}: it was trained on other data")
-        if len(images.class_names) != len(given["class_names"]) or int(images.labels.max()) >= classes_of(checkpoint):
-            raise ValueError(f"{path} tells {classes_of(checkpoint)} classes apart and {name} has {len(images.class_names)}: it "
-                             "was trained on other data")
-        if split == "train":
-            rows, val_rows = (rows.sort().values for rows in data.split_validation(len(images), given["val_size"]))
-            if len(val_rows):
-                jobs.append(Job(f"ID_{name}_val", name, images.take(val_rows)))
-            images = images.take(rows)
-        jobs.append(Job(f"ID_{name}_{split}", name, images))
-    for text in given["ood"]:
-        ood = utils.split_name(text)[0]
-        jobs.append(Job(f"OOD_{ood}_test", ood, data.load_ood(text, *arguments)))
-    if args.odin_epsilon is not None:
-        odin = {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
-        jobs += [replace(job, stem=f"ODIN_{job.stem}", odin=odin) for job in jobs if job.stem.endswith("_test")]
-    return jobs
-
-
-def classes_of(checkpoint):
-    return checkpoint["classes"]
-
-
-def write_head(work, args):
-    """head.csv; kept as it is where it would come out the same, so that the features that name it stay valid."""
-    path, classifier, names = work.folder / "head.csv", work.extractor.classifier, work.given["class_names"]
-    W, b = networks.head(classifier)
-    if len(W) != len(names):
-        raise ValueError(f"{work.origin['checkpoint']} has {len(W)} classes and {work.given['dataset']} has {len(names)}")
-    facts = {**work.origin, **{name: work.checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}}
-    own = {**facts, "model": work.checkpoint["model"]}
-    if args.force or not up_to_date(path, utils.plain(own), len(W), work.made):
-        artifacts.write_head(path, W, b, names, {**records.provenance(cli.material(args)), **own,
-                                             "has_bias": classifier.bias is not None})
-    return path
-
-
-def up_to_date(path, facts, rows, made=None):
-    """Whether the file's sidecar says that it was made from just this, and the last record does not say that it was edited since.
-
-    `made`: {file name: SHA-256} of the record, or None to ask the sidecar alone. `rows` None: the facts say how many.
-    """
-    sidecar = records.read_sidecar(path)
-    same = rows in (None, sidecar.get("rows")) and all(sidecar.get(key) == value for key, value in facts.items())
-    if not path.exists() or not same:
-        return False
-    inside = path.parent.name in layers.FOLDERS.values()
-    digest = (made or {}).get(f"{path.parent.name}/{path.name}" if inside else path.name)
-    return digest in (None, records.sha256(path))
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def test_sidecars_say_how_each_file_was_made(digits_run):
         assert sidecar["head_sha256"] == head and sidecar["class_names"] == list("01234567")
         assert (sidecar["dataset"], sidecar["split"], sidecar["rows"], sidecar["width"]) == (dataset, split, rows, 64)
         assert sidecar["preprocessing"] == {"size": 16, "mean": list(data.ID["digits"].mean), "std": list(data.ID["digits"].std),
-                                            "interpolation": "bilinear"}
+                                            "interpolation": "bilinear", "crop_share": 1.0}
     head_sidecar = records.read_sidecar(digits_run.folder / "head.csv")
     assert head_sidecar["checkpoint_sha256"] == digest and (head_sidecar["rows"], head_sidecar["width"]) == (8, 64)
 
@@ -478,6 +478,9 @@ def test_a_set_is_looked_through_once_until_its_files_change(own_digits_run, tmp
     assert len(looked) == 5
     os.utime(photographs / "0.png", ns=(1, 1))
     start(own_digits_run, *words)
+    assert len(looked) == 5, "other times, the same content"
+    Image.new("RGB", (20, 30)).save(photographs / "0.png")
+    start(own_digits_run, *words)
     assert len(looked) == 10
 
 
@@ -730,7 +733,7 @@ def test_a_network_that_diverged_is_called_so(tmp_path):
     (["--ood", "mine=absent"], "absent is not a folder"),
     (["--ood", "photos", "photos"], "photos is named twice"),
     (["--ood", "mine=/tmp", "Mine=/"], "the OOD set mine is named twice"),
-    (["--ood", "uniform", "mine=absent", "other=/tmp"], r"absent is not a folder; expected the folder of images of .* mine"),
+    (["--ood", "uniform", "mine=absent", "other=/tmp"], r"absent is not a folder; expected the folder of images.* of .* mine"),
     (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
     (["--checkpoint", "absent.pth"], r"there is no checkpoint absent\.pth"),
 ])
