@@ -1,9 +1,11 @@
-"""The feature files of one checkpoint: what each is made of, opened only when needed, and which are current.
+"""The feature files of one checkpoint: what each is made of, and which are current.
 
-A file is kept where its sidecar names the same network, preprocessing and images, and the file is what the sidecar describes.
-Images are the same by name (a set of the registry), by names, sizes and times of their files, or else by content. So a set
-whose features are kept is not loaded at all, and need not be there any more.
+A file is kept where its sidecar names the same network, preprocessing and images, and the file is
+what the sidecar describes. Images are the same by name (a set of the registry), by names, sizes and
+times of their files, or else by content. So a set whose features are kept is not loaded at all, and
+need not be there any more.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -17,7 +19,7 @@ import utils
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What the features of a checkpoint depend on beside its weights: its own word, or the command line's."""
+    """What features depend on beside the weights: the checkpoint's word, or the command line's."""
 
     text: str  # the ID set: NAME or NAME=FOLDER
     held_out: list
@@ -31,11 +33,12 @@ class Given:
         return utils.split_name(self.text)[0]
 
 
-# ---- what is to be made ----------------------------------------------------------------------------------------------
+# ---- what is to be made --------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One feature file: its images, and for ODIN by how much and at which temperature each is moved first."""
+    """One feature file: its images, and for ODIN how far each is moved first."""
 
     stem: str
     dataset: str
@@ -63,21 +66,36 @@ class Job:
     @property
     def facts(self):
         """What its sidecar says of it, and must say for the file to be kept."""
-        return {"dataset": self.dataset, "split": self.split, "odin_epsilon": None, "temperature": None, **self.odin}
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "odin_epsilon": None,
+            "temperature": None,
+            **self.odin,
+        }
 
 
 def plan(given, odin=None):
-    """Given -> [Job] in the order of their making; nothing is opened yet. `odin`: facts of a second pass over test sets."""
+    """Given -> [Job] in the order of their making; nothing is opened yet.
+
+    `odin`: facts of a second pass over the test sets.
+    """
     name, folder = data.check_id(given.text)
     dataset, split, part = openers(given)
     places = {part: f"{name}={folder}/{part}" if folder else name for part in ("train", "test")}
-    jobs = [Job(f"ID_{name}_val", name, partial(part, 1), places["train"])] if given.val_size else []
-    jobs += [Job(f"ID_{name}_train", name, partial(part, 0), places["train"]),
-             Job(f"ID_{name}_test", name, partial(split, "test"), places["test"])]
+    jobs = (
+        [Job(f"ID_{name}_val", name, partial(part, 1), places["train"])] if given.val_size else []
+    )
+    jobs += [
+        Job(f"ID_{name}_train", name, partial(part, 0), places["train"]),
+        Job(f"ID_{name}_test", name, partial(split, "test"), places["test"]),
+    ]
     for text in given.ood:
         ood = utils.split_name(text)[0]
         place = places["test"] if utils.split_name(text) == ("held_out", None) else text
-        jobs.append(Job(f"OOD_{ood}_test", ood, cache(partial(open_ood, text, given, dataset)), place))
+        jobs.append(
+            Job(f"OOD_{ood}_test", ood, cache(partial(open_ood, text, given, dataset)), place)
+        )
     if odin:
         tests = [job for job in jobs if job.split == "test"]
         jobs += [Job(f"ODIN_{job.stem}", job.dataset, job.open, job.place, odin) for job in tests]
@@ -85,7 +103,7 @@ def plan(given, odin=None):
 
 
 def openers(given):
-    """-> (dataset(), split(name), part(0 or 1)): the ID set, its images by split, training or validation images; each once."""
+    """-> functions that open the ID set, a split, and a part of its training images, each once."""
     preprocessing = given.preprocessing
 
     @cache
@@ -101,6 +119,7 @@ def openers(given):
     def part(number):
         images = split("train")
         return images.take(data.split_validation(len(images), given.val_size)[number].sort().values)
+
     return dataset, split, part
 
 
@@ -109,7 +128,7 @@ def open_ood(text, given, dataset):
     return data.load_ood(text, needed, given.preprocessing, given.data_dir, given.held_out)
 
 
-# ---- what is there already -------------------------------------------------------------------------------------------
+# ---- what is there already -----------------------------------------------------------------------
 
 NAMES = ("checkpoint", *records.NETWORK)  # how a network is called: `same_network` compares these
 
@@ -125,7 +144,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Shelf:
-    """The folder of one checkpoint's features, and by which facts a file there counts as current."""
+    """The folder of a checkpoint's features, and by which facts a file in it is current."""
 
     folder: Path
     origin: dict  # what every sidecar says of the network and of how it sees images
@@ -144,13 +163,16 @@ class Shelf:
             stages = ()
         ending = "csv" if self.way == "stream" else self.format
         folder = self.folder / layers.FOLDERS.get(self.way, "")
-        return {"": self.folder / f"{job.stem}.{self.format}",
-                **{name: folder / f"{job.stem}_{name}.{ending}" for name in stages}}
+        return {
+            "": self.folder / f"{job.stem}.{self.format}",
+            **{name: folder / f"{job.stem}_{name}.{ending}" for name in stages},
+        }
 
     def facts(self, job, name, training):
         """What the sidecar of an output must say for the file to be kept, but for its images.
 
-        `training` says which training images there are: NC4's counts of other images depend on them too.
+        `training` says which training images there are: NC4's counts of other images depend on them
+        too.
         """
         facts = {**self.origin, **job.facts}
         if name and self.way == "stream" and job.split != "train":
@@ -170,14 +192,17 @@ class Shelf:
             return Verdict(False)
         edited = [file for name, file in files.items() if is_edited(file, sidecars[name])]
         if edited and not self.stale.allowed:
-            return Verdict(False, said=f"{edited[0]} was edited since it was written: it is extracted anew "
-                                       "(--allow-stale keeps such a file)")
+            return Verdict(
+                False,
+                said=f"{edited[0]} was edited since it was written: it is extracted anew "
+                "(--allow-stale keeps such a file)",
+            )
         for file in edited:
             self.stale.found(f"{file} was edited since it was written", None)
         return Verdict(True, sidecars[""].get("rows"), f"kept as it is{remark}")
 
     def same_images(self, job, sidecar):
-        """None where the images are not those that the file was made of; else what is to be said of them, mostly ""."""
+        """What is to be said of the same images, mostly ""; None where they are others."""
         source = self.source_of(job)
         if source is None and not self.verify:
             gone = f"; its images, {job.folder or job.dataset}, are no longer there"
@@ -200,7 +225,7 @@ class Shelf:
         return [job.images.content(), len(job.images)]
 
     def renew(self, job, head_sha256):
-        """Let the sidecars of kept files say where the same images now are, and name the head as it now is.
+        """Let the sidecars of kept files say where their images, and what their head, now are.
 
         Without that, files of the same content with other times would be read again each time.
         """
@@ -220,12 +245,16 @@ class Shelf:
 
 def describes(sidecar, facts):
     """True where a sidecar names the same network, and otherwise says just this."""
-    same = all(name in sidecar and sidecar[name] == value for name, value in facts.items() if name not in NAMES)
+    same = all(
+        name in sidecar and sidecar[name] == value
+        for name, value in facts.items()
+        if name not in NAMES
+    )
     return same and same_network(sidecar, facts)
 
 
 def same_network(sidecar, origin):
-    """By weights where both know them: with another --model, one file can be read as two networks."""
+    """By weights where both know them: with another --model one file is another network."""
     weights = sidecar.get("weights_sha256")
     if weights and origin.get("weights_sha256"):
         return weights == origin["weights_sha256"]
@@ -245,13 +274,16 @@ def same_place(one, other):
 
 
 def relocated(sidecar, job):
-    """A sidecar's arguments with the folder where the set's images are now: other scripts name it in their commands."""
+    """A sidecar's arguments with the set's folder as it now is: other scripts name it."""
     arguments = sidecar.get("arguments") or {}
-    words = [job.place if utils.split_name(word)[0] == job.dataset else word for word in arguments.get("ood") or []]
+    words = [
+        job.place if utils.split_name(word)[0] == job.dataset else word
+        for word in arguments.get("ood") or []
+    ]
     return {**arguments, "ood": words} if words and not job.in_distribution else arguments
 
 
 def was_made(folder, text):
-    """True where the features of an OOD set are there, made of images in this very place: which may be gone then."""
+    """True where an OOD set's features were made of images in this place, which may be gone."""
     stem = f"OOD_{utils.split_name(text)[0]}_test"
     return same_place(text, records.read_sidecar(folder / f"{stem}.csv").get("place"))

@@ -1,30 +1,43 @@
 """Extract penultimate-layer features of ID and OOD images, and the classifier's last layer, as CSV.
 
-    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures cifar10
-    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood mine=path/to/photographs
-    python run_networks.py --checkpoint old.pth --model resnet_cifar --dataset cifar100 --ood svhn   # trained elsewhere
-    python run_networks.py --checkpoint old.pth --model resnet18 --dataset cifar100 --mean 0 --std 1 # ... on pixels in [0, 1]
-    python run_networks.py --fetch --dataset cifar100 --ood svhn textures     # only download, where there is a network
-    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn --odin-epsilon 0.0014
-    python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --ood svhn --layers stream
-    torchrun --nproc-per-node 2 run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures
+    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures
+    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood mine=photographs
+    # trained elsewhere, on pixels in [0, 1]
+    python run_networks.py --checkpoint old.pth --model resnet18 --dataset cifar100 --mean 0 --std 1
+    # only download, where there is a network
+    python run_networks.py --fetch --dataset cifar100 --ood svhn textures
+    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
+    python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --layers stream
+    torchrun --nproc-per-node 2 run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth
 
-Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was trained on, held-out classes left
-out), ID_<dataset>_val.csv (the validation images, where there are any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a
-.json that says how it was made. A file that is there already and would come out the same is kept, and its images need not be
-there any more; one that was edited is made anew, unless --allow-stale keeps it; --force makes all anew. Every image goes
-through the checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. What a network from elsewhere
-expects of its images is said by --image-size, --crop-share, --interpolation, --mean and --std, or by `preprocessing` in its file
-(a dict, or a function that returns one); the values of a named data set stand in, and each run says where its values are from
-and which test accuracy results. Files of a folder are looked through first: all that cannot be read are named before anything
-is extracted. --odin-epsilon
-adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of perturbed test images, for the score ODIN;
---layers adds layers/<file>_<stage>.csv, the output of every stage of the network; `--layers stream` stores no such features but
-moments/<file>_<stage>.csv, which is all that neural_collapse.py needs of them, at the price of a second pass over the training
-images. Several processes (torchrun, srun) share the images by whole batches and write the files that one process writes, byte
-for byte on like devices; moments agree to rounding, since sums come in another order. The first rank alone downloads, writes and
-prints. Each rank loads the data set; a --batch-size that gives every rank several batches shares the work evenly.
+Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was
+trained on, held-out classes left out), ID_<dataset>_val.csv (the validation images, where there are
+any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a .json that says how it was made. Every
+image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without
+augmentation.
+
+A file that is there already and would come out the same is kept, and its images need not be there
+any more. One that was edited is made anew, unless --allow-stale keeps it; --force makes all anew.
+Files of a folder are looked through first: all that cannot be read are named before anything is
+extracted.
+
+What a network from elsewhere expects of its images is said by --image-size, --crop-share,
+--interpolation, --mean and --std, or by `preprocessing` in its file, a dict or a function that
+returns one. The values of a named data set stand in. Each run says where its values are from, and
+which test accuracy results (docs/extraction.md).
+
+--odin-epsilon adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of
+perturbed test images, for the score ODIN. --layers adds layers/<file>_<stage>.csv, the output of
+every stage of the network; `--layers stream` stores no such features but
+moments/<file>_<stage>.csv, which is all that neural_collapse.py needs of them, at the price of a
+second pass over the training images.
+
+Several processes (torchrun, srun) share the images by whole batches and write the files that one
+process writes, byte for byte on like devices; moments agree to rounding, since sums come in another
+order. The first rank alone downloads, writes and prints. Each rank loads the data set; a
+--batch-size that gives every rank several batches shares the work evenly.
 """
+
 import os
 import shlex
 import time
@@ -53,29 +66,85 @@ from expected_inputs import Source
 from extraction import Extractor
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------
+
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "model", "device", "batch-size", "data-dir", "output-dir", "max-pixels",
-                  checkpoint={"nargs": "+", "help": "checkpoints that train.py wrote, or that were trained elsewhere"},
-                  batch_size={"default": 500, "type": cli.positive},
-                  max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive})
-    cli.add_flags(parser, "image-size", "crop-share", "interpolation", "mean", "std",
-                  interpolation={"choices": checkpoints.INTERPOLATIONS})
-    parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
-    parser.add_argument("--amp", action="store_true", help="bfloat16: 3 times as fast on a CPU, features off by about 2e-3")
-    parser.add_argument("--odin-epsilon", type=float, metavar="E", help="extract the test sets a second time with each image moved "
-                        "by E (pixels in [0, 1]) towards its predicted class, for ODIN; the authors' 0.0014 suits CIFAR")
-    parser.add_argument("--temperature", type=float, default=1000.0, help="of ODIN's softmax; only with --odin-epsilon")
-    parser.add_argument("--layers", nargs="?", choices=list(layers.FOLDERS), const="store", help="every stage's output too, "
-                        "averaged over positions: its features (store: layers/), or what collapse needs of them (stream: moments/)")
-    parser.add_argument("--fetch", action="store_true", help="only see that all data is at hand, downloading what is not")
+    cli.add_flags(
+        parser,
+        "checkpoint",
+        "dataset",
+        "ood",
+        "model",
+        "device",
+        "batch-size",
+        "data-dir",
+        "output-dir",
+        "max-pixels",
+        checkpoint={
+            "nargs": "+",
+            "help": "checkpoints that train.py wrote, or that were trained elsewhere",
+        },
+        batch_size={"default": 500, "type": cli.positive},
+        max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive},
+    )
+    cli.add_flags(
+        parser,
+        "image-size",
+        "crop-share",
+        "interpolation",
+        "mean",
+        "std",
+        interpolation={"choices": checkpoints.INTERPOLATIONS},
+    )
+    parser.add_argument(
+        "--format", choices=("csv", "parquet"), default="csv", help="of the feature files"
+    )
+    parser.add_argument(
+        "--amp",
+        action="store_true",
+        help="bfloat16: 3 times as fast on a CPU, features off by about 2e-3",
+    )
+    parser.add_argument(
+        "--odin-epsilon",
+        type=float,
+        metavar="E",
+        help="extract the test sets a second time with each image moved "
+        "by E (pixels in [0, 1]) towards its predicted class, for ODIN; the authors' 0.0014 "
+        "suits CIFAR",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1000.0,
+        help="of ODIN's softmax; only with --odin-epsilon",
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="?",
+        choices=list(layers.FOLDERS),
+        const="store",
+        help="every stage's output too, "
+        "averaged over positions: its features (store: layers/), or what collapse needs of them "
+        "(stream: moments/)",
+    )
+    parser.add_argument(
+        "--fetch",
+        action="store_true",
+        help="only see that all data is at hand, downloading what is not",
+    )
     parser.add_argument("--force", action="store_true", help="extract again what is there already")
-    parser.add_argument("--verify", action="store_true",
-                        help="compare the images behind kept features by content, not by names, sizes and times alone")
-    parser.add_argument("--allow-stale", action="store_true",
-                        help="keep feature files that were edited since they were written, and note that")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the images behind kept features by content, not by size and time alone",
+    )
+    parser.add_argument(
+        "--allow-stale",
+        action="store_true",
+        help="keep feature files that were edited since they were written, and note that",
+    )
     return parser
 
 
@@ -83,7 +152,10 @@ def parse_args(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
     if not args.fetch and not args.checkpoint:
-        parser.error("--checkpoint is needed, such as results/resnet18_best_cifar100_s0.pth; train one with: python train.py")
+        parser.error(
+            "--checkpoint is needed, such as results/resnet18_best_cifar100_s0.pth; train one "
+            "with: python train.py"
+        )
     if args.fetch and not args.dataset:
         parser.error("--fetch needs --dataset")
     if args.odin_epsilon is None:
@@ -99,13 +171,18 @@ def parse_args(argv=None):
 
 def preprocessing_flags(args):
     """The values of a preprocessing that the command line gives."""
-    given = {"size": args.image_size, "mean": args.mean, "std": args.std, "interpolation": args.interpolation,
-             "crop_share": args.crop_share}
+    given = {
+        "size": args.image_size,
+        "mean": args.mean,
+        "std": args.std,
+        "interpolation": args.interpolation,
+        "crop_share": args.crop_share,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
 def default_ood(dataset):
-    """The OOD sets that an ID set is tested against when nobody says; none of a folder of one's own."""
+    """The OOD sets that an ID set is tested against when nobody says; none of a folder."""
     data.check_id(dataset)
     return [] if "=" in dataset else list(data.ID[utils.split_name(dataset)[0]].ood)
 
@@ -139,22 +216,28 @@ def main(argv=None):
 
 
 def distinct(args):
-    """The checkpoints, each once; ValueError where two of them, such as s0/best.pth and s1/best.pth, share a folder."""
+    """The checkpoints, each once; ValueError where two have one name, such as s0/b.pth s1/b.pth."""
     paths = list({Path(path).resolve(): path for path in args.checkpoint}.values())
     stems = [Path(path).stem for path in paths]
     clash = next((stem for stem in stems if stems.count(stem) > 1), None)
     if clash is None:
         return paths
     same = [path for path in paths if Path(path).stem == clash]
-    commands = [command(args, checkpoint=[path], output_dir=folder) for path, folder in apart(same, args.output_dir).items()]
+    commands = [
+        command(args, checkpoint=[path], output_dir=folder)
+        for path, folder in apart(same, args.output_dir).items()
+    ]
     others = [path for path in paths if path not in same]
     commands += [command(args, checkpoint=others)] if others else []
-    raise ValueError(f"{' and '.join(same)} would all be written into {Path(args.output_dir) / clash}; give each a folder of its "
-                     f"own with: {' && '.join(commands)}")
+    raise ValueError(
+        f"{' and '.join(same)} would all be written into {Path(args.output_dir) / clash}; give "
+        "each a folder of its "
+        f"own with: {' && '.join(commands)}"
+    )
 
 
 def apart(paths, output_dir):
-    """{path: an output folder of its own}, named after as many of the folders above the checkpoints as tell them apart."""
+    """{path: an output folder of its own}, named after the folders that tell the paths apart."""
     above = [Path(path).resolve().parent.parts[1:] for path in paths]
     depth = 1
     while len({parts[-depth:] for parts in above}) < len({*above}):
@@ -165,7 +248,8 @@ def apart(paths, output_dir):
     return {path: Path(output_dir) / name for path, name in zip(paths, names, strict=True)}
 
 
-# ---- one checkpoint --------------------------------------------------------------------------------------------------
+# ---- one checkpoint ------------------------------------------------------------------------------
+
 
 @dataclass(eq=False)
 class Work:
@@ -196,7 +280,7 @@ class Work:
 
 
 def extract_all(path, args, world, seen):
-    """One checkpoint -> its head and feature files, each only where it would come out differently from what is there.
+    """One checkpoint -> its head and feature files, each only where it would come out different.
 
     `seen` holds what was said, and which files were read through, for the checkpoints before it.
     """
@@ -216,9 +300,13 @@ def extract_all(path, args, world, seen):
         if world.first:
             work.files.append(write_head(work, args))
     classes, width = work.extractor.classifier.weight.shape[:2]
-    print(f"{path}: {work.checkpoint['model']}, {width} features, {classes} classes -> {work.shelf.folder}")
+    print(
+        f"{path}: {work.checkpoint['model']}, {width} features, {classes} classes -> "
+        f"{work.shelf.folder}"
+    )
     print(f"  preprocessing: {work.choice}")
     say_left_out(work, seen)
+    say_edited(work)
     probes = {}
     for job in work.jobs:
         make(work, job, args, probes, world)
@@ -229,26 +317,30 @@ def extract_all(path, args, world, seen):
 
 def make(work, job, args, probes, world):
     """The files of one job: kept, or extracted and written."""
-    verdict = work.verdicts[job.stem]
-    if verdict.kept:
+    if work.verdicts[job.stem].kept:
         with world.together():
             if world.first:
-                work.shelf.renew(job, records.sha256(work.head))
-        print(f"  {job.stem}.{args.format}: {verdict.rows:,} images, {verdict.said}")
+                keep(work, job, args)
     else:
-        if verdict.said:
-            print(f"  {verdict.said}")
         start = time.perf_counter()
         found, summaries = extract(work, job, args, probes, world)
         hashes = world.collect(getattr(job.images, "hashes", {}))
         with world.together():
             if world.first:
-                for part in hashes:
-                    job.images.hashes.update(part) if part else None
+                for part in filter(None, hashes):  # of the files that other ranks decoded
+                    job.images.hashes.update(part)
                 write(work, job, args, found, summaries, start)
-    if world.first and job.in_distribution and job.split == "test":
-        say_accuracy(work, job)
+    with world.together():
+        if world.first and job.in_distribution and job.split == "test":
+            say_accuracy(work, job)
     work.files.extend(work.shelf.outputs(job).values())
+
+
+def keep(work, job, args):
+    """Leave the files of one job as they are, and let their sidecars say where the images are."""
+    verdict = work.verdicts[job.stem]
+    work.shelf.renew(job, records.sha256(work.head))
+    print(f"  {job.stem}.{args.format}: {verdict.rows:,} images, {verdict.said}")
 
 
 def finish(work, args):
@@ -257,51 +349,99 @@ def finish(work, args):
     if work.checkpoint["model"] not in networks.MODELS:
         file, _ = network_files.parts(work.checkpoint["model"])
         inputs += [file, *network_files.imported(file, set())]
-    records.write_record(work.shelf.folder / "run_networks.json", cli.material(args), inputs, work.files,
-                         stale=work.shelf.stale)
+    records.write_record(
+        work.shelf.folder / "run_networks.json",
+        cli.material(args),
+        inputs,
+        work.files,
+        stale=work.shelf.stale,
+    )
 
 
-# ---- before the long work --------------------------------------------------------------------------------------------
+# ---- before the long work ------------------------------------------------------------------------
+
 
 def prepare(path, args, world):
-    """Read the checkpoint and see what is asked: what is missing or contradicts itself shows before the long work."""
+    """Read the checkpoint: what is missing or contradicts itself shows before the long work."""
     content = checkpoints.read(path)
     check_described(path, content, args)
     network, classifier, checkpoint = networks.load(path, args.model, content)
     if not all(values.isfinite().all() for values in network.state_dict().values()):
-        raise ValueError(f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a lower --lr")
-    own = {"checkpoint": Path(path).name, "checkpoint_sha256": records.sha256(path),
-           **{name: checkpoint[name] for name in ("weights_sha256", "model_file_sha256")}}
+        raise ValueError(
+            f"{path} holds NaN or infinity among its parameters: it has diverged; train it with "
+            "a lower --lr"
+        )
+    own = {
+        "checkpoint": Path(path).name,
+        "checkpoint_sha256": records.sha256(path),
+        **{name: checkpoint[name] for name in ("weights_sha256", "model_file_sha256")},
+    }
     folder = utils.writable_folder(args.output_dir) / Path(path).stem
     check_folder(folder, path, own, args)
     choice = choose_inputs(path, args, checkpoint, network)
     given = given_by(path, checkpoint, args, choice, folder)
-    odin = None if args.odin_epsilon is None else {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
+    odin = (
+        None
+        if args.odin_epsilon is None
+        else {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
+    )
     stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
-    extractor = Extractor(network.to(world.device, memory_format=torch.channels_last), classifier, choice.preprocessing, world,
-                          args.batch_size, args.amp, stages, **({"progress": cli.progress} if world.first else {}))
-    origin = {**own, "preprocessing": choice.preprocessing.as_dict(), "held_out": list(given.held_out),
-              "val_size": given.val_size, "precision": "bfloat16" if args.amp else "float32"}
-    shelf = feature_jobs.Shelf(utils.writable_folder(folder), origin, args.data_dir, args.format, args.layers, tuple(stages),
-                               records.Stale(args.allow_stale), args.verify)
+    extractor = Extractor(
+        network.to(world.device, memory_format=torch.channels_last),
+        classifier,
+        choice.preprocessing,
+        world,
+        args.batch_size,
+        args.amp,
+        stages,
+        **({"progress": cli.progress} if world.first else {}),
+    )
+    origin = {
+        **own,
+        "preprocessing": choice.preprocessing.as_dict(),
+        "held_out": list(given.held_out),
+        "val_size": given.val_size,
+        "precision": "bfloat16" if args.amp else "float32",
+    }
+    shelf = feature_jobs.Shelf(
+        utils.writable_folder(folder),
+        origin,
+        args.data_dir,
+        args.format,
+        args.layers,
+        tuple(stages),
+        records.Stale(args.allow_stale),
+        args.verify,
+    )
     return Work(path, extractor, checkpoint, choice, given, feature_jobs.plan(given, odin), shelf)
 
 
 def check_described(path, content, args):
-    """ValueError that asks for all at once which neither the file nor the command line says, as one whole command."""
+    """ValueError that asks at once for all that is not said, as one whole command."""
     lacks = {"model": "which network it holds", "dataset": "which data it was trained on"}
-    lacks = {name: what for name, what in lacks.items() if content.get(name) is None and getattr(args, name) is None}
+    lacks = {
+        name: what
+        for name, what in lacks.items()
+        if content.get(name) is None and getattr(args, name) is None
+    }
     if not lacks:
         return
     guess = {**guesses(path, content), **expected_inputs.EXAMPLE}
     wanted = {name: guess[name] for name in lacks}
     remark = ""
     if "=" in (args.dataset or wanted.get("dataset", "")) and not known_inputs(args):
-        wanted |= {name: value for name, value in expected_inputs.EXAMPLE.items() if getattr(args, name) is None}
+        wanted |= {
+            name: value
+            for name, value in expected_inputs.EXAMPLE.items()
+            if getattr(args, name) is None
+        }
         remark = " (with the image size, mean and std of its own training)"
     flags = " and ".join(f"--{name}" for name in lacks)
-    raise ValueError(f"{path} does not say {', nor '.join(lacks.values())}; name {'it' if len(lacks) == 1 else 'both'} with "
-                     f"{flags}, such as{remark}: {command(args, checkpoint=[path], **wanted)}")
+    raise ValueError(
+        f"{path} does not say {', nor '.join(lacks.values())}; name "
+        f"{'it' if len(lacks) == 1 else 'both'} with "
+        f"{flags}, such as{remark}: {command(args, checkpoint=[path], **wanted)}"
+    )
 
 
 def known_inputs(args):
@@ -309,7 +449,7 @@ def known_inputs(args):
 
 
 def guesses(path, content):
-    """The network of the registry whose parameters the file has, and a data set of as many classes, where there are any."""
+    """A network of the registry that the file fits, and a data set of as many classes."""
     model, classes = "FILE.py:FUNCTION", None
     for name in networks.MODELS:
         try:
@@ -324,23 +464,35 @@ def guesses(path, content):
 
 
 def check_folder(folder, path, own, args):
-    """ValueError where the folder holds the features of another network, from another file: they are not replaced unasked."""
+    """ValueError where the folder holds another file's features: not replaced unasked."""
     head = records.read_sidecar(folder / "head.csv")
     if args.force or not head or feature_jobs.same_network(head, own):
         return
     other = head.get("checkpoint_at") or head.get("checkpoint")
-    same_file = (folder / other).resolve() == Path(path).resolve() if head.get("checkpoint_at") else other == own["checkpoint"]
+    same_file = (
+        (folder / other).resolve() == Path(path).resolve()
+        if head.get("checkpoint_at")
+        else other == own["checkpoint"]
+    )
     if other is None or same_file:  # trained anew
         return
     place = apart([path], args.output_dir)[path]
-    raise ValueError(f"{folder} holds the features of another network, {os.path.normpath(folder / other)}; put those of {path} "
-                     f"elsewhere with: {command(args, checkpoint=[path], output_dir=place)}, or in their place with: "
-                     f"{command(args, checkpoint=[path], force=True)}")
+    raise ValueError(
+        f"{folder} holds the features of another network, {os.path.normpath(folder / other)}; "
+        f"put those of {path} "
+        f"elsewhere with: {command(args, checkpoint=[path], output_dir=place)}, or in their "
+        "place with: "
+        f"{command(args, checkpoint=[path], force=True)}"
+    )
 
 
 def choose_inputs(path, args, checkpoint, network):
-    """What the network expects of its images -> expected_inputs.Choice; a warning where flags contradict the checkpoint."""
-    flags, own, model = preprocessing_flags(args), checkpoint.get("preprocessing"), checkpoint["model"]
+    """What the network expects of its images; a warning where flags contradict the checkpoint."""
+    flags, own, model = (
+        preprocessing_flags(args),
+        checkpoint.get("preprocessing"),
+        checkpoint["model"],
+    )
     name, folder = data.check_id(args.dataset or checkpoint["dataset"])
     sources = [Source("the command line", flags), Source("the checkpoint", own)]
     if not own and len(flags) < len(expected_inputs.WORDS):
@@ -349,76 +501,114 @@ def choose_inputs(path, args, checkpoint, network):
         sources.append(Source(Path(model).name, stated))
     if not own and folder is None:
         row = data.ID[name]
-        sources.append(Source(f"the data set {name}, as the checkpoint names none",
-                              {"size": row.size, "mean": row.mean, "std": row.std}))
+        sources.append(
+            Source(
+                f"the data set {name}, as the checkpoint names none",
+                {"size": row.size, "mean": row.mean, "std": row.std},
+            )
+        )
     try:
         choice = expected_inputs.choose(sources)
     except LookupError as error:
         raise ValueError(unknown_inputs(path, args, error.args[0], model)) from None
     if own and (contradictions := expected_inputs.contradictions(flags, own)):
-        warnings.warn(f"{path} says itself what its images must be like, and the command line contradicts it: "
-                      f"{', '.join(contradictions)}; leave that out to measure the network as it was trained", stacklevel=2)
+        warnings.warn(
+            f"{path} says itself what its images must be like, and the command line contradicts "
+            "it: "
+            f"{', '.join(contradictions)}; leave that out to measure the network as it was trained",
+            stacklevel=2,
+        )
     return choice
 
 
 def unknown_inputs(path, args, missing, model):
     words = [expected_inputs.WORDS[name] for name in missing]
-    example = {name: value for name, value in expected_inputs.EXAMPLE.items() if getattr(args, name) is None}
-    place = "" if model in networks.MODELS else f", or by a line preprocessing = {{...}} in {network_files.parts(model)[0]}"
-    return (f"{path} does not say what its images must be like, and neither does the folder {args.dataset}: its "
-            f"{expected_inputs.listed(words)} in training are known from nowhere. Say them with "
-            f"{' '.join(expected_inputs.FLAGS[name] for name in missing)}{place}, such as, where they are ImageNet's: "
-            f"{command(args, checkpoint=[path], **example)} (--mean 0 --std 1 leaves pixels in [0, 1] as they are)")
+    example = {
+        name: value
+        for name, value in expected_inputs.EXAMPLE.items()
+        if getattr(args, name) is None
+    }
+    place = (
+        ""
+        if model in networks.MODELS
+        else f", or by a line preprocessing = {{...}} in {network_files.parts(model)[0]}"
+    )
+    return (
+        f"{path} does not say what its images must be like, and neither does the folder "
+        f"{args.dataset}: its "
+        f"{expected_inputs.listed(words)} in training are known from nowhere. Say them with "
+        f"{' '.join(expected_inputs.FLAGS[name] for name in missing)}{place}, such as, where "
+        "they are ImageNet's: "
+        f"{command(args, checkpoint=[path], **example)} (--mean 0 --std 1 leaves pixels in [0, "
+        "1] as they are)"
+    )
 
 
 def given_by(path, checkpoint, args, choice, folder):
-    """What the features depend on beside the weights, from the checkpoint or the command line -> feature_jobs.Given."""
+    """What the features depend on beside the weights, by the checkpoint or the command line."""
     own = checkpoint.get("dataset")
     if own and args.dataset and utils.split_name(own)[0] != utils.split_name(args.dataset)[0]:
-        raise ValueError(f"{path} was trained on {own}, not on {args.dataset}; to see {args.dataset} as unknown images, give it as "
-                         f"--ood {args.dataset}")
+        raise ValueError(
+            f"{path} was trained on {own}, not on {args.dataset}; to see {args.dataset} as "
+            "unknown images, give it as "
+            f"--ood {args.dataset}"
+        )
     text = args.dataset or own
     name, held_out = data.check_id(text)[0], checkpoint.get("held_out", [])
     ood = default_sets(name, checkpoint) if args.ood is None else args.ood
     kept = {text for text in ood if feature_jobs.was_made(folder, text)}
     data.check_ood(ood, name, held_out, kept)
-    return feature_jobs.Given(text, held_out, ood, checkpoint.get("val_size", 0), choice.preprocessing, args.data_dir)
+    return feature_jobs.Given(
+        text, held_out, ood, checkpoint.get("val_size", 0), choice.preprocessing, args.data_dir
+    )
 
 
 def default_sets(dataset, checkpoint):
     """The default OOD sets that this checkpoint has: held_out only where classes were held out."""
     if dataset not in data.ID:
         return []
-    return [name for name in default_ood(dataset) if name != "held_out" or checkpoint.get("held_out")]
+    return [
+        name for name in default_ood(dataset) if name != "held_out" or checkpoint.get("held_out")
+    ]
 
 
 def class_names(work):
-    """Of the checkpoint; of a network from elsewhere, of its data set, or of the head where that need not be there any more."""
+    """Of the checkpoint; for a foreign network of its data set, or of the head where it is kept."""
     names, job = work.checkpoint.get("class_names"), work.training
     if names is None:
         head = records.read_sidecar(work.head)
-        known = feature_jobs.same_network(head, work.shelf.origin) and head.get("dataset") == work.given.dataset
-        there = job.folder is not None and work.shelf.source_of(job) is not None  # its names can be seen at no cost
+        known = (
+            feature_jobs.same_network(head, work.shelf.origin)
+            and head.get("dataset") == work.given.dataset
+        )
+        there = (
+            job.folder is not None and work.shelf.source_of(job) is not None
+        )  # its names can be seen at no cost
         names = head["class_names"] if known and not there else job.images.class_names
     if len(names) != work.checkpoint["classes"]:
-        raise ValueError(f"{work.path} tells {work.checkpoint['classes']} classes apart and {work.given.dataset} has {len(names)}: "
-                         "it was trained on other data")
+        raise ValueError(
+            f"{work.path} tells {work.checkpoint['classes']} classes apart and "
+            f"{work.given.dataset} has {len(names)}: "
+            "it was trained on other data"
+        )
     return list(names)
 
 
 def judge(work, args):
-    """{stem: Verdict} of every job; the training images come first, since NC4's counts of others depend on them."""
+    """{stem: Verdict} of every job, training images first: NC4's counts depend on them."""
     if args.force:
         return {job.stem: feature_jobs.Verdict(False) for job in work.jobs}
     verdicts = {work.training.stem: work.shelf.judge(work.training)}
     training = None
     if args.layers == "stream":
         training = work.shelf.training(work.training, verdicts[work.training.stem])
-    return {job.stem: verdicts.get(job.stem) or work.shelf.judge(job, training) for job in work.jobs}
+    return {
+        job.stem: verdicts.get(job.stem) or work.shelf.judge(job, training) for job in work.jobs
+    }
 
 
 def check_images(work):
-    """Open the images of all jobs that are not kept; ValueError where they are not of the classes that the network knows."""
+    """Open the images of all jobs that are not kept; ValueError where their classes are others."""
     names = work.shelf.origin["class_names"]
     for job in work.waiting:
         images = job.images
@@ -426,11 +616,17 @@ def check_images(work):
             continue
         found = list(images.class_names)
         if len(found) == len(names) and found != names:
-            raise ValueError(f"{work.path} was trained on the classes {', '.join(names[:5])} and {job.dataset} has "
-                             f"{', '.join(found[:5])}: it was trained on other data")
+            raise ValueError(
+                f"{work.path} was trained on the classes {', '.join(names[:5])} and "
+                f"{job.dataset} has "
+                f"{', '.join(found[:5])}: it was trained on other data"
+            )
         if len(found) != len(names) or int(images.labels.max()) >= len(names):
-            raise ValueError(f"{work.path} tells {len(names)} classes apart and {job.dataset} has {len(found)}: it was trained on "
-                             "other data")
+            raise ValueError(
+                f"{work.path} tells {len(names)} classes apart and {job.dataset} has "
+                f"{len(found)}: it was trained on "
+                "other data"
+            )
         if job.split == "train":
             check_count(work, len(images))
 
@@ -439,15 +635,19 @@ def check_count(work, count):
     """Warn where the training images are not as many as the checkpoint was trained on."""
     then = work.checkpoint.get("images")
     if then and work.checkpoint.get("dataset") and count != then:
-        warnings.warn(f"{work.path} was trained on {then:,} images, and {work.given.text} now has {count:,} to train on: what is "
-                      "extracted as training images is not what the network learned; train it again", stacklevel=2)
+        warnings.warn(
+            f"{work.path} was trained on {then:,} images, and {work.given.text} now has "
+            f"{count:,} to train on: what is "
+            "extracted as training images is not what the network learned; train it again",
+            stacklevel=2,
+        )
 
 
 def check_files(work, seen):
     """ValueError that names every image file, of all sets together, which cannot be read.
 
-    What was extracted once was readable then: where the sidecar names the same files, of the same sizes and times, they are not
-    read through again. ODIN's images are those of the test sets.
+    What was extracted once was readable then: where the sidecar names the same files, of the same
+    sizes and times, they are not read through again. ODIN's images are those of the test sets.
     """
     failures = []
     for job in work.waiting:
@@ -459,21 +659,37 @@ def check_files(work, seen):
 
 
 def say_left_out(work, seen):
-    """What lies in a folder beside its images, such as "mine: 19 images; 3 other files left out (.heic, .txt, no ending)"."""
+    """Print what lies beside images: "mine: 19 images; 3 other files left out (.heic)"."""
     for job in work.waiting:
-        if job.images.left_out and job.split != "val" and job.images.root not in seen:  # val lies where the training images lie
-            print(f"  {job.dataset}{f' ({job.split})' if job.in_distribution else ''}: {count(job.images)}")
+        if (
+            job.images.left_out and job.split != "val" and job.images.root not in seen
+        ):  # val lies where the training images lie
+            print(
+                f"  {job.dataset}{f' ({job.split})' if job.in_distribution else ''}: "
+                f"{count(job.images)}"
+            )
             seen.add(job.images.root)
+
+
+def say_edited(work):
+    """Print which files are made anew since they were edited."""
+    for verdict in work.verdicts.values():
+        if verdict.said and not verdict.kept:
+            print(f"  {verdict.said}")
 
 
 def count(images, where=""):
     return f"{len(images):,} images{where}{f'; {images.left_out}' if images.left_out else ''}"
 
 
-# ---- the long work ---------------------------------------------------------------------------------------------------
+# ---- the long work -------------------------------------------------------------------------------
+
 
 def extract(work, job, args, probes, world):
-    """-> ({name: features} on the first rank, {stage: Summary}); `probes` of the training images serve the test images."""
+    """-> ({name: features} on the first rank, {stage: Summary}).
+
+    `probes` of the training images serve the test images.
+    """
     extractor, stages = work.extractor, [name for name in work.shelf.outputs(job) if name]
     if args.layers != "stream" or not stages:
         kept = ["", *stages]
@@ -481,10 +697,16 @@ def extract(work, job, args, probes, world):
             found, summaries = extractor.run(job, kept), {}
     else:
         kept, classes = [""], len(extractor.classifier.weight)
-        if job.in_distribution and job.split == "test" and not probes:  # those of the training images were kept as they are
+        if (
+            job.in_distribution and job.split == "test" and not probes
+        ):  # those of the training images were kept as they are
             with world.together():
                 files = work.shelf.outputs(work.training) if world.first else {}
-                read = {name: layers.probe(layers.read_summary(file).moments) for name, file in files.items() if name}
+                read = {
+                    name: layers.probe(layers.read_summary(file).moments)
+                    for name, file in files.items()
+                    if name
+                }
             probes |= world.share(read)
         found, summaries = extractor.tally(job, classes, probes)
         if job.in_distribution and job.split == "train":
@@ -493,41 +715,58 @@ def extract(work, job, args, probes, world):
 
 
 def write(work, job, args, found, summaries, start):
-    """The files of one job, and away with the same layers written the other way: one of them would grow old unseen."""
+    """Write one job's files; the same layers stored the other way would go stale, and go."""
     shelf, images = work.shelf, job.images
     training = None
     if summaries and job.split != "train":
         training = shelf.training(work.training, work.verdicts[work.training.stem])
-    common = {"head_sha256": records.sha256(work.head), "preprocessing_from": work.choice.origin, "source": images.source,
-              "source_content": images.content(), "place": job.place, "ood_class_names": images.class_names,
-              **accuracy(work, job, found)}
+    common = {
+        "head_sha256": records.sha256(work.head),
+        "preprocessing_from": work.choice.origin,
+        "source": images.source,
+        "source_content": images.content(),
+        "place": job.place,
+        "ood_class_names": images.class_names,
+        **accuracy(work, job, found),
+    }
     for depth, (name, file) in enumerate(shelf.outputs(job).items(), start=-1):
         file.parent.mkdir(exist_ok=True)
-        sidecar = {**records.provenance(cli.material(args), shelf.stale), **shelf.facts(job, name, training), **common,
-                   **({"layer": name, "depth": depth} if name else {}), "seconds": round(time.perf_counter() - start, 3)}
+        sidecar = {
+            **records.provenance(cli.material(args), shelf.stale),
+            **shelf.facts(job, name, training),
+            **common,
+            **({"layer": name, "depth": depth} if name else {}),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
         if name in summaries:
             layers.write_summary(file, summaries[name], {**sidecar, "images": len(images)})
         else:
-            artifacts.write_features(file, found[name], images.labels.numpy(), images.paths, sidecar)
+            artifacts.write_features(
+                file, found[name], images.labels.numpy(), images.paths, sidecar
+            )
         remove_other_way(shelf.folder, file) if name else None
-    print(f"  {job.stem}.{args.format}: {len(images):,} images, {time.perf_counter() - start:.1f} s")
+    print(
+        f"  {job.stem}.{args.format}: {len(images):,} images, {time.perf_counter() - start:.1f} s"
+    )
 
 
 def remove_other_way(folder, file):
-    """Remove the same layer stored the other way: features beside moments, or moments beside features."""
+    """Remove the same layer stored the other way: features or moments."""
     for other in layers.FOLDERS.values():
         for ending in (".json", *artifacts.SUFFIXES) if other != file.parent.name else ():
             (folder / other / file.name).with_suffix(ending).unlink(missing_ok=True)
 
 
 def accuracy(work, job, found):
-    """{"accuracy": share of ID test images that the network classifies right}, {} of other images."""
+    """{"accuracy": share of ID test images that are classified right}, {} of other images."""
     if not job.in_distribution or job.split != "test":
         return {}
     W, b = networks.head(work.extractor.classifier)
     labels = job.images.labels.numpy()
-    return {"accuracy": float(((found[""] @ W.T + b).argmax(1) == labels).mean()),
-            "largest_class": float(np.bincount(labels).max() / len(labels))}
+    return {
+        "accuracy": float(((found[""] @ W.T + b).argmax(1) == labels).mean()),
+        "largest_class": float(np.bincount(labels).max() / len(labels)),
+    }
 
 
 def say_accuracy(work, job):
@@ -535,17 +774,29 @@ def say_accuracy(work, job):
     sidecar = records.read_sidecar(work.shelf.outputs(job)[""])
     measured, stated = sidecar["accuracy"], expected_inputs.stated_accuracy(work.checkpoint)
     print(f"  {expected_inputs.say_accuracy(measured, stated)}")
-    doubt = expected_inputs.doubt(measured, stated, sidecar["largest_class"], sidecar["rows"], work.choice)
+    doubt = expected_inputs.doubt(
+        measured, stated, sidecar["largest_class"], sidecar["rows"], work.choice
+    )
     if doubt:
         warnings.warn(f"{work.path}: {doubt}", stacklevel=2)
 
 
 def write_head(work, args):
-    """head.csv; kept as it is where it would come out the same, so that the features that name it stay valid."""
+    """head.csv, kept where it would come out the same: the features that name it stay valid."""
     path, shelf, classifier = work.head, work.shelf, work.extractor.classifier
     W, b = networks.head(classifier)
-    trained = {name: work.checkpoint.get(name) for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")}
-    facts = utils.plain({**shelf.origin, **trained, "model": work.checkpoint["model"], "dataset": work.given.dataset})
+    trained = {
+        name: work.checkpoint.get(name)
+        for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")
+    }
+    facts = utils.plain(
+        {
+            **shelf.origin,
+            **trained,
+            "model": work.checkpoint["model"],
+            "dataset": work.given.dataset,
+        }
+    )
     sidecar = records.read_sidecar(path)
     if path.is_file() and not args.force and feature_jobs.describes(sidecar, facts):
         if not feature_jobs.is_edited(path, sidecar):
@@ -553,23 +804,45 @@ def write_head(work, args):
         if shelf.stale.allowed:
             shelf.stale.found(f"{path} was edited since it was written", None)
             return path
-        print(f"  {path} was edited since it was written: it is written anew (--allow-stale keeps such a file)")
+        print(
+            f"  {path} was edited since it was written: it is written anew (--allow-stale keeps "
+            "such a file)"
+        )
     at = os.path.relpath(Path(work.path).resolve(), shelf.folder.resolve())
-    artifacts.write_head(path, W, b, shelf.origin["class_names"],
-                         {**records.provenance(cli.material(args), shelf.stale), **facts, "checkpoint_at": at,
-                          "preprocessing_from": work.choice.origin, "has_bias": classifier.bias is not None})
+    artifacts.write_head(
+        path,
+        W,
+        b,
+        shelf.origin["class_names"],
+        {
+            **records.provenance(cli.material(args), shelf.stale),
+            **facts,
+            "checkpoint_at": at,
+            "preprocessing_from": work.choice.origin,
+            "has_bias": classifier.bias is not None,
+        },
+    )
     return path
 
 
-# ---- only the data ---------------------------------------------------------------------------------------------------
+# ---- only the data -------------------------------------------------------------------------------
+
 
 def fetch(args):
-    """See that every data set is at hand and readable, so that a compute node without a network needs none."""
+    """See that all data is at hand and readable, for a compute node without a network."""
     data.check_ood(args.ood, data.check_id(args.dataset)[0], held_out=("any",))
-    name, dataset = data.id_set(args.dataset, args.data_dir, statistics=((0.0,) * 3, (1.0,) * 3))  # nothing is normalised here
+    name, dataset = data.id_set(
+        args.dataset, args.data_dir, statistics=((0.0,) * 3, (1.0,) * 3)
+    )  # nothing is normalised here
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
-    wanted = {f"{name} ({split})": partial(data.load_id, dataset, split) for split in ("train", "test")}
-    wanted |= {text: partial(data.load_ood, text, dataset) for text in args.ood if utils.split_name(text)[0] != "held_out"}
+    wanted = {
+        f"{name} ({split})": partial(data.load_id, dataset, split) for split in ("train", "test")
+    }
+    wanted |= {
+        text: partial(data.load_ood, text, dataset)
+        for text in args.ood
+        if utils.split_name(text)[0] != "held_out"
+    }
     failures = []
     for name, load in wanted.items():
         images = load(preprocessing, args.data_dir)

@@ -1,4 +1,5 @@
-"""Which feature files are current: by network, images and content; what is kept needs no images, and nothing is lost unasked."""
+"""Which feature files are current; what is kept needs no images; nothing is lost unasked."""
+
 import json
 import os
 import re
@@ -19,12 +20,24 @@ import records
 import run_networks
 import utils
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*the test accuracy is")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*the test accuracy is"),
+]
 
 
 def start(run, *words):
-    run_networks.main(["--checkpoint", str(run.checkpoint), "--device", "cpu", "--output-dir", str(run.output_dir),
-                       *map(str, words)])
+    run_networks.main(
+        [
+            "--checkpoint",
+            str(run.checkpoint),
+            "--device",
+            "cpu",
+            "--output-dir",
+            str(run.output_dir),
+            *map(str, words),
+        ]
+    )
 
 
 def times(folder):
@@ -40,7 +53,8 @@ def photographs(folder, count=4, seed=0):
     return folder
 
 
-# ---- the network -----------------------------------------------------------------------------------------------------
+# ---- the network ---------------------------------------------------------------------------------
+
 
 def test_a_training_that_ends_in_the_same_weights_keeps_every_file(own_digits_run, capsys):
     before, old = times(own_digits_run.folder), records.sha256(own_digits_run.checkpoint)
@@ -48,13 +62,18 @@ def test_a_training_that_ends_in_the_same_weights_keeps_every_file(own_digits_ru
     torch.save({**content, "created": "later"}, own_digits_run.checkpoint)
     assert records.sha256(own_digits_run.checkpoint) != old
     start(own_digits_run)
-    assert times(own_digits_run.folder) == before and capsys.readouterr().out.count("kept as it is") == 7
+    assert (
+        times(own_digits_run.folder) == before
+        and capsys.readouterr().out.count("kept as it is") == 7
+    )
     weights = networks.load(own_digits_run.checkpoint)[2]["weights_sha256"]
     for name in ("head", "ID_digits_train", "OOD_uniform_test"):
         sidecar = records.read_sidecar(own_digits_run.folder / f"{name}.csv")
         assert (sidecar["checkpoint_sha256"], sidecar["weights_sha256"]) == (old, weights)
     record = utils.read_json(own_digits_run.folder / "run_networks.json")
-    assert record["inputs"] == {f"../{own_digits_run.checkpoint.name}": records.sha256(own_digits_run.checkpoint)}
+    assert record["inputs"] == {
+        f"../{own_digits_run.checkpoint.name}": records.sha256(own_digits_run.checkpoint)
+    }
 
 
 def test_other_weights_make_every_file_anew(own_digits_run):
@@ -71,16 +90,34 @@ def test_one_file_read_as_two_networks_is_two_networks():
     file = {"checkpoint_sha256": "a", "weights_sha256": "b"}
     assert feature_jobs.same_network(file, {**file, "checkpoint_sha256": "c"})
     assert not feature_jobs.same_network(file, {**file, "weights_sha256": "c"})
-    assert feature_jobs.same_network({"checkpoint_sha256": "a"}, file) and not feature_jobs.same_network({}, file)
+    assert feature_jobs.same_network(
+        {"checkpoint_sha256": "a"}, file
+    ) and not feature_jobs.same_network({}, file)
 
 
 def test_a_changed_network_file_makes_every_file_anew(tmp_path):
-    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef build(classes):\n"
-                                     "    return nn.Sequential(nn.Flatten(), nn.Linear(768, classes))\n")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef build(classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(768, classes))\n"
+    )
     torch.manual_seed(0)
-    torch.save(networks.build(f"{tmp_path / 'net.py'}:build", 10).state_dict(), tmp_path / "old.pth")
-    words = ["--checkpoint", str(tmp_path / "old.pth"), "--model", f"{tmp_path / 'net.py'}:build", "--dataset", "digits",
-             "--ood", "uniform", "--device", "cpu", "--output-dir", str(tmp_path / "results")]
+    torch.save(
+        networks.build(f"{tmp_path / 'net.py'}:build", 10).state_dict(), tmp_path / "old.pth"
+    )
+    words = [
+        "--checkpoint",
+        str(tmp_path / "old.pth"),
+        "--model",
+        f"{tmp_path / 'net.py'}:build",
+        "--dataset",
+        "digits",
+        "--ood",
+        "uniform",
+        "--device",
+        "cpu",
+        "--output-dir",
+        str(tmp_path / "results"),
+    ]
     folder = tmp_path / "results" / "old"
     run_networks.main(words)
     first = times(folder)
@@ -94,13 +131,14 @@ def test_a_changed_network_file_makes_every_file_anew(tmp_path):
     assert all(second[name] != first[name] for name in first)
 
 
-# ---- edited files ----------------------------------------------------------------------------------------------------
+# ---- edited files --------------------------------------------------------------------------------
+
 
 def edit(path):
     """One digit of one feature, or of the head, becomes another."""
     text = path.read_text()
     place = re.search(r"\.\d", text).end() - 1
-    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1:])
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
 
 
 @pytest.mark.parametrize("name", ["head", "ID_digits_train", "OOD_photos_test"])
@@ -119,7 +157,10 @@ def test_allow_stale_keeps_an_edited_file_and_notes_it(own_digits_run, name):
     path = own_digits_run.folder / f"{name}.csv"
     edit(path)
     edited = path.read_bytes()
-    with pytest.warns(UserWarning, match="was edited since it was written; taken all the same, as --allow-stale asks"):
+    with pytest.warns(
+        UserWarning,
+        match="was edited since it was written; taken all the same, as --allow-stale asks",
+    ):
         start(own_digits_run, "--allow-stale")
     assert path.read_bytes() == edited
     record = utils.read_json(own_digits_run.folder / "run_networks.json")
@@ -135,14 +176,21 @@ def test_a_file_that_was_rewritten_with_the_same_content_is_kept(own_digits_run,
     path = own_digits_run.folder / f"{name}.csv"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     start(own_digits_run)
-    assert path.read_bytes().count(b"\r\n") > 1 and capsys.readouterr().out.count("kept as it is") == 7
-    assert {records.read_sidecar(file)["head_sha256"] for file in own_digits_run.folder.glob("*ID_*.csv")} == {
-        records.sha256(own_digits_run.folder / "head.csv")}
+    assert (
+        path.read_bytes().count(b"\r\n") > 1 and capsys.readouterr().out.count("kept as it is") == 7
+    )
+    assert {
+        records.read_sidecar(file)["head_sha256"]
+        for file in own_digits_run.folder.glob("*ID_*.csv")
+    } == {records.sha256(own_digits_run.folder / "head.csv")}
 
 
-# ---- images in files -------------------------------------------------------------------------------------------------
+# ---- images in files -----------------------------------------------------------------------------
 
-def test_other_times_and_another_place_of_the_same_images_keep_the_file(own_digits_run, tmp_path, capsys):
+
+def test_other_times_and_another_place_of_the_same_images_keep_the_file(
+    own_digits_run, tmp_path, capsys
+):
     first, path = photographs(tmp_path / "first"), own_digits_run.folder / "OOD_mine_test.csv"
     start(own_digits_run, "--ood", f"mine={first}")
     before, then = times(own_digits_run.folder), records.read_sidecar(path)
@@ -156,7 +204,9 @@ def test_other_times_and_another_place_of_the_same_images_keep_the_file(own_digi
     shutil.rmtree(first)
     start(own_digits_run, "--ood", f"mine={tmp_path / 'second'}")
     assert times(own_digits_run.folder) == before
-    assert records.read_sidecar(path)["arguments"]["ood"] == [f"mine={tmp_path / 'second'}"], "where other scripts look"
+    assert records.read_sidecar(path)["arguments"]["ood"] == [f"mine={tmp_path / 'second'}"], (
+        "where other scripts look"
+    )
     assert "its images have the same content" in capsys.readouterr().out
 
 
@@ -205,9 +255,28 @@ def insects(tmp_path):
 
 
 def extract(folder, *ood):
-    run_networks.main(["--checkpoint", str(folder / "old.pth"), "--model", "resnet_cifar", "--dataset",
-                       f"insects={folder / 'insects'}", "--image-size", "16", "--mean", "0", "--std", "1", "--device", "cpu",
-                       "--output-dir", str(folder / "results"), "--ood", *ood])
+    run_networks.main(
+        [
+            "--checkpoint",
+            str(folder / "old.pth"),
+            "--model",
+            "resnet_cifar",
+            "--dataset",
+            f"insects={folder / 'insects'}",
+            "--image-size",
+            "16",
+            "--mean",
+            "0",
+            "--std",
+            "1",
+            "--device",
+            "cpu",
+            "--output-dir",
+            str(folder / "results"),
+            "--ood",
+            *ood,
+        ]
+    )
     return folder / "results" / "old"
 
 
@@ -221,11 +290,16 @@ def test_one_more_photograph_needs_no_training_images(insects, capsys):
     extract(insects, f"mine={insects / 'photographs'}", f"one={insects / 'one.png'}")
     after = times(folder)
     assert {name for name in after if after[name] != before.get(name)} == {"OOD_one_test.csv"}
-    one, all_of_them = (artifacts.read_features(folder / f"OOD_{name}_test.csv") for name in ("one", "mine"))
+    one, all_of_them = (
+        artifacts.read_features(folder / f"OOD_{name}_test.csv") for name in ("one", "mine")
+    )
     assert one.paths == ["one.png"] and one.labels.tolist() == [-1]
     assert np.abs(one.features[0] - all_of_them.features[0]).max() < 1e-5
     out = capsys.readouterr().out
-    assert f"OOD_mine_test.csv: 4 images, kept as it is; its images, {insects / 'photographs'}, are no longer there" in out
+    assert (
+        f"OOD_mine_test.csv: 4 images, kept as it is; its images, {insects / 'photographs'}, are "
+        "no longer there" in out
+    )
     assert out.count("are no longer there") == 3, "ID train and test, and mine"
     with pytest.raises(ValueError, match="elsewhere is not a folder"):
         extract(insects, f"mine={insects / 'elsewhere'}")
@@ -260,11 +334,14 @@ def test_a_class_of_a_network_from_elsewhere_may_be_renamed(insects):
 def test_training_images_that_are_more_than_the_network_learned_are_noted(own_digits_run):
     content = checkpoints.read(own_digits_run.checkpoint)
     torch.save({**content, "images": content["images"] - 5}, own_digits_run.checkpoint)
-    with pytest.warns(UserWarning, match=r"was trained on 861 images, and digits now has 866 to train on"):
+    with pytest.warns(
+        UserWarning, match=r"was trained on 861 images, and digits now has 866 to train on"
+    ):
         start(own_digits_run, "--ood", "held_out", "--force")
 
 
-# ---- two networks, one folder ----------------------------------------------------------------------------------------
+# ---- two networks, one folder --------------------------------------------------------------------
+
 
 def commands(message):
     found = re.search(r"with: (python run_networks\.py .*)$", message).group(1)
@@ -277,13 +354,27 @@ def seeds(tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)
         (tmp_path / f"s{seed}").mkdir()
-        torch.save(networks.build("resnet_cifar", 10).state_dict(), tmp_path / f"s{seed}" / "best.ckpt")
+        torch.save(
+            networks.build("resnet_cifar", 10).state_dict(), tmp_path / f"s{seed}" / "best.ckpt"
+        )
     return tmp_path
 
 
 def words_of(folder, *numbers):
-    return ["--checkpoint", *(str(folder / f"s{number}" / "best.ckpt") for number in numbers), "--model", "resnet_cifar",
-            "--dataset", "digits", "--ood", "uniform", "--device", "cpu", "--output-dir", str(folder / "results")]
+    return [
+        "--checkpoint",
+        *(str(folder / f"s{number}" / "best.ckpt") for number in numbers),
+        "--model",
+        "resnet_cifar",
+        "--dataset",
+        "digits",
+        "--ood",
+        "uniform",
+        "--device",
+        "cpu",
+        "--output-dir",
+        str(folder / "results"),
+    ]
 
 
 def weight(folder):
@@ -291,19 +382,26 @@ def weight(folder):
 
 
 def test_two_checkpoints_of_one_name_are_refused_and_kept_apart_as_the_message_says(seeds):
-    with pytest.raises(ValueError, match=r"s0/best\.ckpt and .*s1/best\.ckpt would all be written into .*results/best") as caught:
+    with pytest.raises(
+        ValueError,
+        match=r"s0/best\.ckpt and .*s1/best\.ckpt would all be written into .*results/best",
+    ) as caught:
         run_networks.main(words_of(seeds, 0, 1))
     assert not list(seeds.rglob("*.csv"))
     for words in commands(str(caught.value)):
         run_networks.main(words)
     folders = [seeds / "results" / f"s{seed}" / "best" for seed in (0, 1)]
-    assert weight(folders[0]) != weight(folders[1]) and all((folder / "OOD_uniform_test.csv").is_file() for folder in folders)
+    assert weight(folders[0]) != weight(folders[1]) and all(
+        (folder / "OOD_uniform_test.csv").is_file() for folder in folders
+    )
 
 
 def test_the_features_of_another_file_are_not_replaced_unasked(seeds):
     run_networks.main(words_of(seeds, 0))
     first = {path: path.read_bytes() for path in (seeds / "results").rglob("*.*")}
-    with pytest.raises(ValueError, match=r"results/best holds the features of another network, .*s0/best\.ckpt") as caught:
+    with pytest.raises(
+        ValueError, match=r"results/best holds the features of another network, .*s0/best\.ckpt"
+    ) as caught:
         run_networks.main(words_of(seeds, 1))
     elsewhere, in_place = commands(str(caught.value))
     run_networks.main(elsewhere)
@@ -321,9 +419,14 @@ def test_the_same_file_trained_anew_is_extracted_into_its_folder(seeds):
     assert weight(seeds / "results" / "best") != before
 
 
-@pytest.mark.parametrize(("paths", "names"), [
-    (["s0/best.ckpt", "s1/best.ckpt"], ["s0", "s1"]), (["a/s0/best.ckpt", "b/s0/best.ckpt"], ["a_s0", "b_s0"]),
-    (["s0/best.ckpt", "s0/best.pth"], ["best.ckpt", "best.pth"])])
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["s0/best.ckpt", "s1/best.ckpt"], ["s0", "s1"]),
+        (["a/s0/best.ckpt", "b/s0/best.ckpt"], ["a_s0", "b_s0"]),
+        (["s0/best.ckpt", "s0/best.pth"], ["best.ckpt", "best.pth"]),
+    ],
+)
 def test_folders_are_named_after_what_tells_the_checkpoints_apart(paths, names, tmp_path):
     paths = [str(tmp_path / path) for path in paths]
     assert [folder.name for folder in run_networks.apart(paths, "results").values()] == names
