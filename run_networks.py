@@ -65,87 +65,49 @@ import utils
 from expected_inputs import Source
 from extraction import Extractor
 
-
 # ---- arguments -----------------------------------------------------------------------------------
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
+    checkpoint_help = "checkpoints that train.py wrote, or that were trained elsewhere"
+    cli.add_flags(parser, "checkpoint", checkpoint={"nargs": "+", "help": checkpoint_help})
+    cli.add_flags(parser, "dataset", "ood", "model", "device", "data-dir", "output-dir")
+    cli.add_flags(parser, "batch-size", batch_size={"default": 500, "type": cli.positive})
     cli.add_flags(
-        parser,
-        "checkpoint",
-        "dataset",
-        "ood",
-        "model",
-        "device",
-        "batch-size",
-        "data-dir",
-        "output-dir",
-        "max-pixels",
-        checkpoint={
-            "nargs": "+",
-            "help": "checkpoints that train.py wrote, or that were trained elsewhere",
-        },
-        batch_size={"default": 500, "type": cli.positive},
-        max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive},
+        parser, "max-pixels", max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive}
     )
-    cli.add_flags(
-        parser,
-        "image-size",
-        "crop-share",
-        "interpolation",
-        "mean",
-        "std",
-        interpolation={"choices": checkpoints.INTERPOLATIONS},
+    cli.add_flags(parser, "image-size", "crop-share", "mean", "std")
+    cli.add_flags(parser, "interpolation", interpolation={"choices": checkpoints.INTERPOLATIONS})
+    add_outputs(parser)
+    flag = partial(parser.add_argument, action="store_true")
+    flag("--fetch", help="only see that all data is at hand, downloading what is not")
+    flag("--force", help="extract again what is there already")
+    flag(
+        "--verify", help="compare the images behind kept features by content, not by size and time"
     )
-    parser.add_argument(
-        "--format", choices=("csv", "parquet"), default="csv", help="of the feature files"
-    )
-    parser.add_argument(
-        "--amp",
-        action="store_true",
-        help="bfloat16: 3 times as fast on a CPU, features off by about 2e-3",
-    )
-    parser.add_argument(
-        "--odin-epsilon",
-        type=float,
-        metavar="E",
-        help="extract the test sets a second time with each image moved "
-        "by E (pixels in [0, 1]) towards its predicted class, for ODIN; the authors' 0.0014 "
-        "suits CIFAR",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=1000.0,
-        help="of ODIN's softmax; only with --odin-epsilon",
-    )
-    parser.add_argument(
-        "--layers",
-        nargs="?",
-        choices=list(layers.FOLDERS),
-        const="store",
-        help="every stage's output too, "
-        "averaged over positions: its features (store: layers/), or what collapse needs of them "
-        "(stream: moments/)",
-    )
-    parser.add_argument(
-        "--fetch",
-        action="store_true",
-        help="only see that all data is at hand, downloading what is not",
-    )
-    parser.add_argument("--force", action="store_true", help="extract again what is there already")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare the images behind kept features by content, not by size and time alone",
-    )
-    parser.add_argument(
-        "--allow-stale",
-        action="store_true",
-        help="keep feature files that were edited since they were written, and note that",
-    )
+    flag("--allow-stale", help="keep feature files that were edited since, and note that")
     return parser
+
+
+def add_outputs(parser):
+    """The flags that say what is made of each image."""
+    add = parser.add_argument
+    add("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
+    amp_help = "bfloat16: 3 times as fast on a CPU, features off by about 2e-3"
+    add("--amp", action="store_true", help=amp_help)
+    odin_help = (
+        "extract the test sets a second time with each image moved by E (pixels in [0, 1]) "
+        "towards its predicted class, for ODIN; the authors' 0.0014 suits CIFAR"
+    )
+    add("--odin-epsilon", type=float, metavar="E", help=odin_help)
+    temperature_help = "of ODIN's softmax; only with --odin-epsilon"
+    add("--temperature", type=float, default=1000.0, help=temperature_help)
+    layers_help = (
+        "every stage's output too, averaged over positions: its features (store: layers/), or "
+        "what collapse needs of them (stream: moments/)"
+    )
+    add("--layers", nargs="?", choices=list(layers.FOLDERS), const="store", help=layers_help)
 
 
 def parse_args(argv=None):
@@ -231,8 +193,7 @@ def distinct(args):
     commands += [command(args, checkpoint=others)] if others else []
     raise ValueError(
         f"{' and '.join(same)} would all be written into {Path(args.output_dir) / clash}; give "
-        "each a folder of its "
-        f"own with: {' && '.join(commands)}"
+        f"each a folder of its own with: {' && '.join(commands)}"
     )
 
 
@@ -368,52 +329,51 @@ def prepare(path, args, world):
     network, classifier, checkpoint = networks.load(path, args.model, content)
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise ValueError(
-            f"{path} holds NaN or infinity among its parameters: it has diverged; train it with "
-            "a lower --lr"
+            f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a "
+            "lower --lr"
         )
-    own = {
-        "checkpoint": Path(path).name,
-        "checkpoint_sha256": records.sha256(path),
-        **{name: checkpoint[name] for name in ("weights_sha256", "model_file_sha256")},
-    }
+    origin = {"checkpoint": Path(path).name, "checkpoint_sha256": records.sha256(path)}
+    origin |= {name: checkpoint[name] for name in ("weights_sha256", "model_file_sha256")}
     folder = utils.writable_folder(args.output_dir) / Path(path).stem
-    check_folder(folder, path, own, args)
+    check_folder(folder, path, origin, args)
     choice = choose_inputs(path, args, checkpoint, network)
     given = given_by(path, checkpoint, args, choice, folder)
-    odin = (
-        None
-        if args.odin_epsilon is None
-        else {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
-    )
+    odin = {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
+    jobs = feature_jobs.plan(given, None if args.odin_epsilon is None else odin)
     stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
-    extractor = Extractor(
-        network.to(world.device, memory_format=torch.channels_last),
+    extractor = make_extractor(network, classifier, stages, choice, args, world)
+    shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, args)
+    return Work(path, extractor, checkpoint, choice, given, jobs, shelf)
+
+
+def make_extractor(network, classifier, stages, choice, args, world):
+    network = network.to(world.device, memory_format=torch.channels_last)
+    progress = {"progress": cli.progress} if world.first else {}
+    return Extractor(
+        network,
         classifier,
         choice.preprocessing,
         world,
         args.batch_size,
         args.amp,
         stages,
-        **({"progress": cli.progress} if world.first else {}),
+        **progress,
     )
-    origin = {
-        **own,
-        "preprocessing": choice.preprocessing.as_dict(),
+
+
+def make_shelf(folder, origin, stages, given, args):
+    """The folder of the features; `origin` says of the network which it is."""
+    facts = {
+        **origin,
+        "preprocessing": given.preprocessing.as_dict(),
         "held_out": list(given.held_out),
         "val_size": given.val_size,
         "precision": "bfloat16" if args.amp else "float32",
     }
-    shelf = feature_jobs.Shelf(
-        utils.writable_folder(folder),
-        origin,
-        args.data_dir,
-        args.format,
-        args.layers,
-        tuple(stages),
-        records.Stale(args.allow_stale),
-        args.verify,
+    stale = records.Stale(args.allow_stale)
+    return feature_jobs.Shelf(
+        folder, facts, args.data_dir, args.format, args.layers, tuple(stages), stale, args.verify
     )
-    return Work(path, extractor, checkpoint, choice, given, feature_jobs.plan(given, odin), shelf)
 
 
 def check_described(path, content, args):
@@ -437,10 +397,10 @@ def check_described(path, content, args):
         }
         remark = " (with the image size, mean and std of its own training)"
     flags = " and ".join(f"--{name}" for name in lacks)
+    which = "it" if len(lacks) == 1 else "both"
     raise ValueError(
-        f"{path} does not say {', nor '.join(lacks.values())}; name "
-        f"{'it' if len(lacks) == 1 else 'both'} with "
-        f"{flags}, such as{remark}: {command(args, checkpoint=[path], **wanted)}"
+        f"{path} does not say {', nor '.join(lacks.values())}; name {which} with {flags}, such as"
+        f"{remark}: {command(args, checkpoint=[path], **wanted)}"
     )
 
 
@@ -468,31 +428,22 @@ def check_folder(folder, path, own, args):
     head = records.read_sidecar(folder / "head.csv")
     if args.force or not head or feature_jobs.same_network(head, own):
         return
-    other = head.get("checkpoint_at") or head.get("checkpoint")
-    same_file = (
-        (folder / other).resolve() == Path(path).resolve()
-        if head.get("checkpoint_at")
-        else other == own["checkpoint"]
-    )
-    if other is None or same_file:  # trained anew
+    other = head.get("checkpoint_at")
+    if other is None or (folder / other).resolve() == Path(path).resolve():  # trained anew
         return
     place = apart([path], args.output_dir)[path]
     raise ValueError(
         f"{folder} holds the features of another network, {os.path.normpath(folder / other)}; "
-        f"put those of {path} "
-        f"elsewhere with: {command(args, checkpoint=[path], output_dir=place)}, or in their "
-        "place with: "
+        f"put those of {path} elsewhere with: "
+        f"{command(args, checkpoint=[path], output_dir=place)}, or in their place with: "
         f"{command(args, checkpoint=[path], force=True)}"
     )
 
 
 def choose_inputs(path, args, checkpoint, network):
     """What the network expects of its images; a warning where flags contradict the checkpoint."""
-    flags, own, model = (
-        preprocessing_flags(args),
-        checkpoint.get("preprocessing"),
-        checkpoint["model"],
-    )
+    flags, own = preprocessing_flags(args), checkpoint.get("preprocessing")
+    model = checkpoint["model"]
     name, folder = data.check_id(args.dataset or checkpoint["dataset"])
     sources = [Source("the command line", flags), Source("the checkpoint", own)]
     if not own and len(flags) < len(expected_inputs.WORDS):
@@ -783,46 +734,38 @@ def say_accuracy(work, job):
 
 def write_head(work, args):
     """head.csv, kept where it would come out the same: the features that name it stay valid."""
-    path, shelf, classifier = work.head, work.shelf, work.extractor.classifier
-    W, b = networks.head(classifier)
-    trained = {
-        name: work.checkpoint.get(name)
-        for name in ("mode", "epoch", "train_acc", "val_acc", "test_acc")
+    trained = ("mode", "epoch", "train_acc", "val_acc", "test_acc")
+    facts = {**work.shelf.origin, **{name: work.checkpoint.get(name) for name in trained}}
+    facts = utils.plain({**facts, "model": work.checkpoint["model"], "dataset": work.given.dataset})
+    if not args.force and keeps_head(work, facts):
+        return work.head
+    classifier = work.extractor.classifier
+    at = os.path.relpath(Path(work.path).resolve(), work.shelf.folder.resolve())
+    sidecar = {
+        **records.provenance(cli.material(args), work.shelf.stale),
+        **facts,
+        "checkpoint_at": at,
+        "preprocessing_from": work.choice.origin,
+        "has_bias": classifier.bias is not None,
     }
-    facts = utils.plain(
-        {
-            **shelf.origin,
-            **trained,
-            "model": work.checkpoint["model"],
-            "dataset": work.given.dataset,
-        }
-    )
-    sidecar = records.read_sidecar(path)
-    if path.is_file() and not args.force and feature_jobs.describes(sidecar, facts):
-        if not feature_jobs.is_edited(path, sidecar):
-            return path
-        if shelf.stale.allowed:
-            shelf.stale.found(f"{path} was edited since it was written", None)
-            return path
-        print(
-            f"  {path} was edited since it was written: it is written anew (--allow-stale keeps "
-            "such a file)"
-        )
-    at = os.path.relpath(Path(work.path).resolve(), shelf.folder.resolve())
-    artifacts.write_head(
-        path,
-        W,
-        b,
-        shelf.origin["class_names"],
-        {
-            **records.provenance(cli.material(args), shelf.stale),
-            **facts,
-            "checkpoint_at": at,
-            "preprocessing_from": work.choice.origin,
-            "has_bias": classifier.bias is not None,
-        },
-    )
-    return path
+    names = work.shelf.origin["class_names"]
+    artifacts.write_head(work.head, *networks.head(classifier), names, sidecar)
+    return work.head
+
+
+def keeps_head(work, facts):
+    """True where head.csv is there, current, and unedited or allowed to be stale."""
+    sidecar = records.read_sidecar(work.head)
+    if not work.head.is_file() or not feature_jobs.describes(sidecar, facts):
+        return False
+    if not feature_jobs.is_edited(work.head, sidecar):
+        return True
+    reason = f"{work.head} was edited since it was written"
+    if work.shelf.stale.allowed:
+        work.shelf.stale.found(reason, None)
+        return True
+    print(f"  {reason}: it is written anew (--allow-stale keeps such a file)")
+    return False
 
 
 # ---- only the data -------------------------------------------------------------------------------

@@ -701,6 +701,21 @@ def test_preprocessing_equals_torchvisions_resize_crop_and_normalise(shape, inte
     assert found.dtype == torch.float32 and torch.allclose(found[0], expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("shape", [(40, 56), (56, 40), (32, 50), (32, 32), (28, 28), (100, 150)])
+def test_a_crop_share_resizes_to_more_and_crops_the_centre(shape):
+    pixels = noise(*shape, 3)
+    preprocessing = data.Preprocessing(28, (0.5,) * 3, (0.25,) * 3, "bicubic", 0.875)
+    mode = torchvision.transforms.InterpolationMode.BICUBIC
+    expected = torchvision.transforms.Compose(
+        [torchvision.transforms.Resize(32, mode), torchvision.transforms.CenterCrop(28)])
+    assert preprocessing.resized == 32 and data.Preprocessing(224, (), (), crop_share=0.875).resized == 256
+    image = Image.fromarray(pixels)
+    assert np.array_equal(preprocessing.resize(image), expected(image))
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    difference = preprocessing.resize(tensor).int() - expected(tensor).int()  # rounded in other places
+    assert difference.abs().max() <= 1
+
+
 def test_normalising_is_a_subtraction_and_a_division_and_leaves_its_input_alone():
     preprocessing = data.Preprocessing(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (preprocessing.mean, preprocessing.std))
@@ -720,7 +735,7 @@ def test_arrays_and_files_of_the_same_image_come_out_alike(shape):
 
 
 def test_the_preprocessing_of_a_checkpoint_comes_back_whole():
-    preprocessing = data.Preprocessing(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+    preprocessing = data.Preprocessing(24, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 0.875)
     assert data.Preprocessing(**preprocessing.as_dict()) == preprocessing
 
 

@@ -372,13 +372,15 @@ def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits
     photographs = folder_of_images(tmp_path / "photographs", count=90)
     words = ["--ood", f"mine={photographs}", "--batch-size", "40"]  # 481 test images: the last batch holds one
     start(own_digits_run, *words, "--force")
-    alone = tables(own_digits_run.folder)
+    alone, path = tables(own_digits_run.folder), own_digits_run.folder / "OOD_mine_test.csv"
+    content = records.read_sidecar(path)["source_content"]
     remade, kept, fetched = by_two(tmp_path, own_digits_run, [*words, "--force"], words,
                                    ["--fetch", "--dataset", "digits", "--ood", "photos"])
     for codes, said in (remade, kept, fetched):
         assert codes == [0, 0] and said[1] == ("", "") and said[0][1] == ""
     assert tables(own_digits_run.folder) == alone
     assert len(features_of(own_digits_run.folder, "OOD_mine_test").paths) == 90
+    assert records.read_sidecar(path)["source_content"] == content == image_folders.content_hash(photographs)
     assert remade[1][0][0].count("kept as it is") == 0 and kept[1][0][0].count("kept as it is") == 4
     assert fetched[1][0][0].count("photos: 456 images at hand") == 1
 
