@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import data
+import image_folders
 import layers
 import records
 import utils
@@ -224,6 +225,23 @@ class Shelf:
             return [records.read_sidecar(self.outputs(job)[""])["source_content"], verdict.rows]
         return [job.images.content(), len(job.images)]
 
+    def folders(self, jobs, extracted, before):
+        """{folder: its two hashes} of the images in files, for the record that main.py goes by.
+
+        `before` is what the last record says: it holds for what was not `extracted` since.
+        """
+        fresh = {job.folder for job in extracted}
+        found = {}
+        for job in jobs:
+            listed = self.source_of(job) if job.folder else None
+            then = before.get(job.folder)
+            same = then and (listed is None or listed == then.get("listing"))
+            if same and job.folder not in fresh and not self.verify:
+                found[job.folder] = then
+            elif listed is not None:
+                found[job.folder] = {"listing": listed, "content": whole_content(job)}
+        return found
+
     def renew(self, job, head_sha256):
         """Let the sidecars of kept files say where their images, and what their head, now are.
 
@@ -241,6 +259,14 @@ class Shelf:
                 arguments = relocated(sidecar, job) if moved else sidecar.get("arguments")
                 path = records.sidecar_path(file)
                 utils.write_json(path, {**sidecar, **now, "arguments": arguments})
+
+
+def whole_content(job):
+    """What all files in a job's folder are by content, those included that are another job's."""
+    known, listing = job.images.hashes, image_folders.listing(job.folder)
+    missing = [path for path in listing.paths if path not in known]
+    hashes = {**known, **image_folders.file_hashes(listing.root, missing)}
+    return image_folders.content_of(listing.paths, hashes)
 
 
 def describes(sidecar, facts):

@@ -305,18 +305,13 @@ def keep(work, job, args):
 
 
 def finish(work, args):
-    """The record of what was written and kept."""
-    inputs = [work.path]
-    if work.checkpoint["model"] not in networks.MODELS:
-        file, _ = network_files.parts(work.checkpoint["model"])
-        inputs += [file, *network_files.imported(file, set())]
-    records.write_record(
-        work.shelf.folder / "run_networks.json",
-        cli.material(args),
-        inputs,
-        work.files,
-        stale=work.shelf.stale,
-    )
+    """The record of what was looked at, written and kept."""
+    path = work.shelf.folder / "run_networks.json"
+    inputs = [work.path, *network_files.files(work.checkpoint["model"])]
+    before = records.read_record(path).get("folders", {})
+    folders = work.shelf.folders(work.jobs, work.waiting, before)
+    arguments, stale = cli.material(args), work.shelf.stale
+    records.write_record(path, arguments, inputs, work.files, folders=folders, stale=stale)
 
 
 # ---- before the long work ------------------------------------------------------------------------

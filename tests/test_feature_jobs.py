@@ -125,7 +125,7 @@ def test_a_changed_network_file_makes_every_file_anew(tmp_path):
     assert times(folder) == first
     assert "../../net.py" in utils.read_json(folder / "run_networks.json")["inputs"]
     with open(tmp_path / "net.py", "a") as file:
-        file.write("# another line\n")
+        file.write("SPARE = 1\n")
     run_networks.main(words)
     second = times(folder)
     assert all(second[name] != first[name] for name in first)
@@ -310,6 +310,29 @@ def test_images_that_are_needed_and_gone_are_named(insects):
     (insects / "results" / "old" / "ID_insects_test.csv").unlink()
     with pytest.raises(ValueError, match="insects/train is not a folder"):
         extract(insects, f"mine={insects / 'photographs'}")
+
+
+def test_the_record_says_when_a_folder_has_changed(insects):
+    record = insects / "results" / "old" / "run_networks.json"
+    arguments = utils.read_json(record)["arguments"]
+    images = insects / "insects"
+    assert set(utils.read_json(record)["folders"]) == {
+        str(images / "train"),
+        str(images / "test"),
+        str(insects / "photographs"),
+    }
+    assert records.is_current(record, arguments) and records.is_current(
+        record, arguments, verify=True
+    )
+    os.utime(images / "train" / "ant" / "cats" / "0.png", ns=(1, 1))
+    assert records.is_current(record, arguments), "other times, the same content"
+    Image.new("RGB", (8, 8)).save(insects / "photographs" / "more.png")
+    assert not records.is_current(record, arguments)
+    extract(insects, f"mine={insects / 'photographs'}")
+    assert records.is_current(record, arguments, verify=True)
+    shutil.rmtree(images)
+    extract(insects, f"mine={insects / 'photographs'}")
+    assert str(images / "train") in utils.read_json(record)["folders"]
 
 
 def test_an_image_more_in_a_class_folder_makes_its_features_anew(insects):

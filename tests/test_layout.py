@@ -29,7 +29,7 @@ TABLE = {
                  "artifacts", "utils"},
     "recipes": set(),
     "extraction": {"leave_out", "layers"},
-    "feature_jobs": {"data", "layers", "records", "utils"},
+    "feature_jobs": {"data", "image_folders", "layers", "records", "utils"},
     "expected_inputs": {"data", "checkpoints"},
     "layers": {"collapse", "records", "artifacts"},
     "series": {"records", "artifacts"},
