@@ -258,7 +258,8 @@ def test_features_of_another_width_are_refused(own_digits_run, script, name):
 @pytest.mark.parametrize("name", [*FILES, "head"])
 def test_features_of_another_checkpoint_are_refused(own_digits_run, script, name):
     sidecar = own_digits_run.folder / f"{name}.json"
-    utils.write_json(sidecar, {**utils.read_json(sidecar), "checkpoint_sha256": "f" * 64})
+    other = {"checkpoint_sha256": "f" * 64, "weights_sha256": "f" * 64}
+    utils.write_json(sidecar, {**utils.read_json(sidecar), **other})
     refuse_features(own_digits_run, script, f"{name}.csv was made from another checkpoint", "ffffffffffff",
                     "python run_networks.py --checkpoint")
 
