@@ -145,7 +145,8 @@ def test_two_processes_stream_what_one_does(own_digits_run, tmp_path):
 def test_moments_of_another_checkpoint_are_refused(own_digits_run):
     start(own_digits_run, "--ood", "held_out", "--layers", "stream")
     path = own_digits_run.folder / "moments" / "ID_digits_test_stack1.json"
-    utils.write_json(path, utils.read_json(path) | {"checkpoint_sha256": "b" * 64})
+    other = {"checkpoint_sha256": "b" * 64, "weights_sha256": "b" * 64}
+    utils.write_json(path, utils.read_json(path) | other)
     ended = shell(neural_collapse.main, "--checkpoint", own_digits_run.folder)
     assert ended.code == 2 and "was made from another checkpoint" in ended.err and "--layers stream --force" in ended.err
 
