@@ -116,7 +116,7 @@ def test_held_out_images_of_nothing_are_refused_before_training(at, words):
         (["--temperature", "0"], ["--temperature", "above 0"]),
         (["--tpr", "95"], ["--tpr", "at most 1"]),
         (["--epochs", "0"], ["--epochs", "at least 1"]),
-        (["--checkpoint", "mine.pth"], ["--checkpoint", "one by one"]),
+        (["--checkpoint", "mine.pth"], ["--epochs", "trains nothing"]),
         (["--seed", "one"], ["--seed", "'one'"]),
         (["--batch-size", "5000"], ["5000", "866 images"]),
         (["--val-size", "962"], ["--val-size 962", "962"]),
