@@ -4,6 +4,7 @@ What the scorers cannot do without is named where it is missing, with the comman
 validation images, perturbed images for ODIN) is left out with a warning where it came from another checkpoint.
 """
 import re
+import os
 import shlex
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import artifacts
 import records
 import utils
 
+# Arguments of run_networks.py without which the same features do not come again: those of a network from elsewhere.
+REPEATED = ("model", "image_size", "crop_share", "interpolation", "mean", "std", "format")
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # a path that ends otherwise is a folder of features
 
 
@@ -53,7 +56,8 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
     wanted = {"head": "head", "train": f"ID_{dataset}_train", "test": f"ID_{dataset}_test",
               **{f"OOD {name}": f"OOD_{name}_test" for name in images}}
     files = {role: artifacts.feature_file(folder, stem) for role, stem in wanted.items()}
-    command = remedy(checkpoint, dataset, [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()])
+    sets = [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()]
+    command = remedy(checkpoint, dataset, sets, files["head"] or files["train"], output_dir)
     missing = [f"{wanted[role]}.csv" for role, path in files.items() if path is None and (needs_head or role != "head")]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
@@ -125,13 +129,29 @@ def own(path, origin):
     return path
 
 
-def remedy(checkpoint, dataset=None, ood=()):
-    """The command that extracts these features."""
-    name = str(checkpoint).rstrip("/")
-    if not Path(name).is_file() and Path(name).suffix not in CHECKPOINTS:
-        name += ".pth"
-    return shlex.join(["python", "run_networks.py", "--checkpoint", name, *(["--dataset", dataset] if dataset else []),
-                       *(["--ood", *ood] if ood else [])])
+def remedy(checkpoint, dataset=None, ood=(), made=None, output_dir="results"):
+    """The command that extracts these features; `made`, one of the files, says by which arguments they were made."""
+    arguments = (records.read_sidecar(made).get("arguments") or {}) if made else {}
+    repeated = {flag: arguments.get(flag) for flag in REPEATED}
+    if repeated["format"] == "csv":
+        del repeated["format"]
+    if str(output_dir) != "results":
+        repeated["output_dir"] = str(output_dir)
+    words = ["python", "run_networks.py", "--checkpoint", checkpoint_file(checkpoint, made)]
+    for flag, value in {**repeated, "dataset": arguments.get("dataset") or dataset, "ood": list(ood)}.items():
+        if value not in (None, []):
+            words += [f"--{flag.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def checkpoint_file(given, made=None):
+    """The checkpoint that a person named, or whose folder: where its head says that it lay, or else beside the folder."""
+    name = str(given).rstrip("/")
+    if Path(name).is_file() or Path(name).suffix in CHECKPOINTS:
+        return name
+    at = records.read_sidecar(made).get("checkpoint_at") if made else None
+    found = Path(os.path.normpath(Path(made).parent / at)) if isinstance(at, str) else None
+    return str(found) if found and found.is_file() else f"{name}.pth"
 
 
 # ---- what belongs together -------------------------------------------------------------------------------------------

@@ -168,9 +168,20 @@ def test_the_command_that_makes_features_anew_names_the_folders_of_their_images(
     extracted_from(run_folder, "SVHN", "textures=my photos/2024")
     command = shlex.split(opened().command)
     assert command[-5:] == ["--dataset", "toy", "--ood", "SVHN", "textures=my photos/2024"]
+    assert command[command.index("--output-dir") + 1] == str(run_folder.parent)
     (run_folder / "ID_toy_test.csv").unlink()
     with pytest.raises(ValueError, match="'textures=my photos/2024'"):
         opened()
+
+
+def test_the_command_repeats_what_a_network_from_elsewhere_expects(opened, run_folder):
+    arguments = {"model": "resnet18", "dataset": "toy=photos", "mean": [0.0], "std": [1.0], "image_size": 64, "format": "csv",
+                 "interpolation": None, "ood": ["svhn"]}
+    rewrite(run_folder / "head.json", lambda sidecar: sidecar.update(arguments=arguments))
+    command = opened().command
+    assert "--model resnet18 --image-size 64 --mean 0.0 --std 1.0" in command
+    assert "--dataset toy=photos --ood svhn" in command
+    assert "--format" not in command and "None" not in command
 
 
 def test_another_folder_than_the_one_extracted_is_refused(opened, run_folder, monkeypatch):
