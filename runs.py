@@ -3,8 +3,8 @@
 What the scorers cannot do without is named where it is missing, with the command that makes it; what they can do without (ID
 validation images, perturbed images for ODIN) is left out with a warning where it came from another checkpoint.
 """
-import re
 import os
+import re
 import shlex
 import warnings
 from dataclasses import dataclass

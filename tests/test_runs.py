@@ -60,7 +60,7 @@ def test_a_checkpoint_without_features_is_told_how_to_make_them(tmp_path):
 def test_a_missing_file_is_named_with_the_command_that_makes_it(opened, run_folder, name):
     (run_folder / f"{name}.csv").unlink()
     with pytest.raises(ValueError, match=rf"lacks {name}\.csv; make it with: python run_networks\.py --checkpoint \S*net_s0\.pth "
-                                         r"--dataset toy --ood svhn textures"):
+                                         r"--output-dir \S+ --dataset toy --ood svhn textures"):
         opened(dataset="toy", ood=["svhn", "textures"])
 
 
