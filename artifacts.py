@@ -18,7 +18,7 @@ import records
 from csv_files import SUFFIXES, columns_of, width_of
 
 __all__ = ["SUFFIXES", "Features", "check_labels", "columns_of", "feature_file", "read_features", "read_head",
-           "read_table", "width_of", "write_features", "write_head", "write_table"]
+           "read_table", "read_typed", "width_of", "write_features", "write_head", "write_table"]
 
 EXTRACT = "python run_networks.py --checkpoint <its checkpoint>"
 
@@ -83,6 +83,12 @@ def read(reader, path, remedy):
         raise ValueError(f"{error}; make it anew with: {remedy}") from None
 
 
+def check(path, content, rows, stale, remedy):
+    """Refuse a file that is not what its sidecar describes, and one that nothing describes and that may have been cut."""
+    if not records.check_file(path, content, rows, stale, remedy):
+        read(csv_files.check_end, path, remedy)
+
+
 def read_features(path, stale=None, remedy=EXTRACT):
     """Read a feature CSV or Parquet file, exactly.
 
@@ -90,7 +96,7 @@ def read_features(path, stale=None, remedy=EXTRACT):
     its sidecar describes, with the command `remedy` that makes it anew.
     """
     frame = read(csv_files.read_features, path, remedy)
-    records.check_file(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
+    check(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
     numbers = [name for name in frame.columns if name.startswith("ct")]
     paths = frame["path"].to_list() if "path" in frame.columns else None
     return Features(frame.select(numbers).to_numpy(order="c"), frame["label"].to_numpy(), paths, Path(path))
@@ -102,11 +108,8 @@ def read_head(path, stale=None, remedy=EXTRACT):
     weights = [name for name in frame.columns if name not in ("class", "bias")]
     if frame.height < 2 or not weights:
         raise ValueError(f"{path} holds {frame.height} classes and {len(weights)} weights each; expected at least 2 and 1")
-    records.check_file(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
-    W, b = frame.select(weights).to_numpy(order="c"), frame["bias"].to_numpy()
-    if not (np.isfinite(W).all() and np.isfinite(b).all()):
-        raise ValueError(f"{path} holds NaN, infinity or an empty cell; make it anew with run_networks.py")
-    return W, b, frame["class"].to_list()
+    check(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
+    return frame.select(weights).to_numpy(order="c"), frame["bias"].to_numpy(), frame["class"].to_list()
 
 
 def read_table(path, columns=(), stale=None, remedy="the script that wrote it"):
@@ -115,7 +118,14 @@ def read_table(path, columns=(), stale=None, remedy="the script that wrote it"):
     lacking = [name for name in columns if name not in table.columns]
     if lacking or table.empty:
         raise ValueError(f"{path} lacks {', '.join(lacking) or 'rows'}; make it anew with: {remedy}")
-    records.check_file(path, lambda: csv_files.table_content_sha256(path), len(table), stale, remedy)
+    check(path, lambda: csv_files.table_content_sha256(path), len(table), stale, remedy)
+    return table
+
+
+def read_typed(path, stale=None, remedy="the script that wrote it"):
+    """A table of ours -> polars, to the last bit; ValueError where it is not what its sidecar describes."""
+    table = read(csv_files.read_typed, path, remedy)
+    check(path, lambda: csv_files.typed_content_sha256(table), len(table), stale, remedy)
     return table
 
 
@@ -127,9 +137,9 @@ def feature_file(folder, name):
 
 
 def check_labels(data, class_names):
-    """Labels of ID images must be classes of the head: ValueError with the first that is not."""
+    """Labels of ID images must be classes of the head: ValueError with the line of the first that is not."""
     wrong = (data.labels < 0) | (data.labels >= len(class_names))
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise ValueError(f"{data.file} has label {data.labels[row]} in data row {row + 1}; the head knows classes 0 to "
-                         f"{len(class_names) - 1}")
+        raise ValueError(f"{csv_files.place(data.file, row, 'label')}: found label {data.labels[row]}, and the head knows classes "
+                         f"0 to {len(class_names) - 1}")

@@ -125,22 +125,20 @@ def write_summary(path, summary, sidecar):
 
 
 def read_summary(path, stale=None, remedy=None):
-    """moments/<file>_<stage>.csv -> Summary, to the last bit; ValueError where it is no such file."""
-    try:
-        table = pl.read_csv(path, infer_schema_length=None, glob=False)  # which reads every digit; pandas before 3.0 loses the last
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} cannot be read as moments: {str(error).splitlines()[0]}") from None
-    if table.columns[:6] != ["row", "images", *COUNTS, "variance"] or not len(table) or table["row"][0] != "all":
-        raise ValueError(f"{path} is not a file of moments; make it anew with run_networks.py --layers stream --force")
-    records.check_file(path, lambda: records.content_sha256(path), len(table), stale, remedy or REMEDY)
-    values = table[:, 6:].cast(pl.Float64).to_numpy()
-    counts = None if table["mismatches"][0] is None else np.array(table[0, 2:5].row(0), np.int64)
+    """moments/<file>_<stage>.csv -> Summary, to the last bit; ValueError where it is no such file, or was changed."""
+    remedy = remedy or REMEDY
+    table = artifacts.read_typed(path, stale, remedy)
+    means = [f"ct{d}" for d in range(table.width - 6)]
+    if set(table.columns) != {"row", "images", *COUNTS, "variance", *means} or not len(table) or table["row"][0] != "all":
+        raise ValueError(f"{path} is not a file of moments; make it anew with: {remedy}")
+    values = table.select(pl.col(means).cast(pl.Float64)).to_numpy()
+    counts = None if table["mismatches"][0] is None else np.array(table.select(COUNTS).row(0), np.int64)
     classes, within = (table["row"].str.starts_with(word).to_numpy() for word in ("class", "within"))
     moments = None
     if within.any():
         means, images = values[classes], table["images"].to_numpy()[classes].astype(np.int64)
         moments = collapse.Moments(images, means, means[images > 0].mean(axis=0), values[within],
-                                   table["variance"].to_numpy()[classes])
+                                   table["variance"].cast(pl.Float64).to_numpy()[classes])
     return Summary(int(table["images"][0]), values[0], counts, moments)
 
 

@@ -233,22 +233,26 @@ class Stale:
 
 
 def check_file(path, content, rows, stale=None, remedy=None):
-    """Compare a file that was read with its sidecar: its bytes, or `content()`, a hash of what they say.
+    """Compare a file that was read with its sidecar: `content()`, a hash of what it says, or else its bytes.
 
-    What has no sidecar, or one of an older version that holds no hash, is taken on trust (runs.py says so).
+    True if they agree. What has no sidecar, or one of an older version that holds no hash, is taken on trust (runs.py says
+    so), as is what `stale` allows: False. The content comes first, as it is quicker to hash than the longer bytes of a CSV.
     """
     sidecar, stale = read_sidecar(path), stale or Stale()
     if rows == 0:
         raise ValueError(f"{path} holds no rows, expected some; make it anew with: {remedy}")
-    then = sidecar.get("sha256")
+    then, content_then = sidecar.get("sha256"), sidecar.get("content_sha256")
     if then is None and rows == sidecar.get("rows", rows):
-        return
-    if then is not None and (sha256(path) == then or content() == sidecar.get("content_sha256")):
-        return
+        return False
+    if content_then is not None and content() == content_then:
+        return True
+    if then is not None and sha256(path) == then:
+        return True
     written = sidecar.get("rows", rows)
     what = (f"holds {rows} rows, expected {written}, as its sidecar says" if rows != written else
             "was changed after it was written: its content is not that of its sidecar")
     stale.found(f"{path} {what}", remedy)
+    return False
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 The tidy table has one row per OOD set and method, as ood_metrics.csv has (README.md says its columns).
 """
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -89,12 +90,14 @@ def over_checkpoints(table, by):
                        fpr95_mean=("fpr95", mean), fpr95_std=("fpr95", std)).reset_index()
 
 
-def heading(table, tpr):
+def heading(table, tpr, escape=str):
+    """What a table shows, with names as `escape` writes them in the table's language."""
     row = table.iloc[0]
-    right = "" if np.isnan(row["accuracy"]) else f", {100 * row['accuracy']:.2f}% classified right"
-    return (f"{row['checkpoint']}: {row['dataset']} ({row['n_id']:,} test images{right}) against "
-            + ", ".join(f"{name} ({count:,})" for name, count in table.groupby("ood", sort=False)["n_ood"].first().items())
-            + f"; AUROC, and FPR at {100 * tpr:g}% TPR with ID as positive, in %" + tuned(table))
+    right = "" if np.isnan(row["accuracy"]) else f", {100 * row['accuracy']:.2f}{escape('%')} classified right"
+    counts = table.groupby("ood", sort=False)["n_ood"].first()
+    return (f"{escape(row['checkpoint'])}: {escape(row['dataset'])} ({row['n_id']:,} test images{right}) against "
+            + ", ".join(f"{escape(name)} ({count:,})" for name, count in counts.items())
+            + f"; AUROC, and FPR at {100 * tpr:g}{escape('%')} TPR with ID as positive, in {escape('%')}" + tuned(table, escape))
 
 
 def notes(table):
@@ -116,28 +119,45 @@ def together(names):
     return ", ".join(dict.fromkeys(names))
 
 
-def tuned(table):
+def tuned(table, escape):
     """Which methods' hyper-parameters were chosen on a validation OOD set, in words."""
     chosen = {}
     for name, text in zip(table["method"], table["parameters"], strict=True):
         validation = json.loads(text).get("val_ood") if text else None
         if validation and name not in chosen.setdefault(validation, []):
             chosen[validation].append(name)
-    return "".join(f"; hyper-parameters of {', '.join(names)} chosen on {validation}" for validation, names in chosen.items())
+    return "".join(f"; hyper-parameters of {', '.join(map(escape, names))} chosen on {escape(validation)}"
+                   for validation, names in chosen.items())
 
 
-def cells(summary, table, bold):
+def cells(summary, table, bold, escape):
     """The printed table as text, with the AUROCs in bold that a paired test calls the best of their set."""
     best = set(zip(table.loc[table["best"], "method"], table.loc[table["best"], "ood"] + " AUROC", strict=True))
-    return [[row["Method"], *("" if np.isnan(row[name]) else bold(f"{row[name]:.2f}") if (row["Method"], name) in best
-                              else f"{row[name]:.2f}" for name in summary.columns[1:])] for row in summary.to_dict("records")]
+
+    def cell(method, column, value):
+        if np.isnan(value):
+            return ""
+        return bold(f"{value:.2f}") if (method, column) in best else f"{value:.2f}"
+    return [[escape(row["Method"]), *(cell(row["Method"], column, row[column]) for column in summary.columns[1:])]
+            for row in summary.to_dict("records")]
 
 
 def markdown(summary, table, tpr):
-    rows = [summary.columns, ["---", *["---:"] * (summary.shape[1] - 1)], *cells(summary, table, "**{}**".format)]
-    beneath = "".join(f"\n- {text}" for text in notes(table))
-    return (f"{heading(table, tpr)}. {BOLD}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-            + (f"{beneath}\n" if beneath else ""))
+    """The printed table in Markdown, under a line that says what it shows."""
+    rows = [[md(name) for name in summary.columns], ["---", *["---:"] * (summary.shape[1] - 1)],
+            *cells(summary, table, "**{}**".format, md)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    beneath = [f"- {md(text)}" for text in notes(table)]
+    return "\n".join([f"{heading(table, tpr, md)}. {BOLD}", "", *lines, *(["", *beneath] if beneath else []), ""])
+
+
+def md(text):
+    """Escape what Markdown or HTML would take for markup; an underscore within a word is none, and stays readable."""
+    text = " ".join(str(text).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~$!])", r"\\\1", text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    return re.sub(r"^([#+=-])|^(\d+)([.)])", lambda start: "\\" + start[1] if start[1] else f"{start[2]}\\{start[3]}", text)
 
 
 def latex(summary, table, tpr, caption, label):
@@ -146,8 +166,8 @@ def latex(summary, table, tpr, caption, label):
     `caption` is the person's own LaTeX; without one, the table says what it shows.
     """
     names = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in summary.columns[1:]))
-    rows = cells(summary, table, r"\textbf{{{}}}".format)
-    caption = caption or tex(f"{heading(table, tpr)}. {BOLD}")
+    rows = cells(summary, table, r"\textbf{{{}}}".format, tex)
+    caption = caption or f"{heading(table, tpr, tex)}. {tex(BOLD)}"
     lines = [r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{2pt}", rf"\caption{{{caption}}}",
              rf"\label{{{label}}}"]
     for start in range(0, len(names), BESIDE):
@@ -155,13 +175,15 @@ def latex(summary, table, tpr, caption, label):
         lines += [*([r"\\[1ex]"] if start else []), rf"\begin{{tabular}}{{l{'rr' * len(beside)}}}", r"\toprule",
                   " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in beside)]) + r" \\",
                   " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(beside)]) + r" \\", r"\midrule"]
-        lines += [" & ".join([tex(name), *values[2 * start:2 * (start + BESIDE)]]) + r" \\" for name, *values in rows]
+        lines += [" & ".join([name, *values[2 * start:2 * (start + BESIDE)]]) + r" \\" for name, *values in rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
 def tex(text):
-    """Escape what LaTeX would take for a command."""
+    """Escape what LaTeX would take for a command, for the option of a line end ([ and *), or for a long dash."""
     special = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-               "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(letter, letter) for letter in text)
+               "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
+               "[": "{[}", "]": "{]}", "*": "{*}"}
+    text = " ".join(str(text).split())
+    return "".join(special.get(letter, letter) for letter in text).replace("--", "-{}-")

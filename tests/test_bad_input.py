@@ -286,7 +286,7 @@ def test_what_is_not_finite_among_features_is_named_with_its_row(own_digits_run,
         features[41, 7] = value
         return features, labels
     change(own_digits_run, name, spoil)
-    refuse_features(own_digits_run, script, f"{name}.csv holds NaN, infinity", "data row 42", "run_networks.py")
+    refuse_features(own_digits_run, script, f"{name}.csv, line 43, column ct", "expected a finite number", "run_networks.py")
 
 
 @pytest.mark.parametrize("script", SCORERS)
@@ -297,7 +297,7 @@ def test_a_label_outside_the_classes_is_named_with_its_row(own_digits_run, scrip
         labels[[41, 50]] = label
         return features, labels
     change(own_digits_run, name, spoil)
-    refuse_features(own_digits_run, script, f"{name}.csv has label {label} in data row 42", "classes 0 to 7")
+    refuse_features(own_digits_run, script, f"{name}.csv, line 43, column label: found label {label}", "classes 0 to 7")
 
 
 @pytest.mark.parametrize("script", SCORERS)

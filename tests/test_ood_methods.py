@@ -16,8 +16,10 @@ from test_cli import read_csv, shell, write_blank
 import artifacts
 import detection
 import metrics
+import neural_collapse
 import ood_methods
 import records
+import report
 import scores
 import tables
 import utils
@@ -897,3 +899,33 @@ def test_the_accuracy_is_printed(done):
     accuracy = read_csv(done[0] / "ood_metrics.csv")["accuracy"][0]
     assert f"toy (100 test images, {100 * accuracy:.2f}% classified right)" in done[1]
     assert "classified right" in (done[0] / "ood_metrics.md").read_text()
+
+
+def test_names_that_look_like_numbers_are_text_in_every_table_report_and_mean(tmp_path):
+    """OOD sets and classes that are called 2023, 007, null, NA and 1e5, through the scorers and the report."""
+    names = ["2023", "007", "null", "NA", "1e5"]
+    folder, generator = tmp_path / "results" / "1e5", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    W = generator.normal(size=(5, 8))
+    artifacts.write_head(folder / "head.csv", W, np.zeros(5), names, {"checkpoint_sha256": "a" * 64})
+    facts = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
+    for stem in ("ID_2024_train", "ID_2024_test", *(f"OOD_{name.lower()}_test" for name in names)):
+        labels = np.arange(40) % 5 if stem.startswith("ID") else np.full(40, -1)
+        artifacts.write_features(folder / f"{stem}.csv", W[labels] + generator.normal(size=(40, 8)), labels, sidecar=facts)
+    sets = sorted(name.lower() for name in names)
+    with mock.patch.object(utils, "write_figure", write_blank):
+        ended = [shell(script.main, "--checkpoint", folder, *words) for script, words in
+                 ((ood_methods, ("--methods", "MSP", "Energy", "--groups", "2025=2023,007", "7=na,1e5")),
+                  (neural_collapse, ()), (report, ()))]
+    assert [end.code for end in ended] == [0, 0, 0], ended
+    table = artifacts.read_table(folder / "ood_metrics.csv")
+    assert list(dict.fromkeys(table["ood"])) == sets
+    assert set(table["checkpoint"]) == {"1e5"} and set(table["dataset"]) == {"2024"}
+    groups = artifacts.read_table(folder / "ood_groups.csv")
+    assert dict(zip(groups["group"], groups["sets"], strict=True)) == {"2025": "2023 007", "7": "na 1e5"}
+    mean = table[table["ood"].isin(["2023", "007"])].groupby("method")["auroc"].mean()
+    assert groups[groups["group"] == "2025"].set_index("method")["auroc"].to_dict() == pytest.approx(mean.to_dict())
+    assert artifacts.read_table(folder / "nc_per_class.csv")["class_name"].tolist() == names
+    assert {f"ood:{name}" for name in sets} <= set(artifacts.read_table(folder / "nc_metrics.csv")["split"])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in (*sets, *names)) and "2023.0" not in page and "100000" not in page

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import artifacts
@@ -17,22 +16,6 @@ import records
 import utils
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALLEST, LARGEST = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
-
-
-def random_floats(rows, width, seed=0):
-    """float32 (rows, width) of random bit patterns: every exponent, denormals, both signs; NaN and infinity redrawn."""
-    generator = np.random.default_rng(seed)
-    bits = generator.integers(0, 2**32, (rows, width), dtype=np.uint32)
-    bits[::4] &= 0x807FFFFF  # a quarter of the rows denormal
-    values = bits.view(np.float32)
-    values[~np.isfinite(values)] = 1.5
-    values[0, :6] = [0.0, -0.0, SMALLEST, -SMALLEST, LARGEST, -LARGEST]
-    return values
-
-
-def same_bits(a, b):
-    return a.shape == b.shape and a.dtype == b.dtype == np.float32 and np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
 def make_run(folder, width=4, classes=3, checkpoint_sha256="a" * 64, ood=("svhn",), suffix=".csv", seed=0):
@@ -54,191 +37,6 @@ def rewrite(path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-
-
-# ---- numbers ---------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_features_come_back_bit_for_bit(tmp_path, suffix):
-    features, labels = random_floats(3000, 7), np.arange(3000) % 10 - 1
-    file = tmp_path / f"OOD_x_test{suffix}"
-    artifacts.write_features(file, features, labels)
-    found = artifacts.read_features(file)
-    assert same_bits(found.features, features)
-    assert found.labels.dtype == np.int64 and np.array_equal(found.labels, labels)
-    assert found.paths is None and found.file == file
-
-
-def test_a_csv_and_a_parquet_file_hold_the_same(tmp_path):
-    features, paths = random_floats(50, 6, seed=1), [f"folder/{n}.png" for n in range(50)]
-    read = []
-    for suffix in artifacts.SUFFIXES:
-        artifacts.write_features(tmp_path / f"x{suffix}", features, np.arange(50), paths)
-        assert artifacts.columns_of(tmp_path / f"x{suffix}") == [*(f"ct{d}" for d in range(6)), "label", "path"]
-        assert artifacts.width_of(tmp_path / f"x{suffix}") == 6
-        read.append(artifacts.read_features(tmp_path / f"x{suffix}"))
-    assert same_bits(read[0].features, read[1].features)
-    assert np.array_equal(read[0].labels, read[1].labels) and read[0].paths == read[1].paths == paths
-
-
-def test_a_csv_holds_the_shortest_decimal_form_that_reads_back(tmp_path):
-    features = random_floats(500, 6, seed=2)
-    artifacts.write_features(tmp_path / "x.csv", features, np.zeros(500))
-    written = pd.read_csv(tmp_path / "x.csv", dtype=str).iloc[:, :6].to_numpy().ravel()
-
-    def digits(text):
-        return re.sub(r"[eE].*|[-+.]", "", text).strip("0")
-    shortest = [np.format_float_scientific(value, unique=True) for value in features.ravel()]
-    assert max(len(digits(text)) for text in written) == 9
-    assert [len(digits(text)) for text in written] == [len(digits(text)) for text in shortest]
-    assert same_bits(written.astype(np.float32), features.ravel())  # NumPy's own reader agrees
-
-
-def test_float64_and_integer_input_is_kept_as_float32(tmp_path):
-    artifacts.write_features(tmp_path / "x.csv", np.array([[0.1, 2.0], [1 / 3, -7.0]]), [0, 1])
-    assert same_bits(artifacts.read_features(tmp_path / "x.csv").features, np.array([[0.1, 2.0], [1 / 3, -7.0]], np.float32))
-
-
-def test_paths_come_back_as_they_are(tmp_path):
-    paths = ["001", 'a "quoted", comma.png', "größe/ß.jpg", "1e5", "NaN", " spaced .png"]
-    artifacts.write_features(tmp_path / "x.csv", np.eye(6), np.full(6, -1), paths)
-    assert artifacts.read_features(tmp_path / "x.csv").paths == paths
-    assert artifacts.columns_of(tmp_path / "x.csv")[-2:] == ["label", "path"]
-
-
-def test_a_leading_unnamed_index_column_of_older_files_is_passed_over(tmp_path):
-    features = random_floats(40, 6, seed=3)
-    frame = pd.DataFrame(features, columns=[f"ct{d}" for d in range(6)]).assign(label=np.arange(40) % 4)
-    frame.to_csv(tmp_path / "old.csv")
-    assert (tmp_path / "old.csv").read_text().startswith(",ct0,")
-    found = artifacts.read_features(tmp_path / "old.csv")
-    assert artifacts.width_of(tmp_path / "old.csv") == 6
-    assert same_bits(found.features, features) and np.array_equal(found.labels, frame["label"])
-
-
-def test_labels_written_as_decimals_by_older_files_are_read(tmp_path):
-    (tmp_path / "x.csv").write_text("ct0,label\n0.5,3.0\n0.25,0.0\n")
-    assert artifacts.read_features(tmp_path / "x.csv").labels.tolist() == [3, 0]
-
-
-def test_a_label_that_is_no_whole_number_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("ct0,label\n0.5,3.0\n0.25,0.5\n")
-    with pytest.raises(ValueError, match="label"):
-        artifacts.read_features(tmp_path / "x.csv")
-
-
-def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
-    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfct0,ct1,label\r\n0.5,1,3\r\n0.25,2,0\r\n")
-    found = artifacts.read_features(tmp_path / "x.csv")
-    assert found.features.tolist() == [[0.5, 1], [0.25, 2]] and found.labels.tolist() == [3, 0]
-
-
-def test_a_head_comes_back_exactly(tmp_path):
-    W, names = random_floats(5, 6, seed=4), ["0", "1", "a, b", 'a "q"', "größe"]
-    artifacts.write_head(tmp_path / "head.csv", W, W[:, 3], names)
-    assert artifacts.columns_of(tmp_path / "head.csv") == ["class", *(f"w{d}" for d in range(6)), "bias"]
-    found, b, classes = artifacts.read_head(tmp_path / "head.csv")
-    assert same_bits(found, W) and same_bits(b, W[:, 3]) and classes == names
-
-
-# ---- files that cannot be used ---------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("cell", ["NaN", "inf", "-inf", ""])
-@pytest.mark.parametrize("row", [1, 4, 7])
-def test_a_value_that_is_no_number_is_named_with_its_row(tmp_path, cell, row):
-    lines = ["ct0,ct1,label", *(f"0.5,{cell if number == row else 1.25},2" for number in range(1, 8))]
-    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=rf"x\.csv .*NaN, infinity.* data row {row}\b"):
-        artifacts.read_features(tmp_path / "x.csv")
-
-
-def test_nan_in_a_parquet_file_is_named_with_its_row(tmp_path):
-    features = np.ones((5, 2))
-    features[3, 1] = np.nan
-    artifacts.write_features(tmp_path / "x.parquet", features, np.zeros(5))
-    with pytest.raises(ValueError, match="data row 4"):
-        artifacts.read_features(tmp_path / "x.parquet")
-
-
-@pytest.mark.parametrize(("lines", "row"), [(["1,0", "1,", "1,0"], 2), (["1,", "NaN,0"], 1), (["NaN,0", "1,"], 1)])
-def test_the_first_row_that_lacks_a_label_or_a_number_is_named(tmp_path, lines, row):
-    (tmp_path / "x.csv").write_text("\n".join(["ct0,label", *lines]) + "\n")
-    with pytest.raises(ValueError, match=f"data row {row}"):
-        artifacts.read_features(tmp_path / "x.csv")
-
-
-def test_a_csv_cut_short_is_refused(tmp_path):
-    artifacts.write_features(tmp_path / "x.csv", random_floats(20, 6), np.arange(20))
-    content = (tmp_path / "x.csv").read_bytes()
-    (tmp_path / "x.csv").write_bytes(content[:len(content) * 2 // 3].rstrip(b"\n").rpartition(b",")[0])  # ends within a row
-    with pytest.raises(ValueError, match=r"x\.csv"):
-        artifacts.read_features(tmp_path / "x.csv")
-
-
-@pytest.mark.parametrize("header", ["a,b,c", "ct0,ct2,label", "ct1,ct0,label", "ct0,ct1", "", "label"])
-def test_a_file_of_other_columns_is_no_feature_file(tmp_path, header):
-    (tmp_path / "x.csv").write_text(f"{header}\n1,2,3\n")
-    with pytest.raises(ValueError, match=r"not a feature file: expected columns ct0 \.\. ct\{D-1\}, label"):
-        artifacts.read_features(tmp_path / "x.csv")
-
-
-@pytest.mark.parametrize("kept", [3, 5])
-def test_a_file_of_more_or_fewer_rows_than_its_sidecar_says_is_refused(tmp_path, kept):
-    path = tmp_path / "x.csv"
-    artifacts.write_features(path, np.ones((4, 2)), np.zeros(4))
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([*lines, lines[-1]][: kept + 1]))
-    with pytest.raises(ValueError, match=rf"holds {kept} rows, expected 4, as its sidecar says; .*, or take it as it is with "
-                                         "--allow-stale"):
-        artifacts.read_features(path)
-    records.sidecar_path(path).unlink()
-    assert len(artifacts.read_features(path).features) == kept
-
-
-def test_a_file_without_rows_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("ct0,ct1,label\n")
-    with pytest.raises(ValueError, match="holds no rows"):
-        artifacts.read_features(tmp_path / "x.csv")
-
-
-@pytest.mark.parametrize("rows", ["0.5,1,2,7,8\n", "word,1,2\n", "0.5,1,cat\n"])
-def test_rows_that_do_not_fit_the_columns_are_refused(tmp_path, rows):
-    (tmp_path / "x.csv").write_text("ct0,ct1,label\n1,1,1\n" + rows)
-    with pytest.raises(ValueError, match=r"x\.csv"):
-        artifacts.read_features(tmp_path / "x.csv")
-
-
-@pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
-def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, name):
-    (tmp_path / name).write_bytes(bytes(range(256)) * 8)
-    with pytest.raises(ValueError, match=re.escape(name)):
-        artifacts.read_features(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "class,w0,w1\na,1,2\n",
-        "w0,bias\n1,2\n",
-        "class,w1,w0,bias\na,1,2,3\n",
-        "class,w0,bias\na,word,1\n",
-        "class,w0,bias\na,NaN,1\n",
-        "class,w0,bias\na,,1\n",
-        "class,w0,bias\na,1,inf\n",
-        "class,w0,bias\n",
-    ],
-)
-def test_a_file_that_is_no_head_is_refused_by_name(tmp_path, text):
-    (tmp_path / "head.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"head\.csv"):
-        artifacts.read_head(tmp_path / "head.csv")
-
-
-@pytest.mark.parametrize("label", [3, -1, 99])
-def test_a_label_outside_the_classes_is_named_with_its_row(tmp_path, label):
-    artifacts.write_features(tmp_path / "x.csv", np.ones((4, 2)), [0, 2, label, label])
-    with pytest.raises(ValueError, match=rf"label {label} in data row 3; the head knows classes 0 to 2"):
-        artifacts.check_labels(artifacts.read_features(tmp_path / "x.csv"), ["a", "b", "c"])
 
 
 # ---- whole or not at all ---------------------------------------------------------------------------------------------
@@ -413,12 +211,6 @@ def test_a_missing_json_is_empty_and_a_broken_one_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{half")
     with pytest.raises(ValueError, match=r"x\.json is not JSON .*delete it"):
         utils.read_json(tmp_path / "x.json")
-
-
-def test_missing_values_in_a_table_are_empty_cells(tmp_path):
-    artifacts.write_table(tmp_path / "t.csv", pd.DataFrame({"name": ["a", None], "value": [0.1, np.nan]}), {"tpr": 0.95})
-    assert (tmp_path / "t.csv").read_text() == "name,value\na,0.1\n,\n"
-    assert {"tpr": 0.95, "rows": 2}.items() <= records.read_sidecar(tmp_path / "t.csv").items()
 
 
 def test_a_hash_follows_the_content(tmp_path):
