@@ -599,7 +599,8 @@ SETS = {"2023": 0.5, "a|b": 0.75, "<b>x</b>": 0.25, "**x**": 0.5, "_y_": 0.5}
 
 def test_markdown_and_latex_escape_names():
     rows = [{"checkpoint": "# net_s0", "dataset": "[x](y)", "ood": name, "method": "MSP", "parameters": "", "auroc": value,
-             "fpr95": 0.1, "best": False, "n_id": 10, "n_ood": 20, "accuracy": np.nan, "note": ""} for name, value in SETS.items()]
+             "fpr95": 0.1, "best": False, "n_id": 10, "n_ood": 20, "accuracy": np.nan, "note": "",
+             "auroc_low": value, "auroc_high": value} for name, value in SETS.items()]
     table = pd.DataFrame(rows)
     text = tables.markdown(tables.summarise(table, [("a&b\n| c", list(SETS))]), table, 0.95)
     heading, _, names, *_ = text.splitlines()
