@@ -10,6 +10,7 @@ import gc
 import math
 import os
 import random
+import re
 import shlex
 import sys
 import time
@@ -22,9 +23,15 @@ from tqdm import tqdm
 def path(text):
     """argparse type: a path, taken literally but for a leading ~.
 
-    ArgumentTypeError where its links go round in a circle.
+    ArgumentTypeError for what no file can be called, and for links that go round in a circle.
     """
+    if not text:
+        raise ArgumentTypeError("expected a path, found an empty text")
+    if "\0" in text:
+        raise ArgumentTypeError(f"{text!r} holds the character NUL, which no path can")
     expanded = os.path.expanduser(text)
+    if expanded.startswith("-"):  # it would be taken for a flag where it is handed on
+        expanded = os.path.abspath(expanded)
     try:
         os.stat(expanded)
     except OSError as error:
@@ -82,6 +89,18 @@ class Channels(argparse.Action):
         setattr(namespace, self.dest, tuple(values) * (3 // len(values)))
 
 
+def part_of_a_name(text):
+    """argparse type: what becomes a part of file names, and so never leads to another folder."""
+    if not text.strip():
+        raise ArgumentTypeError("expected a part of a file name, found an empty text; leave the "
+                                "flag out for the default")
+    odd = [letter for letter in text if letter in "/\\" or not letter.isprintable()]
+    if odd:
+        raise ArgumentTypeError(f"{text!r} becomes a part of file names and cannot hold "
+                                f"{odd[0]!r}; --output-dir chooses the folder")
+    return text
+
+
 FLAGS = {
     "checkpoint": dict(type=path, help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth"),
     "dataset": dict(type=data_set, help="in-distribution data set"),
@@ -90,7 +109,7 @@ FLAGS = {
                      "of images, or one image"),
     "model": dict(type=path, help="network"),
     "mode": dict(type=str, help="training recipe"),
-    "suffix": dict(type=str, help="names the run's files; default: <dataset>_s<seed>"),
+    "suffix": dict(type=part_of_a_name, help="names the run's files; default: <dataset>_s<seed>"),
     "seed": dict(type=int, default=0, help="seed of weights, batches and augmentation"),
     "device": dict(type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps; auto takes the GPU where there is one"),
     "batch-size": dict(type=int, help="images a step"),
@@ -117,6 +136,8 @@ FLAGS = {
 IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "tensorboard", "workers",
               "max_pixels", "verify", "allow_stale"}
 
+INTERRUPTED = 130  # 128 + SIGINT
+OUT_OF_MEMORY = r"DefaultCPUAllocator|not enough memory|out of memory|bad_alloc|Cannot allocate memory"
 
 YesNo = argparse.BooleanOptionalAction  # --flag, --no-flag, or neither: None
 
@@ -174,21 +195,73 @@ def material(args):
 
 
 def run(main):
-    """Run a script's main; a person's mistake becomes one line on stderr and exit code 2, never a traceback."""
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    gc.freeze()  # what the imports made lives to the end; to look through it again and again is a tenth of the drawing of figures
+    """Run a script's main and exit with its code.
+
+    A person's mistake, a full disk or too little memory becomes one line on stderr and exit code
+    2; --debug shows the traceback. Ctrl-C exits with 130, as the shell expects. A bug keeps its
+    traceback.
+    """
+    warnings.showwarning = lambda message, *_: print(f"warning: {printable(str(message))}",
+                                                     file=sys.stderr)
+    gc.freeze()  # imported objects live to the end; frozen, they save a tenth of the figures' time
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()  # a full disk behind `> log.txt` shows here, not after the last handler
     except KeyboardInterrupt:
-        sys.exit("interrupted: what was finished is kept; run the same command again to go on")
+        print("interrupted: what was finished is kept; run the same command again to go on",
+              file=sys.stderr)
+        code = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (ValueError, OSError) as error:
-        if "--debug" in sys.argv:
+        drop_output()
+        code = 1
+    except Exception as error:
+        message = explain(error)
+        if message is None or "--debug" in sys.argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {printable(message)}", file=sys.stderr)
+        code = 2
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()  # or the interpreter would try again at its end, and print a traceback
+    sys.exit(code)
+
+
+def drop_output():
+    """Let what is still to be printed go nowhere: its reader has gone, or its disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def printable(text):
+    """Control characters, as a file name may hold them, as Python writes them; lines stay."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1]
+                   for letter in text)
+
+
+def explain(error):
+    """The line that a person sees of an error that is no bug; None for a bug."""
+    text = str(error)
+    if is_out_of_memory(error):
+        return out_of_memory(text)
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    if re.search(r"\(os error \d+\)", text):  # polars' own kinds of exception around the system's
+        return text
+    return None
+
+
+def out_of_memory(text):
+    asked = re.search(r"to allocate ([\d.]+ \w+)", text)
+    what = f"{asked[1]} could not be had at once" if asked else "the system gave no more"
+    return (f"out of memory: {what}; close other programs, or use a machine with more memory; "
+            "where the script has --batch-size, a smaller one needs less")
+
+
+def is_out_of_memory(error):
+    """True for MemoryError and its kinds in NumPy and pyarrow, and for torch's RuntimeErrors."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error)) is not None
 
 
 def device(name):

@@ -91,7 +91,8 @@ def odin_stems(dataset, ood):
 
 
 def only_dataset(folder, checkpoint):
-    found = sorted({path.stem[3:-6] for suffix in artifacts.SUFFIXES for path in folder.glob(f"ID_*_train{suffix}")})
+    found = [name for suffix in artifacts.SUFFIXES for name in records.listing(folder, f"ID_*_train{suffix}")]
+    found = sorted({Path(name).stem.removeprefix("ID_").removesuffix("_train") for name in found})
     if len(found) != 1:
         raise ValueError(f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'}); expected one: "
                          f"name it with --dataset, or make it with: {remedy(checkpoint)}")

@@ -44,6 +44,7 @@ import training
 import utils
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
+NAME_BYTES = 255  # of a file name, on nearly every file system
 OVERRIDES = ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "warmup_epochs", "label_smoothing", "ema",
              "augment", "patience")
 
@@ -90,6 +91,7 @@ def parse_args(argv=None):
     name, folder = data.check_id(args.dataset)
     args.dataset = args.dataset if folder else name
     args.suffix = args.suffix or f"{name}_s{args.seed}"
+    check_length(args)
     if args.held_out is None:
         args.held_out = [] if folder else list(data.ID[name].held_out)
     return args
@@ -258,6 +260,17 @@ def is_finished(files, arguments, verify=False):
     return all(records.is_current(records.sidecar_path(files[kind]), arguments, verify) for kind in ("final", "best"))
 
 
+def check_length(args):
+    """ValueError where a file of the run would have a longer name than file systems take."""
+    files = run_files(args.output_dir, args.model, args.suffix).values()
+    names = [path.name for path in files if isinstance(path, Path)]
+    longest = max(names, key=lambda name: len(name.encode()))
+    over = len(longest.encode()) - NAME_BYTES
+    if over > 0:
+        raise ValueError(f"--suffix and --model make file names of {over + NAME_BYTES} bytes, such as {longest[:40]}...; "
+                         f"{NAME_BYTES} is the most: give a --suffix that is {over} bytes shorter")
+
+
 def refuse_or_skip(args, files):
     """True where --resume finds the run finished; ValueError rather than replace another run, or this one unasked."""
     if args.force:
@@ -312,8 +325,8 @@ def begin(args, files, world):
             raise ValueError(f"{files['final']} was finished by another process just now; nothing to resume")
         if world.first and args.force:
             start, end = files["epoch"]
-            epochs = [path for path in Path(args.output_dir).glob("*.pth") if path.name.startswith(start)
-                      and path.name.endswith(end) and path.name[len(start):-len(end)].isdecimal()]
+            epochs = [path for path in utils.visible(args.output_dir, start, end)
+                      if path.name[len(start):-len(end)].isdecimal()]
             for path in (files["last"], files["final"], files["best"], *epochs):
                 path.unlink(missing_ok=True)
                 records.sidecar_path(path).unlink(missing_ok=True)

@@ -92,5 +92,4 @@ class State:
             return
         if not quiet or not sys.stderr.isatty():
             print(text, flush=True)
-        with open(self.files["log"], "a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        utils.append_text(self.files["log"], text + "\n")

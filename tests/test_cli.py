@@ -2,6 +2,7 @@
 import contextlib
 import importlib
 import io
+import signal
 import subprocess
 import sys
 import warnings
@@ -83,15 +84,78 @@ def test_debug_shows_the_traceback(error):
     assert caught.value is error
 
 
-@pytest.mark.parametrize("error", [AssertionError("shape"), TypeError("bug"), KeyError("bug")])
+@pytest.mark.parametrize("error", [AssertionError("shape"), TypeError("bug"), KeyError("bug"), RuntimeError("bug")])
 def test_a_bug_keeps_its_traceback(error):
     with pytest.raises(type(error)):
         shell(raising(error))
 
 
-def test_ctrl_c_says_that_what_was_finished_is_kept():
-    ended = shell(raising(KeyboardInterrupt()))
-    assert ended.code not in (0, 2) and ended.out == "" and "interrupted" in ended.err and "Traceback" not in ended.err
+def test_ctrl_c_exits_with_130_and_says_that_what_was_finished_is_kept():
+    assert shell(raising(KeyboardInterrupt())) == Ended(
+        130, "", "interrupted: what was finished is kept; run the same command again to go on\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_ends_every_script_with_130(script, monkeypatch):
+    """Not within the epochs of train.py, which saves its state and exits with 75."""
+    module = importlib.import_module(script)
+
+    def stop(argv):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(module, "parse_args", stop)
+    assert shell(module.main).code == 130
+
+
+def test_ctrl_c_at_a_real_shell_is_130_without_a_traceback():
+    code = "import cli, time\ndef main():\n    print('on', flush=True)\n    time.sleep(60)\ncli.run(main)"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as script:
+        assert script.stdout.readline() == "on\n"
+        script.send_signal(signal.SIGINT)
+        assert script.stderr.read().startswith("interrupted: ")
+    assert script.returncode == 130
+
+
+TORCH_WORDS = ("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+               "allocate 400000000000000 bytes. Error code 12 (Cannot allocate memory)")
+NO_MEMORY = [
+    (MemoryError(), "the system gave no more"),
+    (RuntimeError(TORCH_WORDS), "400000000000000 bytes could not be had at once"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79"),
+     "20.00 MiB could not be had at once"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), NO_MEMORY)
+def test_too_little_memory_is_one_line_and_exit_code_2(error, words):
+    ended = shell(raising(error))
+    assert ended.code == 2 and ended.out == "" and ended.err.count("\n") == 1
+    assert ended.err.startswith(f"error: out of memory: {words}; ") and "--batch-size" in ended.err
+
+
+def test_the_allocators_themselves_are_understood():
+    import torch
+    for allocate in (lambda: np.empty(10**16), lambda: torch.empty(10**16), lambda: bytearray(10**17)):
+        ended = shell(allocate)
+        assert ended.code == 2 and ended.err.startswith("error: out of memory: ")
+        with pytest.raises((MemoryError, RuntimeError)):
+            shell(allocate, "--debug")
+
+
+def test_a_full_disk_in_the_words_of_polars_is_one_line():
+    import polars as pl
+    error = pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+    assert shell(raising(error)) == Ended(2, "", f"error: {error}\n")
+    with pytest.raises(pl.exceptions.ComputeError):
+        shell(raising(pl.exceptions.ComputeError("a bug")))
+
+
+def test_control_characters_of_a_file_name_do_not_reach_the_terminal():
+    assert shell(raising(ValueError("no file \x1b[31mred\a.csv"))).err == "error: no file \\x1b[31mred\\x07.csv\n"
+
+    def main():
+        warnings.warn("left out: \x1b[2Jx.csv", stacklevel=2)
+    assert shell(main).err == "warning: left out: \\x1b[2Jx.csv\n"
 
 
 def test_a_warning_is_one_line_on_stderr():

@@ -95,6 +95,17 @@ def functions(module):
     return [node for node in ast.walk(tree(module)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
+LISTINGS = ("glob", "rglob", "iterdir", "listdir", "scandir")
+
+
+@pytest.mark.parametrize("module", [name for name in PRESENT if name not in ("utils", "image_files")])
+def test_folders_are_listed_without_hidden_files(module):
+    """Path.glob takes a half-written hidden file for a result, and a name for a pattern; utils.visible does neither."""
+    found = [f"line {part.lineno}: {ast.unparse(part)}" for part in ast.walk(tree(module))
+             if isinstance(part, ast.Call) and ast.unparse(part.func).rpartition(".")[2] in LISTINGS]
+    assert not found, f"{module}.py, {found}: use utils.visible"
+
+
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 def test_the_import_walk_sees_every_way_to_import():
