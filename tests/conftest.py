@@ -38,7 +38,7 @@ def digits_run(tmp_path_factory, one_thread):
     866 training, 96 validation and 481 test images; 118, 456, 1,000 and 1,000 images in the OOD sets below.
 
     .output_dir    holds the checkpoints resnet_cifar_{final,best}_digits_s0.pth with their sidecars, curves and log
-    .checkpoint    the one of the last epoch, about 92% right (best: epoch 4), D = 64, C = 8
+    .checkpoint    the one of the last epoch, about 92% right, D = 64, C = 8
     .folder        its head.csv, ID_digits_{train,val,test}.csv, OOD_{held_out,photos,uniform,gaussian}_test.csv and sidecars
     """
     import run_networks

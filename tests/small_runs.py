@@ -28,6 +28,16 @@ def read(folder, kind="final"):
     return torch.load(files_of(folder)[kind], weights_only=True)
 
 
+def another_checkpoint(run):
+    """A checkpoint beside a DigitsRun's, of surely other features: the best epoch may well be the last one."""
+    path = run.output_dir / "resnet_cifar_another_digits_s0.pth"
+    state = torch.load(run.checkpoint, weights_only=True)
+    weights = state["model_state_dict"]
+    flipped = {**weights, "conv1.weight": weights["conv1.weight"].flip(0)}
+    torch.save({**state, "model_state_dict": flipped}, path)
+    return path
+
+
 def equal(one, other):
     """Whether two nests of dicts and lists hold the same numbers, bit for bit."""
     if isinstance(one, torch.Tensor):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import another_checkpoint
 from test_cli import shell
 
 import artifacts
@@ -266,7 +267,7 @@ def test_features_of_another_checkpoint_are_refused(own_digits_run, script, name
 
 @pytest.mark.parametrize("script", SCORERS)
 def test_features_are_refused_once_the_checkpoint_was_trained_anew(own_digits_run, script):
-    shutil.copy(own_digits_run.output_dir / own_digits_run.checkpoint.name.replace("final", "best"), own_digits_run.checkpoint)
+    another_checkpoint(own_digits_run).replace(own_digits_run.checkpoint)
     refuse_features(own_digits_run, script, "was made from another checkpoint", "python run_networks.py --checkpoint")
 
 

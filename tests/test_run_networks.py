@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from small_runs import another_checkpoint
 from test_distributed import fork, launch
 
 import artifacts
@@ -232,7 +233,7 @@ def test_a_file_that_was_edited_is_made_again(own_digits_run, name):
 
 def test_another_checkpoint_under_the_same_name_remakes_everything(own_digits_run):
     before = modified(own_digits_run.folder)
-    (own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth").replace(own_digits_run.checkpoint)
+    another_checkpoint(own_digits_run).replace(own_digits_run.checkpoint)
     start(own_digits_run)
     after = modified(own_digits_run.folder)
     assert all(after[name] != before[name] for name in before)
@@ -324,11 +325,11 @@ def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits
 
 
 def test_several_checkpoints_are_extracted_each_into_its_own_folder(own_digits_run, digits_run):
-    best = own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth"
-    run_networks.main(["--checkpoint", str(own_digits_run.checkpoint), str(best), "--device", "cpu", "--ood", "held_out",
+    other = another_checkpoint(own_digits_run)
+    run_networks.main(["--checkpoint", str(own_digits_run.checkpoint), str(other), "--device", "cpu", "--ood", "held_out",
                        "--output-dir", str(own_digits_run.output_dir), "--force"])
     one, two = (features_of(own_digits_run.output_dir / path.stem, "ID_digits_test").features
-                for path in (own_digits_run.checkpoint, best))
+                for path in (own_digits_run.checkpoint, other))
     assert np.array_equal(one, features_of(digits_run.folder, "ID_digits_test").features)
     assert one.shape == two.shape and not np.array_equal(one, two)
 

@@ -288,7 +288,8 @@ def test_two_processes_learn_what_one_does(tmp_path):
     for key in ("model_state_dict", "trained_state_dict"):
         for name in one[key]:
             torch.testing.assert_close(one[key][name], two[key][name], rtol=1e-4, atol=1e-5)
-    assert (one["test_acc"], one["val_acc"], one["train_acc"]) == (two["test_acc"], two["val_acc"], two["train_acc"])
+    for split, images in (("test", 179), ("val", 32), ("train", 326)):  # rounding may turn one image
+        assert one[f"{split}_acc"] == pytest.approx(two[f"{split}_acc"], abs=1.5 / images)
     curves = [pd.read_csv(tmp_path / name / "net_build_curves_run.csv") for name in ("one", "two")]
     for column in ("train_loss", "train_acc", "val_loss", "nc1", "nc4_mismatch"):
         np.testing.assert_allclose(curves[0][column], curves[1][column], rtol=1e-3, atol=1e-6)
