@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ SET_NAME_BYTES = 100  # the longest file name of one: ODIN_OOD_<name>_test_<stag
 NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
 TEMPORARY = re.compile(r"\..*~(?P<host>[A-Za-z0-9-]+)~(?P<process>\d+)-\d+(\.[^.~]*)?", re.DOTALL)
+TORCH_WRITER = "inline_container|PytorchStreamWriter"
 STEM_BYTES = 120  # of a temporary name: with host and process it stays below the 255 of a file name
 WEEK = 7 * 24 * 3600  # seconds
 BLOCK = 1 << 16  # bytes
@@ -75,7 +77,7 @@ def replacing(path):
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        reason = write_failure(error, (temporary, path))
+        reason = write_failure(error, temporary, path)
         if reason is None:
             raise
         raise WriteError(failed_write(path, *reason)) from error
@@ -86,27 +88,36 @@ def replacing(path):
 
 def append_text(path, text):
     """Add `text` to the end of a file that grows, such as a log."""
+    path = Path(path)
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        reason = write_failure(error, (Path(path),))
-        raise WriteError(failed_write(Path(path), *reason)) from error
+        raise WriteError(failed_write(path, *write_failure(error, path, path))) from error
 
 
-def write_failure(error, paths):
-    """(errno or None, the system's words) of an error that a write to `paths` caused, else None.
+def write_failure(error, temporary, path):
+    """(errno or None, the system's words) of an error that a write of these caused, else None.
 
-    polars wraps the system's error in its own kinds, with the number in the text alone.
+    polars wraps the system's error in kinds of its own, with the number in the text alone; torch
+    keeps neither number nor words.
     """
-    wrapped = re.search(r"\(os error (\d+)\)", str(error))
-    if isinstance(error, WriteError) or not (isinstance(error, OSError) or wrapped):
+    text, number = str(error), getattr(error, "errno", None)
+    if isinstance(error, WriteError):
+        return None
+    if isinstance(error, RuntimeError) and re.search(TORCH_WRITER, text):
+        free = shutil.disk_usage(path.parent).free
+        return None, f"torch.save failed, with {free / 2**20:,.0f} MiB free there"
+    wrapped = re.search(r"\(os error (\d+)\)", text)
+    if not (isinstance(error, OSError) or wrapped):
         return None
     about = getattr(error, "filename", None)
-    if about is not None and str(about) not in map(str, paths):
+    if about is not None and str(about) not in (str(temporary), str(path)):
         return None
-    number = getattr(error, "errno", None) or (int(wrapped[1]) if wrapped else None)
-    return number, os.strerror(number) if number else str(error)
+    if number is None and str(path) in text:  # who raised it said all
+        return None
+    number = number or (int(wrapped[1]) if wrapped else None)
+    return number, os.strerror(number) if number else text
 
 
 def failed_write(path, number, words):

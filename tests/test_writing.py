@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from matplotlib.figure import Figure
 from test_cli import shell
 
@@ -73,8 +74,14 @@ WRITERS = {
     "head.csv": lambda path: artifacts.write_head(path, LARGE, np.zeros(5000), range(5000)),
     "table.csv": lambda path: artifacts.write_table(path, pandas_table()),
     "figure.png": lambda path: utils.write_figure(path, large_figure()),
+    "x.pth": lambda path: save(path, {"weights": torch.rand(100_000)}),
     "log.txt": lambda path: utils.append_text(path, "a" * 2**20),
 }
+
+
+def save(path, content):
+    with utils.replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def pandas_table():
@@ -88,8 +95,9 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_keeps_the_old_one(tiny_
     path.write_text("old")
     ended = shell(lambda: WRITERS[name](path))
     assert ended.code == 2 and ended.err.count("\n") == 1 and "~" not in ended.err
-    assert ended.err.startswith(f"error: cannot write {path} (No space left on device); ")
-    assert "the file that was there is unchanged" in ended.err and f"df -h {tiny_disk}" in ended.err
+    words = "torch.save failed, with 0 MiB free there" if name == "x.pth" else "No space left on device"
+    assert ended.err.startswith(f"error: cannot write {path} ({words}); the file that was there is unchanged")
+    assert name == "x.pth" or f"df -h {tiny_disk}" in ended.err
     assert names_in(tiny_disk) == [name]
     assert path.read_text().startswith("old")
 
@@ -132,6 +140,13 @@ def test_the_error_of_another_file_within_the_block_is_not_the_writers(tmp_path)
         open(tmp_path / "absent.csv")
     with pytest.raises(KeyError), utils.replacing(tmp_path / "x.csv"):
         raise KeyError("a bug")
+
+
+def test_an_error_that_names_the_file_already_is_not_said_twice(tmp_path):
+    words = f"{tmp_path / 'x.pth'} could not be written: the disk went away"
+    with pytest.raises(OSError) as caught, utils.replacing(tmp_path / "x.pth"):
+        raise OSError(words)
+    assert str(caught.value) == words
 
 
 def test_a_folder_in_the_way_and_a_folder_that_is_gone_are_said(tmp_path):
