@@ -1,5 +1,6 @@
 """benchmarks/: the parts that a figure rests on, and one run of each kind at its smallest. No test asserts a time."""
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -10,11 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_cli import write_blank
 from torch import nn
 
 import augment
+import data
 import networks
 import records
+import utils
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -181,7 +185,9 @@ def test_every_benchmark_that_times_names_the_machine_that_it_ran_on():
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
-def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_finished(recipes, tmp_path):
+def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_finished(recipes, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    monkeypatch.setitem(data.ID, "digits", dataclasses.replace(data.ID["digits"], size=8))  # a quarter of the time
     words = ["--dataset", "digits", "--epochs", "1", "--ood", "uniform", "held_out", "--methods", "MSP", "KNN", "--device", "cpu",
              "--candidates", "baseline", "mine=--lr 0.02 --ema 0.5", "--output-dir", str(tmp_path)]
     recipes.main(words)

@@ -69,9 +69,9 @@ cli.run(main)
 
 FORKED = """
 import os, runpy, sys
-import cli, distributed
+import run_networks, train
 
-for line in sys.stdin:  # folder, script, words; then the ranks' environments: one import of torch serves them all
+for line in sys.stdin:  # folder, script, words; then the ranks' environments: one import of torch and ours serves them all
     folder, script, words, *environments = eval(line)
     children = []
     for rank, environment in enumerate(environments):
@@ -89,7 +89,7 @@ for line in sys.stdin:  # folder, script, words; then the ranks' environments: o
 def launch(script, *words, processes=2):
     """Start a script by torchrun on this machine -> the finished process; one that hangs fails the test."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, script, *words]
-    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, env=clean(), cwd=ROOT)
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=600, env=clean(), cwd=ROOT)
 
 
 def fork(runs):
@@ -97,7 +97,7 @@ def fork(runs):
     for folder, *_ in runs:
         folder.mkdir(exist_ok=True)
     lines = [repr((str(folder), str(script), list(map(str, words)), *ranks)) for folder, script, words, *ranks in runs]
-    done = subprocess.run([sys.executable, "-c", FORKED], input="\n".join(lines), capture_output=True, text=True, timeout=120,
+    done = subprocess.run([sys.executable, "-c", FORKED], input="\n".join(lines), capture_output=True, text=True, timeout=600,
                           env=clean(), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return [list(map(int, line.split())) for line in done.stdout.splitlines()]

@@ -633,7 +633,7 @@ def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
     import neural_collapse
     import ood_methods
     words = ["--checkpoint", str(own_digits_run.checkpoint), "--output-dir", str(own_digits_run.output_dir)]
-    ood_methods.main(words)
+    ood_methods.main([*words, "--methods", "MSP", "KNN"])
     neural_collapse.main(words)
     report.main(words)
     folder = own_digits_run.folder

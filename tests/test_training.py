@@ -3,6 +3,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from small_runs import REGULARISED, SMALL, assert_same_end, equal, files_of, read, signalled, start, timeless
+from test_distributed import fork, launch
 
 import data
 import networks
@@ -262,18 +264,43 @@ def test_real_tensorboard_files_hold_the_curves(tmp_path):
 
 # ---- several processes -----------------------------------------------------------------------------------------------
 
-def launch(folder, *words, processes=2):
-    """train.py by torchrun -> Popen; one thread a process."""
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-                             str(Path(train.__file__)), *SMALL, "--output-dir", str(folder), *words], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+# Sends SIGTERM to one of the ranks within a step, for all to stop at.
+STOPPED = """
+import os, signal
+import cli, train, training
+
+real, count = training.Run.step, [0]
+
+def step(run, *arguments):
+    count[0] += 1
+    if count[0] == 8 and run.world.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(run, *arguments)
+
+training.Run.step = step
+cli.run(train.main)
+"""
 
 
-def together(folder, *words, processes=2):
-    child = launch(folder, *words, processes=processes)
-    output, errors = child.communicate(timeout=240)
-    assert child.returncode == 0, errors
-    return output
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return str(found.getsockname()[1])
+
+
+def together(tmp_path, *runs):
+    """[(folder, script, words ...)] by two ranks each, one run after the other -> [(exit codes, all that was printed)].
+
+    One import of torch serves them all.
+    """
+    starts = []
+    for number, (folder, script, *words) in enumerate(runs):
+        place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+        ranks = [place | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+        starts.append((tmp_path / f"ranks{number}", script, [*SMALL, "--output-dir", folder, *words], *ranks))
+    codes = fork(starts)
+    said = ["".join(path.read_text() for path in sorted(folder.iterdir())) for folder, *_ in starts]
+    return list(zip(codes, said, strict=True))
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
@@ -282,7 +309,8 @@ def test_two_processes_learn_what_one_does(tmp_path):
     file.write_text(PLAIN)
     # Batches of 65 or 66 images: where they are odd, one process has an image more, which must not count for less.
     words = (*SHORT, "--model", f"{file}:build", "--lr", "0.01", "--batch-size", "66", "--track-nc", "2", "--ema", "0.5")
-    output = together(tmp_path / "two", *words)
+    (codes, output), = together(tmp_path, (tmp_path / "two", train.__file__, *words))
+    assert codes == [0, 0], output
     start(tmp_path / "one", *words)
     one, two = (torch.load(tmp_path / name / "net_build_final_run.pth", weights_only=True) for name in ("one", "two"))
     for key in ("model_state_dict", "trained_state_dict"):
@@ -299,25 +327,23 @@ def test_two_processes_learn_what_one_does(tmp_path):
 
 
 def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_that_were_not(tmp_path):
-    words = ("--mode", "regularised", "--epochs", "4", "--no-amp")  # dropout: each process has random states of its own
-    together(tmp_path / "whole", *words)
-    child = launch(tmp_path / "stopped", *words)
-    last, deadline = files_of(tmp_path / "stopped")["last"], time.monotonic() + 180
-    while not last.exists() and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(signal.SIGTERM)
-    output, _ = child.communicate(timeout=120)
-    assert child.returncode != 0 and "go on with --resume" in output and not files_of(tmp_path / "stopped")["final"].exists()
-    state = torch.load(last, weights_only=True)
-    assert 1 <= state["epoch"] < 4 and len(state["rng"]) == 2 and not equal(*state["rng"])
-    assert "resumed after epoch" in together(tmp_path / "stopped", *words, "--resume")
-    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    words = ("--mode", "regularised", "--epochs", "2", "--no-amp")  # dropout: each process has random states of its own
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    first, second = together(tmp_path, (whole, train.__file__, *words), (stopped, tmp_path / "stopped.py", *words))
+    assert first[0] == [0, 0], first[1]
+    assert second[0] == [75, 75] and "stopped in epoch 2; go on with --resume" in second[1]
+    assert not files_of(stopped)["final"].exists()
+    state = read(stopped, "last")
+    assert state["epoch"] == 1 and len(state["rng"]) == 2 and not equal(*state["rng"])
+    (codes, output), = together(tmp_path, (stopped, train.__file__, *words, "--resume"))
+    assert codes == [0, 0] and "resumed after epoch 1, step 2" in output
+    assert_same_end(stopped, whole)
 
 
 def test_a_mistake_of_several_processes_is_said_once(tmp_path):
-    child = launch(tmp_path / "none", "--batch-size", "3")
-    errors = child.communicate(timeout=120)[1]
-    assert child.returncode != 0 and errors.count("error: --batch-size 3 is shared by 2 processes; expected 2 each") == 1
+    done = launch(train.__file__, *SMALL, "--output-dir", tmp_path / "none", "--batch-size", "3")
+    assert done.returncode != 0 and done.stderr.count("error: --batch-size 3 is shared by 2 processes; expected 2 each") == 1
 
 
 def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kept(tmp_path):
@@ -344,21 +370,23 @@ def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kep
 
 def test_a_run_of_two_processes_may_go_on_alone(tmp_path):
     words = (*SHORT, "--save-every", "1")
-    child = launch(tmp_path, *words)
-    child.communicate(timeout=240)
+    folder = tmp_path / "run"
+    (codes, output), = together(tmp_path, (folder, train.__file__, *words))
+    assert codes == [0, 0], output
     for kind in ("final", "best"):
-        files_of(tmp_path)[kind].unlink()
-    os.replace(tmp_path / "resnet_cifar_epoch1_run.pth", files_of(tmp_path)["last"])
-    files_of(tmp_path)["best"].write_bytes(files_of(tmp_path)["last"].read_bytes())
-    assert start(tmp_path, *words, "--resume") is None
-    assert "1 processes where it had 2: not bit for bit" in files_of(tmp_path)["log"].read_text()
-    assert read(tmp_path)["epoch"] == 2
+        files_of(folder)[kind].unlink()
+    os.replace(folder / "resnet_cifar_epoch1_run.pth", files_of(folder)["last"])
+    files_of(folder)["best"].write_bytes(files_of(folder)["last"].read_bytes())
+    assert start(folder, *words, "--resume") is None
+    assert "1 processes where it had 2: not bit for bit" in files_of(folder)["log"].read_text()
+    assert read(folder)["epoch"] == 2
 
 
 def test_a_compiled_network_trains_alike_and_its_checkpoint_is_like_any_other(tmp_path, finished):
     file = tmp_path / "net.py"
     file.write_text(PLAIN)
-    words = (*SHORT, "--model", f"{file}:build", "--lr", "0.01")
+    # Two batches of 163 images: each shape is compiled for itself, which takes most of the time.
+    words = (*SHORT, "--model", f"{file}:build", "--lr", "0.01", "--batch-size", "163")
     start(tmp_path / "eager", *words)
     start(tmp_path / "compiled", *words, "--compile")
     one, other = (torch.load(tmp_path / name / "net_build_final_run.pth", weights_only=True)["model_state_dict"]
