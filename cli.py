@@ -211,6 +211,8 @@ def run(main):
         print("interrupted: what was finished is kept; run the same command again to go on",
               file=sys.stderr)
         code = INTERRUPTED
+    except SystemExit as stop:
+        code = stop.code
     except BrokenPipeError:
         drop_output()
         code = 1
@@ -224,6 +226,19 @@ def run(main):
         sys.stdout.flush()
     except OSError:
         drop_output()  # or the interpreter would try again at its end, and print a traceback
+    leave(code)
+
+
+def leave(code):
+    """Exit; at once where several processes worked together.
+
+    gloo's threads outlive DistributedDataParallel. Where one of them still lets go of a tensor
+    while the interpreter ends, the process aborts with "terminate called without an active
+    exception" (pytorch #179291): once in dozens of runs on a crowded machine.
+    """
+    if getattr(sys.modules.get("distributed"), "joined", False):
+        sys.stderr.flush()
+        os._exit(code or 0)
     sys.exit(code)
 
 

@@ -24,6 +24,8 @@ PATIENCE = timedelta(hours=1)  # the first rank may load, measure or write for l
 CHUNK = 1 << 26  # bytes of one message when rows are gathered
 PORTS = range(20000, 32000)  # free of services, and below those that Linux hands out by itself
 
+joined = False  # True from join() on where several processes work together: cli.run exits at once
+
 
 class Elsewhere(SystemExit):
     """Leaves a rank without a word, since another one says what went wrong and exits with that error's code."""
@@ -153,6 +155,8 @@ def join(device):
     if place is None:
         yield World(0, 1, device)
         return
+    global joined
+    joined = True
     store = connect(place)
     try:
         device = own_device(device, place)
