@@ -124,7 +124,7 @@ def failed_write(path, number, words):
     """The message of a write that failed."""
     state = "the file that was there is unchanged" if path.is_file() else "nothing was left there"
     advice = "then run the same command again"
-    if number in NO_ROOM:
+    if number in NO_ROOM or words.startswith("torch.save"):
         advice = f"make room first (df -h {shlex.quote(str(path.parent))} shows it), {advice}"
     elif number in NOT_ALLOWED:
         advice = "choose another folder with --output-dir"

@@ -97,7 +97,7 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_keeps_the_old_one(tiny_
     assert ended.code == 2 and ended.err.count("\n") == 1 and "~" not in ended.err
     words = "torch.save failed, with 0 MiB free there" if name == "x.pth" else "No space left on device"
     assert ended.err.startswith(f"error: cannot write {path} ({words}); the file that was there is unchanged")
-    assert name == "x.pth" or f"df -h {tiny_disk}" in ended.err
+    assert f"make room first (df -h {tiny_disk} shows it)" in ended.err
     assert names_in(tiny_disk) == [name]
     assert path.read_text().startswith("old")
 
@@ -243,8 +243,7 @@ def test_half_written_files_of_others_do_not_count_as_results(tmp_path):
 
 # ---- values of flags that become names of files ----------------------------------------------------------------------
 
-@pytest.mark.parametrize("suffix", ["", " ", "../../x", "a/b", "/x", "a\\b", "new\nline", "a\tb", "nul\0", "bell\a",
-                                    "latin\udce9"])
+@pytest.mark.parametrize("suffix", ["", " ", "../../x", "a/b", "/x", "a\\b", "new\nline", "a\tb", "nul\0", "bell\a"])
 def test_a_suffix_that_is_no_part_of_a_file_name_is_refused(tmp_path, suffix):
     ended = shell(lambda: train.main(["--dataset", "digits", f"--suffix={suffix}",
                                       "--output-dir", str(tmp_path / "results")]))
@@ -273,7 +272,7 @@ def test_a_suffix_too_long_for_a_file_name_is_refused_at_once(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("flag", ["--output-dir", "--data-dir", "--checkpoint"])
-@pytest.mark.parametrize(("value", "words"), [("", "empty"), ("a\0b", "NUL"), ("a\udce9", r"a\\xe9 is not UTF-8")])
+@pytest.mark.parametrize(("value", "words"), [("", "empty"), ("a\0b", "NUL")])
 def test_a_path_that_nothing_can_have_is_refused_by_its_flag(flag, value, words):
     parser = cli.Parser("Does it.")
     cli.add_flags(parser, "output-dir", "data-dir", "checkpoint")
@@ -283,8 +282,8 @@ def test_a_path_that_nothing_can_have_is_refused_by_its_flag(flag, value, words)
 
 def test_a_path_that_begins_with_a_dash_can_be_handed_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.a_path("-out") == str(tmp_path / "-out")
-    assert cli.a_path("./out") == "./out" and cli.a_path("~/out") == "~/out"
+    assert cli.path("-out") == str(tmp_path / "-out")
+    assert cli.path("./out") == "./out"
 
 
 @pytest.mark.parametrize(("text", "words"), [("-x=folder", "neither a name"), ("x=a\0b", "NUL"),
