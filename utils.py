@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +22,6 @@ SET_NAME_BYTES = 100  # the longest file name of one: ODIN_OOD_<name>_test_<stag
 NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
 TEMPORARY = re.compile(r"\..*~(?P<host>[A-Za-z0-9-]+)~(?P<process>\d+)-\d+(\.[^.~]*)?", re.DOTALL)
-TORCH_WRITER = "inline_container|PytorchStreamWriter"
 STEM_BYTES = 120  # of a temporary name: with host and process it stays below the 255 of a file name
 WEEK = 7 * 24 * 3600  # seconds
 BLOCK = 1 << 16  # bytes
@@ -99,15 +97,11 @@ def append_text(path, text):
 def write_failure(error, temporary, path):
     """(errno or None, the system's words) of an error that a write of these caused, else None.
 
-    polars wraps the system's error in kinds of its own, with the number in the text alone; torch
-    keeps neither number nor words.
+    polars wraps the system's error in kinds of its own, with the number in the text alone.
     """
     text, number = str(error), getattr(error, "errno", None)
     if isinstance(error, WriteError):
         return None
-    if isinstance(error, RuntimeError) and re.search(TORCH_WRITER, text):
-        free = shutil.disk_usage(path.parent).free
-        return None, f"torch.save failed, with {free / 2**20:,.0f} MiB free there"
     wrapped = re.search(r"\(os error (\d+)\)", text)
     if not (isinstance(error, OSError) or wrapped):
         return None
@@ -124,7 +118,7 @@ def failed_write(path, number, words):
     """The message of a write that failed."""
     state = "the file that was there is unchanged" if path.is_file() else "nothing was left there"
     advice = "then run the same command again"
-    if number in NO_ROOM or words.startswith("torch.save"):
+    if number in NO_ROOM:
         advice = f"make room first (df -h {shlex.quote(str(path.parent))} shows it), {advice}"
     elif number in NOT_ALLOWED:
         advice = "choose another folder with --output-dir"
