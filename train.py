@@ -325,8 +325,8 @@ def begin(args, files, world):
             raise ValueError(f"{files['final']} was finished by another process just now; nothing to resume")
         if world.first and args.force:
             start, end = files["epoch"]
-            epochs = [path for path in utils.visible(args.output_dir, start, end)
-                      if path.name[len(start):-len(end)].isdecimal()]
+            names = [name for name in records.listing(args.output_dir, "*.pth") if name.startswith(start) and name.endswith(end)]
+            epochs = [Path(args.output_dir) / name for name in names if name[len(start):-len(end)].isdecimal()]
             for path in (files["last"], files["final"], files["best"], *epochs):
                 path.unlink(missing_ok=True)
                 records.sidecar_path(path).unlink(missing_ok=True)

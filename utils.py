@@ -182,20 +182,6 @@ def is_alive(process):
     return True
 
 
-def visible(folder, start="", end=""):
-    """The sorted paths in a folder whose names start and end so; [] where there is no folder.
-
-    Names are taken literally, never as patterns, and hidden files are no results: another process
-    may be writing one at this moment.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")
-                  and path.name.startswith(start) and path.name.endswith(end)
-                  and len(path.name) >= len(start) + len(end))
-
-
 # ---- folders, text, JSON, figures ------------------------------------------------------------------------------------
 
 def writable_folder(path):

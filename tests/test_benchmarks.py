@@ -1,6 +1,5 @@
 """benchmarks/: the parts that a figure rests on, and one run of each kind at its smallest. No test asserts a time."""
 import contextlib
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -15,7 +14,6 @@ from test_cli import write_blank
 from torch import nn
 
 import augment
-import data
 import networks
 import records
 import utils
@@ -186,8 +184,10 @@ def test_every_benchmark_that_times_names_the_machine_that_it_ran_on():
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 
 def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_finished(recipes, tmp_path, monkeypatch):
+    def script(file, *words):  # six processes would import torch in most of the time
+        assert not importlib.import_module(Path(file).stem).main(list(words))
+    monkeypatch.setattr(recipes, "script", script)
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    monkeypatch.setitem(data.ID, "digits", dataclasses.replace(data.ID["digits"], size=8))  # a quarter of the time
     words = ["--dataset", "digits", "--epochs", "1", "--ood", "uniform", "held_out", "--methods", "MSP", "KNN", "--device", "cpu",
              "--candidates", "baseline", "mine=--lr 0.02 --ema 0.5", "--output-dir", str(tmp_path)]
     recipes.main(words)
@@ -205,6 +205,12 @@ def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_fin
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmarks" / "recipes").glob("*.pth")}
     recipes.main(words)
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_script_that_fails_is_named_with_its_code(recipes, capfd):
+    with pytest.raises(ValueError, match=r"^report\.py --checkpoint absent\.pth ended with code 2; the same command goes on"):
+        recipes.script("report.py", "--checkpoint", "absent.pth")
+    assert "error: no features of absent.pth" in capfd.readouterr().err
 
 
 def test_a_candidate_is_a_name_of_the_table_or_flags(recipes):

@@ -102,10 +102,10 @@ LISTINGS = ("glob", "rglob", "iterdir", "listdir", "scandir")
 
 @pytest.mark.parametrize("module", [name for name in PRESENT if name not in LISTERS])
 def test_folders_are_listed_without_hidden_files(module):
-    """Path.glob takes a half-written hidden file for a result, and a name for a pattern; utils.visible does neither."""
+    """Path.glob takes a half-written hidden file for a result, and a name for a pattern; records.listing does not."""
     found = [f"line {part.lineno}: {ast.unparse(part)}" for part in ast.walk(tree(module))
              if isinstance(part, ast.Call) and ast.unparse(part.func).rpartition(".")[2] in LISTINGS]
-    assert not found, f"{module}.py, {found}: use utils.visible"
+    assert not found, f"{module}.py, {found}: use records.listing"
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
