@@ -4,7 +4,7 @@
     python main.py --dataset cifar100 --model resnet18 --ood svhn textures --epochs 200
     python main.py --dataset cifar100 --ood svhn mine=path/to/photographs --methods MSP ViM --vim-dim 300
     python main.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn mine=path/to/photographs
-    python main.py --checkpoint elsewhere.pth --model my_network.py:build --dataset cifar100
+    python main.py --checkpoint elsewhere.pth --model my_network.py:build --dataset cifar100 --mean 0 --std 1
     python main.py --force ood                              # redo one stage and what follows from it
 
 A stage whose outputs are there, and were made with the same arguments from the same files, is skipped; an interrupted training

@@ -52,8 +52,8 @@ def changed(before, after):
 def chain(tmp_path_factory):
     """(results/, what was printed) of `python main.py --epochs 2 --latex --no-amp` in an empty folder; change nothing."""
     folder = tmp_path_factory.mktemp("chain")
-    done = subprocess.run([sys.executable, ROOT / "main.py", "--epochs", "2", "--latex", "--no-amp"], cwd=folder, capture_output=True,
-                          text=True, timeout=300)
+    done = subprocess.run([sys.executable, ROOT / "main.py", "--epochs", "2", "--latex", "--no-amp"], cwd=folder,
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert os.listdir(folder) == ["results"], "embedded images need no folder of data"
     return folder / "results", done.stdout

@@ -141,7 +141,7 @@ def test_what_the_system_says_and_what_helps(tmp_path, number, advice):
 
 def test_the_error_of_another_file_within_the_block_is_not_the_writers(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.csv"), utils.replacing(tmp_path / "x.csv"):
-        open(tmp_path / "absent.csv")
+        (tmp_path / "absent.csv").read_text()
     with pytest.raises(KeyError), utils.replacing(tmp_path / "x.csv"):
         raise KeyError("a bug")
 
