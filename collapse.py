@@ -7,7 +7,6 @@ One pass gathers counts, class means and within-class scatter; NC1, NC2 and NC3 
 features again. A metric that is undefined is None, never 0. Formulas, sources, hazards: docs/neural_collapse.md.
 """
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,8 +14,8 @@ from collapse_angles import GENERALISED, NC2, SIMPLEX, nc2, plain, rank_bound
 from collapse_moments import BLOCK, EPSILON, Accumulator, Moments, check_features
 
 __all__ = ["Accumulator", "Moments", "all_rows", "bootstrap", "bootstrap_nc4", "bootstrap_nc5", "centre_distances",
-           "least_squares_head", "measure", "nc1", "nc2", "nc3", "nc4", "nc4_rows", "nc5", "nc5_rows", "per_class", "principal",
-           "spread", "total"]
+           "least_squares_head", "measure", "nc1", "nc2", "nc3", "nc4", "nc4_rows", "nc5", "nc5_rows", "per_class", "spread",
+           "total"]
 
 COINCIDE = 1e-12  # squared distance of two class means, over the largest squared norm, at which they count as one point
 
@@ -199,33 +198,6 @@ def least_squares_head(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     W[present] = share[:, None] * (moments.means[present] - mean) @ inverse
     b[present] = share - W[present] @ mean
     return W, b
-
-
-@dataclass(frozen=True, eq=False)
-class Principal:
-    """Principal components of the standardised training features, as NECO (Ammar et al. 2023) takes them by default."""
-
-    mean: np.ndarray  # (D,)
-    scale: np.ndarray  # (D,) standard deviations, 1 where a feature is constant
-    variances: np.ndarray  # (D,) descending
-    directions: np.ndarray  # (D, D), a column a component
-    dim: int  # d: the least with 90% of the variance
-
-    def share(self, features) -> np.ndarray:
-        """NECO of features (n, D) without its max-logit factor -> (n,): |first d components| / |standardised features|."""
-        rows = (features - self.mean) / self.scale
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.linalg.norm(rows @ self.directions[:, : self.dim], axis=1) / np.linalg.norm(rows, axis=1)
-
-
-def principal(moments: Moments) -> Principal:
-    mean, covariance = total(moments)
-    scale = np.sqrt(np.diag(covariance))
-    scale = np.where(scale > EPSILON * np.abs(mean), scale, 1.0)  # a constant feature has rounding for its deviation
-    variances, directions = np.linalg.eigh(covariance / np.outer(scale, scale))
-    variances, directions = variances[::-1].clip(0), directions[:, ::-1]
-    needed = int(np.searchsorted(np.cumsum(variances), 0.9 * variances.sum())) + 1
-    return Principal(mean, scale, variances, directions, min(needed, max(1, len(mean) - 1)))
 
 
 def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train") -> list[dict]:

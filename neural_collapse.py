@@ -14,6 +14,7 @@ latest epoch gets nc_epochs.csv and, where ood_methods.py has scored all of them
 docs/neural_collapse.md explains each.
 """
 import glob
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ import figures
 import layers
 import records
 import runs
+import scores
 import series
 import utils
 
@@ -97,6 +99,32 @@ def main(argv=None):
 # ---- one checkpoint --------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True, eq=False)
+class Components:
+    """NECO as ood_methods.py scores it by default, and the spectrum that it takes its components from."""
+
+    neco: scores.State
+    variances: np.ndarray  # (D,) of the standardised training features, descending
+
+    @property
+    def dim(self):
+        """d, the number of components that NECO takes; None where it is undefined."""
+        return None if hasattr(self.neco, "undefined") else self.neco.parameters["dim"]
+
+    def share(self, features):
+        """(n, D) -> (n,): the norm of an image's first d components over its whole norm."""
+        return scores.score_all(features, {"NECO": self.neco}, None, None)["NECO"]
+
+
+def fit_components(train, W, b):
+    """Fit NECO to the training features; ood_methods.py is where its warnings are said."""
+    fitted = scores.Training(train.features, train.labels, W, b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        state = scores.fit_all(fitted, ["NECO"], {})["NECO"]
+    return Components(state, fitted.spectrum_standardised[0][::-1].clip(0))
+
+
+@dataclass(frozen=True, eq=False)
 class Measured:
     """One checkpoint's files, features and all that was found in them."""
 
@@ -109,6 +137,7 @@ class Measured:
     test: artifacts.Features
     ood: dict  # name: features
     moments: collapse.Moments
+    components: "Components"
     nc4: dict  # split: result of collapse.nc4
     nc5: dict  # "test" or "ood:<name>": result of collapse.nc5
     table: pd.DataFrame
@@ -137,7 +166,8 @@ def measure(run, stages, args, stale):
         keys = zip(table["metric"], table["split"], strict=True)
         table[["low", "high"]] = np.array([bounds.get(key, (None, None)) for key in keys], np.float64)
     per_class = pd.DataFrame(collapse.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
-    return Measured(run, looked_for(run, stages), stale, W, b, class_names, test, ood, moments, nc4, nc5, table, per_class,
+    return Measured(run, looked_for(run, stages), stale, W, b, class_names, test, ood, moments,
+                    fit_components(train, W, b), nc4, nc5, table, per_class,
                     measure_layers(run, stages, class_names, stale) if stages else None)
 
 
@@ -256,14 +286,14 @@ def draw(folder, found, tsne):
 def draw_features(found):
     """{name: figure} of what features alone show."""
     moments, W = found.moments, found.W
-    components = collapse.principal(moments)
     distances = {name: collapse.centre_distances(rows, moments.means) for name, rows in found.ood.items()}
-    return {
+    drawn = {} if found.components.dim is None else {"nc_pca_spectrum": figures.pca_spectrum(
+        found.components.variances, found.components.dim, len(moments.present))}
+    return drawn | {
         "within_class_variance": figures.within_class_variance(found.per_class),
         "cosine_histogram": figures.cosine_histogram(moments.centred, None if W is None else W[moments.present]),
         "class_mean_distances": figures.class_mean_distances(moments.means, found.class_names),
         "nc5": figures.nc5_bars(nc5_table(found.nc5)),
-        "nc_pca_spectrum": figures.pca_spectrum(components.variances, components.dim, len(moments.present)),
         "nc_centre_distances": figures.centre_distances(
             collapse.centre_distances(found.test.features, moments.means), distances),
     }
@@ -273,18 +303,18 @@ def draw_head(found):
     """{name: figure} of the classifier beside the features."""
     moments, names, test = found.moments, found.class_names, found.test.features
     present, weights = moments.present, found.W[moments.present]
-    components, decisions = collapse.principal(moments), found.nc4["test"]
+    decisions = found.nc4["test"]
 
     def share_and_logit(features):
-        return components.share(features), (features @ found.W.T + found.b).max(axis=1)
-    return {
+        return found.components.share(features), (features @ found.W.T + found.b).max(axis=1)
+    drawn = {} if found.components.dim is None else {"nc_neco_share": figures.neco_shares(
+        share_and_logit(test), {name: share_and_logit(rows) for name, rows in found.ood.items()})}
+    return drawn | {
         "weight_mean_alignment": figures.weight_mean_alignment(found.per_class),
         "nc4_agreement": figures.nearest_mean_agreement(found.per_class),
         "nc4_mismatches": figures.mismatch_map(decisions["nearest"], decisions["predicted"], names),
         "nc_angles": figures.angle_histogram(moments.centred, weights),
         "nc_gram": figures.gram_matrices(moments.centred, weights, [names[index] for index in present]),
-        "nc_neco_share": figures.neco_shares(
-            share_and_logit(test), {name: share_and_logit(rows) for name, rows in found.ood.items()}),
     }
 
 

@@ -743,23 +743,6 @@ def test_the_probe_never_predicts_a_class_without_images():
     assert (features[kept] @ W.T + b).argmax(axis=1).max() == 4
 
 
-def test_neco_from_moments_is_neco_from_features():
-    import scores
-    features, labels = clouds()
-    generator = np.random.default_rng(1)
-    W, b = generator.normal(size=(5, 8)), generator.normal(size=5)
-    components = collapse.principal(gathered(features, labels, 5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of the constant feature
-        states = scores.fit_all(scores.Training(features, labels, W.astype(np.float32), b.astype(np.float32)), ["NECO"])
-        others = (features[::3] + generator.normal(size=features[::3].shape)).astype(np.float32)
-        expected = scores.score_all(others, states, W, b)["NECO"]
-    assert components.dim == states["NECO"].parameters["dim"]
-    np.testing.assert_allclose(components.share(others), expected, rtol=1e-4)
-    assert components.scale[3] == 1 and components.variances.sum() == pytest.approx(7, rel=1e-9)
-    assert np.isnan(components.share(components.mean[None])).all(), "0/0 is unknown, not a share"
-
-
 def test_distances_to_the_nearest_mean_equal_a_loop_and_pass_absent_classes_over():
     features, labels = clouds()
     means = gathered(features, labels, 5).means

@@ -20,7 +20,7 @@ TABLE = {
                      "extraction", "layers", "distributed", "records", "artifacts", "utils", "cli"},
     "ood_methods": {"joining", "detection", "scores", "tables", "metrics", "figures", "runs", "records", "artifacts", "utils",
                     "cli"},
-    "neural_collapse": {"layers", "series", "collapse", "figures", "runs", "records", "artifacts", "utils", "cli"},
+    "neural_collapse": {"scores", "layers", "series", "collapse", "figures", "runs", "records", "artifacts", "utils", "cli"},
     "report": {"report_page", "report_summary", "report_words", "records", "artifacts", "utils", "cli"},
     "report_page": {"report_words", "figures", "utils"},
     "report_summary": {"report_words", "figures", "utils"},

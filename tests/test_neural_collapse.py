@@ -96,6 +96,33 @@ def cosine(a, b):
     return a @ b / np.sqrt(a @ a) / np.sqrt(b @ b)
 
 
+def test_the_figure_of_neco_shows_the_score_of_the_table(tmp_path, monkeypatch, undrawn):
+    """One unit is zero but for one training image: a scale of its own would put every OOD image at a share of 1."""
+    import figures
+    import ood_methods
+    generator = np.random.default_rng(3)
+    labels = np.arange(400) % 4
+    centres = generator.normal(size=(4, 12)) * 3
+
+    def around(labels):
+        features = (centres[labels] + generator.normal(size=(len(labels), 12))).clip(0).astype(np.float32)
+        features[:, 5] = 0
+        return features
+    train, outside = around(labels), around(labels)[:100] * 0.5 + generator.random((100, 12), dtype=np.float32)
+    train[7, 5] = 1e-6
+    folder = write_run(tmp_path / "net_s0", generator.normal(size=(4, 12)), np.zeros(4), {
+        "ID_toy_train": (train, labels), "ID_toy_test": (around(labels)[:80], labels[:80]),
+        "OOD_svhn_test": (outside, np.full(100, -1))})
+    drawn = {}
+    monkeypatch.setattr(figures, "neco_shares", lambda inside, others: drawn.update({"ID_toy": inside, "OOD_svhn": others["svhn"]}))
+    run(folder)
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "NECO")
+    assert ended.code == 0, ended.err
+    for stem, (shares, _) in drawn.items():
+        np.testing.assert_allclose(shares, read_csv(folder / f"scores_{stem}.csv")["NECO"], rtol=1e-6)
+    assert drawn["OOD_svhn"][0].max() < 1
+
+
 # ---- the files -------------------------------------------------------------------------------------------------------
 
 def test_the_tables_have_these_columns_and_rows(done):
