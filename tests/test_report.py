@@ -541,7 +541,7 @@ def test_the_same_content_in_other_bytes_is_no_change(run):
 def test_a_text_among_the_numbers_is_refused_by_row_and_column(run):
     (run / "nc_metrics.json").unlink()
     edit(run / "nc_metrics.csv", "0.125", "much")
-    with pytest.raises(ValueError, match=r"nc_metrics\.csv has 'much' in data row 3 of column value, expected a number"):
+    with pytest.raises(ValueError, match=r"nc_metrics\.csv, line 4, column value: found 'much', expected a number"):
         make(run)
 
 
