@@ -222,7 +222,8 @@ def test_weights_that_diverged_are_refused_before_anything_is_replaced(own_digit
 @pytest.mark.parametrize("name", ["ID_digits_train", "ID_digits_test", "OOD_photos_test"])
 def test_a_missing_csv_is_named_with_the_command_that_makes_it(own_digits_run, script, name):
     (own_digits_run.folder / f"{name}.csv").unlink()
-    command = f"python run_networks.py --checkpoint {own_digits_run.checkpoint} --dataset digits --ood held_out photos"
+    command = (f"python run_networks.py --checkpoint {own_digits_run.checkpoint} --output-dir {own_digits_run.output_dir} "
+               "--dataset digits --ood held_out photos")
     refuse_run(own_digits_run, SCORERS[script], "--dataset", "digits", "--ood", "held_out", "photos",
                said=[f"lacks {name}.csv", command])
 
