@@ -13,6 +13,7 @@ import torch
 from test_cli import write_blank
 from torch import nn
 
+import artifacts
 import augment
 import networks
 import records
@@ -149,7 +150,7 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "benchmarks" / "training.csv"
-    table, sidecar = pd.read_csv(path), records.read_sidecar(path)
+    table, sidecar = artifacts.read_table(path), records.read_sidecar(path)
     assert list(table["part"].unique()) == ["data", "compute", "both"]
     assert list(table.columns)[-1] == "ratio"
     assert (table.groupby("part", sort=False)["ratio"].first() == 1).all()
@@ -191,7 +192,7 @@ def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_fin
     words = ["--dataset", "digits", "--epochs", "1", "--ood", "uniform", "held_out", "--methods", "MSP", "KNN", "--device", "cpu",
              "--candidates", "baseline", "mine=--lr 0.02 --ema 0.5", "--output-dir", str(tmp_path)]
     recipes.main(words)
-    table = pd.read_csv(tmp_path / "benchmarks" / "recipes.csv")
+    table = artifacts.read_table(tmp_path / "benchmarks" / "recipes.csv")
     assert table["candidate"].tolist() == ["baseline", "mine"] and table["flags"].tolist()[1] == "--lr 0.02 --ema 0.5"
     for row in table.to_dict("records"):
         stem = f"resnet_cifar_best_{row['candidate']}_1_s0"

@@ -462,7 +462,7 @@ def test_two_checkpoints_of_one_name_are_refused_up_front_with_a_command_that_ke
         "--output-dir",
         str(tmp_path / "results"),
     ]
-    with pytest.raises(ValueError, match=r"would both be written into .*results/best") as caught:
+    with pytest.raises(ValueError, match=r"would all be written into .*results/best") as caught:
         run_networks.main(words)
     assert not (tmp_path / "results").exists()
     run_networks.main(str(caught.value).split("python run_networks.py ")[1].split())

@@ -780,8 +780,8 @@ def test_an_empty_folder_and_a_folder_that_cannot_be_written_are_refused(own_dig
 def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_new_one(own_digits_run, monkeypatch, ending):
     before = features_of(own_digits_run.folder, "OOD_photos_test").features
 
-    def die(frame, path, *_, **__):
-        Path(path).write_bytes(b"ct0,ct1\n0.5,")
+    def die(frame, file, *_, **__):
+        file.write(b"ct0,ct1\n0.5,")
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pl.DataFrame, f"write_{ending}", die)

@@ -395,7 +395,7 @@ def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
     assert checkpoint["model"] == "resnet_cifar" and checkpoint["model_args"] == {"dropout": 0.5}
     assert checkpoint["class_names"] == ["0", "1", "2"] and checkpoint["held_out"] == list("3456789")
     assert checkpoint["preprocessing"] == {"size": 8, "mean": data.ID["digits"].mean, "std": data.ID["digits"].std,
-                                           "interpolation": "bilinear"}
+                                           "interpolation": "bilinear", "crop_share": 1.0}
     assert len(checkpoint["history"]) == checkpoint["epoch"] == 3 and list(checkpoint["history"][0]) == COLUMNS
     assert checkpoint["arguments"]["batch_size"] == 64 and checkpoint["arguments"]["no_amp"] is True
     assert torch.__version__.startswith(checkpoint["versions"]["torch"])
