@@ -1,5 +1,6 @@
 """network_files.py, and what the scripts do with a network from a person's own file."""
 
+import shlex
 import shutil
 import sys
 
@@ -465,5 +466,9 @@ def test_two_checkpoints_of_one_name_are_refused_up_front_with_a_command_that_ke
     with pytest.raises(ValueError, match=r"would all be written into .*results/best") as caught:
         run_networks.main(words)
     assert not (tmp_path / "results").exists()
-    run_networks.main(str(caught.value).split("python run_networks.py ")[1].split())
-    assert (tmp_path / "results" / "s1" / "best" / "head.csv").exists()
+    commands = str(caught.value).split("with: ")[1].split(" && ")
+    assert len(commands) == 2
+    for command in commands:
+        run_networks.main(shlex.split(command)[2:])
+    for folder in ("s0", "s1"):
+        assert (tmp_path / "results" / folder / "best" / "head.csv").exists()
