@@ -18,6 +18,7 @@ import json
 import math
 import pickle
 import re
+import reprlib
 import shutil
 import warnings
 import zipfile
@@ -183,11 +184,16 @@ def plain_entries(content, path):
         for name, value in content.items()
         if isinstance(name, str) and name not in OWN_KEYS
     }
-    return {
+    kept = {
         name: value
         for name, value in plain.items()
         if isinstance(value, (str, int, float, type(None)))
     }
+    # A recipe and an epoch of another project; as they are written on, they must be of our kind.
+    kept.pop("mode", None)
+    if not is_count(kept.get("epoch")):
+        kept.pop("epoch", None)
+    return kept
 
 
 def single(value):
@@ -300,6 +306,17 @@ def shown(text, limit=200):
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
+def brief(value):
+    """A value from a file in a few words. Its repr alone may fill the memory: a list of a few
+    bytes, ten times in a list, ten times in a list ..."""
+    short = reprlib.Repr()
+    short.maxlevel = 2
+    try:
+        return short.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a huge number"
+
+
 class Record:
     """Stands for an object that only holds attributes, such as argparse.Namespace. Nothing reads "
     "them."""
@@ -322,13 +339,12 @@ class Dtype:
 
 
 def scalar(dtype, raw=b""):
-    """Stands for NumPy's function of that name: a number or text -> Python's own."""
-    if (
-        not isinstance(dtype, Dtype)
-        or not isinstance(raw, bytes)
-        or not re.fullmatch(r"[biufSU]\d{1,4}", str(dtype.code))
-    ):
-        raise pickle.UnpicklingError("a NumPy scalar that is neither number nor text")
+    """Stands for NumPy's function of that name: a number or text -> Python's own; another kind,
+    such as a complex number or a date, -> None."""
+    if not isinstance(dtype, Dtype) or not isinstance(raw, bytes):
+        raise pickle.UnpicklingError("a NumPy scalar without a type or a value")
+    if not re.fullmatch(r"[biufSU]\d{1,4}", str(dtype.code)):
+        return None
     return np.frombuffer(raw, np.dtype(dtype.order + dtype.code), count=1)[0].item()
 
 
@@ -420,7 +436,7 @@ def check_own(content, path):
     for name, (fits, expected) in EXPECTED.items():
         if name in content and not fits(content[name]):
             raise ValueError(
-                f"{path}: its entry {name} is {shown(repr(content[name]), 80)}; expected "
+                f"{path}: its entry {name} is {shown(brief(content[name]), 80)}; expected "
                 f"{expected}. The file was "
                 "changed after train.py wrote it; train it again, or give a state dict with "
                 "--model and --dataset"

@@ -112,8 +112,8 @@ def takers(parser, group, args):
         parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
     if not args.checkpoint:
         # run_networks reads the network's name from the checkpoint; code is run only where the person names it.
-        registered = flag == "--model" and ":" not in group[-1]
-        return [name for name in known if not (name == "extract" and registered)]
+        said = flag == "--held-out" or (flag == "--model" and ":" not in group[-1])
+        return [name for name in known if not (name == "extract" and said)]
     if known == ["train"]:
         parser.error(f"{flag} is of training, and --checkpoint trains nothing; leave one of them out")
     return [name for name in known if name != "train"]
@@ -181,7 +181,18 @@ def is_current(name, folder, files, words):
     verify = "--verify" in words["extract"]
     if name == "train":
         return train.is_finished(files, arguments, verify)
-    return records.is_current(folder / stage.record, arguments, verify)
+    current = records.is_current(folder / stage.record, arguments, verify)
+    return current and (name != "extract" or read_checkpoint(folder / stage.record, words[name]))
+
+
+def read_checkpoint(record, words):
+    """True where a stage read this very checkpoint, or its weights: another folder may hold another one of the same name."""
+    given, then = run_networks.parse_args(words).checkpoint[0], records.read_record(record)
+    if not Path(given).is_file():
+        return False
+    weights = records.content_sha256(given)
+    same_weights = weights is not None and weights in then.get("contents", {}).values()
+    return same_weights or records.sha256(given) in then["inputs"].values()
 
 
 def run_stage(name, args, words, files, forced):

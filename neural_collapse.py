@@ -360,7 +360,7 @@ def follow(epochs, tables, deep, scored, args, stale):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
     if lacking:
         print(f"\nnot beside OOD: {len(lacking)} of {len(epochs)} folders lack ood_metrics.csv; make it with: "
-              f"python ood_methods.py --checkpoint {' '.join(map(str, lacking))}")
+              f"{utils.command('ood_methods', lacking, args.output_dir)}")
     else:
         beside_ood(folder, epochs, table, scored, sidecar)
 

@@ -30,6 +30,7 @@ import image_folders
 from utils import plain, read_json, replacing, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "polars")
+TRAINED = {"checkpoint_sha256", "weights_sha256", "recipe", "curves"}  # train.py writes them beside a checkpoint
 NETWORK = ("checkpoint_sha256", "weights_sha256")  # by these keys a sidecar says which network its file came from
 
 
@@ -134,6 +135,14 @@ def sidecar_path(path):
 def read_sidecar(path):
     """The dict beside a file, or {} where there is none; ValueError where a value is not of its kind."""
     return read_checked(sidecar_path(path))
+
+
+def checkpoint_sidecar(path):
+    """What train.py wrote beside a checkpoint, or {}. Other projects keep a .json of that name, too,
+    such as a configuration: it is theirs, and says nothing here.
+    """
+    path = sidecar_path(path)
+    return read_checked(path) if TRAINED & set(read_json(path)) else {}
 
 
 def read_checked(path):
@@ -260,7 +269,7 @@ def check_file(path, content, rows, stale=None, remedy=None):
 def network_of(path):
     """Which network a checkpoint file is, by its bytes and, where its own sidecar knows them, by its weights."""
     path = Path(path)
-    sidecar = read_sidecar(path)
+    sidecar = checkpoint_sidecar(path)
     if not path.is_file():
         return {name: sidecar[name] for name in NETWORK if sidecar.get(name)}
     digest = sha256(path)

@@ -57,7 +57,7 @@ def main(argv=None):
     args = parse_args(argv)
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     stale = records.Stale(args.allow_stale)
-    found = gather(args.checkpoint, folder, stale)
+    found = gather(args.checkpoint, folder, stale, args.output_dir)
     inputs = records.fingerprints([file for file in found["files"] if file.is_file()], folder)
     summary = report_summary.summarise(
         found, records.provenance(cli.material(args), stale, inputs=inputs)
@@ -85,21 +85,22 @@ def main(argv=None):
 # ---- what is there -------------------------------------------------------------------------------
 
 
-def gather(checkpoint, folder, stale):
+def gather(checkpoint, folder, stale, output_dir="results"):
     """Read every table and list every figure of the run; ValueError without any, or with another's.
 
     `files` are all that was looked for: when one comes, the report is no longer current.
     """
-    tables = expected_tables(checkpoint, folder)
+    tables = expected_tables(checkpoint, folder, output_dir)
     if not tables["ood"].file.exists() and not tables["nc"].file.exists():
         raise ValueError(
             f"nothing to report in {folder}: expected ood_metrics.csv or nc_metrics.csv; make them "
             f"with: {tables['ood'].command} and {tables['nc'].command}"
         )
     network = identity(checkpoint, folder)
-    sidecar = records.read_checked(folder.parent / f"{folder.name}.json")
+    place = trained_in(checkpoint, folder)
+    sidecar = records.checkpoint_sidecar(place / f"{folder.name}.pth")
     head = records.read_sidecar(folder / "head.csv")
-    candidates = curves_files(folder, sidecar)
+    candidates = curves_files(place, folder.name, sidecar)
     curves = next((file for file in candidates if file.is_file()), None)
     made_by = read_records(folder)
     read = {name: read_checked(table, network, stale) for name, table in tables.items()}
@@ -116,26 +117,31 @@ def gather(checkpoint, folder, stale):
         "images": images,
         "records": made_by,
         "curves": read_curves(curves, sidecar, stale),
-        "files": [*looked_for(folder, tables), *candidates, *images],
+        "files": [*looked_for(place, folder, tables), *candidates, *images],
         "missing": list(missing_parts(folder, tables, sidecar, head, curves, images)),
         "stale": stale_parts(stale, made_by),
     }
 
 
-def looked_for(folder, tables):
+def trained_in(checkpoint, folder):
+    """Where train.py wrote what belongs to the checkpoint: beside it, wherever the features are."""
+    given = Path(checkpoint)
+    return given.parent if given.is_file() else folder.parent
+
+
+def looked_for(place, folder, tables):
     """The tables with their sidecars, and the other JSON files whose content the report shows."""
-    files = [folder.parent / f"{folder.name}.json", folder / "head.json"]
+    files = [place / f"{folder.name}.json", folder / "head.json"]
     files += [folder / f"{stage}.json" for stage in STAGES[1:]]
     for table in tables.values():
         files += [table.file, records.sidecar_path(table.file)]
     return files
 
 
-def expected_tables(checkpoint, folder):
+def expected_tables(checkpoint, folder, output_dir="results"):
     """{name: Table} of a run's folder, each with a command that can be run as it stands."""
-    name = shlex.quote(str(checkpoint))
     scoring, collapse = (
-        f"python {step}.py --checkpoint {name}" for step in ("ood_methods", "neural_collapse")
+        utils.command(step, [checkpoint], output_dir) for step in ("ood_methods", "neural_collapse")
     )
     return {
         "ood": Table(folder / "ood_metrics.csv", OOD_COLUMNS, OOD_NUMBERS, scoring),
@@ -193,15 +199,15 @@ def texts(frame, columns):
     return frame.assign(**{name: frame[name].fillna("").astype(str) for name in columns})
 
 
-def curves_files(folder, sidecar):
+def curves_files(place, stem, sidecar):
     """Where the curves of the run may stand: as the sidecar says, or by the names of its files."""
     kind = r"_(best|final|epoch\d+)(?=_|$)"
     names = [
-        re.sub(kind, "_curves", folder.name, count=1) + ".csv",
-        re.sub(kind, "", folder.name, count=1) + "_curves.csv",
+        re.sub(kind, "_curves", stem, count=1) + ".csv",
+        re.sub(kind, "", stem, count=1) + "_curves.csv",
     ]
-    named = [records.inside(folder.parent, sidecar["curves"])] if sidecar.get("curves") else []
-    return list(dict.fromkeys([*named, *(folder.parent / name for name in names)]))
+    named = [records.inside(place, sidecar["curves"])] if sidecar.get("curves") else []
+    return list(dict.fromkeys([*named, *(place / name for name in names)]))
 
 
 def read_curves(path, sidecar, stale):

@@ -73,6 +73,8 @@ def make_parser():
     checkpoint_help = "checkpoints that train.py wrote, or that were trained elsewhere"
     cli.add_flags(parser, "checkpoint", checkpoint={"nargs": "+", "help": checkpoint_help})
     cli.add_flags(parser, "dataset", "ood", "model", "device", "data-dir", "output-dir")
+    held_out_help = "classes that the training of a checkpoint from elsewhere left out"
+    parser.add_argument("--held-out", nargs="+", metavar="CLASS", help=held_out_help)
     cli.add_flags(parser, "batch-size", batch_size={"default": 500, "type": cli.positive})
     cli.add_flags(
         parser, "max-pixels", max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive}
@@ -500,8 +502,8 @@ def given_by(path, checkpoint, args, choice, folder):
             f"--ood {args.dataset}"
         )
     text = args.dataset or own
-    name, held_out = data.check_id(text)[0], checkpoint.get("held_out", [])
-    ood = default_sets(name, checkpoint) if args.ood is None else args.ood
+    name, held_out = data.check_id(text)[0], held_out_by(path, checkpoint, args)
+    ood = default_sets(name, held_out) if args.ood is None else args.ood
     kept = {text for text in ood if feature_jobs.was_made(folder, text)}
     data.check_ood(ood, name, held_out, kept)
     return feature_jobs.Given(
@@ -509,13 +511,24 @@ def given_by(path, checkpoint, args, choice, folder):
     )
 
 
-def default_sets(dataset, checkpoint):
+def held_out_by(path, checkpoint, args):
+    """The classes that training left out: by the checkpoint, or of a foreign one by --held-out."""
+    own = checkpoint.get("held_out")
+    if own is None or args.held_out is None:
+        return own or list(dict.fromkeys(args.held_out or []))
+    if set(own) != set(args.held_out):
+        raise ValueError(
+            f"{path} was trained without the classes {', '.join(own) or '(none)'}, not without "
+            f"{', '.join(args.held_out)}; leave --held-out out"
+        )
+    return own
+
+
+def default_sets(dataset, held_out):
     """The default OOD sets that this checkpoint has: held_out only where classes were held out."""
     if dataset not in data.ID:
         return []
-    return [
-        name for name in default_ood(dataset) if name != "held_out" or checkpoint.get("held_out")
-    ]
+    return [name for name in default_ood(dataset) if name != "held_out" or held_out]
 
 
 def class_names(work):
@@ -526,6 +539,7 @@ def class_names(work):
         known = (
             feature_jobs.same_network(head, work.shelf.origin)
             and head.get("dataset") == work.given.dataset
+            and head.get("held_out") == list(work.given.held_out)
         )
         there = (
             job.folder is not None and work.shelf.source_of(job) is not None
@@ -534,10 +548,16 @@ def class_names(work):
     if len(names) != work.checkpoint["classes"]:
         raise ValueError(
             f"{work.path} tells {work.checkpoint['classes']} classes apart and "
-            f"{work.given.dataset} has {len(names)}: "
-            "it was trained on other data"
+            f"{work.given.dataset} has {len(names)}: it was trained on other data{left_out(work)}"
         )
     return list(names)
+
+
+def left_out(work):
+    """How to say which classes a foreign network was trained without."""
+    if work.checkpoint.get("held_out") is not None or work.given.held_out:
+        return ""
+    return ", or without some of the classes: name those with --held-out CLASS ..."
 
 
 def judge(work, args):

@@ -51,8 +51,15 @@ def results_folder(checkpoint, output_dir="results"):
     folder = path if path.is_dir() else Path(output_dir) / path.stem
     if not folder.is_dir():
         raise ValueError(f"no features of {checkpoint}: expected the folder {folder}; make it with: "
-                         f"python run_networks.py --checkpoint {checkpoint}")
+                         f"{command('run_networks', [checkpoint], output_dir)}")
     return folder
+
+
+def command(script, checkpoints, output_dir="results"):
+    """The command that runs a script on these checkpoints, as a shell takes it."""
+    words = ["python", f"{script}.py", "--checkpoint", *map(str, checkpoints)]
+    elsewhere = ["--output-dir", str(output_dir)] if str(output_dir) != "results" else []
+    return shlex.join([*words, *elsewhere])
 
 
 # ---- whole or not at all -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import copy
 import os
 import pathlib
 import random
+import time
 import types
 import warnings
 import zipfile
@@ -149,6 +150,20 @@ def test_numpy_scalars_come_back_as_the_numbers_that_they_are(tmp_path):
         "best": 0.75,
     }
     assert all(type(found[name]) in (int, float, bool, str) for name in stored)
+
+
+@pytest.mark.parametrize("value", [np.complex64(1 + 2j), np.datetime64("2026-11-24")])
+def test_a_numpy_scalar_of_another_kind_does_not_make_the_file_a_damaged_one(tmp_path, value):
+    state = networks.build("resnet_cifar", 3).state_dict()
+    torch.save({"state_dict": state, "odd": value}, tmp_path / "x.pth")
+    assert set(checkpoints.read(tmp_path / "x.pth")["model_state_dict"]) == set(state)
+
+
+@pytest.mark.parametrize("facts", [{"mode": 5, "epoch": "three"}, {"mode": "max", "epoch": -1}])
+def test_a_recipe_or_an_epoch_of_another_project_is_not_written_on(tmp_path, facts):
+    state = networks.build("resnet_cifar", 3).state_dict()
+    torch.save({"state_dict": state, **facts}, tmp_path / "x.pth")
+    assert not {"mode", "epoch"} & set(checkpoints.read(tmp_path / "x.pth"))
 
 
 def test_a_file_from_before_torch_0_4_has_no_counters(tmp_path):
@@ -524,6 +539,19 @@ def test_an_archive_that_unpacks_to_more_than_itself_is_refused(tmp_path):
         for name in archive.namelist():
             bomb.writestr(name, archive.read(name))
     refused(tmp_path / "bomb.pth", "compressed records")
+
+
+def test_a_small_file_whose_words_would_fill_the_memory_is_refused_in_one_line(tmp_path):
+    names = ["lol"] * 10
+    for _ in range(8):  # a billion words, in a file of a few hundred bytes
+        names = [names] * 10
+    content = {name: {} for name in checkpoints.SIGNATURE}
+    content |= {"model": "resnet_cifar", "dataset": "digits", "class_names": names}
+    content["model_state_dict"] = networks.build("resnet_cifar", 3).state_dict()
+    torch.save(content, tmp_path / "x.pth")
+    start = time.perf_counter()
+    assert len(refused(tmp_path / "x.pth", "its entry class_names is [[")) < 600
+    assert time.perf_counter() - start < 10
 
 
 def test_control_characters_of_a_file_are_never_printed(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
@@ -265,6 +266,22 @@ def test_a_second_run_says_that_all_is_current_and_changes_nothing(again, tmp_pa
     before = snapshot(tmp_path)
     assert again() == f"\nall is current\nreport: {Path('results') / STEM / 'report.html'}\n"
     assert snapshot(tmp_path) == before and os.listdir(tmp_path) == ["results"]
+
+
+def test_a_namesake_from_another_folder_is_not_current(digits_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    monkeypatch.chdir(tmp_path)
+    for folder, name in (("s0", "final"), ("s1", "best")):
+        Path(folder).mkdir()
+        shutil.copy(digits_run.output_dir / f"resnet_cifar_{name}_digits_s0.pth", f"{folder}/net.pth")
+    content = torch.load("s1/net.pth", weights_only=True)
+    content["model_state_dict"]["fc.bias"] += 1  # where the best epoch is the last, too
+    torch.save(content, "s1/net.pth")
+    words = ["--ood", "uniform", "--methods", "MSP", "--device", "cpu", "--checkpoint"]
+    assert shell(main.main, *words, "s0/net.pth").code == 0
+    assert "all is current" in shell(main.main, *words, "s0/net.pth").out
+    ended = shell(main.main, *words, "s1/net.pth")
+    assert ended.code == 2 and "holds the features of another network, s0/net.pth" in ended.err
 
 
 @pytest.mark.parametrize("words", [["--dataset", "digits"], ["--model", "resnet_cifar", "--mode", "collapse"], ["--device", "auto"],

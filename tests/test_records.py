@@ -213,3 +213,12 @@ def test_json_of_another_shape_is_refused_by_name(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match=r"x\.json (is not JSON|holds a|has .* expected)"):
         records.read_sidecar(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("content", [{"model": {"depth": 18}}, {"epoch": "last", "dataset": 5}])
+def test_another_projects_json_beside_its_checkpoint_says_nothing_here(tmp_path, content):
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    (tmp_path / "net.json").write_text(json.dumps(content))
+    assert records.checkpoint_sidecar(tmp_path / "net.pth") == {}
+    assert records.network_of(tmp_path / "net.pth") == {
+        "checkpoint_sha256": records.sha256(tmp_path / "net.pth")}

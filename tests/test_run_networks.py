@@ -603,6 +603,28 @@ def test_a_bare_state_dict_that_is_not_described_well_is_refused(tmp_path, class
     assert not list(tmp_path.rglob("*.csv"))
 
 
+def test_classes_that_a_foreign_network_never_saw_are_named_with_held_out(digits_run, tmp_path):
+    path = tmp_path / "bare.pth"
+    torch.save(torch.load(digits_run.checkpoint, weights_only=True)["model_state_dict"], path)
+    words = ["--model", "resnet_cifar", "--dataset", "digits"]
+    with pytest.raises(ValueError, match="digits has 10: .* name those with --held-out CLASS"):
+        extract_foreign(tmp_path, path, *words)
+    extract_foreign(tmp_path, path, *words, "--ood", "held_out", "--held-out", "8", "9")
+    folder = tmp_path / "results" / "bare"
+    for stem in ("ID_digits_test", "OOD_held_out_test"):
+        found, expected = features_of(folder, stem), features_of(digits_run.folder, stem)
+        assert np.array_equal(found.labels, expected.labels)
+        assert np.abs(found.features - expected.features).max() < 1e-4
+    assert records.read_sidecar(folder / "head.csv")["class_names"] == list("01234567")
+    extract_foreign(tmp_path, path, *words, "--ood", "uniform", "--held-out", "0", "1")
+    assert records.read_sidecar(folder / "head.csv")["class_names"] == list("23456789")
+
+
+def test_held_out_does_not_overrule_the_checkpoint(digits_run, tmp_path):
+    with pytest.raises(ValueError, match="was trained without the classes 8, 9, not without 0"):
+        extract_foreign(tmp_path, digits_run.checkpoint, "--held-out", "0")
+
+
 def test_where_nothing_is_held_out_the_default_sets_are_the_others(tmp_path):
     path = foreign(tmp_path, networks.build("resnet_cifar", 10))
     extract_foreign(tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits")
