@@ -107,7 +107,9 @@ def test_ctrl_c_ends_every_script_with_130(script, monkeypatch):
 
 
 def test_ctrl_c_at_a_real_shell_is_130_without_a_traceback():
-    code = "import cli, time\ndef main():\n    print('on', flush=True)\n    time.sleep(60)\ncli.run(main)"
+    # In the background of a script, as where tests run overnight, SIGINT is ignored unless one asks for it.
+    code = ("import cli, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "def main():\n    print('on', flush=True)\n    time.sleep(60)\ncli.run(main)")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as script:
         assert script.stdout.readline() == "on\n"
