@@ -234,7 +234,7 @@ def leave(code):
 
     gloo's threads outlive DistributedDataParallel. Where one of them still lets go of a tensor
     while the interpreter ends, the process aborts with "terminate called without an active
-    exception" (pytorch #179291): once in dozens of runs on a crowded machine.
+    exception" (pytorch #179291), seen once on a crowded machine.
     """
     if getattr(sys.modules.get("distributed"), "joined", False):
         sys.stderr.flush()

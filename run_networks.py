@@ -74,7 +74,7 @@ def make_parser():
     cli.add_flags(parser, "checkpoint", checkpoint={"nargs": "+", "help": checkpoint_help})
     cli.add_flags(parser, "dataset", "ood", "model", "device", "data-dir", "output-dir")
     held_out_help = "classes that the training of a checkpoint from elsewhere left out"
-    parser.add_argument("--held-out", nargs="+", metavar="CLASS", help=held_out_help)
+    parser.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
     cli.add_flags(parser, "batch-size", batch_size={"default": 500, "type": cli.positive})
     cli.add_flags(
         parser, "max-pixels", max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive}

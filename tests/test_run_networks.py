@@ -607,7 +607,7 @@ def test_classes_that_a_foreign_network_never_saw_are_named_with_held_out(digits
     path = tmp_path / "bare.pth"
     torch.save(torch.load(digits_run.checkpoint, weights_only=True)["model_state_dict"], path)
     words = ["--model", "resnet_cifar", "--dataset", "digits"]
-    with pytest.raises(ValueError, match="digits has 10: .* name those with --held-out CLASS"):
+    with pytest.raises(ValueError, match=r"digits has 10: .* name those with --held-out CLASS"):
         extract_foreign(tmp_path, path, *words)
     extract_foreign(tmp_path, path, *words, "--ood", "held_out", "--held-out", "8", "9")
     folder = tmp_path / "results" / "bare"

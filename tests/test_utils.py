@@ -311,5 +311,5 @@ def test_what_is_neither_a_name_nor_a_folder_is_refused(text):
 
 
 def test_the_command_that_makes_features_names_the_folder_of_results():
-    with pytest.raises(ValueError, match="--checkpoint 'my net.pth' --output-dir 'my results'$"):
+    with pytest.raises(ValueError, match=r"--checkpoint 'my net.pth' --output-dir 'my results'$"):
         utils.results_folder("my net.pth", "my results")
