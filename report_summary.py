@@ -76,8 +76,15 @@ def has_interval(rows):
 
 
 def averaged_sets(ood):
-    """[name] of the sets that means are taken over: all, but for those of a single image, whose AUROC has no interval."""
-    return list(dict.fromkeys(ood.loc[has_interval(ood) | ood["auroc"].isna(), "ood"]))
+    """[name] of the sets that means are taken over: all, but for those of a single image, whose AUROC has no interval.
+
+    A method that is undefined on the one image says nothing of the others.
+    """
+    alone = ood["auroc"].notna() & ~has_interval(ood)
+    if "n_ood" in ood:
+        alone |= ood["n_ood"] == 1
+    left_out = set(ood.loc[alone, "ood"])
+    return [name for name in dict.fromkeys(ood["ood"]) if name not in left_out]
 
 
 def mean_over_sets(ood):

@@ -32,10 +32,22 @@ def printable(table):
     return table.assign(auroc=table["auroc"].where(known), fpr95=table["fpr95"].where(known))
 
 
+def single(table):
+    """[name] of the sets of one image, whose rates have no interval: they are left out of every mean."""
+    return list(dict.fromkeys(table.loc[table["n_ood"] == 1, "ood"]))
+
+
+def averaged(members, table):
+    """The sets of a group that its mean is taken over."""
+    left_out = single(table)
+    return [name for name in members if name not in left_out]
+
+
 def summarise(table, groups=()):
     """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then means over the groups.
 
     A method that was not computed on a set, or is undefined there, has an empty cell, and no mean of which that set is part.
+    Sets of a single image are part of no mean.
     """
     table = printable(table)
     frame = pd.DataFrame({"Method": list(dict.fromkeys(table["method"]))})
@@ -44,8 +56,8 @@ def summarise(table, groups=()):
         part = table[table["ood"] == name].set_index("method").reindex(frame["Method"])
         frame[f"{name} AUROC"], frame[f"{name} FPR"] = 100 * part["auroc"].to_numpy(), 100 * part["fpr95"].to_numpy()
     for name, members in groups or [("mean", sets)]:
+        members = averaged([member for member in members if member in sets], table)
         for measure in ("AUROC", "FPR"):
-            members = [member for member in members if member in sets]
             frame[f"{name} {measure}"] = frame[[f"{member} {measure}" for member in members]].mean(axis=1, skipna=False)
     return frame.round(2)
 
@@ -53,11 +65,13 @@ def summarise(table, groups=()):
 def over_groups(table, groups):
     """The tidy table -> one row per group and method: metrics averaged over the group's OOD sets, each set counting alike.
 
-    A set on which a method is undefined, or was not computed, leaves that method no mean.
+    A set on which a method is undefined, or was not computed, leaves that method no mean. A set of a single image is no part
+    of a group's mean, unless the group has no others: then the mean stays empty.
     """
     measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
     table, parts = printable(table), []
     for name, members in groups:
+        members = averaged(members, table) or members
         part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
         complete = part.size() == len(members)
         part = part.agg(lambda values: values.mean(skipna=False)).where(complete).reset_index()
@@ -97,7 +111,15 @@ def heading(table, tpr, escape=str):
     counts = table.groupby("ood", sort=False)["n_ood"].first()
     return (f"{escape(row['checkpoint'])}: {escape(row['dataset'])} ({row['n_id']:,} test images{right}) against "
             + ", ".join(f"{escape(name)} ({count:,})" for name, count in counts.items())
-            + f"; AUROC, and FPR at {100 * tpr:g}{escape('%')} TPR with ID as positive, in {escape('%')}" + tuned(table, escape))
+            + f"; AUROC, and FPR at {100 * tpr:g}{escape('%')} TPR with ID as positive, in {escape('%')}" + left_out(table, escape) + tuned(table, escape))
+
+
+def left_out(table, escape):
+    """Which sets are part of no mean, in words."""
+    names = [escape(name) for name in single(table)]
+    if not names or len(names) == table["ood"].nunique():
+        return ""
+    return f"; means over all sets but {listed(names)}"
 
 
 def notes(table):
@@ -107,12 +129,16 @@ def notes(table):
         said.setdefault(row["note"], []).append((row["method"], row["ood"]))
     lines = [f"{together(method for method, _ in cells)} ({together(name for _, name in cells)}): {text}"
              for text, cells in said.items()]
-    single = [name for name, part in table.groupby("ood", sort=False) if part["n_ood"].iloc[0] == 1]
     lines += [f"{name}: rates over one image have no interval and are left out; its scores, and whether each accepts it, are in "
-              f"scores_OOD_{name}.csv" for name in single]
+              f"scores_OOD_{name}.csv" for name in single(table)]
     if table["n_id"].iloc[0] == 1:
         lines.append("rates over one ID test image have no interval and are left out")
     return lines
+
+
+def listed(names):
+    """["a", "b", "c"] -> "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def together(names):

@@ -885,14 +885,23 @@ def test_features_beyond_float32_are_refused_by_name(folder, name, factor, said)
     assert not (folder / "ood_metrics.csv").exists()
 
 
-def test_rates_of_one_photograph_are_not_printed_without_an_interval(folder):
+def test_one_photograph_has_no_printed_rates_and_is_part_of_no_mean(folder):
+    """The one set beside it then is the whole mean: in the printed table, in Markdown, in LaTeX and in the group's table."""
     write_ood(folder, "one", np.full((1, WIDTH), 0.5))
-    table, printed = run(folder, "--methods", "MSP", "Energy", "--groups", "all=one,near")
-    assert table.set_index(["ood", "method"])["auroc"].notna().all()
+    table, printed = run(folder, "--methods", "MSP", "Energy", "--groups", "all=one,near", "alone=one", "--latex")
+    cells = table.set_index(["ood", "method"])
+    assert cells["auroc"].notna().all()
+    near = cells.loc["near"]
     row = next(line for line in printed.splitlines() if line.startswith("MSP"))
-    assert len(row.split()) == 1 + 2 * 2, "far_noise and near; neither one nor a mean with it"
+    assert len(row.split()) == 1 + 3 * 2, "far_noise, near, and the mean without one"
+    assert [float(cell) for cell in row.split()[-2:]] == [round(100 * near.loc["MSP", name], 2) for name in ("auroc", "fpr95")]
     assert printed.count("one: rates over one image have no interval") == 1
-    assert read_csv(folder / "ood_groups.csv")["auroc"].isna().all()
+    said = "; means over all sets but one"
+    assert said in printed and said in (folder / "ood_metrics.md").read_text() and said in (folder / "ood_metrics.tex").read_text()
+    groups = read_csv(folder / "ood_groups.csv").set_index(["group", "method"])
+    assert set(groups.loc["all", "sets"]) == {"near"} and set(groups.loc["alone", "sets"]) == {"one"}
+    assert groups.loc["all", "auroc"].tolist() == pytest.approx(near["auroc"].tolist(), abs=1e-12)
+    assert groups.loc["alone", "auroc"].isna().all()
 
 
 def test_the_accuracy_is_printed(done):

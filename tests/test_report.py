@@ -3,6 +3,7 @@ import base64
 import html
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -500,6 +501,29 @@ def test_the_auroc_of_one_photograph_is_not_shown_without_an_interval(run):
     assert summary["reading"][2:4] == ["No OOD score is defined.", "photo has one image: an AUROC of it has no interval and is "
                                        "not shown."]
     assert summary["mean_over_sets"] == [] and "73.1" not in page
+
+
+def test_a_method_that_is_undefined_on_one_photograph_costs_no_mean(run):
+    photograph = one_photograph()
+    photograph.loc[photograph["method"] == "MSP", "auroc"] = np.nan
+    artifacts.write_table(run / "ood_metrics.csv", pd.concat([ood_table(), photograph]), {})
+    summary, page = make(run)
+    assert summary["averaged_sets"] == list(dict.fromkeys(ood_table()["ood"]))
+    assert {row["method"]: row["auroc"] for row in summary["mean_over_sets"]} == pytest.approx({"ViM": 0.905, "MSP": 0.55625})
+    assert "their mean over all sets but photo." in text_of(page)
+
+
+def test_what_is_missing_or_changed_is_made_by_a_command_that_finds_the_run(run, capsys):
+    """The checkpoint file, in a folder that is not results: the command needs --output-dir, quoted for a shell."""
+    folder = run.parent / "my runs"
+    folder.mkdir()
+    run = run.rename(folder / run.name)
+    (run / "nc_metrics.csv").unlink()
+    report.main(["--checkpoint", str(folder / "net_best_s0.pth"), "--output-dir", str(folder)])
+    printed = capsys.readouterr().out
+    command = re.search(r"missing: nc_metrics.csv; make it with: (.*)", printed)[1]
+    assert shlex.split(command) == ["python", "neural_collapse.py", "--checkpoint", str(folder / "net_best_s0.pth"),
+                                    "--output-dir", str(folder)]
 
 
 def test_of_one_set_the_first_numbers_are_its_own_with_their_interval(run):
