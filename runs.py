@@ -76,7 +76,7 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
 def locate(checkpoint, output_dir="results", dataset=None):
     """The folder of a checkpoint's features, and the ID data set in it; ValueError where there is none, or several."""
     folder = utils.results_folder(checkpoint, output_dir)
-    return folder, utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint)
+    return folder, utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint, output_dir)
 
 
 def sets_in(folder):
@@ -90,12 +90,13 @@ def odin_stems(dataset, ood):
     return {"": f"ODIN_ID_{dataset}_test", **{name: f"ODIN_OOD_{name}_test" for name in ood}}
 
 
-def only_dataset(folder, checkpoint):
+def only_dataset(folder, checkpoint, output_dir="results"):
     found = [name for suffix in artifacts.SUFFIXES for name in records.listing(folder, f"ID_*_train{suffix}")]
     found = sorted({Path(name).stem.removeprefix("ID_").removesuffix("_train") for name in found})
     if len(found) != 1:
         raise ValueError(f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'}); expected one: "
-                         f"name it with --dataset, or make it with: {remedy(checkpoint)}")
+                         "name it with --dataset, or make it with: "
+                         f"{remedy(checkpoint, output_dir=output_dir)}")
     return found[0]
 
 
@@ -116,7 +117,7 @@ def as_extracted(path, name, images):
     recorded = utils.split_name(extracted)[1]
     if images and recorded and Path(images).resolve() != Path(recorded).resolve():
         raise ValueError(f"{path} holds the images of {recorded}, not of {images}; extract these under a name of their own, such "
-                         f"as --ood {name}2={images}")
+                         f"as --ood {shlex.quote(f'{name}2={images}')}")
     return extracted
 
 

@@ -70,6 +70,18 @@ def test_a_folder_typed_with_a_slash_at_its_end_is_told_a_command_that_runs(run_
         runs.open_run(f"{run_folder}/", dataset="toy")
 
 
+def test_where_no_features_are_the_command_is_quoted_and_names_the_output_folder(tmp_path):
+    checkpoint, folder = tmp_path / "my net.pth", tmp_path / "my runs"
+    wanted = ["python", "run_networks.py", "--checkpoint", str(checkpoint), "--output-dir", str(folder)]
+    with pytest.raises(ValueError, match="no features of") as caught:
+        runs.locate(checkpoint, folder)
+    assert shlex.split(str(caught.value).rpartition("make it with: ")[2]) == wanted
+    (folder / "my net").mkdir(parents=True)
+    with pytest.raises(ValueError, match="0 ID data sets") as caught:
+        runs.locate(checkpoint, folder)
+    assert shlex.split(str(caught.value).rpartition("make it with: ")[2]) == wanted
+
+
 def test_a_name_with_a_dot_is_not_cut_short(tmp_path):
     folder = make_run(tmp_path / "results" / "net_lr0.1")
     (tmp_path / "results" / "net_lr0.1.pth").write_bytes(b"weights")
