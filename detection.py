@@ -77,7 +77,7 @@ def add_odin(run, scored, sets, W, b, stale=None):
     sets: {"": the plain ID test images, name: those of an OOD set}. One without perturbed images is left empty, with a note.
     """
     found = {key: records.read_sidecar(run.odin[""]).get(key) for key in ("odin_epsilon", "temperature")}
-    anew = f"{run.command} --odin-epsilon {found['odin_epsilon'] or 0.0014}"
+    anew = run.command_with(f"--odin-epsilon {found['odin_epsilon'] or 0.0014}")
     for name, into in [("", scored.id), *scored.ood.items()]:
         rows = len(sets[name].labels)
         if name not in run.odin:

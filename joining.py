@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 import artifacts
+import csv_files
 import detection
 import records
 import scores
@@ -31,6 +32,7 @@ class Earlier:
     cells: list = field(default_factory=list)  # [(set, method)]: what was computed
     drawn: list = field(default_factory=list)  # methods that have a histogram
     lost: dict = field(default_factory=dict)  # {why rows do not stay, in words: methods of these rows}
+    edited: list = field(default_factory=list)  # methods of a table that was changed after it was written
 
     @property
     def sets(self):
@@ -67,6 +69,10 @@ def find(folder, dataset):
     reason = why_not(folder, dataset, record)
     if reason:
         return Earlier(lost={f"the earlier table starts over: {reason}": {"all"}})
+    changed = changed_tables(folder, record)
+    if changed:
+        return Earlier(lost={f"the earlier table starts over: {', '.join(changed)} was changed after it was written": {"all"}},
+                       edited=methods_in(folder / "ood_metrics.csv"))
     return read_table(folder, dataset, record)
 
 
@@ -77,12 +83,23 @@ def why_not(folder, dataset, record):
     for stem in ("head", *(f"ID_{dataset}_{split}" for split in ("train", "val", "test"))):
         if not same(folder, stem, record):
             return f"{stem} changed, came or went since"
-    tables = [name for name in record["outputs"] if name == "ood_metrics.csv" or name.startswith("scores_")]
-    changed = [name for name in tables
-               if not records.unchanged(folder / name, record["outputs"][name], record.get("contents", {}).get(name))]
-    if changed or "ood_metrics.csv" not in tables:
-        return f"{', '.join(changed) or 'ood_metrics.csv'} was changed after it was written"
     return ""
+
+
+def changed_tables(folder, record):
+    """Names of the tables that are no longer what the record says was written."""
+    tables = [name for name in record["outputs"] if name.startswith("scores_")]
+    contents = record.get("contents", {})
+    return [name for name in ("ood_metrics.csv", *tables)
+            if not records.unchanged(folder / name, record["outputs"].get(name), contents.get(name))]
+
+
+def methods_in(path):
+    """The methods that a table names, edited or not; none where it cannot be read."""
+    try:
+        return list(dict.fromkeys(map(str, csv_files.read_table(path)["method"])))
+    except (ValueError, KeyError, OSError):
+        return []
 
 
 def same(folder, stem, record):

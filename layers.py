@@ -160,7 +160,7 @@ def find(run):
     pattern = f"{glob.escape(prefix)}*"
     way = next((way for way in FOLDERS if records.listing(run.folder / FOLDERS[way], pattern)), "store")
     folder, origin = run.folder / FOLDERS[way], records.origin(run.head or run.train)
-    command = f"{run.command} --layers{' stream' * (way == 'stream')}"
+    command = run.command_with(f"--layers{' stream' * (way == 'stream')}")
     found = []
     names = [Path(name) for suffix in artifacts.SUFFIXES for name in records.listing(folder, pattern + suffix)]
     for stem in sorted({name.stem for name in names}):

@@ -211,7 +211,7 @@ def nc5_per_class(nc5, class_names):
 
 def measure_layers(run, stages, class_names, stale):
     """nc_layers.csv: all metrics of each layer."""
-    remedy = f"{run.command} --layers --force"
+    remedy = run.command_with("--layers --force")
     tables = [layers.measure(layer, class_names, stale, remedy) for layer in stages]
     return pd.concat(tables, ignore_index=True)[["layer", "depth", *COLUMNS, "note"]]
 

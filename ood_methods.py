@@ -129,11 +129,20 @@ def prepare(checkpoint, args):
     more = [name for name in earlier.sets if name not in asked]
     run = runs.open_run(checkpoint, args.output_dir, dataset, [*(args.ood or asked), *more], stale, needs_head=False)
     names, lines = methods_of(run, args)
+    check_edited(earlier, names, folder)
     tested = [name for name in run.ood if name != args.val_ood or name in earlier.sets]
     kept = earlier.without(names)
     if kept.parameters:
         lines = [*lines, kept.summary]
     return Job(run, names, asked, tested, kept, [*kept.lost, *lines], stale)
+
+
+def check_edited(earlier, names, folder):
+    """ValueError where an edited table could not be joined, and methods would go that nobody computes anew now."""
+    gone = [name for name in earlier.edited if name not in names]
+    if gone:
+        raise ValueError(f"{folder}: {next(iter(earlier.lost))}, and {', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''} would "
+                         "go with it; compute all anew by leaving --methods out, or start over with --replace")
 
 
 def methods_of(run, args):
@@ -167,7 +176,7 @@ def check_together(jobs):
 def check(run, args):
     """Mistakes that show before anything large is read."""
     if not run.ood:
-        raise ValueError(f"{run.folder} holds no OOD features; make some with: {run.command} --ood svhn")
+        raise ValueError(f"{run.folder} holds no OOD features; make some with: {run.command_with('--ood svhn')}")
     check_val_ood(run, args)
     check_groups(run, args)
     width = artifacts.width_of(run.train)
@@ -176,8 +185,8 @@ def check(run, args):
             expected = f"1 to {width - 1}" if width > 1 else "no such flag"
             raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for {width} features")
     if detection.ODIN in (args.methods or []) and not run.odin:
-        raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: {run.command} "
-                         "--odin-epsilon 0.0014")
+        raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
+                         f"{run.command_with('--odin-epsilon 0.0014')}")
 
 
 def check_val_ood(run, args):

@@ -16,6 +16,7 @@ import utils
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network from elsewhere.
 REPEATED = ("model", "image_size", "crop_share", "interpolation", "mean", "std", "format")
+ELSEWHERE = "the program that wrote these features"  # what no checkpoint and no sidecar stand behind
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # a path that ends otherwise is a folder of features
 
 
@@ -36,6 +37,10 @@ class Run:
     @property
     def files(self):
         return [path for path in (self.head, self.train, self.val, self.test, *self.ood.values(), *self.odin.values()) if path]
+
+    def command_with(self, flags):
+        """The command that extracts, with more flags; other programs' features have none that we know."""
+        return self.command if self.command == ELSEWHERE else f"{self.command} {flags}"
 
     @property
     def optional(self):
@@ -133,13 +138,17 @@ def own(path, origin):
 
 def remedy(checkpoint, dataset=None, ood=(), made=None, output_dir="results"):
     """The command that extracts these features; `made`, one of the files, says by which arguments they were made."""
-    arguments = (records.read_sidecar(made).get("arguments") or {}) if made else {}
+    sidecar = records.read_sidecar(made) if made else {}
+    file = checkpoint_file(checkpoint, made)
+    if made and not sidecar and not Path(file).is_file():
+        return ELSEWHERE
+    arguments = sidecar.get("arguments") or {}
     repeated = {flag: arguments.get(flag) for flag in REPEATED}
     if repeated["format"] == "csv":
         del repeated["format"]
     if str(output_dir) != "results":
         repeated["output_dir"] = str(output_dir)
-    words = ["python", "run_networks.py", "--checkpoint", checkpoint_file(checkpoint, made)]
+    words = ["python", "run_networks.py", "--checkpoint", file]
     for flag, value in {**repeated, "dataset": arguments.get("dataset") or dataset, "ood": list(ood)}.items():
         if value not in (None, []):
             words += [f"--{flag.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]

@@ -23,7 +23,7 @@ def order(runs, stale):
         epoch = own.get("epoch")
         if epoch is None:
             raise ValueError(f"{records.sidecar_path(run.head or run.train)} does not say after which epoch the checkpoint was "
-                             f"saved; extract it again: {run.command} --force")
+                             f"saved; extract it again: {run.command_with('--force')}")
         if epoch in seen:
             raise ValueError(f"{seen[epoch]} and {run.folder} are both of epoch {epoch}; give one checkpoint an epoch")
         seen[epoch] = run.folder

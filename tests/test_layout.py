@@ -42,7 +42,7 @@ TABLE = {
     "image_files": {"image_folders"},
     "augment": set(),
     "leave_out": set(),
-    "joining": {"detection", "scores", "records", "artifacts", "utils"},
+    "joining": {"csv_files", "detection", "scores", "records", "artifacts", "utils"},
     "detection": {"scores", "tables", "metrics", "records", "artifacts", "utils"},
     "scores": set(),
     "tables": {"metrics"},
