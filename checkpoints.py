@@ -98,14 +98,14 @@ def read(path):
 
 
 def is_ours(content):
-    """True if train.py wrote the file: other projects have some of these entries, but never all "
-    "of them."""
+    """True if train.py wrote the file: other projects have some of these entries, but never all
+    of them."""
     return all(key in content for key in SIGNATURE)
 
 
 def find_state(content, path):
-    """The weights among a file's entries -> (their key, or None for a bare state dict, {name: "
-    "tensor})."""
+    """The weights among a file's entries -> (their key, or None for a bare state dict, {name:
+    tensor})."""
     states = {key: value for key, value in content.items() if is_state(value)}
     key = next((key for key in STATE_KEYS if key in states), None)
     if key is None and len(states) > 1:
@@ -157,8 +157,8 @@ def bare_state(content, path):
 
 
 def unwrapped(state):
-    """{name: tensor} without the prefixes of wrappers; unchanged where two names would become "
-    "one."""
+    """{name: tensor} without the prefixes of wrappers; unchanged where two names would become
+    one."""
     plain = {plain_name(name): value.detach() for name, value in state.items()}
     return plain if len(plain) == len(state) else dict(state)
 
@@ -170,8 +170,8 @@ def plain_name(name):
 
 
 def plain_entries(content, path):
-    """What is kept of a foreign file beside its weights: texts and numbers under names that mean "
-    "nothing here."""
+    """What is kept of a foreign file beside its weights: texts and numbers under names that mean
+    nothing here."""
     ignored = [name for name in OWN_KEYS if name in content and not is_state(content[name])]
     if ignored:
         warnings.warn(
@@ -207,8 +207,8 @@ def single(value):
 
 
 def fraction(value):
-    """An accuracy, in percent or as a share -> a share in [0, 1]; None where it is no number of "
-    "either kind."""
+    """An accuracy, in percent or as a share -> a share in [0, 1]; None where it is no number of
+    either kind."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
         return None
     return value / 100 if value > 1 else value
@@ -218,8 +218,8 @@ def fraction(value):
 
 
 def unpickled(path):
-    """What torch.save wrote, without running code; ValueError in one line that says why not, and "
-    "what can be read."""
+    """What torch.save wrote, without running code; ValueError in one line that says why not, and
+    what can be read."""
     with open(path, "rb"):
         pass  # where it may not be read, the system's own words say so
     check_archive(path)
@@ -318,8 +318,8 @@ def brief(value):
 
 
 class Record:
-    """Stands for an object that only holds attributes, such as argparse.Namespace. Nothing reads "
-    "them."""
+    """Stands for an object that only holds attributes, such as argparse.Namespace. Nothing reads
+    them."""
 
     def __init__(self, *arguments):
         pass
@@ -354,8 +354,8 @@ def path_text(*parts):
 
 
 def plain_dict(*_):
-    """Stands for collections.defaultdict; the function that makes its missing values is left "
-    "out."""
+    """Stands for collections.defaultdict; the function that makes its missing values is left
+    out."""
     return {}
 
 
@@ -408,8 +408,8 @@ INERT = [
 
 
 def check_tensors(state, path):
-    """ValueError for a parameter that is not an ordinary tensor of real numbers, or claims more "
-    "than the file holds."""
+    """ValueError for a parameter that is not an ordinary tensor of real numbers, or claims more
+    than the file holds."""
     for name, value in state.items():
         if (
             type(value) not in (torch.Tensor, torch.nn.Parameter)
@@ -431,8 +431,8 @@ def check_tensors(state, path):
 
 
 def check_own(content, path):
-    """ValueError that names the first entry of a file of ours which cannot be what train.py "
-    "writes there."""
+    """ValueError that names the first entry of a file of ours which cannot be what train.py
+    writes there."""
     for name, (fits, expected) in EXPECTED.items():
         if name in content and not fits(content[name]):
             raise ValueError(
@@ -554,8 +554,8 @@ EXPECTED = {
 
 
 def write(path, content):
-    """Write a checkpoint whole or not at all; OSError that names the file where the disk does not "
-    "take it."""
+    """Write a checkpoint whole or not at all; OSError that names the file where the disk does not
+    take it."""
     with utils.replacing(path) as temporary:
         try:
             torch.save(content, temporary)

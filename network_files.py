@@ -70,8 +70,8 @@ def check_call(name, maker, num_classes, arguments):
 
 
 def run(file):
-    """The file as a module, registered under a name of its own: dataclasses and pickling look "
-    "themselves up there."""
+    """The file as a module, registered under a name of its own: dataclasses and pickling look
+    themselves up there."""
     name = f"_network_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
@@ -185,8 +185,8 @@ def describe(error, name, place, doing):
 
 
 def where(error, name):
-    """ "net.py, line 12": the last line of the person's own files that the error went through, or "
-    "None."""
+    """ "net.py, line 12": the last line of the person's own files that the error went through, or
+    None."""
     file = parts(name)[0].resolve()
     if (
         isinstance(error, SyntaxError)

@@ -29,8 +29,8 @@ GUESSES = 8  # numbers of classes tried where nothing says which matrix is the c
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, its stages from the "
-    "input on, and its classifier."""
+    """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, its stages from the
+    input on, and its classifier."""
 
     build: callable
     stages: tuple
@@ -85,8 +85,8 @@ def short_name(name):
 
 
 def readouts(network):
-    """{path: layer} of what could be a classifier, in order: nn.Linear, and 1x1 convolutions of "
-    "every position."""
+    """{path: layer} of what could be a classifier, in order: nn.Linear, and 1x1 convolutions of
+    every position."""
     return {path: layer for path, layer in network.named_modules() if is_readout(layer)}
 
 
@@ -164,14 +164,14 @@ def head(layer):
 
 
 def vectors(inputs):
-    """What enters a classifier, (N, D) or (N, D, H, W) -> (N, D): a 1x1 convolution and the mean "
-    "over positions commute."""
+    """What enters a classifier, (N, D) or (N, D, H, W) -> (N, D): a 1x1 convolution and the mean
+    over positions commute."""
     return inputs.flatten(2).mean(2) if inputs.ndim == 4 else inputs
 
 
 def stages(network, name):
-    """{name: module} of the network's stages in order of depth; of a foreign network, its direct "
-    "children with parameters."""
+    """{name: module} of the network's stages in order of depth; of a foreign network, its direct
+    children with parameters."""
     if name in MODELS:
         return {stage: network.get_submodule(stage) for stage in MODELS[name].stages}
     layer = classifier(network, name)
@@ -223,8 +223,8 @@ def load(path, model=None, content=None):
 
 
 def chosen(path, own, given):
-    """The network's name, by the file's own word and by --model. Nothing has been built or run so "
-    "far."""
+    """The network's name, by the file's own word and by --model. Nothing has been built or run so
+    far."""
     if own is None and given is None:
         raise ValueError(f"{path} does not say which network it holds; name it with --model")
     if own is None:
@@ -237,8 +237,8 @@ def chosen(path, own, given):
 
 
 def chosen_file(path, own, given):
-    """The person's own FILE.py:FUNCTION, which must be the one that the checkpoint names; it may "
-    "have moved."""
+    """The person's own FILE.py:FUNCTION, which must be the one that the checkpoint names; it may
+    have moved."""
     file, function = network_files.parts(own)
     if given is None:
         raise ValueError(
@@ -256,8 +256,8 @@ def chosen_file(path, own, given):
 
 
 def fitted(path, name, checkpoint, arguments):
-    """Build the network for as many classes as the file has -> (network, its state dict); "
-    "ValueError where none fits."""
+    """Build the network for as many classes as the file has -> (network, its state dict);
+    ValueError where none fits."""
     found, misfits = checkpoint["model_state_dict"], []
     for classes in possible_classes(name, checkpoint, path):
         network = build(name, classes, **arguments)
@@ -344,8 +344,8 @@ def aligned(found, wanted, path):
 
 
 def covering_prefixes(found, needed):
-    """The prefixes under which most needed parameters are found, each equally many; [""] where "
-    "that is less than half."""
+    """The prefixes under which most needed parameters are found, each equally many; [""] where
+    that is less than half."""
     counts = {"": sum(name in found for name in needed)}
     for anchor in {needed[0], needed[-1]} if needed else ():
         for name in found:
@@ -361,8 +361,8 @@ def covering_prefixes(found, needed):
 
 
 def best_prefix(covering, path):
-    """The prefix of the network itself where its copies stand beside it; ValueError where that "
-    "cannot be told."""
+    """The prefix of the network itself where its copies stand beside it; ValueError where that
+    cannot be told."""
     if "" in covering:
         return ""
     plain = [prefix for prefix in covering if not is_average(prefix)] or covering
