@@ -111,7 +111,8 @@ def heading(table, tpr, escape=str):
     counts = table.groupby("ood", sort=False)["n_ood"].first()
     return (f"{escape(row['checkpoint'])}: {escape(row['dataset'])} ({row['n_id']:,} test images{right}) against "
             + ", ".join(f"{escape(name)} ({count:,})" for name, count in counts.items())
-            + f"; AUROC, and FPR at {100 * tpr:g}{escape('%')} TPR with ID as positive, in {escape('%')}" + left_out(table, escape) + tuned(table, escape))
+            + f"; AUROC, and FPR at {100 * tpr:g}{escape('%')} TPR with ID as positive, in {escape('%')}"
+            + left_out(table, escape) + tuned(table, escape))
 
 
 def left_out(table, escape):

@@ -139,12 +139,19 @@ def test_other_id_features_start_the_table_over(folder, name):
     assert set(table["method"]) == {"MSP"} and f"the earlier table starts over: {name} changed" in printed
 
 
-def test_an_edited_table_is_not_joined_and_one_line_says_so(folder):
+@pytest.mark.parametrize("name", ["scores_OOD_a.csv", "ood_metrics.csv"])
+def test_an_edited_table_is_not_joined_and_not_replaced_unasked(folder, name):
     run(folder, "--methods", "MSP", "KNN")
-    path = folder / "scores_OOD_a.csv"
+    path = folder / name
     path.write_text(path.read_text().replace("0.9", "0.8"))
-    table, printed = run(folder, "--methods", "MSP")
-    assert set(table["method"]) == {"MSP"} and printed.count("scores_OOD_a.csv was changed after it was written") == 1
+    edited = path.read_bytes()
+    ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP")
+    assert ended.code == 2 and path.read_bytes() == edited
+    assert f"{name} was changed after it was written, and KNN would go with it" in ended.err and "--replace" in ended.err
+    table, printed = run(folder, "--methods", "KNN", "MSP")
+    assert set(table["method"]) == {"MSP", "KNN"} and printed.count(f"{name} was changed after it was written") == 1
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    assert set(run(folder, "--methods", "MSP", "--replace")[0]["method"]) == {"MSP"}
 
 
 def test_a_table_that_a_spreadsheet_saved_is_the_same_table(folder):

@@ -202,7 +202,7 @@ def test_another_folder_than_the_one_extracted_is_refused(opened, run_folder, mo
     assert list(opened(ood=["svhn=./photos/2024"]).ood) == list(opened(ood=["svhn"]).ood) == ["svhn"]
     with pytest.raises(ValueError, match=r"holds the images of photos/2024, not of photos/2025; .* --ood svhn2=photos/2025"):
         opened(ood=["svhn=photos/2025"])
-    with pytest.raises(ValueError, match="--ood 'svhn2=my photos'$"):
+    with pytest.raises(ValueError, match=r"--ood 'svhn2=my photos'$"):
         opened(ood=["svhn=my photos"])
 
 
