@@ -234,19 +234,30 @@ def id_set(text, data_dir, size=None, statistics=None):
     if folder is None:
         return name, replace(ID[name], size=size or ID[name].size)
     size, neutral = size or 32, (0.0, 0.0, 0.0)
-    train = image_folder(Path(folder) / "train", Preprocessing(size, neutral, neutral))
+    train = image_folder(split_folder(folder, "train"), Preprocessing(size, neutral, neutral))
     if len(train.class_names) < 2:
         raise ValueError(f"{folder}/train must hold one folder of images per class, at least two; "
                          f"found {len(train.class_names)} class folders")
     refuse_strays(train)
 
     def load(split, preprocessing, data_dir):
-        images = image_folder(Path(folder) / split, preprocessing, train.class_names)
+        images = image_folder(split_folder(folder, split), preprocessing, train.class_names)
         refuse_strays(images)
         return images
     load("test", train.preprocessing, data_dir)  # its faults show before any image is decoded
     mean, std = statistics or channel_statistics(train)
     return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
+
+
+def split_folder(folder, split):
+    """FOLDER/train or FOLDER/test; ValueError where there is none, with the mend where it has another name, as ImageNet's val."""
+    place = Path(folder) / split
+    if place.is_dir():
+        return place
+    has_val = split == "test" and (Path(folder) / "val").is_dir()
+    mend = f"; where the images in val are meant: ln -s val {quoted(place)}" if has_val else ""
+    raise ValueError(f"{place} {absence(place)}; expected {folder}/train and {folder}/test with one folder of images per class"
+                     f"{mend}")
 
 
 def refuse_strays(images):

@@ -744,3 +744,17 @@ def test_channel_statistics_equal_those_of_float64():
     mean, std = data.channel_statistics(data.Images(torch.from_numpy(pixels), torch.zeros(300), [], "x"))
     exact = pixels.astype(np.float64).transpose(1, 0, 2, 3).reshape(3, -1) / 255
     assert mean == pytest.approx(exact.mean(1), abs=5.1e-5) and std == pytest.approx(exact.std(1), abs=5.1e-5)
+
+
+def test_a_folder_in_imagenets_form_is_told_the_link_that_makes_it_ours(tmp_path):
+    folder = tmp_path / "my photos"
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / split / name / "1.png")
+    with pytest.raises(ValueError, match=r"test is not a folder; .*; where the images in val are meant: ") as caught:
+        data.id_set(f"mine={folder}", tmp_path)
+    subprocess.run(str(caught.value).split("meant: ")[1], shell=True, check=True)
+    _, dataset = data.id_set(f"mine={folder}", tmp_path)
+    images = data.load_id(dataset, "test", data.Preprocessing(8, (0.0,) * 3, (1.0,) * 3), tmp_path)
+    assert len(images) == 2 and images.class_names == ["cat", "dog"]
