@@ -303,7 +303,7 @@ def keep(work, job, args):
     """Leave the files of one job as they are, and let their sidecars say where the images are."""
     verdict = work.verdicts[job.stem]
     work.shelf.renew(job, records.sha256(work.head))
-    print(f"  {job.stem}.{args.format}: {verdict.rows:,} images, {verdict.said}")
+    print(f"  {job.stem}.{args.format}: {images_in_words(verdict.rows)}, {verdict.said}")
 
 
 def finish(work, args):
@@ -645,7 +645,11 @@ def say_edited(work):
 
 
 def count(images, where=""):
-    return f"{len(images):,} images{where}{f'; {images.left_out}' if images.left_out else ''}"
+    return f"{images_in_words(len(images))}{where}{f'; {images.left_out}' if images.left_out else ''}"
+
+
+def images_in_words(number):
+    return "1 image" if number == 1 else f"{number:,} images"
 
 
 # ---- the long work -------------------------------------------------------------------------------
@@ -712,7 +716,7 @@ def write(work, job, args, found, summaries, start):
             )
         remove_other_way(shelf.folder, file) if name else None
     print(
-        f"  {job.stem}.{args.format}: {len(images):,} images, {time.perf_counter() - start:.1f} s"
+        f"  {job.stem}.{args.format}: {images_in_words(len(images))}, {time.perf_counter() - start:.1f} s"
     )
 
 
