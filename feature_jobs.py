@@ -131,7 +131,7 @@ def open_ood(text, given, dataset):
 
 # ---- what is there already -----------------------------------------------------------------------
 
-NAMES = ("checkpoint", *records.NETWORK)  # how a network is called: `same_network` compares these
+NAMES = ("checkpoint", *records.NETWORK)  # how a network is called: records.same_network compares it
 
 
 @dataclass(frozen=True)
@@ -276,15 +276,7 @@ def describes(sidecar, facts):
         for name, value in facts.items()
         if name not in NAMES
     )
-    return same and same_network(sidecar, facts)
-
-
-def same_network(sidecar, origin):
-    """By weights where both know them: with another --model one file is another network."""
-    weights = sidecar.get("weights_sha256")
-    if weights and origin.get("weights_sha256"):
-        return weights == origin["weights_sha256"]
-    return records.same_network(sidecar, origin)
+    return same and records.same_network(sidecar, facts)
 
 
 def is_edited(file, sidecar):

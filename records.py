@@ -285,8 +285,14 @@ def origin(path):
 
 
 def same_network(one, other):
-    """True if two sidecars name the same network: the same checkpoint file, or files of the same weights."""
-    return any(one.get(name) and one.get(name) == other.get(name) for name in NETWORK)
+    """True if two sidecars name the same network: by weights where both know them, or else by the checkpoint file.
+
+    Weights come first: read with another --model, one file is another network.
+    """
+    for name in ("weights_sha256", "checkpoint_sha256"):
+        if one.get(name) and other.get(name):
+            return one[name] == other[name]
+    return False
 
 
 # ---- records of stages -----------------------------------------------------------------------------------------------

@@ -423,7 +423,7 @@ def guesses(path, content):
 def check_folder(folder, path, own, args):
     """ValueError where the folder holds another file's features: not replaced unasked."""
     head = records.read_sidecar(folder / "head.csv")
-    if args.force or not head or feature_jobs.same_network(head, own):
+    if args.force or not head or records.same_network(head, own):
         return
     other = head.get("checkpoint_at")
     if other is None or (folder / other).resolve() == Path(path).resolve():  # trained anew
@@ -537,7 +537,7 @@ def class_names(work):
     if names is None:
         head = records.read_sidecar(work.head)
         known = (
-            feature_jobs.same_network(head, work.shelf.origin)
+            records.same_network(head, work.shelf.origin)
             and head.get("dataset") == work.given.dataset
             and head.get("held_out") == list(work.given.held_out)
         )

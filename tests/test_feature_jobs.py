@@ -14,7 +14,6 @@ from PIL import Image
 import artifacts
 import checkpoints
 import data
-import feature_jobs
 import networks
 import records
 import run_networks
@@ -88,11 +87,11 @@ def test_other_weights_make_every_file_anew(own_digits_run):
 
 def test_one_file_read_as_two_networks_is_two_networks():
     file = {"checkpoint_sha256": "a", "weights_sha256": "b"}
-    assert feature_jobs.same_network(file, {**file, "checkpoint_sha256": "c"})
-    assert not feature_jobs.same_network(file, {**file, "weights_sha256": "c"})
-    assert feature_jobs.same_network(
+    assert records.same_network(file, {**file, "checkpoint_sha256": "c"})
+    assert not records.same_network(file, {**file, "weights_sha256": "c"})
+    assert records.same_network(
         {"checkpoint_sha256": "a"}, file
-    ) and not feature_jobs.same_network({}, file)
+    ) and not records.same_network({}, file)
 
 
 def test_a_changed_network_file_makes_every_file_anew(tmp_path):

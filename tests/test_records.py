@@ -92,6 +92,7 @@ def test_files_of_the_same_weights_are_the_same_network():
     first = {"checkpoint_sha256": "a", "weights_sha256": "w"}
     assert records.same_network(first, {"checkpoint_sha256": "b", "weights_sha256": "w"})
     assert records.same_network(first, {"checkpoint_sha256": "a"})
+    assert not records.same_network(first, {"checkpoint_sha256": "a", "weights_sha256": "v"}), "read with another --model"
     assert not records.same_network(first, {"checkpoint_sha256": "b", "weights_sha256": "v"})
     assert not records.same_network(first, {"checkpoint_sha256": "b"})
     assert not records.same_network({}, {}), "two files that say nothing are not known to be of one network"
