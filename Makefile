@@ -1,10 +1,11 @@
-# make demo   install, then the whole chain on handwritten digits (no download, about a minute)
-# make test   install, then the tests
-# make lint   install, then ruff
+# make demo    install, then the whole chain on handwritten digits (no download, about a minute)
+# make test    install, then the tests
+# make lint    install, then ruff: its rules, and its format
+# make format  install, then put every file into ruff's format
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint format clean
 
 demo: .venv/installed
 	$(BIN)/python main.py
@@ -14,6 +15,11 @@ test: .venv/installed-dev
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # A stamp newer than the requirements says that nothing is to be installed.
 .venv/installed: requirements.txt

@@ -1,9 +1,10 @@
-"""Batched augmentation: one random draw an image, by a generator of its own, on whatever device the images are.
+"""Batched augmentation: one random draw an image, by a generator of its own, on whatever device the
+images are.
 
-`apply` is what training calls. A new augmentation is a function of (images, generator) and a row in OF_PIXELS, or in
-OF_INPUTS where it comes after the normalisation. "trivial" and "auto" take bytes, so that a recipe names them before
-"rotation" and "colour_jitter", which round nothing.
-"""
+`apply` is what training calls. A new augmentation is a function of (images, generator) and a row in
+OF_PIXELS, or in OF_INPUTS where it comes after the normalisation. "trivial" and "auto" take bytes,
+so that a recipe names them before "rotation" and "colour_jitter", which round nothing."""
+
 from functools import cache
 
 import numpy as np
@@ -11,15 +12,22 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-# ---- crop, flip, rotation, colour jitter ------------------------------------------------------------------------------
+# ---- crop, flip, rotation, colour jitter ---------------------------------------------------------
+
 
 def crop(images, generator):
-    """Random shifts by up to an eighth of the side, zero-padded (4 pixels of 32: He et al. 2016)."""
+    """Random shifts by up to an eighth of the side, zero-padded (4 pixels of 32: He et al.
+    2016)."""
     count, channels, size, _ = images.shape
     padding, side = size // 8, size + 2 * (size // 8)
-    down, right = torch.randint(0, 2 * padding + 1, (2, count, 1, 1), generator=generator, device=images.device)
-    # Row by row: each is a run of `size` neighbours in the padded batch, so that one index copies a row and not a pixel.
-    planes = torch.arange(count * channels, device=images.device).view(count, channels, 1) * side * side
+    down, right = torch.randint(
+        0, 2 * padding + 1, (2, count, 1, 1), generator=generator, device=images.device
+    )
+    # Row by row: each is a run of `size` neighbours in the padded batch, so that one index copies a
+    # row and not a pixel.
+    planes = (
+        torch.arange(count * channels, device=images.device).view(count, channels, 1) * side * side
+    )
     starts = planes + (down + torch.arange(size, device=images.device)) * side + right
     runs = F.pad(images, [padding] * 4).flatten().unfold(0, size, 1)
     return runs.index_select(0, starts.flatten()).view(images.shape)
@@ -28,14 +36,17 @@ def crop(images, generator):
 def flip(images, generator):
     """Mirror left and right with probability one half."""
     mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5
-    # Whole images are chosen from both kinds: torch.where, pixel by pixel, takes five times as long on a CPU.
+    # Whole images are chosen from both kinds: torch.where, pixel by pixel, takes five times as long
+    # on a CPU.
     rows = torch.arange(len(images), device=images.device) + len(images) * mirrored
     return torch.cat([images, images.flip(-1)]).index_select(0, rows)
 
 
 def rotation(images, generator, degrees=15):
     """Rotate by a uniform angle in +-degrees, bilinear, zeros outside."""
-    angle = (torch.rand(len(images), generator=generator, device=images.device) * 2 - 1) * np.deg2rad(degrees)
+    angle = (
+        torch.rand(len(images), generator=generator, device=images.device) * 2 - 1
+    ) * np.deg2rad(degrees)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     matrix = torch.stack([cosine, -sine, zero, sine, cosine, zero], 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
@@ -43,25 +54,49 @@ def rotation(images, generator, degrees=15):
 
 
 def colour_jitter(images, generator, strength=0.2):
-    """Brightness, contrast and saturation, each by a uniform factor in 1 +- strength, in that order; hue stays."""
+    """Brightness, contrast and saturation, each by a uniform factor in 1 +- strength, in that
+    order; hue stays."""
     images = images.float()
-    factors = 1 + (torch.rand(3, len(images), 1, 1, 1, generator=generator, device=images.device) * 2 - 1) * strength
+    factors = (
+        1
+        + (torch.rand(3, len(images), 1, 1, 1, generator=generator, device=images.device) * 2 - 1)
+        * strength
+    )
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
 
     def blend(images, other, factor):
         return (other + factor * (images - other)).clamp(0, 255)
+
     images = blend(images, 0, factors[0])
-    images = blend(images, (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True), factors[1])
+    images = blend(
+        images, (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True), factors[1]
+    )
     return blend(images, (images * luma).sum(1, keepdim=True), factors[2])
 
 
-# ---- TrivialAugment and AutoAugment ----------------------------------------------------------------------------------
+# ---- TrivialAugment and AutoAugment --------------------------------------------------------------
 
-OPERATIONS = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
-              "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert")
+OPERATIONS = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+)
 SIGNED = OPERATIONS[1:10]  # those whose magnitude is as often negative
 TRIVIAL_LEVELS, AUTO_LEVELS = 31, 10
-AUTO = (  # the policy found on CIFAR-10: sub-policies of two operations, each (name, probability, level)
+# the policy found on CIFAR-10: sub-policies of two operations, each (name, probability, level)
+AUTO = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
     (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
     (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
@@ -91,29 +126,46 @@ AUTO = (  # the policy found on CIFAR-10: sub-policies of two operations, each (
 
 
 def trivial(images, generator):
-    """TrivialAugment (Müller & Hutter 2021, algorithm 1), wide space: one operation an image, of any strength.
+    """TrivialAugment (Müller & Hutter 2021, algorithm 1), wide space: one operation an image, of
+    any strength.
 
-    uint8 -> uint8. Operation, one of 31 magnitudes and sign are uniform, each image by itself, as in torchvision's
-    TrivialAugmentWide; nearest neighbour, zeros outside. It mirrors nothing. Translation goes up to 32 pixels there, which
-    is the whole side of a CIFAR image; an image that is smaller goes by up to its own side, or it would be lost more often.
-    """
-    count, device, drawn = len(images), images.device, dict(generator=generator, device=images.device)
+    uint8 -> uint8. Operation, one of 31 magnitudes and sign are uniform, each image by itself, as
+    in torchvision's TrivialAugmentWide; nearest neighbour, zeros outside. It mirrors nothing.
+    Translation goes up to 32 pixels there, which is the whole side of a CIFAR image; an image that
+    is smaller goes by up to its own side, or it would be lost more often."""
+    count, device, drawn = (
+        len(images),
+        images.device,
+        dict(generator=generator, device=images.device),
+    )
     operation = torch.randint(len(OPERATIONS) - 1, (count,), **drawn)  # all but Invert
     level = torch.randint(TRIVIAL_LEVELS, (count,), **drawn)
     sign = torch.randint(2, (count,), **drawn) * 2 - 1
-    return operate(images, operation, wide_magnitudes(images.shape[-1], device)[operation, level] * signs(device, operation, sign))
+    return operate(
+        images,
+        operation,
+        wide_magnitudes(images.shape[-1], device)[operation, level]
+        * signs(device, operation, sign),
+    )
 
 
 def auto(images, generator):
-    """AutoAugment (Cubuk et al. 2019, table 7), the policy for CIFAR-10: one of 25 pairs of operations an image.
+    """AutoAugment (Cubuk et al. 2019, table 7), the policy for CIFAR-10: one of 25 pairs of
+    operations an image.
 
-    uint8 -> uint8, as torchvision's AutoAugment with that policy; nearest neighbour, zeros outside. It mirrors nothing, but
-    it inverts a tenth of the images of two sub-policies and shifts by up to 45% of the side, which may move a digit out.
-    """
-    count, device, drawn = len(images), images.device, dict(generator=generator, device=images.device)
+    uint8 -> uint8, as torchvision's AutoAugment with that policy; nearest neighbour, zeros outside.
+    It mirrors nothing, but it inverts a tenth of the images of two sub-policies and shifts by up to
+    45% of the side, which may move a digit out."""
+    count, device, drawn = (
+        len(images),
+        images.device,
+        dict(generator=generator, device=images.device),
+    )
     chosen = torch.randint(len(AUTO), (count,), **drawn)
     for step in range(2):
-        operation, probability, magnitude = (column[chosen, step] for column in auto_policy(images.shape[-1], device))
+        operation, probability, magnitude = (
+            column[chosen, step] for column in auto_policy(images.shape[-1], device)
+        )
         operation = operation * (torch.rand(count, **drawn) < probability)  # Identity is number 0
         sign = torch.randint(2, (count,), **drawn) * 2 - 1
         images = operate(images, operation, magnitude * signs(device, operation, sign))
@@ -123,23 +175,51 @@ def auto(images, generator):
 @cache
 def wide_magnitudes(size, device):
     """(operations, 31) magnitudes of TrivialAugment's wide space."""
-    return magnitudes(TRIVIAL_LEVELS, device, shear=0.99, shift=min(32.0, size), degrees=135.0, factor=0.99, bits=2)
+    return magnitudes(
+        TRIVIAL_LEVELS,
+        device,
+        shear=0.99,
+        shift=min(32.0, size),
+        degrees=135.0,
+        factor=0.99,
+        bits=2,
+    )
 
 
 @cache
 def auto_policy(size, device):
-    """Of the 25 sub-policies and their two steps: operation, probability and magnitude, each (25, 2)."""
-    space = magnitudes(AUTO_LEVELS, device, shear=0.3, shift=150.0 / 331.0 * size, degrees=30.0, factor=0.9, bits=4)
-    operation = torch.tensor([[OPERATIONS.index(name) for name, _, _ in pair] for pair in AUTO], device=device)
-    probability, level = (torch.tensor([[part[column] for part in pair] for pair in AUTO], device=device) for column in (1, 2))
+    """Of the 25 sub-policies and their two steps: operation, probability and magnitude, each (25,
+    2)."""
+    space = magnitudes(
+        AUTO_LEVELS, device, shear=0.3, shift=150.0 / 331.0 * size, degrees=30.0, factor=0.9, bits=4
+    )
+    operation = torch.tensor(
+        [[OPERATIONS.index(name) for name, _, _ in pair] for pair in AUTO], device=device
+    )
+    probability, level = (
+        torch.tensor([[part[column] for part in pair] for pair in AUTO], device=device)
+        for column in (1, 2)
+    )
     return operation, probability, space[operation, level]
 
 
 def magnitudes(levels, device, shear, shift, degrees, factor, bits):
-    """(operations, levels): evenly from nothing to the given extremes; shift in whole pixels, factors as what is added to 1."""
-    extremes = {"ShearX": shear, "ShearY": shear, "TranslateX": shift, "TranslateY": shift, "Rotate": degrees,
-                "Brightness": factor, "Color": factor, "Contrast": factor, "Sharpness": factor}
-    table = torch.stack([torch.linspace(0.0, extremes.get(name, 0.0), levels) for name in OPERATIONS])
+    """(operations, levels): evenly from nothing to the given extremes; shift in whole pixels,
+    factors as what is added to 1."""
+    extremes = {
+        "ShearX": shear,
+        "ShearY": shear,
+        "TranslateX": shift,
+        "TranslateY": shift,
+        "Rotate": degrees,
+        "Brightness": factor,
+        "Color": factor,
+        "Contrast": factor,
+        "Sharpness": factor,
+    }
+    table = torch.stack(
+        [torch.linspace(0.0, extremes.get(name, 0.0), levels) for name in OPERATIONS]
+    )
     for name in ("TranslateX", "TranslateY"):
         table[OPERATIONS.index(name)].trunc_()
     table[OPERATIONS.index("Posterize")] = torch.linspace(8.0, bits, levels).round()
@@ -158,20 +238,30 @@ def signs(device, operation, sign):
 
 
 def operate(images, operation, magnitude, by_rows=None):
-    """uint8 images (B, 3, S, S), each by its own operation (B,), an index into OPERATIONS, at its own magnitude (B,).
+    """uint8 images (B, 3, S, S), each by its own operation (B,), an index into OPERATIONS, at its
+    own magnitude (B,).
 
-    `by_rows`: whether a function sees its own images alone, as on a CPU. A GPU would have to wait to learn how many there
-    are; to put all images through all functions costs it less.
-    """
-    assert images.dtype == torch.uint8, f"{images.dtype}: trivial and auto stand before what leaves bytes behind"
+    `by_rows`: whether a function sees its own images alone, as on a CPU. A GPU would have to wait
+    to learn how many there are; to put all images through all functions costs it less."""
+    assert images.dtype == torch.uint8, (
+        f"{images.dtype}: trivial and auto stand before what leaves bytes behind"
+    )
     by_rows = images.device.type == "cpu" if by_rows is None else by_rows
     result = images.clone()
     for names, function in FUNCTIONS.items():
-        wanted = (operation >= OPERATIONS.index(names[0])) & (operation <= OPERATIONS.index(names[-1]))
+        wanted = (operation >= OPERATIONS.index(names[0])) & (
+            operation <= OPERATIONS.index(names[-1])
+        )
         if not by_rows:
             result = torch.where(each(wanted), function(images, operation, magnitude), result)
         elif len(rows := wanted.nonzero()[:, 0]):
-            result.index_copy_(0, rows, function(*(whole.index_select(0, rows) for whole in (images, operation, magnitude))))
+            result.index_copy_(
+                0,
+                rows,
+                function(
+                    *(whole.index_select(0, rows) for whole in (images, operation, magnitude))
+                ),
+            )
     return result
 
 
@@ -181,18 +271,38 @@ def each(values):
 
 
 def geometry(images, operation, magnitude):
-    """Shear (about the upper left corner), shift by pixels, or rotate (anticlockwise, degrees): nearest neighbour."""
+    """Shear (about the upper left corner), shift by pixels, or rotate (anticlockwise, degrees):
+    nearest neighbour."""
     count, channels, size, _ = images.shape
 
     def of(name, values=magnitude):
         return torch.where(operation == OPERATIONS.index(name), values, 0.0).view(-1, 1, 1)
+
     angle, shear_x, shear_y = of("Rotate", torch.deg2rad(magnitude)), of("ShearX"), of("ShearY")
     at = torch.arange(size, device=images.device) - (size - 1) / 2  # from the centre
     x, y = at, at[:, None]
     cosine, sine = angle.cos(), angle.sin()
     # Where each pixel of the result comes from (count, size, size).
-    column = (cosine * x + (shear_x - sine) * y + (shear_x * (size / 2) - of("TranslateX")) + (size - 1) / 2).round().long()
-    row = ((shear_y + sine) * x + cosine * y + (shear_y * (size / 2) - of("TranslateY")) + (size - 1) / 2).round().long()
+    column = (
+        (
+            cosine * x
+            + (shear_x - sine) * y
+            + (shear_x * (size / 2) - of("TranslateX"))
+            + (size - 1) / 2
+        )
+        .round()
+        .long()
+    )
+    row = (
+        (
+            (shear_y + sine) * x
+            + cosine * y
+            + (shear_y * (size / 2) - of("TranslateY"))
+            + (size - 1) / 2
+        )
+        .round()
+        .long()
+    )
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
     source = torch.where(inside, row * size + column, 0).view(count, 1, -1).expand(-1, channels, -1)
     return images.flatten(2).gather(2, source).view(images.shape) * inside[:, None]
@@ -223,7 +333,8 @@ def contrast(images, _, magnitude):
 
 
 def sharpness(images, _, magnitude):
-    """Away from the mean of the 3x3 neighbours, the pixel itself counted five times; the outermost pixels stay."""
+    """Away from the mean of the 3x3 neighbours, the pixel itself counted five times; the outermost
+    pixels stay."""
     if images.shape[-1] <= 2:
         return images
     pixels = images.to(torch.float32)
@@ -231,7 +342,9 @@ def sharpness(images, _, magnitude):
     inner = pixels[:, :, 1:-1, 1:-1]
     smooth = ((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner) / 13).round_()
     result = images.clone()
-    result[:, :, 1:-1, 1:-1] = (inner + (smooth - inner) * each(-magnitude)).clamp_(0, 255).to(torch.uint8)
+    result[:, :, 1:-1, 1:-1] = (
+        (inner + (smooth - inner) * each(-magnitude)).clamp_(0, 255).to(torch.uint8)
+    )
     return result
 
 
@@ -255,16 +368,27 @@ def equalize(images, *_):
     return transforms.equalize(images)
 
 
-FUNCTIONS = {  # of (images, operation, magnitude); the names of one row are neighbours in OPERATIONS
-    OPERATIONS[1:6]: geometry, ("Brightness",): brightness, ("Color",): colour, ("Contrast",): contrast,
-    ("Sharpness",): sharpness, ("Posterize",): posterize, ("Solarize",): solarize, ("AutoContrast",): autocontrast,
-    ("Equalize",): equalize, ("Invert",): invert}
+# of (images, operation, magnitude); the names of one row are neighbours in OPERATIONS
+FUNCTIONS = {
+    OPERATIONS[1:6]: geometry,
+    ("Brightness",): brightness,
+    ("Color",): colour,
+    ("Contrast",): contrast,
+    ("Sharpness",): sharpness,
+    ("Posterize",): posterize,
+    ("Solarize",): solarize,
+    ("AutoContrast",): autocontrast,
+    ("Equalize",): equalize,
+    ("Invert",): invert,
+}
 
 
-# ---- of normalised images --------------------------------------------------------------------------------------------
+# ---- of normalised images ------------------------------------------------------------------------
+
 
 def erasing(images, generator, probability=0.25, tries=10):
-    """Random erasing (Zhong et al. 2020) of normalised images: a box of 2-33% of the area, aspect 0.3-3.3, becomes the mean.
+    """Random erasing (Zhong et al. 2020) of normalised images: a box of 2-33% of the area, aspect
+    0.3-3.3, becomes the mean.
 
     As in torchvision, the first of ten drawn boxes that fits is taken, and no box where none fits.
     """
@@ -281,23 +405,35 @@ def erasing(images, generator, probability=0.25, tries=10):
     wanted = torch.rand(count, 1, generator=generator, device=images.device) < probability
     at = torch.arange(size, device=images.device)
     rows, columns = (at >= top) & (at < top + height), (at >= left) & (at < left + width)
-    inside = (rows & wanted & fits.any(1, keepdim=True))[:, None, :, None] & columns[:, None, None, :]
+    inside = (rows & wanted & fits.any(1, keepdim=True))[:, None, :, None] & columns[
+        :, None, None, :
+    ]
     return images.masked_fill(inside, 0.0)
 
 
 def cutout(images, generator):
-    """Cutout (DeVries & Taylor 2017) of normalised images: a square around any pixel, cut off at the edges, becomes the mean.
+    """Cutout (DeVries & Taylor 2017) of normalised images: a square around any pixel, cut off at
+    the edges, becomes the mean.
 
     A quarter of the side: 8 pixels of 32, which they found best on CIFAR-100 (16 on CIFAR-10).
     """
     count, _, size, _ = images.shape
     down, right = torch.randint(size, (2, count, 1), generator=generator, device=images.device)
     at = torch.arange(size, device=images.device)
-    rows, columns = ((at >= centre - size // 8) & (at < centre + size // 8) for centre in (down, right))
+    rows, columns = (
+        (at >= centre - size // 8) & (at < centre + size // 8) for centre in (down, right)
+    )
     return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
 
 
-OF_PIXELS = {"crop": crop, "flip": flip, "rotation": rotation, "colour_jitter": colour_jitter, "trivial": trivial, "auto": auto}
+OF_PIXELS = {
+    "crop": crop,
+    "flip": flip,
+    "rotation": rotation,
+    "colour_jitter": colour_jitter,
+    "trivial": trivial,
+    "auto": auto,
+}
 OF_INPUTS = {"erasing": erasing, "cutout": cutout}
 
 
@@ -306,13 +442,16 @@ def check(names):
     behind = False
     for name in names:
         if name in ("trivial", "auto") and behind:
-            raise ValueError(f"--augment {' '.join(names)}: {name} works on bytes; name it before rotation and colour_jitter, "
-                             "which leave them behind")
+            raise ValueError(
+                f"--augment {' '.join(names)}: {name} works on bytes; name it before rotation and"
+                " colour_jitter, which leave them behind"
+            )
         behind |= name in ("rotation", "colour_jitter")
 
 
 def apply(images, names, generator, preprocessing):
-    """uint8 (B, 3, S, S) -> normalised float32 (B, 3, S, S), by the named augmentations in their order.
+    """uint8 (B, 3, S, S) -> normalised float32 (B, 3, S, S), by the named augmentations in their
+    order.
 
     Erasing and cutout come after the normalisation, wherever they are named.
     """

@@ -535,8 +535,10 @@ EXPECTED = {
     "images": (is_count, "a whole number of images"),
     "preprocessing": (
         is_preprocessing,
-        f"a dict with size (1 to {LARGEST_SIDE}), mean and std (three numbers, std above 0) and "
-        f"interpolation ({', '.join(INTERPOLATIONS)})",
+        (
+            f"a dict with size (1 to {LARGEST_SIDE}), mean and std (three numbers, std above 0) and"
+            f" interpolation ({', '.join(INTERPOLATIONS)})"
+        ),
     ),
     "recipe": (is_dict, "a dict"),
     "versions": (is_dict, "a dict"),

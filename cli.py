@@ -1,8 +1,10 @@
-"""What the scripts share at the shell: flags, the device and the seed, progress, printed tables, and clean errors.
+"""What the scripts share at the shell: flags, the device and the seed, progress, printed tables,
+and clean errors.
 
-One vocabulary of flags stands in FLAGS; a script names those that it takes and adds its own beside them. Nothing here
-imports torch before a function needs it: the scorers start in about a second.
+One vocabulary of flags stands in FLAGS; a script names those that it takes and adds its own beside
+them. Nothing here imports torch before a function needs it: the scorers start in about a second.
 """
+
 import argparse
 import contextlib
 import errno
@@ -38,7 +40,8 @@ def path(text):
         if error.errno == errno.ELOOP:
             raise ArgumentTypeError(
                 f"{expanded} leads through links that go round in a circle; see where they lead "
-                f"with: ls -ld {shlex.quote(expanded)}") from None
+                f"with: ls -ld {shlex.quote(expanded)}"
+            ) from None
     return expanded
 
 
@@ -85,65 +88,131 @@ class Channels(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         if len(values) not in (1, 3):
-            parser.error(f"{option_string}: expected one number, or three for red, green and blue; found {len(values)}")
+            parser.error(
+                f"{option_string}: expected one number, or three for red, green and blue; found"
+                f" {len(values)}"
+            )
         setattr(namespace, self.dest, tuple(values) * (3 // len(values)))
 
 
 def part_of_a_name(text):
     """argparse type: what becomes a part of file names, and so never leads to another folder."""
     if not text.strip():
-        raise ArgumentTypeError("expected a part of a file name, found an empty text; leave the "
-                                "flag out for the default")
+        raise ArgumentTypeError(
+            "expected a part of a file name, found an empty text; leave the "
+            "flag out for the default"
+        )
     odd = [letter for letter in text if letter in "/\\" or not letter.isprintable()]
     if odd:
-        raise ArgumentTypeError(f"{text!r} becomes a part of file names and cannot hold "
-                                f"{odd[0]!r}; --output-dir chooses the folder")
+        raise ArgumentTypeError(
+            f"{text!r} becomes a part of file names and cannot hold "
+            f"{odd[0]!r}; --output-dir chooses the folder"
+        )
     return text
 
 
 FLAGS = {
-    "checkpoint": dict(type=path, help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth"),
+    "checkpoint": dict(
+        type=path,
+        help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth",
+    ),
     "dataset": dict(type=data_set, help="in-distribution data set"),
-    "ood": dict(type=data_set, nargs="+", metavar="NAME|NAME=FOLDER",
-                help="out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder "
-                     "of images, or one image"),
+    "ood": dict(
+        type=data_set,
+        nargs="+",
+        metavar="NAME|NAME=FOLDER",
+        help=(
+            "out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder "
+            "of images, or one image"
+        ),
+    ),
     "model": dict(type=path, help="network"),
     "mode": dict(type=str, help="training recipe"),
     "suffix": dict(type=part_of_a_name, help="names the run's files; default: <dataset>_s<seed>"),
     "seed": dict(type=int, default=0, help="seed of weights, batches and augmentation"),
-    "device": dict(type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps; auto takes the GPU where there is one"),
+    "device": dict(
+        type=str,
+        default="auto",
+        help="auto, cpu, cuda, cuda:1, mps; auto takes the GPU where there is one",
+    ),
     "batch-size": dict(type=int, help="images a step"),
     "epochs": dict(type=int, help="passes over the training set"),
-    "data-dir": dict(type=path, default="datasets", help="where data sets are kept, and downloaded to"),
+    "data-dir": dict(
+        type=path, default="datasets", help="where data sets are kept, and downloaded to"
+    ),
     "output-dir": dict(type=path, default="results", help="where everything is written"),
-    "image-size": dict(type=positive, metavar="S",
-                       help="pixels of the side of each image; default: as the network was trained"),
-    "crop-share": dict(type=share, metavar="X",
-                       help="share of the shorter side that the centre crop keeps: 224 with 0.875 resizes to 256 first; "
-                            "default: as the network was trained, or 1"),
-    "interpolation": dict(type=str, help="of resizing; default: as the network was trained, or bilinear"),
-    "mean": dict(action=Channels, type=finite, nargs="+", metavar="M",
-                 help="subtracted from pixels in [0, 1]: one number, or one per channel; --mean 0 --std 1 leaves pixels as "
-                      "they are; default: as the network was trained"),
-    "std": dict(action=Channels, type=above_zero, nargs="+", metavar="D",
-                help="divided by after --mean: one number, or one per channel"),
-    "max-pixels": dict(type=int, metavar="N", help="refuse image files of more pixels, before they are decoded"),
-    "allow-stale": dict(action="store_true", help="take files that were changed since they were written as they are; what is made "
-                        "of them records it"),
+    "image-size": dict(
+        type=positive,
+        metavar="S",
+        help="pixels of the side of each image; default: as the network was trained",
+    ),
+    "crop-share": dict(
+        type=share,
+        metavar="X",
+        help=(
+            "share of the shorter side that the centre crop keeps: 224 with 0.875 resizes to 256"
+            " first; default: as the network was trained, or 1"
+        ),
+    ),
+    "interpolation": dict(
+        type=str, help="of resizing; default: as the network was trained, or bilinear"
+    ),
+    "mean": dict(
+        action=Channels,
+        type=finite,
+        nargs="+",
+        metavar="M",
+        help=(
+            "subtracted from pixels in [0, 1]: one number, or one per channel; --mean 0 --std 1"
+            " leaves pixels as they are; default: as the network was trained"
+        ),
+    ),
+    "std": dict(
+        action=Channels,
+        type=above_zero,
+        nargs="+",
+        metavar="D",
+        help="divided by after --mean: one number, or one per channel",
+    ),
+    "max-pixels": dict(
+        type=int, metavar="N", help="refuse image files of more pixels, before they are decoded"
+    ),
+    "allow-stale": dict(
+        action="store_true",
+        help=(
+            "take files that were changed since they were written as they are; what is made "
+            "of them records it"
+        ),
+    ),
 }
-# Flags that change how a run goes and not what it makes: a finished stage stays current when they change. A checkpoint
-# counts by its content, as every input does.
-IMMATERIAL = {"checkpoint", "device", "data_dir", "output_dir", "debug", "force", "resume", "tensorboard", "workers",
-              "max_pixels", "verify", "allow_stale"}
+# Flags that change how a run goes and not what it makes: a finished stage stays current when they
+# change. A checkpoint counts by its content, as every input does.
+IMMATERIAL = {
+    "checkpoint",
+    "device",
+    "data_dir",
+    "output_dir",
+    "debug",
+    "force",
+    "resume",
+    "tensorboard",
+    "workers",
+    "max_pixels",
+    "verify",
+    "allow_stale",
+}
 
 INTERRUPTED = 130  # 128 + SIGINT
-OUT_OF_MEMORY = r"DefaultCPUAllocator|not enough memory|out of memory|bad_alloc|Cannot allocate memory"
+OUT_OF_MEMORY = (
+    r"DefaultCPUAllocator|not enough memory|out of memory|bad_alloc|Cannot allocate memory"
+)
 
 YesNo = argparse.BooleanOptionalAction  # --flag, --no-flag, or neither: None
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults in the help, no abbreviations, and --batch_size taken for --batch-size."""
+    """argparse with defaults in the help, no abbreviations, and --batch_size taken for
+    --batch-size."""
 
     def __init__(self, description, **options):
         options.setdefault("formatter_class", HelpFormatter)
@@ -157,11 +226,14 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def check_text(self, word):
-        """Refuse a word that is not UTF-8: a path or a name that neither JSON nor CSV could hold."""
+        """Refuse a word that is not UTF-8: a path or a name that neither JSON nor CSV could
+        hold."""
         shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         if shown != word:
-            self.error(f"{shown} is not UTF-8; rename the file or folder, such as with: "
-                       f"convmv -f latin1 -t utf8 --notest $'{shown.rpartition('=')[2]}'")
+            self.error(
+                f"{shown} is not UTF-8; rename the file or folder, such as with: "
+                f"convmv -f latin1 -t utf8 --notest $'{shown.rpartition('=')[2]}'"
+            )
 
     def knows(self, flag):
         """Whether this script has such a flag, so that main.py can hand it on."""
@@ -184,9 +256,12 @@ def kebab_case(word):
 
 
 def add_flags(parser, *names, **changes):
-    """Add shared flags by name; `changes` = {"mode": {"default": "best", "choices": [...]}} overrides a flag's options."""
+    """Add shared flags by name; `changes` = {"mode": {"default": "best", "choices": [...]}}
+    overrides a flag's options."""
     for name in names:
-        parser.add_argument(f"--{name}", **{**FLAGS[name], **changes.get(name.replace("-", "_"), {})})
+        parser.add_argument(
+            f"--{name}", **{**FLAGS[name], **changes.get(name.replace("-", "_"), {})}
+        )
 
 
 def material(args):
@@ -201,15 +276,18 @@ def run(main):
     2; --debug shows the traceback. Ctrl-C exits with 130, as the shell expects. A bug keeps its
     traceback.
     """
-    warnings.showwarning = lambda message, *_: print(f"warning: {printable(str(message))}",
-                                                     file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(
+        f"warning: {printable(str(message))}", file=sys.stderr
+    )
     gc.freeze()  # imported objects live to the end; frozen, they save a tenth of the figures' time
     try:
         code = main()
         sys.stdout.flush()  # a full disk behind `> log.txt` shows here, not after the last handler
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; run the same command again to go on",
-              file=sys.stderr)
+        print(
+            "interrupted: what was finished is kept; run the same command again to go on",
+            file=sys.stderr,
+        )
         code = INTERRUPTED
     except SystemExit as stop:
         code = stop.code
@@ -249,8 +327,10 @@ def drop_output():
 
 def printable(text):
     """Control characters, as a file name may hold them, as Python writes them; lines stay."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1]
-                   for letter in text)
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1]
+        for letter in text
+    )
 
 
 def explain(error):
@@ -268,8 +348,10 @@ def explain(error):
 def out_of_memory(text):
     asked = re.search(r"to allocate ([\d.]+ \w+)", text)
     what = f"{asked[1]} could not be had at once" if asked else "the system gave no more"
-    return (f"out of memory: {what}; close other programs, or use a machine with more memory; "
-            "where the script has --batch-size, a smaller one needs less")
+    return (
+        f"out of memory: {what}; close other programs, or use a machine with more memory; "
+        "where the script has --batch-size, a smaller one needs less"
+    )
 
 
 def is_out_of_memory(error):
@@ -280,18 +362,32 @@ def is_out_of_memory(error):
 
 
 def device(name):
-    """"auto", "cpu", "cuda:1" ... -> torch.device; ValueError where this machine has no such device."""
+    """ "auto", "cpu", "cuda:1" ... -> torch.device; ValueError where this machine has no such
+    device."""
     import torch
+
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         chosen = torch.device(name)
-        if name != "cuda" or not torch.cuda.is_available():  # each of several processes takes a GPU of its own, later
+        if (
+            name != "cuda" or not torch.cuda.is_available()
+        ):  # each of several processes takes a GPU of its own, later
             torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} is not to be had here ({str(error).splitlines()[0]}); "
-                         "expected auto, cpu, cuda, cuda:N or mps") from None
-    if chosen.type == "cuda":  # float32 is float32 in every script: TF32 would move features by 1e-3; bfloat16 does not mind
+        raise ValueError(
+            f"--device {name} is not to be had here ({str(error).splitlines()[0]}); "
+            "expected auto, cpu, cuda, cuda:N or mps"
+        ) from None
+    if chosen.type == "cuda":
+        # float32 is float32 in every script: TF32 would move features by 1e-3; bfloat16 does not
+        # mind
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return chosen
 
@@ -300,13 +396,15 @@ def seed_everything(seed):
     """Seed Python, NumPy and torch on every device."""
     import numpy as np
     import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global state)
     torch.manual_seed(seed)
 
 
 def progress(iterable=None, **options):
-    """A progress bar with its remaining time on a terminal; silent where stderr is a file, so that logs stay legible."""
+    """A progress bar with its remaining time on a terminal; silent where stderr is a file, so that
+    logs stay legible."""
     return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "leave": False, **options})
 
 

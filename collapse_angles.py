@@ -1,19 +1,27 @@
-"""NC2: how near class means or weights are to a simplex ETF, or to the best that few dimensions admit; `collapse` holds it."""
+"""NC2: how near class means or weights are to a simplex ETF, or to the best that few dimensions
+admit; `collapse` holds it."""
+
 import numpy as np
 
-SIMPLEX = ("angle_deviation_mean", "angle_deviation_max", "gram_distance")  # undefined where no simplex ETF exists
+SIMPLEX = (
+    "angle_deviation_mean",
+    "angle_deviation_max",
+    "gram_distance",
+)  # undefined where no simplex ETF exists
 GENERALISED = ("cosine_max", "one_vs_rest", "tight_frame_distance")  # defined in any dimension
 NC2 = ("norm_cv", "cosine_mean", "cosine_std", *SIMPLEX, *GENERALISED)  # the order of the rows
-GAP = 1e-7  # between the bounds at which one_vs_rest stops; the value itself is then right to about the gap's square
+# between the bounds at which one_vs_rest stops; the value itself is then right to about the gap's
+# square
+GAP = 1e-7
 STEPS = 20_000
 
 
 def nc2(vectors: np.ndarray) -> dict:
-    """How near vectors (C, D), centred class means or weights, are to a simplex ETF, or to the best that D admits.
+    """How near vectors (C, D), centred class means or weights, are to a simplex ETF, or to the best
+    that D admits.
 
-    Where D < C - 1 no simplex ETF exists: the distances to it (SIMPLEX) are None, and GENERALISED stand in. A zero
-    vector has no direction: all but norm_cv are None.
-    """
+    Where D < C - 1 no simplex ETF exists: the distances to it (SIMPLEX) are None, and GENERALISED
+    stand in. A zero vector has no direction: all but norm_cv are None."""
     classes = len(vectors)
     norms = np.linalg.norm(vectors, axis=1)
     values = dict.fromkeys(NC2)
@@ -23,7 +31,11 @@ def nc2(vectors: np.ndarray) -> dict:
         return values
     unit = vectors / norms[:, None]
     cosines = (unit @ unit.T)[np.triu_indices(classes, 1)]
-    values |= {"cosine_mean": cosines.mean(), "cosine_std": cosines.std(), "cosine_max": cosines.max()}
+    values |= {
+        "cosine_mean": cosines.mean(),
+        "cosine_std": cosines.std(),
+        "cosine_max": cosines.max(),
+    }
     rank = rank_bound(vectors)
     spectrum = np.linalg.svd(vectors, compute_uv=False) ** 2  # the Gram matrix's eigenvalues
     target = (np.arange(len(spectrum)) < rank) / np.sqrt(rank)
@@ -39,13 +51,14 @@ def nc2(vectors: np.ndarray) -> dict:
 
 
 def one_vs_rest(unit: np.ndarray) -> float:
-    """Unit vectors (C, D) -> the least distance of one of them to the convex hull of the others (Jiang et al. 2024).
+    """Unit vectors (C, D) -> the least distance of one of them to the convex hull of the others
+    (Jiang et al. 2024).
 
-    A quadratic programme a class, all at once: accelerated projected gradient steps (Beck and Teboulle 2009) with
-    restarts (O'Donoghue and Candes 2015) on the weights of the others, in the Gram matrix alone. The residual of any
-    weights bounds the distance from above and, as the normal of a separating plane, from below; a class whose lower
-    bound reaches the least upper bound cannot be the nearest and is dropped. 100 classes take 0.03 s, 1,000 about 1 s.
-    """
+    A quadratic programme a class, all at once: accelerated projected gradient steps (Beck and
+    Teboulle 2009) with restarts (O'Donoghue and Candes 2015) on the weights of the others, in the
+    Gram matrix alone. The residual of any weights bounds the distance from above and, as the normal
+    of a separating plane, from below; a class whose lower bound reaches the least upper bound
+    cannot be the nearest and is dropped. 100 classes take 0.03 s, 1,000 about 1 s."""
     gram = unit @ unit.T
     step, alive, least = 1 / np.linalg.eigvalsh(gram)[-1], np.arange(len(unit)), np.inf
     weights = (1 - np.eye(len(unit))) / (len(unit) - 1)
@@ -55,12 +68,18 @@ def one_vs_rest(unit: np.ndarray) -> float:
         moved = ahead - step * (ahead @ gram - gram[alive])
         moved[own] = -np.inf  # no vector helps to reach itself
         moved = onto_simplex(moved)
-        onward = np.where(((ahead - moved) * (moved - weights)).sum(axis=1) > 0, 1, (1 + np.sqrt(1 + 4 * momentum**2)) / 2)
+        onward = np.where(
+            ((ahead - moved) * (moved - weights)).sum(axis=1) > 0,
+            1,
+            (1 + np.sqrt(1 + 4 * momentum**2)) / 2,
+        )
         factor = np.where(onward == 1, 0, (momentum - 1) / onward)  # 1: a restart
         ahead, weights, momentum = moved + factor[:, None] * (moved - weights), moved, onward
         if count % 10:
             continue
-        products = weights @ gram - gram[alive]  # of the residual r = weights V - v_k with every v_j
+        products = (
+            weights @ gram - gram[alive]
+        )  # of the residual r = weights V - v_k with every v_j
         distance = np.sqrt(np.maximum((weights * products).sum(axis=1) - products[own], 0))
         least = min(least, distance.min())
         margin = products - products[own][:, None]
@@ -73,7 +92,8 @@ def one_vs_rest(unit: np.ndarray) -> float:
 
 
 def onto_simplex(rows: np.ndarray) -> np.ndarray:
-    """The nearest points of rows (n, C) that are non-negative and sum to one (Duchi et al. 2008); -inf becomes 0."""
+    """The nearest points of rows (n, C) that are non-negative and sum to one (Duchi et al. 2008);
+    -inf becomes 0."""
     ordered = -np.sort(-rows, axis=1)
     with np.errstate(invalid="ignore"):
         surplus = np.cumsum(ordered, axis=1) - 1

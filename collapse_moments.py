@@ -1,16 +1,21 @@
-"""One pass over labelled features: counts, class means and within-class scatter, for any chunking; `collapse` holds it."""
+"""One pass over labelled features: counts, class means and within-class scatter, for any chunking;
+`collapse` holds it."""
+
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK = 16384  # rows a product: enough that the steps by class cost little, few enough to bound memory and float32 sums
+# rows a product: enough that the steps by class cost little, few enough to bound memory and float32
+# sums
+BLOCK = 16384
 EPSILON = np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What NC1 to NC3 need to know of N labelled features. Rows of classes without images are NaN."""
+    """What NC1 to NC3 need to know of N labelled features. Rows of classes without images are
+    NaN."""
 
     counts: np.ndarray  # (C,) images
     means: np.ndarray  # (C, D)
@@ -25,7 +30,8 @@ class Moments:
 
     @property
     def rounding(self) -> float:
-        """Length below which a difference of class means is noise: relative to the means, offset included."""
+        """Length below which a difference of class means is noise: relative to the means, offset
+        included."""
         return max(self.means.shape) * EPSILON * np.linalg.norm(self.means[self.present])
 
     @property
@@ -37,18 +43,20 @@ class Moments:
 
     @property
     def centred(self) -> np.ndarray:
-        """(P, D) deviations of the present classes, the factor of Sigma_B = centred' centred / P."""
+        """(P, D) deviations of the present classes, the factor of Sigma_B = centred' centred /
+        P."""
         return self.deviations[self.present]
 
 
 class Accumulator:
-    """One pass over features in chunks of any size and order; accumulators of several workers merge.
+    """One pass over features in chunks of any size and order; accumulators of several workers
+    merge.
 
-    Each block of rows is centred on its own class means and joined to the rest by the pairwise update of Chan, Golub
-    and LeVeque (1983): nothing large is subtracted from anything large, so that neither a common offset of the features
-    nor strong collapse costs digits. By default the residuals are multiplied in float32 and all else is float64 (1e-7
-    relative on Sigma_W). exact=True: float64 throughout, and chunking and order move no result by more than 1e-12.
-    """
+    Each block of rows is centred on its own class means and joined to the rest by the pairwise
+    update of Chan, Golub and LeVeque (1983): nothing large is subtracted from anything large, so
+    that neither a common offset of the features nor strong collapse costs digits. By default the
+    residuals are multiplied in float32 and all else is float64 (1e-7 relative on Sigma_W).
+    exact=True: float64 throughout, and chunking and order move no result by more than 1e-12."""
 
     def __init__(self, classes: int, width: int, exact: bool = False):
         self.classes, self.width, self.exact = classes, width, exact
@@ -58,49 +66,68 @@ class Accumulator:
         self.squares = np.zeros(classes)  # its trace, by class
 
     def update(self, features: np.ndarray, labels: np.ndarray) -> "Accumulator":
-        """Add features (n, D) of labels (n,). ValueError, and nothing added, on a non-finite value or a wrong label."""
+        """Add features (n, D) of labels (n,). ValueError, and nothing added, on a non-finite value
+        or a wrong label."""
         features, labels = check_features(features, labels, self.classes, self.width)
         for start in range(0, len(features), BLOCK):
-            self._join(*self._summarise(features[start : start + BLOCK], labels[start : start + BLOCK]))
+            self._join(
+                *self._summarise(features[start : start + BLOCK], labels[start : start + BLOCK])
+            )
         return self
 
     def merge(self, other: "Accumulator") -> "Accumulator":
         """Add what another accumulator of the same classes and width has seen."""
         if (other.classes, other.width) != (self.classes, self.width):
-            raise ValueError(f"cannot merge {other.classes} classes x {other.width} features into {self.classes} x "
-                             f"{self.width}; build both accumulators for one head")
+            raise ValueError(
+                f"cannot merge {other.classes} classes x {other.width} features into {self.classes}"
+                f" x {self.width}; build both accumulators for one head"
+            )
         seen = np.flatnonzero(other.counts)
         self._join(seen, other.counts[seen], other.means[seen], other.scatter, other.squares[seen])
         return self
 
     def finish(self) -> Moments:
-        """The moments so far; warns of classes without images. ValueError where fewer than two classes have any."""
+        """The moments so far; warns of classes without images. ValueError where fewer than two
+        classes have any."""
         present = np.flatnonzero(self.counts)
         if len(present) < 2:
-            raise ValueError(f"{len(present)} of {self.classes} classes has images; collapse needs at least two")
+            raise ValueError(
+                f"{len(present)} of {self.classes} classes has images; collapse needs at least two"
+            )
         if not np.isfinite(self.scatter).all():
-            raise ValueError("the scatter of the features overflows float32; use exact=True, or scale the features")
+            raise ValueError(
+                "the scatter of the features overflows float32; use exact=True, or scale the"
+                " features"
+            )
         absent = np.flatnonzero(self.counts == 0)
         if len(absent):
             names = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
-            warnings.warn(f"neural collapse: {len(absent)} of {self.classes} classes have no images ({names}); "
-                          "means and metrics are of the others", UserWarning, stacklevel=2)
+            warnings.warn(
+                f"neural collapse: {len(absent)} of {self.classes} classes have no images"
+                f" ({names}); means and metrics are of the others",
+                UserWarning,
+                stacklevel=2,
+            )
         means = np.where(self.counts[:, None] > 0, self.means, np.nan)
         variance = np.where(self.counts > 0, self.squares / np.maximum(self.counts, 1), np.nan)
         within = self.scatter / self.counts.sum()
         return Moments(self.counts.copy(), means, means[present].mean(axis=0), within, variance)
 
     def _summarise(self, rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Rows (n, D) -> their classes (k,), counts (k,), means (k, D), scatter (D, D) and its trace by class (k,)."""
+        """Rows (n, D) -> their classes (k,), counts (k,), means (k, D), scatter (D, D) and its
+        trace by class (k,)."""
         order = np.argsort(labels, kind="stable")
         classes, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-        rows = rows[order].astype(np.float64 if self.exact else np.result_type(rows, np.float32), copy=False)
+        rows = rows[order].astype(
+            np.float64 if self.exact else np.result_type(rows, np.float32), copy=False
+        )
         means = np.empty((len(classes), self.width))
         for i, (start, count) in enumerate(zip(starts, counts, strict=True)):
             own = rows[start : start + count]
             means[i] = own.sum(axis=0, dtype=np.float64) / count
             own -= means[i].astype(rows.dtype)
-        # Rows were centred on means rounded to their own type; what the rounding left is taken off below.
+        # Rows were centred on means rounded to their own type; what the rounding left is taken off
+        # below.
         left = (means - means.astype(rows.dtype)) * np.sqrt(counts)[:, None]
         rows = rows if self.exact else rows.astype(np.float32, copy=False)
         with np.errstate(over="ignore"):  # finish() reports an overflow
@@ -109,7 +136,8 @@ class Accumulator:
         return classes, counts, means, scatter, squares - np.einsum("cd,cd->c", left, left)
 
     def _join(self, classes, counts, means, scatter, squares) -> None:
-        """Join a summary to this one: scatters add, with n m / (n + m) delta delta' for each class's two means."""
+        """Join a summary to this one: scatters add, with n m / (n + m) delta delta' for each
+        class's two means."""
         total = self.counts[classes] + counts
         delta = means - self.means[classes]
         weighted = delta * np.sqrt(self.counts[classes] * (counts / total))[:, None]
@@ -123,13 +151,20 @@ def check_features(features, labels, classes: int, width: int) -> tuple[np.ndarr
     """Features (n, D) and labels (n,) as arrays; ValueError names what is wrong and where."""
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or features.shape[1] != width or features.dtype.kind not in "fiu":
-        raise ValueError(f"features have shape {features.shape} and type {features.dtype}, expected numbers of shape "
-                         f"(n, {width}); take features and head from one checkpoint")
+        raise ValueError(
+            f"features have shape {features.shape} and type {features.dtype}, expected numbers of"
+            f" shape (n, {width}); take features and head from one checkpoint"
+        )
     if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}, expected {len(features)} integers")
+        raise ValueError(
+            f"labels have shape {labels.shape} and type {labels.dtype}, expected {len(features)}"
+            " integers"
+        )
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
-        raise ValueError(f"label {labels[outside[0]]} of row {outside[0]} is outside 0 to {classes - 1}")
+        raise ValueError(
+            f"label {labels[outside[0]]} of row {outside[0]} is outside 0 to {classes - 1}"
+        )
     for start in range(0, len(features), BLOCK):
         finite = np.isfinite(features[start : start + BLOCK])
         if not finite.all():

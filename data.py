@@ -1,8 +1,9 @@
 """Data sets: a registry of ID and OOD sets, preprocessing and splits.
 
-Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what lies in files is decoded
-batch by batch (image_files.py). A new set is a function here and a row in ID or OOD.
-"""
+Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what
+lies in files is decoded batch by batch (image_files.py). A new set is a function here and a row in
+ID or OOD."""
+
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,17 +22,18 @@ STRAY_SHOWN = 10  # images outside every class folder that an error names
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
 
 
-# ---- preprocessing ---------------------------------------------------------------------------------------------------
+# ---- preprocessing -------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image of any size becomes a network's input; kept in the checkpoint and applied to every ID and OOD image.
+    """How an image of any size becomes a network's input; kept in the checkpoint and applied to
+    every ID and OOD image.
 
-    The shorter side is resized to `size` pixels (antialiased), the centre is cropped, and channels in
-    [0, 1] are normalised by `mean` and `std`: those of the ID set, or mean 0 and std 1 for a network
-    of raw inputs. With a `crop_share` of 0.875 the shorter side becomes size / 0.875 first: 256 for
-    224, as networks for ImageNet have it.
-    """
+    The shorter side is resized to `size` pixels (antialiased), the centre is cropped, and channels
+    in [0, 1] are normalised by `mean` and `std`: those of the ID set, or mean 0 and std 1 for a
+    network of raw inputs. With a `crop_share` of 0.875 the shorter side becomes size / 0.875 first:
+    256 for 224, as networks for ImageNet have it."""
 
     size: int
     mean: tuple
@@ -56,8 +58,13 @@ class Preprocessing:
     def normalise(self, images):
         """uint8 (N, 3, S, S) -> float32 (N, 3, S, S), channels last in memory."""
         mean, std = (per_channel(tuple(values), images.device) for values in (self.mean, self.std))
-        # The channels' move comes last: a subtraction over three interleaved channels is four times as slow on a CPU.
-        return (images.to(torch.float32) - mean).div_(std).contiguous(memory_format=torch.channels_last)
+        # The channels' move comes last: a subtraction over three interleaved channels is four times
+        # as slow on a CPU.
+        return (
+            (images.to(torch.float32) - mean)
+            .div_(std)
+            .contiguous(memory_format=torch.channels_last)
+        )
 
     def as_dict(self):
         return asdict(self)
@@ -65,28 +72,48 @@ class Preprocessing:
 
 @cache
 def per_channel(values, device):
-    """Three channels in [0, 1] -> (1, 3, 1, 1) in [0, 255] on the device; kept, since each copy there makes a GPU wait."""
+    """Three channels in [0, 1] -> (1, 3, 1, 1) in [0, 255] on the device; kept, since each copy
+    there makes a GPU wait."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
 
 
-# ---- the registry's functions ----------------------------------------------------------------------------------------
+# ---- the registry's functions --------------------------------------------------------------------
+
 
 def from_arrays(pixels, labels, class_names, source, preprocessing):
     """uint8 (N, H, W, 3) or (N, H, W) arrays -> Images at the preprocessing's size."""
     pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-    pixels = pixels.permute(0, 3, 1, 2) if pixels.ndim == 4 else pixels.unsqueeze(1).expand(-1, 3, -1, -1)
+    pixels = (
+        pixels.permute(0, 3, 1, 2)
+        if pixels.ndim == 4
+        else pixels.unsqueeze(1).expand(-1, 3, -1, -1)
+    )
     pixels = torch.cat([preprocessing.resize(part) for part in pixels.split(2000)])
-    return Images(pixels.contiguous(), torch.as_tensor(np.asarray(labels), dtype=torch.int64), list(class_names), source)
+    return Images(
+        pixels.contiguous(),
+        torch.as_tensor(np.asarray(labels), dtype=torch.int64),
+        list(class_names),
+        source,
+    )
 
 
 def cifar(split, preprocessing, data_dir, name):
-    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[
+        name
+    ]
     data_dir, base = absolute(data_dir), kind.base_folder
     files = {f"{base}/{file}": md5 for file, md5 in [*kind.train_list, *kind.test_list]}
     files[f"{base}/{kind.meta['filename']}"] = kind.meta["md5"]
-    published = Published(name, name, data_dir, files, {kind.filename: kind.tgz_md5},
-                          f"{kind.filename} ({kind.url})", data_dir)
+    published = Published(
+        name,
+        name,
+        data_dir,
+        files,
+        {kind.filename: kind.tgz_md5},
+        f"{kind.filename} ({kind.url})",
+        data_dir,
+    )
     found = fetched(published, partial(kind, data_dir, train=split == "train"))
     return from_arrays(found.data, found.targets, found.classes, name, preprocessing)
 
@@ -94,10 +121,13 @@ def cifar(split, preprocessing, data_dir, name):
 def svhn(split, preprocessing, data_dir):
     kind, data_dir = torchvision.datasets.SVHN, absolute(data_dir)
     url, file, md5 = kind.split_list[split]
-    published = Published("svhn", "svhn", data_dir, {f"svhn/{file}": md5}, {}, f"{file} ({url})",
-                          data_dir / "svhn")
+    published = Published(
+        "svhn", "svhn", data_dir, {f"svhn/{file}": md5}, {}, f"{file} ({url})", data_dir / "svhn"
+    )
     found = fetched(published, partial(kind, data_dir / "svhn", split=split))
-    return from_arrays(found.data.transpose(0, 2, 3, 1), found.labels, map(str, range(10)), "svhn", preprocessing)
+    return from_arrays(
+        found.data.transpose(0, 2, 3, 1), found.labels, map(str, range(10)), "svhn", preprocessing
+    )
 
 
 def mnist(split, preprocessing, data_dir):
@@ -105,19 +135,36 @@ def mnist(split, preprocessing, data_dir):
     archives = {f"MNIST/raw/{file}": md5 for file, md5 in kind.resources}
     files = dict.fromkeys(path.removesuffix(".gz") for path in archives)
     wanted = ", ".join(file for file, _ in kind.resources)
-    published = Published("mnist", "mnist", data_dir, files, archives, f"{wanted} ({kind.mirrors[0]})",
-                          data_dir / "MNIST" / "raw")
+    published = Published(
+        "mnist",
+        "mnist",
+        data_dir,
+        files,
+        archives,
+        f"{wanted} ({kind.mirrors[0]})",
+        data_dir / "MNIST" / "raw",
+    )
     found = fetched(published, partial(kind, data_dir, train=split == "train"))
-    return from_arrays(found.data.numpy(), found.targets, map(str, range(10)), "mnist", preprocessing)
+    return from_arrays(
+        found.data.numpy(), found.targets, map(str, range(10)), "mnist", preprocessing
+    )
 
 
 def textures(split, preprocessing, data_dir):
-    """All 5,640 images of DTD (Cimpoi et al. 2014), as OpenOOD takes them; none of them trains anything here."""
+    """All 5,640 images of DTD (Cimpoi et al. 2014), as OpenOOD takes them; none of them trains
+    anything here."""
     kind, data_dir = torchvision.datasets.DTD, absolute(data_dir)
     lists = dict.fromkeys(f"dtd/dtd/labels/{part}1.txt" for part in ("train", "val", "test"))
     archive = Path(kind._URL).name
-    published = Published("textures", "textures (DTD)", data_dir, lists,
-                          {f"dtd/{archive}": kind._MD5}, f"{archive} ({kind._URL}), unpacked,", data_dir / "dtd")
+    published = Published(
+        "textures",
+        "textures (DTD)",
+        data_dir,
+        lists,
+        {f"dtd/{archive}": kind._MD5},
+        f"{archive} ({kind._URL}), unpacked,",
+        data_dir / "dtd",
+    )
     if not dtd_images(data_dir).parent.is_dir():  # torchvision looks no further than this folder
         fetched(published, partial(kind, data_dir))
     check_listed(published)
@@ -125,7 +172,8 @@ def textures(split, preprocessing, data_dir):
 
 
 def check_listed(published):
-    """ValueError where a list of DTD's, or an image in a list, is missing: it was unpacked in part."""
+    """ValueError where a list of DTD's, or an image in a list, is missing: it was unpacked in
+    part."""
     images = dtd_images(published.data_dir)
     lists = [published.data_dir / path for path in published.files]
     refuse_missing(published, lists, "lists")
@@ -140,7 +188,8 @@ def refuse_missing(published, expected, what):
         raise ValueError(
             f"{published.title} is cut short: {len(missing):,} of its {len(expected):,} {what} are "
             f"missing, first {missing[0]}. Remove it with: rm -r {folder}; then get it anew with: "
-            f"{published.command}, or {published.by_hand}")
+            f"{published.command}, or {published.by_hand}"
+        )
 
 
 def dtd_images(data_dir):
@@ -153,36 +202,53 @@ def absolute(data_dir):
 
 
 def digits(split, preprocessing, data_dir):
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed, stratified third of them is the test set."""
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed, stratified third of them is
+    the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
+
     found = load_digits()
-    train, test = train_test_split(np.arange(len(found.target)), test_size=1 / 3, random_state=0, stratify=found.target)
+    train, test = train_test_split(
+        np.arange(len(found.target)), test_size=1 / 3, random_state=0, stratify=found.target
+    )
     rows = np.sort(train if split == "train" else test)
     pixels = np.round(found.images[rows] * (255 / 16)).astype(np.uint8)
     return from_arrays(pixels, found.target[rows], map(str, range(10)), "digits", preprocessing)
 
 
 def photos(split, preprocessing, data_dir):
-    """Patches of 64x64 pixels, every 32, of scikit-learn's two sample photographs; label 0 or 1 is the photograph."""
+    """Patches of 64x64 pixels, every 32, of scikit-learn's two sample photographs; label 0 or 1 is
+    the photograph."""
     from sklearn.datasets import load_sample_images
+
     found = load_sample_images()
-    patches = [np.lib.stride_tricks.sliding_window_view(image, (64, 64), (0, 1))[::32, ::32].reshape(-1, 3, 64, 64)
-               for image in found.images]
+    patches = [
+        np.lib.stride_tricks.sliding_window_view(image, (64, 64), (0, 1))[::32, ::32].reshape(
+            -1, 3, 64, 64
+        )
+        for image in found.images
+    ]
     labels = np.repeat(np.arange(len(patches)), [len(part) for part in patches])
     names = [Path(name).stem for name in found.filenames]
-    return from_arrays(np.concatenate(patches).transpose(0, 2, 3, 1), labels, names, "photos", preprocessing)
+    return from_arrays(
+        np.concatenate(patches).transpose(0, 2, 3, 1), labels, names, "photos", preprocessing
+    )
 
 
 def uniform(split, preprocessing, data_dir):
     """1,000 images of independent uniform noise."""
-    pixels = np.random.default_rng(0).integers(0, 256, (1000, preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (1000, preprocessing.size, preprocessing.size, 3), dtype=np.uint8
+    )
     return from_arrays(pixels, np.full(1000, -1), [], "uniform", preprocessing)
 
 
 def gaussian(split, preprocessing, data_dir):
-    """1,000 images of independent Gaussian noise around mid-grey, standard deviation 0.25, clipped to [0, 1]."""
-    noise = np.random.default_rng(1).normal(0.5, 0.25, (1000, preprocessing.size, preprocessing.size, 3))
+    """1,000 images of independent Gaussian noise around mid-grey, standard deviation 0.25, clipped
+    to [0, 1]."""
+    noise = np.random.default_rng(1).normal(
+        0.5, 0.25, (1000, preprocessing.size, preprocessing.size, 3)
+    )
     pixels = np.round(noise.clip(0, 1) * 255).astype(np.uint8)
     return from_arrays(pixels, np.full(1000, -1), [], "gaussian", preprocessing)
 
@@ -202,62 +268,98 @@ class Dataset:
 
 
 ID = {
-    "digits": Dataset(digits, 16, (0.3054, 0.3054, 0.3054), (0.3186, 0.3186, 0.3186), val_size=96, held_out=("8", "9"),
-                      ood=("held_out", "photos", "uniform", "gaussian"), flip=False),
-    "cifar10": Dataset(partial(cifar, name="cifar10"), 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
-                       val_size=5000, ood=("cifar100", "svhn", "textures")),
-    "cifar100": Dataset(partial(cifar, name="cifar100"), 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
-                        val_size=5000, ood=("cifar10", "svhn", "textures")),
+    "digits": Dataset(
+        digits,
+        16,
+        (0.3054, 0.3054, 0.3054),
+        (0.3186, 0.3186, 0.3186),
+        val_size=96,
+        held_out=("8", "9"),
+        ood=("held_out", "photos", "uniform", "gaussian"),
+        flip=False,
+    ),
+    "cifar10": Dataset(
+        partial(cifar, name="cifar10"),
+        32,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        val_size=5000,
+        ood=("cifar100", "svhn", "textures"),
+    ),
+    "cifar100": Dataset(
+        partial(cifar, name="cifar100"),
+        32,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        val_size=5000,
+        ood=("cifar10", "svhn", "textures"),
+    ),
 }
-OOD = {"svhn": svhn, "textures": textures, "cifar10": ID["cifar10"].load, "cifar100": ID["cifar100"].load, "mnist": mnist,
-       "photos": photos, "uniform": uniform, "gaussian": gaussian}  # and held_out: classes of the ID set itself
+OOD = {
+    "svhn": svhn,
+    "textures": textures,
+    "cifar10": ID["cifar10"].load,
+    "cifar100": ID["cifar100"].load,
+    "mnist": mnist,
+    "photos": photos,
+    "uniform": uniform,
+    "gaussian": gaussian,
+}  # and held_out: classes of the ID set itself
 
 
-# ---- asking for a set ------------------------------------------------------------------------------------------------
+# ---- asking for a set ----------------------------------------------------------------------------
+
 
 def check_id(text):
     """(name, folder or None) of an ID set; ValueError for an unknown name."""
     name, folder = split_name(text)
     if folder is None and name not in ID:
-        raise ValueError(f"unknown data set {text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with train/<class>/ and "
-                         "test/<class>/ in it")
+        raise ValueError(
+            f"unknown data set {text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with"
+            " train/<class>/ and test/<class>/ in it"
+        )
     return name, folder
 
 
 def id_set(text, data_dir, size=None, statistics=None):
-    """"cifar100", or "mine=folder" with train/<class>/ and test/<class>/ -> (name, Dataset).
+    """ "cifar100", or "mine=folder" with train/<class>/ and test/<class>/ -> (name, Dataset).
 
-    A folder's mean and std are measured on its training images, which decodes them all, unless `statistics` (mean, std) gives
-    them. Raises ValueError for an unknown name.
-    """
+    A folder's mean and std are measured on its training images, which decodes them all, unless
+    `statistics` (mean, std) gives them. Raises ValueError for an unknown name."""
     name, folder = check_id(text)
     if folder is None:
         return name, replace(ID[name], size=size or ID[name].size)
     size, neutral = size or 32, (0.0, 0.0, 0.0)
     train = image_folder(split_folder(folder, "train"), Preprocessing(size, neutral, neutral))
     if len(train.class_names) < 2:
-        raise ValueError(f"{folder}/train must hold one folder of images per class, at least two; "
-                         f"found {len(train.class_names)} class folders")
+        raise ValueError(
+            f"{folder}/train must hold one folder of images per class, at least two; "
+            f"found {len(train.class_names)} class folders"
+        )
     refuse_strays(train)
 
     def load(split, preprocessing, data_dir):
         images = image_folder(split_folder(folder, split), preprocessing, train.class_names)
         refuse_strays(images)
         return images
+
     load("test", train.preprocessing, data_dir)  # its faults show before any image is decoded
     mean, std = statistics or channel_statistics(train)
     return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 
 def split_folder(folder, split):
-    """FOLDER/train or FOLDER/test; ValueError where there is none, with the mend where it has another name, as ImageNet's val."""
+    """FOLDER/train or FOLDER/test; ValueError where there is none, with the mend where it has
+    another name, as ImageNet's val."""
     place = Path(folder) / split
     if place.is_dir():
         return place
     has_val = split == "test" and (Path(folder) / "val").is_dir()
     mend = f"; where the images in val are meant: ln -s val {quoted(place)}" if has_val else ""
-    raise ValueError(f"{place} {absence(place)}; expected {folder}/train and {folder}/test with one folder of images per class"
-                     f"{mend}")
+    raise ValueError(
+        f"{place} {absence(place)}; expected {folder}/train and {folder}/test with one folder of"
+        f" images per class{mend}"
+    )
 
 
 def refuse_strays(images):
@@ -267,47 +369,64 @@ def refuse_strays(images):
         files = " ".join(quoted(images.root / path) for path in stray[:STRAY_SHOWN])
         more = f" and {len(stray) - 1:,} more" if len(stray) > 1 else ""
         raise ValueError(
-            f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has no "
-            f"class; move it into one, or out of {images.root.name} with: "
-            f"mv -n {files} {quoted(images.root.parent)}")
+            f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has"
+            f" no class; move it into one, or out of {images.root.name} with: mv -n {files}"
+            f" {quoted(images.root.parent)}"
+        )
 
 
 def channel_statistics(images):
-    """Mean and standard deviation of each channel over all pixels, in [0, 1], exact: from the histogram of uint8."""
+    """Mean and standard deviation of each channel over all pixels, in [0, 1], exact: from the
+    histogram of uint8."""
     counts = torch.zeros(3, 256, dtype=torch.float64)
     for batch in images.batches(512):
-        counts += torch.stack([torch.bincount(batch[:, c].flatten(), minlength=256) for c in range(3)])
+        counts += torch.stack(
+            [torch.bincount(batch[:, c].flatten(), minlength=256) for c in range(3)]
+        )
     values, share = torch.arange(256) / 255.0, counts / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)
-    std = ((share * values ** 2).sum(1) - mean ** 2).sqrt()
+    std = ((share * values**2).sum(1) - mean**2).sqrt()
     # A channel that never changes is only centred.
-    return tuple(round(x, 4) for x in mean.tolist()), tuple(round(x, 4) or 1.0 for x in std.tolist())
+    return tuple(round(x, 4) for x in mean.tolist()), tuple(
+        round(x, 4) or 1.0 for x in std.tolist()
+    )
 
 
 def load_id(dataset, split, preprocessing, data_dir, held_out=()):
-    """The train or test images of an ID set without its held-out classes; labels run on without gaps."""
+    """The train or test images of an ID set without its held-out classes; labels run on without
+    gaps."""
     images = dataset.load(split, preprocessing, data_dir)
     unknown = set(held_out) - set(images.class_names)
     if unknown:
-        raise ValueError(f"held-out class {sorted(unknown)[0]!r} is not among the classes: {', '.join(images.class_names)}")
+        raise ValueError(
+            f"held-out class {sorted(unknown)[0]!r} is not among the classes:"
+            f" {', '.join(images.class_names)}"
+        )
     if not held_out:
         return images
     kept = [index for index, name in enumerate(images.class_names) if name not in held_out]
     if len(kept) < 2:
-        raise ValueError(f"holding out {', '.join(held_out)} leaves {len(kept)} classes to train on; at least 2 are needed")
+        raise ValueError(
+            f"holding out {', '.join(held_out)} leaves {len(kept)} classes to train on; at least 2"
+            " are needed"
+        )
     number = torch.full((len(images.class_names),), -1)
     number[kept] = torch.arange(len(kept))
     images = images.take(torch.isin(images.labels, torch.tensor(kept)).nonzero()[:, 0])
-    return replace(images, labels=number[images.labels], class_names=[images.class_names[index] for index in kept])
+    return replace(
+        images,
+        labels=number[images.labels],
+        class_names=[images.class_names[index] for index in kept],
+    )
 
 
 def load_ood(text, dataset, preprocessing, data_dir, held_out=()):
     """An OOD set's test images by name or NAME=FOLDER.
 
-    held_out is the test images of the classes left out of training. Every label is -1: none of these
-    images is of a class that the network knows. `class_names` names the set's own classes, for
-    information; of images in files, the first folder in `path` says which class each belongs to.
-    """
+    held_out is the test images of the classes left out of training. Every label is -1: none of
+    these images is of a class that the network knows. `class_names` names the set's own classes,
+    for information; of images in files, the first folder in `path` says which class each belongs
+    to."""
     name, folder = split_name(text)
     if folder is not None:
         images = image_folder(folder, preprocessing)
@@ -339,7 +458,8 @@ def source_of(text, data_dir):
 
 
 def check_ood(texts, dataset_name, held_out=(), kept=()):
-    """Refuse, before any long work, OOD names that are unknown, repeated, or the ID set itself; -> the names.
+    """Refuse, before any long work, OOD names that are unknown, repeated, or the ID set itself; ->
+    the names.
 
     The folders of `kept` ones, whose features are at hand, may be gone.
     """
@@ -347,22 +467,36 @@ def check_ood(texts, dataset_name, held_out=(), kept=()):
     for text, name in zip(texts, names, strict=True):
         folder = split_name(text)[1]
         if folder is None and name not in [*OOD, "held_out"]:
-            raise ValueError(f"unknown OOD set {text!r}; expected one of {', '.join([*OOD, 'held_out'])}, or NAME=FOLDER")
+            raise ValueError(
+                f"unknown OOD set {text!r}; expected one of {', '.join([*OOD, 'held_out'])}, or"
+                " NAME=FOLDER"
+            )
         if name == dataset_name:
-            raise ValueError(f"{name} is the in-distribution set of this checkpoint; it cannot be its own OOD set")
+            raise ValueError(
+                f"{name} is the in-distribution set of this checkpoint; it cannot be its own"
+                " OOD set"
+            )
         if name == "held_out" and folder is None and not held_out:
-            raise ValueError("held_out needs classes that were left out of training; train with --held-out CLASS ...")
+            raise ValueError(
+                "held_out needs classes that were left out of training; train with --held-out"
+                " CLASS ..."
+            )
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
         if folder is not None and text not in kept and not Path(folder).exists():
-            raise ValueError(f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
-                             f"{name}, or one image")
+            raise ValueError(
+                f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
+                f"{name}, or one image"
+            )
     return names
 
 
 def split_validation(count, val_size):
-    """(training indices, validation indices) of `count` images, as random_split draws them under seed 42."""
+    """(training indices, validation indices) of `count` images, as random_split draws them under
+    seed 42."""
     if not 0 <= val_size < count:
-        raise ValueError(f"--val-size {val_size} leaves no image to train on: the training set has {count}")
+        raise ValueError(
+            f"--val-size {val_size} leaves no image to train on: the training set has {count}"
+        )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(VAL_SEED))
-    return order[:count - val_size], order[count - val_size:]
+    return order[: count - val_size], order[count - val_size :]

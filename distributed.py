@@ -1,13 +1,16 @@
-"""Several processes as one: torch.distributed's set-up, shards and gathers. Does nothing in a process that is alone.
+"""Several processes as one: torch.distributed's set-up, shards and gathers. Does nothing in a
+process that is alone.
 
-    with distributed.join(device) as world:          # python x.py | torchrun --nproc-per-node 2 x.py | srun --ntasks 2 python x.py
+    with distributed.join(device) as world:          # python x.py | torchrun --nproc-per-node 2
+        x.py | srun --ntasks 2 python x.py
         rows = world.gather(work(images[world.shard(len(images))]))
         if world.first:
             write(rows)
 
-Which process this is stands in the environment, as torchrun or a Slurm step of several tasks sets it; a script in a batch job
-or on its own finds neither, and is alone. Tensors are reduced where they lie: on a CPU by gloo, on a GPU by NCCL.
-"""
+Which process this is stands in the environment, as torchrun or a Slurm step of several tasks sets
+it; a script in a batch job or on its own finds neither, and is alone. Tensors are reduced where
+they lie: on a CPU by gloo, on a GPU by NCCL."""
+
 import contextlib
 import os
 import re
@@ -20,7 +23,9 @@ import torch
 from torch import distributed
 
 CONNECT = timedelta(minutes=10)  # nodes of one job may start some minutes apart
-PATIENCE = timedelta(hours=1)  # the first rank may load, measure or write for long while the others wait
+PATIENCE = timedelta(
+    hours=1
+)  # the first rank may load, measure or write for long while the others wait
 CHUNK = 1 << 26  # bytes of one message when rows are gathered
 PORTS = range(20000, 32000)  # free of services, and below those that Linux hands out by itself
 
@@ -28,12 +33,14 @@ joined = False  # True from join() on where several processes work together: cli
 
 
 class Elsewhere(SystemExit):
-    """Leaves a rank without a word, since another one says what went wrong and exits with that error's code."""
+    """Leaves a rank without a word, since another one says what went wrong and exits with that
+    error's code."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among the `size` that work together: its number from 0 on, and its own device."""
+    """This process among the `size` that work together: its number from 0 on, and its own
+    device."""
 
     rank: int
     size: int
@@ -45,7 +52,8 @@ class World:
         return self.rank == 0
 
     def shard(self, count):
-        """This rank's slice of `count` things: in the order of ranks, lengths differ by at most one."""
+        """This rank's slice of `count` things: in the order of ranks, lengths differ by at most
+        one."""
         each, more = divmod(count, self.size)
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
@@ -81,7 +89,8 @@ class World:
         return box[0]
 
     def collect(self, content):
-        """[what each rank gives] in the order of ranks on the first rank, None on the others; anything that can be pickled."""
+        """[what each rank gives] in the order of ranks on the first rank, None on the others;
+        anything that can be pickled."""
         if self.size == 1:
             return [content]
         found = [None] * self.size if self.first else None
@@ -89,7 +98,8 @@ class World:
         return found
 
     def gather(self, rows):
-        """Rows (n, ...) of each rank, a CPU tensor or None for no rows -> all of them (N, ...) in the order of ranks.
+        """Rows (n, ...) of each rank, a CPU tensor or None for no rows -> all of them (N, ...) in
+        the order of ranks.
 
         On the first rank, which must have rows where any has; None on the others.
         """
@@ -101,7 +111,9 @@ class World:
                 distributed.send(part, dst=0)
             return None
         if rows is None:
-            assert not any(lengths), "shards are in order: where any rank has rows, the first one does"
+            assert not any(lengths), (
+                "shards are in order: where any rank has rows, the first one does"
+            )
             return None
         whole = rows.new_empty((sum(lengths), *rows.shape[1:]))
         for rank, part in enumerate(whole.split(lengths)):
@@ -113,11 +125,11 @@ class World:
 
     @contextlib.contextmanager
     def together(self, first_ahead=False):
-        """A block that all ranks leave well, or that no rank does: where one raises, the others raise Elsewhere.
+        """A block that all ranks leave well, or that no rank does: where one raises, the others
+        raise Elsewhere.
 
-        first_ahead: the others enter once the first rank is through, as where it downloads what they then find. No rank may wait
-        for another within the block.
-        """
+        first_ahead: the others enter once the first rank is through, as where it downloads what
+        they then find. No rank may wait for another within the block."""
         if first_ahead and not self.first and self.any(False):
             raise Elsewhere
         error = None
@@ -141,16 +153,18 @@ def parts(rows):
     return rows.contiguous().split(max(1, CHUNK // max(1, rows[0].numel() * rows.element_size())))
 
 
-# ---- coming and going ------------------------------------------------------------------------------------------------
+# ---- coming and going ----------------------------------------------------------------------------
+
 
 @contextlib.contextmanager
 def join(device):
-    """Within the block the processes that were launched together are one World; alone, a World of one.
+    """Within the block the processes that were launched together are one World; alone, a World of
+    one.
 
-    "cuda" without an index becomes this rank's own GPU. Ranks but the first print nothing and warn of nothing. Where one rank or
-    several leave by an exception, one of them raises it and the others exit silently. Raises ValueError where the environment
-    contradicts itself, no rank answers at the first one's address, or ranks would share a GPU.
-    """
+    "cuda" without an index becomes this rank's own GPU. Ranks but the first print nothing and warn
+    of nothing. Where one rank or several leave by an exception, one of them raises it and the
+    others exit silently. Raises ValueError where the environment contradicts itself, no rank
+    answers at the first one's address, or ranks would share a GPU."""
     device, place = torch.device(device), find_place(os.environ)
     if place is None:
         yield World(0, 1, device)
@@ -160,32 +174,47 @@ def join(device):
     store = connect(place)
     try:
         device = own_device(device, place)
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store, rank=place.rank,
-                                       world_size=place.size, timeout=PATIENCE)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=place.rank,
+            world_size=place.size,
+            timeout=PATIENCE,
+        )
         world = World(place.rank, place.size, device)
         with quiet(not world.first):
             yield world
-            world.wait()  # the first rank may hold the store: nobody leaves before the last one is done
+            # the first rank may hold the store: nobody leaves before the last one is done
+            world.wait()
     except (Exception, KeyboardInterrupt) as error:
         if not says_it(store):
             raise Elsewhere from None
         if is_lost_contact(error):
-            raise ValueError(f"rank {place.rank} of {place.size} lost another one, which was killed or has no memory left "
-                             f"({str(error).splitlines()[0]}); run the same again: what was saved is kept") from None
+            raise ValueError(
+                f"rank {place.rank} of {place.size} lost another one, which was killed or has no"
+                f" memory left ({str(error).splitlines()[0]}); run the same again: what was saved"
+                " is kept"
+            ) from None
         raise
     finally:
-        # After an exception NCCL may wait for a rank that no longer answers; the end of the process closes it then.
+        # After an exception NCCL may wait for a rank that no longer answers; the end of the process
+        # closes it then.
         if distributed.is_initialized() and (device.type != "cuda" or sys.exc_info()[0] is None):
             distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
 def quiet(silent):
-    """A block without standard output or warnings where `silent`; errors still reach standard error."""
+    """A block without standard output or warnings where `silent`; errors still reach standard
+    error."""
     if not silent:
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
 
@@ -194,14 +223,18 @@ def says_it(store):
     """Whether this rank is the first to fail, and so the one that says why."""
     try:
         return store.add("failed ranks", 1) == 1
-    except RuntimeError:  # the rank that holds the store has left, which it does only after an error of its own
+    except (
+        RuntimeError
+    ):  # the rank that holds the store has left, which it does only after an error of its own
         return False
 
 
 def is_lost_contact(error):
     """Whether an exception says that another rank is gone, as where the system killed it."""
-    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and re.search(
-        r"gloo|Connection (closed|reset)", str(error)) is not None)
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError)
+        and re.search(r"gloo|Connection (closed|reset)", str(error)) is not None
+    )
 
 
 def connect(place):
@@ -210,41 +243,56 @@ def connect(place):
     try:
         return next(distributed.rendezvous(url, timeout=CONNECT))[0]
     except RuntimeError as error:
-        raise ValueError(f"rank {place.rank} of {place.size} cannot meet the others at {place.address}:{place.port} "
-                         f"({str(error).splitlines()[0]}); set MASTER_ADDR to the first node and MASTER_PORT to a free port "
-                         "there") from None
+        raise ValueError(
+            f"rank {place.rank} of {place.size} cannot meet the others at"
+            f" {place.address}:{place.port} ({str(error).splitlines()[0]}); set MASTER_ADDR to the"
+            " first node and MASTER_PORT to a free port there"
+        ) from None
 
 
 def own_device(device, place):
-    """This rank's device, chosen as the current one; ValueError where two ranks of a machine would share a GPU."""
+    """This rank's device, chosen as the current one; ValueError where two ranks of a machine would
+    share a GPU."""
     if device.type == "cpu":
         share_cores(place)
         return device
     if device.type != "cuda":
-        raise ValueError(f"{place.size} processes cannot work together on --device {device}; expected cpu or cuda")
+        raise ValueError(
+            f"{place.size} processes cannot work together on --device {device}; expected cpu or"
+            " cuda"
+        )
     if device.index is not None:
-        raise ValueError(f"--device {device} puts all {place.local_size} processes of a machine on one GPU; give --device cuda, "
-                         "which takes one each")
+        raise ValueError(
+            f"--device {device} puts all {place.local_size} processes of a machine on one GPU; give"
+            " --device cuda, which takes one each"
+        )
     count = torch.cuda.device_count()
     index = 0 if count == 1 and place.own_gpu else place.local_rank
     if index >= count:
-        raise ValueError(f"{place.local_size} processes on this machine and {count} GPU{'s' * (count != 1)}; start one a GPU: "
-                         f"--nproc-per-node {count}, or --ntasks-per-node {count} with --gpus-per-task 1")
+        raise ValueError(
+            f"{place.local_size} processes on this machine and {count} GPU{'s' * (count != 1)};"
+            f" start one a GPU: --nproc-per-node {count}, or --ntasks-per-node {count} with"
+            " --gpus-per-task 1"
+        )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def share_cores(place):
-    """Divide the cores among this machine's ranks where nobody has: K ranks with all cores' threads each hold each other up.
+    """Divide the cores among this machine's ranks where nobody has: K ranks with all cores' threads
+    each hold each other up.
 
-    torchrun sets OMP_NUM_THREADS=1 itself; a Slurm task that is bound to its own cores sees no others.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torchrun sets OMP_NUM_THREADS=1 itself; a Slurm task that is bound to its own cores sees no
+    others."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if "OMP_NUM_THREADS" not in os.environ and place.local_size > 1 and cores == os.cpu_count():
         torch.set_num_threads(max(1, cores // place.local_size))
 
 
-# ---- which process this is -------------------------------------------------------------------------------------------
+# ---- which process this is -----------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Place:
@@ -260,10 +308,12 @@ class Place:
 
 
 def find_place(environment):
-    """The environment of torchrun, or of a Slurm step with several tasks -> Place; None for a process that is alone."""
+    """The environment of torchrun, or of a Slurm step with several tasks -> Place; None for a
+    process that is alone."""
     if environment.get("RANK") or environment.get("WORLD_SIZE"):
         return torchrun_place(environment)
-    # In a batch script or an interactive allocation SLURM_NTASKS and SLURM_PROCID stand too: only srun counts a step's tasks.
+    # In a batch script or an interactive allocation SLURM_NTASKS and SLURM_PROCID stand too: only
+    # srun counts a step's tasks.
     if "SLURM_PROCID" in environment and number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return slurm_place(environment)
     return None
@@ -273,48 +323,93 @@ def torchrun_place(environment):
     missing = [name for name in ("RANK", "WORLD_SIZE") if not environment.get(name)]
     size = number(environment, "WORLD_SIZE", 1)
     if size > 1:
-        missing += [name for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
+        missing += [
+            name
+            for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+            if not environment.get(name)
+        ]
     if missing:
-        found = ", ".join(f"{name}={environment[name]}" for name in ("RANK", "WORLD_SIZE") if environment.get(name))
-        raise ValueError(f"the environment has {found} but no {' and no '.join(missing)}; start with: torchrun --nproc-per-node K "
-                         "SCRIPT, or unset them for a single process")
+        found = ", ".join(
+            f"{name}={environment[name]}"
+            for name in ("RANK", "WORLD_SIZE")
+            if environment.get(name)
+        )
+        raise ValueError(
+            f"the environment has {found} but no {' and no '.join(missing)}; start with: torchrun"
+            " --nproc-per-node K SCRIPT, or unset them for a single process"
+        )
     if size == 1 and number(environment, "RANK") == 0:
         return None
-    rank, local_rank, local_size, port = (number(environment, name, default) for name, default in (
-        ("RANK", None), ("LOCAL_RANK", None), ("LOCAL_WORLD_SIZE", 1), ("MASTER_PORT", None)))
+    rank, local_rank, local_size, port = (
+        number(environment, name, default)
+        for name, default in (
+            ("RANK", None),
+            ("LOCAL_RANK", None),
+            ("LOCAL_WORLD_SIZE", 1),
+            ("MASTER_PORT", None),
+        )
+    )
     return checked(Place(rank, size, local_rank, local_size, environment["MASTER_ADDR"], port))
 
 
 def slurm_place(environment):
     size = number(environment, "SLURM_STEP_NUM_TASKS")
-    local_sizes = re.findall(r"(\d+)(?:\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))  # "4(x2),3"
+    local_sizes = re.findall(
+        r"(\d+)(?:\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    )  # "4(x2),3"
     nodes = environment.get("SLURM_STEP_NODELIST", "")
     address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "localhost")
     job, step = number(environment, "SLURM_JOB_ID", 0), number(environment, "SLURM_STEP_ID", 0)
-    port = number(environment, "MASTER_PORT", PORTS[(job * 7 + step) % len(PORTS)])  # steps of one job may run side by side
-    own_gpu = any(environment.get(name) for name in ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND"))
-    return checked(Place(number(environment, "SLURM_PROCID"), size, number(environment, "SLURM_LOCALID"),
-                         max(map(int, local_sizes)), address, port, own_gpu))
+    port = number(
+        environment, "MASTER_PORT", PORTS[(job * 7 + step) % len(PORTS)]
+    )  # steps of one job may run side by side
+    own_gpu = any(
+        environment.get(name)
+        for name in ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND")
+    )
+    return checked(
+        Place(
+            number(environment, "SLURM_PROCID"),
+            size,
+            number(environment, "SLURM_LOCALID"),
+            max(map(int, local_sizes)),
+            address,
+            port,
+            own_gpu,
+        )
+    )
 
 
 def first_host(nodes):
-    """The first host of a Slurm node list: "node[01-03,07],login1" -> "node01", "rack[1-2]-gpu[03-04]" -> "rack1-gpu03"."""
+    """The first host of a Slurm node list: "node[01-03,07],login1" -> "node01",
+    "rack[1-2]-gpu[03-04]" -> "rack1-gpu03"."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes).group()
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
 
 
 def number(environment, name, default=None):
-    """A whole number of the environment; ValueError where it is none, or missing without a default."""
+    """A whole number of the environment; ValueError where it is none, or missing without a
+    default."""
     text = environment.get(name) or ""
     if not text and default is not None:
         return default
     if not text.isdecimal():
-        raise ValueError(f"the environment has {name}={text}; expected a whole number, as torchrun and srun set it")
+        raise ValueError(
+            f"the environment has {name}={text}; expected a whole number, as torchrun and srun"
+            " set it"
+        )
     return int(text)
 
 
 def checked(place):
-    if not (place.rank < place.size and place.local_rank <= place.rank and place.local_size <= place.size):
-        raise ValueError(f"the environment contradicts itself: rank {place.rank} of {place.size}, {place.local_rank} of "
-                         f"{place.local_size} on this machine; start with torchrun or srun, which set these themselves")
+    if not (
+        place.rank < place.size
+        and place.local_rank <= place.rank
+        and place.local_size <= place.size
+    ):
+        raise ValueError(
+            f"the environment contradicts itself: rank {place.rank} of {place.size},"
+            f" {place.local_rank} of {place.local_size} on this machine; start with torchrun or"
+            " srun, which set these themselves"
+        )
     return place

@@ -156,9 +156,9 @@ def plain(value):
 def check_stated(said, place):
     """What a person's network file says under `preprocessing` -> {field: value}, checked."""
     expected = (
-        f"expected a dict with some of {', '.join(WORDS)}, or a function without arguments "
-        'that returns one, such as: preprocessing = {"size": 224, "mean": (0.485, 0.456, 0.406), '
-        '"std": (0.229, 0.224, 0.225), "crop_share": 0.875}'
+        f"expected a dict with some of {', '.join(WORDS)}, or a function without arguments that"
+        ' returns one, such as: preprocessing = {"size": 224, "mean": (0.485, 0.456, 0.406),'
+        ' "std": (0.229, 0.224, 0.225), "crop_share": 0.875}'
     )
     if not isinstance(said, dict):
         raise ValueError(f"{place}: preprocessing is a {type(said).__name__}; {expected}")

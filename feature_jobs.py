@@ -131,7 +131,10 @@ def open_ood(text, given, dataset):
 
 # ---- what is there already -----------------------------------------------------------------------
 
-NAMES = ("checkpoint", *records.NETWORK)  # how a network is called: records.same_network compares it
+NAMES = (
+    "checkpoint",
+    *records.NETWORK,
+)  # how a network is called: records.same_network compares it
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,10 @@ class Shelf:
         if edited and not self.stale.allowed:
             return Verdict(
                 False,
-                said=f"{edited[0]} was edited since it was written: it is extracted anew "
-                "(--allow-stale keeps such a file)",
+                said=(
+                    f"{edited[0]} was edited since it was written: it is extracted anew "
+                    "(--allow-stale keeps such a file)"
+                ),
             )
         for file in edited:
             self.stale.found(f"{file} was edited since it was written", None)

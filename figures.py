@@ -1,13 +1,16 @@
-"""Figures of the pipeline: one function a figure, arrays or pandas tables in, a matplotlib Figure out.
+"""Figures of the pipeline: one function a figure, arrays or pandas tables in, a matplotlib Figure
+out.
 
-Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backend, safe in threads. Save with
-`figure.savefig(path)`; each figure carries its own resolution. One style throughout: ID has one fixed colour, OOD sets
-take theirs by position, many sets become small multiples with the name beside the data, and shares are drawn as
-percent. Cells that are NaN are left out and said to be in words; nothing is drawn as zero because it is missing.
+Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backend, safe in threads.
+Save with `figure.savefig(path)`; each figure carries its own resolution. One style throughout: ID
+has one fixed colour, OOD sets take theirs by position, many sets become small multiples with the
+name beside the data, and shares are drawn as percent. Cells that are NaN are left out and said to
+be in words; nothing is drawn as zero because it is missing.
 
-The functions stand in figures_ood (training, scores, ID beside OOD), figures_collapse (one checkpoint's collapse) and
-figures_series (over checkpoints and layers), their style in figures_style; whoever draws imports this module alone.
-"""
+The functions stand in figures_ood (training, scores, ID beside OOD), figures_collapse (one
+checkpoint's collapse) and figures_series (over checkpoints and layers), their style in
+figures_style; whoever draws imports this module alone."""
+
 from figures_collapse import (
     angle_histogram,
     class_mean_distances,
@@ -35,9 +38,32 @@ from figures_series import collapse_curves, correlation_maps, layer_epoch_maps, 
 from figures_style import ID_COLOUR, LONG, OOD_COLOURS, ood_colour, percent
 
 __all__ = [
-    "ID_COLOUR", "LONG", "OOD_COLOURS", "angle_histogram", "auroc_bars", "centre_distances", "class_mean_distances",
-    "collapse_curves", "correlation_maps", "cosine_histogram", "embedding", "gram_matrices", "layer_epoch_maps",
-    "method_labels", "mismatch_map", "nc5_bars", "nc5_curves", "nearest_mean_agreement", "neco_shares", "ood_colour",
-    "pca_spectrum", "percent", "principal_components", "score_histograms", "three_components", "training_curves",
-    "weight_mean_alignment", "within_class_variance",
+    "ID_COLOUR",
+    "LONG",
+    "OOD_COLOURS",
+    "angle_histogram",
+    "auroc_bars",
+    "centre_distances",
+    "class_mean_distances",
+    "collapse_curves",
+    "correlation_maps",
+    "cosine_histogram",
+    "embedding",
+    "gram_matrices",
+    "layer_epoch_maps",
+    "method_labels",
+    "mismatch_map",
+    "nc5_bars",
+    "nc5_curves",
+    "nearest_mean_agreement",
+    "neco_shares",
+    "ood_colour",
+    "pca_spectrum",
+    "percent",
+    "principal_components",
+    "score_histograms",
+    "three_components",
+    "training_curves",
+    "weight_mean_alignment",
+    "within_class_variance",
 ]

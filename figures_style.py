@@ -1,21 +1,36 @@
-"""What all figures share: colours, the canvas, and the helpers that place text and choose axis ranges.
+"""What all figures share: colours, the canvas, and the helpers that place text and choose axis
+ranges.
 
-Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backend, safe in threads. ID has one fixed
-colour, OOD sets take theirs by position, and everything that is not data is grey.
+Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backend, safe in threads.
+ID has one fixed colour, OOD sets take theirs by position, and everything that is not data is grey.
 """
+
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 ID_COLOUR = "#0072B2"
-# Mostly Okabe and Ito (2008), without its blue, which is ID's, and its yellow, which vanishes on white. Colour is never
-# the only sign: each set's name stands beside its data.
-OOD_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#6A3D9A", "#56B4E9", "#8A6D3B", "#4D4D4D")
+# Mostly Okabe and Ito (2008), without its blue, which is ID's, and its yellow, which vanishes on
+# white. Colour is never the only sign: each set's name stands beside its data.
+OOD_COLOURS = (
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#6A3D9A",
+    "#56B4E9",
+    "#8A6D3B",
+    "#4D4D4D",
+)
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
 WIDTH = 8.6  # inches; at 150 dots per inch sharp on a page about 900 pixels wide
 DASHES = (0, (4, 3))
-PAPER = {"boxstyle": "square,pad=0.1", "fc": "white", "lw": 0}  # behind small text that may cross a line
+PAPER = {
+    "boxstyle": "square,pad=0.1",
+    "fc": "white",
+    "lw": 0,
+}  # behind small text that may cross a line
 LONG = 20  # more classes than this are drawn sorted, with only the extremes named
 
 
@@ -33,7 +48,8 @@ def percent(share, digits=1) -> str:
 
 
 def canvas(rows, columns, height, title, width=WIDTH, layout="constrained", **options):
-    """Figure (width, height inches) with a left-aligned title, and its (rows, columns) array of quiet axes."""
+    """Figure (width, height inches) with a left-aligned title, and its (rows, columns) array of
+    quiet axes."""
     figure = Figure(figsize=(width, height), dpi=150, layout=layout, facecolor="white")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
     figure.suptitle(title, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
@@ -60,22 +76,32 @@ def logarithmic(axes):
 
 
 def grid_shape(count, most=4):
-    """(rows, columns) of `count` panels, at most that many side by side: five stand as three and two, not as four and one."""
+    """(rows, columns) of `count` panels, at most that many side by side: five stand as three and
+    two, not as four and one."""
     rows = max(-(-count // most), 1)
     return rows, max(-(-count // rows), 1)
 
 
 def close_grid(grid, count):
-    """Hide the panels beyond the first `count`; x tick labels under the lowest of each column, full last row or not."""
-    for axes in grid.flat[max(count - grid.shape[1], 0):count]:
+    """Hide the panels beyond the first `count`; x tick labels under the lowest of each column, full
+    last row or not."""
+    for axes in grid.flat[max(count - grid.shape[1], 0) : count]:
         axes.tick_params(labelbottom=True)
     for axes in grid.flat[count:]:
         axes.set_visible(False)
 
 
 def panel_title(axes, text, colour=INK):
-    """Title of one panel, in a darker shade of its data's colour: orange letters would be too pale to read."""
-    axes.set_title(text, loc="left", fontsize=9.5, color=0.75 * np.array(to_rgb(colour)), fontweight="bold", pad=5)
+    """Title of one panel, in a darker shade of its data's colour: orange letters would be too pale
+    to read."""
+    axes.set_title(
+        text,
+        loc="left",
+        fontsize=9.5,
+        color=0.75 * np.array(to_rgb(colour)),
+        fontweight="bold",
+        pad=5,
+    )
 
 
 def shorten(text, length=22) -> str:
@@ -85,13 +111,17 @@ def shorten(text, length=22) -> str:
 
 
 def window(reference, others, share=0.5):
-    """Axis range for scores (N,) and a list of (M,): within percentiles, never so wide that the reference is flattened.
+    """Axis range for scores (N,) and a list of (M,): within percentiles, never so wide that the
+    reference is flattened.
 
-    From the `share`-th percentile to its complement, over the groups whose median lies within reach of the reference:
-    ten times the larger of its interquartile range and the median one. Neither one far set nor a long tail may squeeze
-    all others into a single bar.
-    """
-    groups = [np.percentile(group, [share, 25, 50, 75, 100 - share]) for group in [reference, *others] if len(group)]
+    From the `share`-th percentile to its complement, over the groups whose median lies within reach
+    of the reference: ten times the larger of its interquartile range and the median one. Neither
+    one far set nor a long tail may squeeze all others into a single bar."""
+    groups = [
+        np.percentile(group, [share, 25, 50, 75, 100 - share])
+        for group in [reference, *others]
+        if len(group)
+    ]
     if not groups:
         return 0.0, 1.0
     low, quarter, middle, three_quarters, high = np.array(groups).T
@@ -110,10 +140,14 @@ def finite(values):
 
 
 def label_ends(axes, ends):
-    """Write each (x, y, text, colour) just right of its point, moved apart where two would overlap."""
-    low, high = (np.log(axes.get_ylim()) if axes.get_yscale() == "log" else np.array(axes.get_ylim()))
+    """Write each (x, y, text, colour) just right of its point, moved apart where two would
+    overlap."""
+    low, high = np.log(axes.get_ylim()) if axes.get_yscale() == "log" else np.array(axes.get_ylim())
     ends = sorted((end for end in ends if np.isfinite(end[1])), key=lambda end: end[1])
-    places = [((np.log(end[1]) if axes.get_yscale() == "log" else end[1]) - low) / (high - low) for end in ends]
+    places = [
+        ((np.log(end[1]) if axes.get_yscale() == "log" else end[1]) - low) / (high - low)
+        for end in ends
+    ]
     gap = 0.075
     for index in range(1, len(places)):
         places[index] = max(places[index], places[index - 1] + gap)
@@ -122,12 +156,23 @@ def label_ends(axes, ends):
         places[index] = min(places[index], top)
         top = places[index] - gap
     for (x, _, text, colour), place in zip(ends, places, strict=True):
-        axes.annotate(text, (x, place), xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points",
-                      color=colour, fontsize=9, fontweight="bold", va="center", annotation_clip=False)
+        axes.annotate(
+            text,
+            (x, place),
+            xycoords=("data", "axes fraction"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+        )
 
 
 def bar_rows(axes, count):
-    """Room for `count` horizontal bars without a margin above and below; one or two bars stay as thin as three."""
+    """Room for `count` horizontal bars without a margin above and below; one or two bars stay as
+    thin as three."""
     spare = max(3 - count, 0) / 2
     axes.set_ylim(-0.6 - spare, count - 0.4 + spare)
 

@@ -20,9 +20,29 @@ from pathlib import Path
 
 # A fixed list: what a set holds must not depend on the codecs of a machine. What Pillow alone
 # cannot read, or is no photograph (.heic, .pdf, .svg), is left out, and that is said.
-ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".tif",
-           ".tiff", ".webp", ".avif", ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm",
-           ".tga"}
+ENDINGS = {
+    ".png",
+    ".apng",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".jp2",
+    ".j2k",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".avif",
+    ".gif",
+    ".bmp",
+    ".dib",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tga",
+}
 # What a system puts beside photographs, like hidden files.
 SILENT = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 # How files are read: part of both hashes, so that features made by other rules are made anew.

@@ -1,11 +1,15 @@
-"""What an earlier run of ood_methods.py scored by the same head and ID features: it stays, and the new scores join it.
+"""What an earlier run of ood_methods.py scored by the same head and ID features: it stays, and the
+new scores join it.
 
-    earlier = joining.find(folder, "cifar100")                          # cheap: names, parameters and hashes
-    scored = joining.join(scored, earlier, folder, "cifar100", rows)    # its scores of each image beside the new ones
+    earlier = joining.find(folder, "cifar100")                          # cheap: names, parameters
+        and hashes
+    scored = joining.join(scored, earlier, folder, "cifar100", rows)    # its scores of each image
+        beside the new ones
 
-An earlier score stays where the head, the ID features and its OOD set are what its record says that they were, and the tables
-that hold it are as they were written. Methods that are asked for now are computed anew on every set.
-"""
+An earlier score stays where the head, the ID features and its OOD set are what its record says that
+they were, and the tables that hold it are as they were written. Methods that are asked for now are
+computed anew on every set."""
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +35,12 @@ class Earlier:
     notes: dict = field(default_factory=dict)  # {(set, method): text}
     cells: list = field(default_factory=list)  # [(set, method)]: what was computed
     drawn: list = field(default_factory=list)  # methods that have a histogram
-    lost: dict = field(default_factory=dict)  # {why rows do not stay, in words: methods of these rows}
-    edited: list = field(default_factory=list)  # methods of a table that was changed after it was written
+    lost: dict = field(
+        default_factory=dict
+    )  # {why rows do not stay, in words: methods of these rows}
+    edited: list = field(
+        default_factory=list
+    )  # methods of a table that was changed after it was written
 
     @property
     def sets(self):
@@ -40,7 +48,9 @@ class Earlier:
 
     def tuned_on(self):
         """OOD sets that chose some method's hyper-parameters."""
-        return sorted({values["val_ood"] for values in self.parameters.values() if values.get("val_ood")})
+        return sorted(
+            {values["val_ood"] for values in self.parameters.values() if values.get("val_ood")}
+        )
 
     def without(self, methods):
         """The same but for these methods, which are computed anew."""
@@ -55,11 +65,16 @@ class Earlier:
     def summary(self):
         """A line on what stays."""
         number = len(self.parameters)
-        stays = "1 method of the earlier table stays" if number == 1 else f"{number} methods of the earlier table stay"
+        stays = (
+            "1 method of the earlier table stays"
+            if number == 1
+            else f"{number} methods of the earlier table stay"
+        )
         return f"{stays} beside what is computed now; --replace starts over"
 
 
-# ---- what stays ------------------------------------------------------------------------------------------------------
+# ---- what stays ----------------------------------------------------------------------------------
+
 
 def find(folder, dataset):
     """What stays of the table in a folder of features -> Earlier, which may be empty."""
@@ -71,8 +86,11 @@ def find(folder, dataset):
         return Earlier(lost={f"the earlier table starts over: {reason}": {"all"}})
     changed = changed_tables(folder, record)
     if changed:
-        return Earlier(lost={f"the earlier table starts over: {', '.join(changed)} was changed after it was written": {"all"}},
-                       edited=methods_in(folder / "ood_metrics.csv"))
+        reason = f"{', '.join(changed)} was changed after it was written"
+        return Earlier(
+            lost={f"the earlier table starts over: {reason}": {"all"}},
+            edited=methods_in(folder / "ood_metrics.csv"),
+        )
     return read_table(folder, dataset, record)
 
 
@@ -90,8 +108,11 @@ def changed_tables(folder, record):
     """Names of the tables that are no longer what the record says was written."""
     tables = [name for name in record["outputs"] if name.startswith("scores_")]
     contents = record.get("contents", {})
-    return [name for name in ("ood_metrics.csv", *tables)
-            if not records.unchanged(folder / name, record["outputs"].get(name), contents.get(name))]
+    return [
+        name
+        for name in ("ood_metrics.csv", *tables)
+        if not records.unchanged(folder / name, record["outputs"].get(name), contents.get(name))
+    ]
 
 
 def methods_in(path):
@@ -103,16 +124,26 @@ def methods_in(path):
 
 
 def same(folder, stem, record):
-    """True if the feature file of this stem is the one that the record read, or is absent now as it was then."""
+    """True if the feature file of this stem is the one that the record read, or is absent now as it
+    was then."""
     names = [f"{stem}{suffix}" for suffix in artifacts.SUFFIXES]
     contents = record.get("contents", {})
-    return all(records.unchanged(folder / name, record["inputs"].get(name), contents.get(name)) for name in names)
+    return all(
+        records.unchanged(folder / name, record["inputs"].get(name), contents.get(name))
+        for name in names
+    )
 
 
 def read_table(folder, dataset, record):
-    """The rows of ood_metrics.csv whose OOD set, and what chose their parameters, are as they were."""
-    found = Earlier(drawn=[Path(name).stem.removeprefix("scores_") for name in record["outputs"]
-                           if name.startswith("figures/scores_")])
+    """The rows of ood_metrics.csv whose OOD set, and what chose their parameters, are as they
+    were."""
+    found = Earlier(
+        drawn=[
+            Path(name).stem.removeprefix("scores_")
+            for name in record["outputs"]
+            if name.startswith("figures/scores_")
+        ]
+    )
     table = artifacts.read_table(folder / "ood_metrics.csv", ["ood", "method", "parameters"])
     for row in table.to_dict("records"):
         name, method = str(row["ood"]), str(row["method"])
@@ -139,8 +170,10 @@ def parsed(text, folder):
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise ValueError(f"{folder / 'ood_metrics.csv'} has {text[:40]!r} under parameters, expected JSON; start over with "
-                         "--replace")
+        raise ValueError(
+            f"{folder / 'ood_metrics.csv'} has {text[:40]!r} under parameters, expected JSON; start"
+            " over with --replace"
+        )
     return values
 
 
@@ -149,31 +182,50 @@ def why_row_goes(folder, dataset, record, name, method, values):
     utils.split_name(name)  # a name, and no path
     if method not in ORDER:
         return f"{method} is no method of this version; its rows go"
-    if not same(folder, f"OOD_{name}_test", record) or f"scores_OOD_{name}.csv" not in record["outputs"]:
+    if (
+        not same(folder, f"OOD_{name}_test", record)
+        or f"scores_OOD_{name}.csv" not in record["outputs"]
+    ):
         return f"OOD_{name}_test changed, or is gone; the earlier rows of {name} go"
     chosen_on = values.get("val_ood")
     if chosen_on and not same(folder, f"OOD_{utils.split_name(str(chosen_on))[0]}_test", record):
-        return f"OOD_{chosen_on}_test, which chose the parameters of {method}, changed or is gone; the earlier rows of {method} go"
-    perturbed = (f"ODIN_ID_{dataset}_test", f"ODIN_OOD_{name}_test") if method == detection.ODIN else ()
+        return (
+            f"OOD_{chosen_on}_test, which chose the parameters of {method}, changed or is gone; the"
+            f" earlier rows of {method} go"
+        )
+    perturbed = (
+        (f"ODIN_ID_{dataset}_test", f"ODIN_OOD_{name}_test") if method == detection.ODIN else ()
+    )
     if not all(same(folder, stem, record) for stem in perturbed):
         return f"perturbed images of {name} changed, or are gone; the earlier row of {method} goes"
     return ""
 
 
-# ---- its scores ------------------------------------------------------------------------------------------------------
+# ---- its scores ----------------------------------------------------------------------------------
+
 
 def join(scored, earlier, folder, dataset, rows):
-    """New scores and earlier ones together, by the order of the registry; `rows`, {"": N, set: M}, are those of each set."""
+    """New scores and earlier ones together, by the order of the registry; `rows`, {"": N, set: M},
+    are those of each set."""
     if not earlier.cells:
         return scored
-    inside = {**read_scores(folder / f"scores_ID_{dataset}.csv", list(earlier.parameters), rows[""]), **scored.id}
+    inside = {
+        **read_scores(folder / f"scores_ID_{dataset}.csv", list(earlier.parameters), rows[""]),
+        **scored.id,
+    }
     outside = {}
     for name in dict.fromkeys([*scored.ood, *earlier.sets]):
         methods = [method for place, method in earlier.cells if place == name]
-        found = read_scores(folder / f"scores_OOD_{name}.csv", methods, rows[name]) if methods else {}
+        found = (
+            read_scores(folder / f"scores_OOD_{name}.csv", methods, rows[name]) if methods else {}
+        )
         outside[name] = in_order({**found, **scored.ood.get(name, {})})
-    return detection.Scored(in_order(inside), outside, in_order({**earlier.parameters, **scored.parameters}),
-                            {**earlier.notes, **scored.notes})
+    return detection.Scored(
+        in_order(inside),
+        outside,
+        in_order({**earlier.parameters, **scored.parameters}),
+        {**earlier.notes, **scored.notes},
+    )
 
 
 def in_order(by_method):
@@ -184,9 +236,15 @@ def read_scores(path, methods, rows):
     """{method: (N,)} from a table of scores, exactly as they were written; an empty cell is NaN."""
     try:
         with open(path, "rb") as file:
-            frame = pl.read_csv(file, columns=methods, schema_overrides=dict.fromkeys(methods, pl.Float64))
+            frame = pl.read_csv(
+                file, columns=methods, schema_overrides=dict.fromkeys(methods, pl.Float64)
+            )
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}; start over with --replace") from None
+        raise ValueError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}; start over with --replace"
+        ) from None
     if len(frame) != rows:
-        raise ValueError(f"{path} holds {len(frame)} rows, its features {rows}; start over with --replace")
+        raise ValueError(
+            f"{path} holds {len(frame)} rows, its features {rows}; start over with --replace"
+        )
     return {method: frame[method].fill_null(float("nan")).to_numpy().copy() for method in methods}

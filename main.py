@@ -1,16 +1,22 @@
 """The whole chain on one data set: train, extract, score, measure collapse, report.
 
-    python main.py                                          # handwritten digits on the CPU, nothing to download
+    # handwritten digits on the CPU, nothing to download
+    python main.py
     python main.py --dataset cifar100 --model resnet18 --ood svhn textures --epochs 200
-    python main.py --dataset cifar100 --ood svhn mine=path/to/photographs --methods MSP ViM --vim-dim 300
-    python main.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn mine=path/to/photographs
-    python main.py --checkpoint elsewhere.pth --model my_network.py:build --dataset cifar100 --mean 0 --std 1
-    python main.py --force ood                              # redo one stage and what follows from it
+    python main.py --dataset cifar100 --ood svhn mine=path/to/photographs \\
+        --methods MSP ViM --vim-dim 300
+    python main.py --checkpoint results/resnet18_best_cifar100_s0.pth \\
+        --ood svhn mine=path/to/photographs
+    python main.py --checkpoint elsewhere.pth --model my_network.py:build \\
+        --dataset cifar100 --mean 0 --std 1
+    # redo one stage and what follows from it
+    python main.py --force ood
 
-A stage whose outputs are there, and were made with the same arguments from the same files, is skipped; an interrupted training
-run goes on where it was. With --checkpoint nothing is trained: the checkpoint, yours or another project's, is extracted, scored,
-measured and reported. Every flag of the five scripts is taken here too and handed to the stages that know it.
-"""
+A stage whose outputs are there, and were made with the same arguments from the same files, is
+skipped; an interrupted training run goes on where it was. With --checkpoint nothing is trained: the
+checkpoint, yours or another project's, is extracted, scored, measured and reported. Every flag of
+the five scripts is taken here too and handed to the stages that know it."""
+
 import shlex
 import time
 from dataclasses import dataclass
@@ -26,7 +32,8 @@ import run_networks
 import train
 import utils
 
-# Without --dataset: handwritten digits, trained far past the point where every training image is classified right.
+# Without --dataset: handwritten digits, trained far past the point where every training image is
+# classified right.
 EMBEDDED = {"dataset": "digits", "model": "resnet_cifar", "mode": "collapse", "epochs": "100"}
 
 
@@ -48,18 +55,48 @@ STAGES = {
 }
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------
+
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "model", "mode", "ood", "data-dir", "output-dir",
-                  checkpoint={"help": "analyse this checkpoint and train nothing; add --model and --dataset where the file does "
-                              "not say them"})
-    parser.add_argument("--use", choices=("best", "final"), help="checkpoint to go on with: of the highest validation accuracy, or "
-                        "of the last epoch; default: final for --mode collapse, best for others")
-    parser.add_argument("--force", nargs="+", choices=list(STAGES), default=[], metavar="STAGE",
-                        help=f"redo these stages and what follows from them: {', '.join(STAGES)}")
-    parser.add_argument("--plan", action="store_true", help="check all stages' arguments, print their commands and run nothing")
+    cli.add_flags(
+        parser,
+        "checkpoint",
+        "dataset",
+        "model",
+        "mode",
+        "ood",
+        "data-dir",
+        "output-dir",
+        checkpoint={
+            "help": (
+                "analyse this checkpoint and train nothing; add --model and --dataset where the"
+                " file does not say them"
+            )
+        },
+    )
+    parser.add_argument(
+        "--use",
+        choices=("best", "final"),
+        help=(
+            "checkpoint to go on with: of the highest validation accuracy, or "
+            "of the last epoch; default: final for --mode collapse, best for others"
+        ),
+    )
+    parser.add_argument(
+        "--force",
+        nargs="+",
+        choices=list(STAGES),
+        default=[],
+        metavar="STAGE",
+        help=f"redo these stages and what follows from them: {', '.join(STAGES)}",
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="check all stages' arguments, print their commands and run nothing",
+    )
     return parser
 
 
@@ -83,16 +120,23 @@ def of_a_checkpoint(parser, args):
     """The flags that only an analysis has: what the checkpoint does not say of itself."""
     for flag in ("mode", "use"):
         if getattr(args, flag):
-            parser.error(f"--{flag} is of training, and --checkpoint trains nothing; leave one of them out")
+            parser.error(
+                f"--{flag} is of training, and --checkpoint trains nothing; leave one of them out"
+            )
     if "train" in args.force:
         parser.error("--force train: --checkpoint trains nothing; leave one of them out")
-    given = [[f"--{flag}", getattr(args, flag)] for flag in ("dataset", "model") if getattr(args, flag)]
+    given = [
+        [f"--{flag}", getattr(args, flag)] for flag in ("dataset", "model") if getattr(args, flag)
+    ]
     return given + ([["--ood", *args.ood]] if args.ood else [])
 
 
 def of_a_training(args, others):
-    """The flags of a whole run, with what is taken where nobody says; sets args.dataset and args.ood."""
-    given = {flag: getattr(args, flag) for flag in ("dataset", "model", "mode") if getattr(args, flag)}
+    """The flags of a whole run, with what is taken where nobody says; sets args.dataset and
+    args.ood."""
+    given = {
+        flag: getattr(args, flag) for flag in ("dataset", "model", "mode") if getattr(args, flag)
+    }
     if args.dataset in (None, EMBEDDED["dataset"]):
         given = {**EMBEDDED, **given}
         if "--epochs" in " ".join(others) or given["mode"] != EMBEDDED["mode"]:
@@ -100,7 +144,10 @@ def of_a_training(args, others):
     args.dataset = given["dataset"]
     args.ood = args.ood or run_networks.default_ood(args.dataset)
     if not args.ood:
-        raise ValueError(f"{args.dataset} has no OOD sets of its own; name some with --ood, such as --ood textures svhn")
+        raise ValueError(
+            f"{args.dataset} has no OOD sets of its own; name some with --ood, such as --ood"
+            " textures svhn"
+        )
     return [[f"--{flag}", value] for flag, value in given.items()] + [["--ood", *args.ood]]
 
 
@@ -111,16 +158,20 @@ def takers(parser, group, args):
     if not known or not flag.startswith("--"):
         parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
     if not args.checkpoint:
-        # run_networks reads the network's name from the checkpoint; code is run only where the person names it.
+        # run_networks reads the network's name from the checkpoint; code is run only where the
+        # person names it.
         said = flag == "--held-out" or (flag == "--model" and ":" not in group[-1])
         return [name for name in known if not (name == "extract" and said)]
     if known == ["train"]:
-        parser.error(f"{flag} is of training, and --checkpoint trains nothing; leave one of them out")
+        parser.error(
+            f"{flag} is of training, and --checkpoint trains nothing; leave one of them out"
+        )
     return [name for name in known if name != "train"]
 
 
 def groups(words):
-    """["--lr", "0.1", "--methods", "MSP", "ViM"] -> [["--lr", "0.1"], ["--methods", "MSP", "ViM"]]."""
+    """["--lr", "0.1", "--methods", "MSP", "ViM"] -> [["--lr", "0.1"], ["--methods", "MSP",
+    "ViM"]]."""
     found = []
     for word in words:
         if word.startswith("--") or not found:
@@ -130,7 +181,8 @@ def groups(words):
     return found
 
 
-# ---- the run ---------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------
+
 
 def main(argv=None):
     args, words = parse_args(argv)
@@ -156,7 +208,14 @@ def main(argv=None):
             return code
         redone.add(name)
         seconds[name] = time.perf_counter() - start
-    print("\n" + ("; ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) if seconds else "all is current"))
+    print(
+        "\n"
+        + (
+            "; ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+            if seconds
+            else "all is current"
+        )
+    )
     print(f"report: {folder / 'report.html'}")
 
 
@@ -164,8 +223,10 @@ def training_files(args, words):
     """The files of the training run that these words describe."""
     training = train.parse_args(words)
     if "held_out" in args.ood and not training.held_out:
-        raise ValueError("the OOD set held_out needs classes that are left out of training: name them with --held-out, or name "
-                         "other sets with --ood")
+        raise ValueError(
+            "the OOD set held_out needs classes that are left out of training: name them with"
+            " --held-out, or name other sets with --ood"
+        )
     return train.run_files(args.output_dir, training.model, training.suffix)
 
 
@@ -175,7 +236,8 @@ def chosen(files, args, words):
 
 
 def is_current(name, folder, files, words):
-    """True if a stage need not run: its record names these arguments, and all that it read and wrote is unchanged."""
+    """True if a stage need not run: its record names these arguments, and all that it read and
+    wrote is unchanged."""
     stage = STAGES[name]
     arguments = cli.material(stage.script.parse_args(words[name]))
     verify = "--verify" in words["extract"]
@@ -186,7 +248,8 @@ def is_current(name, folder, files, words):
 
 
 def read_checkpoint(record, words):
-    """True where a stage read this very checkpoint, or its weights: another folder may hold another one of the same name."""
+    """True where a stage read this very checkpoint, or its weights: another folder may hold another
+    one of the same name."""
     given, then = run_networks.parse_args(words).checkpoint[0], records.read_record(record)
     if not Path(given).is_file():
         return False
@@ -201,7 +264,9 @@ def run_stage(name, args, words, files, forced):
     if name == "train":
         run_networks.main(fetch_words(args, words))
         finished = files["final"].exists() and not files["last"].exists()
-        own += ["--force" if forced or finished else "--resume"]  # a run with other arguments is redone, as asked
+        own += [
+            "--force" if forced or finished else "--resume"
+        ]  # a run with other arguments is redone, as asked
     elif name == "extract" and forced:
         own += ["--force"]
     script = STAGES[name].script
@@ -210,13 +275,29 @@ def run_stage(name, args, words, files, forced):
 
 
 def fetch_words(args, words):
-    """The words that make run_networks.py see that all data is at hand, before anything is trained."""
-    bounds = [word for group in groups(words["extract"]) if group[0].startswith("--max-pixels") for word in group]
-    return ["--fetch", "--dataset", args.dataset, "--data-dir", args.data_dir, "--ood", *args.ood, *bounds]
+    """The words that make run_networks.py see that all data is at hand, before anything is
+    trained."""
+    bounds = [
+        word
+        for group in groups(words["extract"])
+        if group[0].startswith("--max-pixels")
+        for word in group
+    ]
+    return [
+        "--fetch",
+        "--dataset",
+        args.dataset,
+        "--data-dir",
+        args.data_dir,
+        "--ood",
+        *args.ood,
+        *bounds,
+    ]
 
 
 def print_plan(args, words):
-    """What fetches the data, and then every stage's command, a line each, quoted for a shell: slurm/chain.sbatch goes by it."""
+    """What fetches the data, and then every stage's command, a line each, quoted for a shell:
+    slurm/chain.sbatch goes by it."""
     commands = [(STAGES[name].script, own) for name, own in words.items()]
     if not args.checkpoint:
         commands.insert(0, (run_networks, fetch_words(args, words)))

@@ -1,25 +1,39 @@
-"""How well a score tells in-distribution (ID) from out-of-distribution (OOD) images: exact, right under ties.
+"""How well a score tells in-distribution (ID) from out-of-distribution (OOD) images: exact, right
+under ties.
 
-Every function takes two one-dimensional arrays, `id_scores (n,)` and `ood_scores (m,)`, higher = more in-distribution.
-ID is the positive class, and an image is accepted as ID where `score >= threshold`. Rates are in [0, 1].
+Every function takes two one-dimensional arrays, `id_scores (n,)` and `ood_scores (m,)`, higher =
+more in-distribution. ID is the positive class, and an image is accepted as ID where `score >=
+threshold`. Rates are in [0, 1].
 
     >>> evaluate([3.0, 2.0], [1.0, 2.0])["auroc"]
     0.875
 
-A NaN score is an undefined one: every metric of that set is then NaN, because to leave the image out, or to count it as
-rejected, would each be a choice that the table does not show.
-"""
+A NaN score is an undefined one: every metric of that set is then NaN, because to leave the image
+out, or to count it as rejected, would each be a choice that the table does not show."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri  # the normal distribution and its inverse: scipy.stats takes as long to import as all else
+from scipy.special import (
+    ndtr,
+    ndtri,
+)  # the normal distribution and its inverse: scipy.stats takes as long to import as all else
 
 COLUMNS = (
-    "auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "id_share",
-    "detection_error", "n_id", "n_ood", "ties",
-)  # fmt: skip
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "fpr95",
+    "fpr95_ood_positive",
+    "aupr_in",
+    "aupr_out",
+    "id_share",
+    "detection_error",
+    "n_id",
+    "n_ood",
+    "ties",
+)
 
 
 class Delong(NamedTuple):
@@ -32,7 +46,8 @@ class Delong(NamedTuple):
 
 
 class PairedDelong(NamedTuple):
-    """AUROC of method a minus that of method b on the same images, its standard error, and the two-sided p-value."""
+    """AUROC of method a minus that of method b on the same images, its standard error, and the
+    two-sided p-value."""
 
     difference: float
     standard_error: float
@@ -43,8 +58,8 @@ class PairedDelong(NamedTuple):
 class _Curve:
     """Counts at each distinct score, from the highest down; one sort serves every metric.
 
-    `id_here`, `ood_here` are the images with exactly that score; `id_kept`, `ood_kept` those with that score or more.
-    """
+    `id_here`, `ood_here` are the images with exactly that score; `id_kept`, `ood_kept` those with
+    that score or more."""
 
     id_here: np.ndarray
     ood_here: np.ndarray
@@ -63,13 +78,17 @@ class _Curve:
 def _vector(scores, what: str) -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 1 or not scores.size:
-        raise ValueError(f"{what} scores have shape {scores.shape}; expected one number an image, at least one")
+        raise ValueError(
+            f"{what} scores have shape {scores.shape}; expected one number an image, at least one"
+        )
     return scores
 
 
 def _share(tpr: float) -> float:
     if not 0 < tpr <= 1:
-        raise ValueError(f"the share to keep is {tpr}; expected a fraction above 0 and at most 1, such as 0.95")
+        raise ValueError(
+            f"the share to keep is {tpr}; expected a fraction above 0 and at most 1, such as 0.95"
+        )
     return float(tpr)
 
 
@@ -81,14 +100,17 @@ def _curve(id_scores, ood_scores) -> _Curve | None:
         return None
     order = np.argsort(scores)[::-1]
     scores = scores[order]
-    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1)  # where each distinct score ends
+    last = np.append(
+        np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1
+    )  # where each distinct score ends
     id_kept = np.cumsum(order < id_scores.size)[last]
     ood_kept = last + 1 - id_kept
     return _Curve(np.diff(id_kept, prepend=0), np.diff(ood_kept, prepend=0), id_kept, ood_kept)
 
 
 def _auroc(curve: _Curve) -> float:
-    """Share of (ID, OOD) pairs in the right order, a tie counting half; counted in whole numbers, so exact."""
+    """Share of (ID, OOD) pairs in the right order, a tie counting half; counted in whole numbers,
+    so exact."""
     doubled = np.sum(curve.ood_here * (2 * curve.id_kept - curve.id_here))
     return float(doubled / 2 / (curve.n * curve.m))
 
@@ -104,8 +126,12 @@ def _weighted_variance(values, counts) -> float:
 
 def _delong(curve: _Curve, level: float) -> Delong:
     area = _auroc(curve)
-    ood_below = (curve.m - curve.ood_kept + curve.ood_here / 2) / curve.m  # of an ID image: share of OOD that it beats
-    id_above = (curve.id_kept - curve.id_here / 2) / curve.n  # of an OOD image: share of ID that beats it
+    ood_below = (
+        curve.m - curve.ood_kept + curve.ood_here / 2
+    ) / curve.m  # of an ID image: share of OOD that it beats
+    id_above = (
+        curve.id_kept - curve.id_here / 2
+    ) / curve.n  # of an OOD image: share of ID that beats it
     id_part = _weighted_variance(ood_below, curve.id_here) / curve.n
     ood_part = _weighted_variance(id_above, curve.ood_here) / curve.m
     error = float(np.sqrt(id_part + ood_part))
@@ -119,14 +145,16 @@ def _false_positives(curve: _Curve, tpr: float) -> float:
 
 
 def _false_positives_ood(curve: _Curve, tpr: float) -> float:
-    """The same with the roles exchanged: the share of ID at or below the score that catches `tpr` of OOD from below."""
+    """The same with the roles exchanged: the share of ID at or below the score that catches `tpr`
+    of OOD from below."""
     ood_caught = np.cumsum(curve.ood_here[::-1])
     id_caught = np.cumsum(curve.id_here[::-1])
     return float(id_caught[np.searchsorted(ood_caught, _needed(tpr, curve.m))] / curve.n)
 
 
 def _average_precision(hits, others) -> float:
-    """Mean over positives of the precision at their own score (a step sum, no interpolation), as scikit-learn's."""
+    """Mean over positives of the precision at their own score (a step sum, no interpolation), as
+    scikit-learn's."""
     hits_kept = np.cumsum(hits)
     kept = hits_kept + np.cumsum(others)
     return float(np.dot(hits, hits_kept / kept) / hits_kept[-1])
@@ -142,7 +170,8 @@ def _ties(curve: _Curve) -> int:
 
 
 def _needed(tpr: float, n: int) -> int:
-    """Least number of images that is at least the share `tpr` of n; 1e-9 absorbs 0.55 * 100 = 55.00000000000001."""
+    """Least number of images that is at least the share `tpr` of n; 1e-9 absorbs 0.55 * 100 =
+    55.00000000000001."""
     return max(1, int(np.ceil(_share(tpr) * n - 1e-9)))
 
 
@@ -152,15 +181,17 @@ def _measure(id_scores, ood_scores, measure, *arguments) -> float:
 
 
 def auroc(id_scores, ood_scores) -> float:
-    """Area under the ROC curve: the chance that an ID image outscores an OOD one, ties half (Mann, Whitney 1947)."""
+    """Area under the ROC curve: the chance that an ID image outscores an OOD one, ties half (Mann,
+    Whitney 1947)."""
     return _measure(id_scores, ood_scores, _auroc)
 
 
 def delong(id_scores, ood_scores, level: float = 0.95) -> Delong:
-    """AUROC with its standard error and confidence interval (DeLong et al., 1988, from ranks as Sun and Xu, 2014).
+    """AUROC with its standard error and confidence interval (DeLong et al., 1988, from ranks as Sun
+    and Xu, 2014).
 
-    The interval is the symmetric normal one. The standard error is 0 for perfect separation and NaN for a single image.
-    """
+    The interval is the symmetric normal one. The standard error is 0 for perfect separation and NaN
+    for a single image."""
     curve = _curve(id_scores, ood_scores)
     return Delong(*[float("nan")] * 4) if curve is None else _delong(curve, level)
 
@@ -168,10 +199,14 @@ def delong(id_scores, ood_scores, level: float = 0.95) -> Delong:
 def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
     """Test that two methods have the same AUROC on the same images (DeLong et al., 1988, eq. 5-7).
 
-    Raises ValueError where the two methods were not scored on the same number of images. The p-value of two scores that
-    order all images alike is 1.
-    """
-    id_a, ood_a, id_b, ood_b = _vector(id_a, "ID"), _vector(ood_a, "OOD"), _vector(id_b, "ID"), _vector(ood_b, "OOD")
+    Raises ValueError where the two methods were not scored on the same number of images. The
+    p-value of two scores that order all images alike is 1."""
+    id_a, ood_a, id_b, ood_b = (
+        _vector(id_a, "ID"),
+        _vector(ood_a, "OOD"),
+        _vector(id_b, "ID"),
+        _vector(ood_b, "OOD"),
+    )
     if id_a.shape != id_b.shape or ood_a.shape != ood_b.shape:
         raise ValueError(
             f"paired methods need the same images; found {id_a.size} and {id_b.size} ID scores, "
@@ -181,7 +216,10 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
         return PairedDelong(*[float("nan")] * 3)
     (beaten_a, beats_a), (beaten_b, beats_b) = _placements(id_a, ood_a), _placements(id_b, ood_b)
     difference = float(np.mean(beaten_a - beaten_b))
-    variance = _sample_variance(beaten_a - beaten_b) / id_a.size + _sample_variance(beats_a - beats_b) / ood_a.size
+    variance = (
+        _sample_variance(beaten_a - beaten_b) / id_a.size
+        + _sample_variance(beats_a - beats_b) / ood_a.size
+    )
     error = float(np.sqrt(variance))
     if error == 0:
         return PairedDelong(difference, 0.0, 1.0 if difference == 0 else 0.0)
@@ -189,10 +227,15 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
 
 
 def _placements(id_scores, ood_scores) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) share of OOD below each ID image, and (m,) share of ID above each OOD image; ties half."""
+    """(n,) share of OOD below each ID image, and (m,) share of ID above each OOD image; ties
+    half."""
     id_sorted, ood_sorted = np.sort(id_scores), np.sort(ood_scores)
-    below = np.searchsorted(ood_sorted, id_scores, "left") + np.searchsorted(ood_sorted, id_scores, "right")
-    not_above = np.searchsorted(id_sorted, ood_scores, "left") + np.searchsorted(id_sorted, ood_scores, "right")
+    below = np.searchsorted(ood_sorted, id_scores, "left") + np.searchsorted(
+        ood_sorted, id_scores, "right"
+    )
+    not_above = np.searchsorted(id_sorted, ood_scores, "left") + np.searchsorted(
+        id_sorted, ood_scores, "right"
+    )
     return below / (2 * ood_sorted.size), 1 - not_above / (2 * id_sorted.size)
 
 
@@ -201,7 +244,8 @@ def _sample_variance(values) -> float:
 
 
 def threshold_at_tpr(id_scores, tpr: float = 0.95) -> float:
-    """Highest threshold for which `score >= threshold` keeps at least the share `tpr` of ID; ties may keep more.
+    """Highest threshold for which `score >= threshold` keeps at least the share `tpr` of ID; ties
+    may keep more.
 
     NaN where an ID score is NaN: no threshold is then honest.
     """
@@ -213,49 +257,64 @@ def threshold_at_tpr(id_scores, tpr: float = 0.95) -> float:
 
 
 def fpr_at_tpr(id_scores, ood_scores, tpr: float = 0.95) -> float:
-    """Share of OOD accepted by the threshold that keeps `tpr` of ID: FPR@95 of the ViM and NECO papers."""
+    """Share of OOD accepted by the threshold that keeps `tpr` of ID: FPR@95 of the ViM and NECO
+    papers."""
     return _measure(id_scores, ood_scores, _false_positives, tpr)
 
 
 def fpr_at_tpr_ood_positive(id_scores, ood_scores, tpr: float = 0.95) -> float:
-    """Share of ID rejected by the threshold that rejects `tpr` of OOD: FPR@95 with OOD as the positive class (OpenOOD).
+    """Share of ID rejected by the threshold that rejects `tpr` of OOD: FPR@95 with OOD as the
+    positive class (OpenOOD).
 
-    scikit-learn's `roc_curve`, which OpenOOD calls, drops collinear points first and so may return a later corner.
-    """
+    scikit-learn's `roc_curve`, which OpenOOD calls, drops collinear points first and so may return
+    a later corner."""
     return _measure(id_scores, ood_scores, _false_positives_ood, tpr)
 
 
 def aupr_in(id_scores, ood_scores) -> float:
     """Average precision with ID as the positive class; chance is n / (n + m), not 0.5."""
-    return _measure(id_scores, ood_scores, lambda curve: _average_precision(curve.id_here, curve.ood_here))
+    return _measure(
+        id_scores, ood_scores, lambda curve: _average_precision(curve.id_here, curve.ood_here)
+    )
 
 
 def aupr_out(id_scores, ood_scores) -> float:
-    """Average precision with OOD as the positive class and the score negated; chance is m / (n + m)."""
-    return _measure(id_scores, ood_scores, lambda curve: _average_precision(curve.ood_here[::-1], curve.id_here[::-1]))
+    """Average precision with OOD as the positive class and the score negated; chance is m / (n +
+    m)."""
+    return _measure(
+        id_scores,
+        ood_scores,
+        lambda curve: _average_precision(curve.ood_here[::-1], curve.id_here[::-1]),
+    )
 
 
 def detection_error(id_scores, ood_scores) -> float:
-    """Least mean of the two error rates over all thresholds, min (FNR + FPR)/2 (Liang et al., 2018), at most 0.5."""
+    """Least mean of the two error rates over all thresholds, min (FNR + FPR)/2 (Liang et al.,
+    2018), at most 0.5."""
     return _measure(id_scores, ood_scores, _detection_error)
 
 
 def ties(id_scores, ood_scores) -> int | float:
-    """Number of (ID, OOD) pairs with equal scores; each counts half in the AUROC. Many mean a saturated score."""
+    """Number of (ID, OOD) pairs with equal scores; each counts half in the AUROC. Many mean a
+    saturated score."""
     return _measure(id_scores, ood_scores, _ties)
 
 
 def accuracy_at_coverage(correct, id_scores, coverage: float = 0.95) -> float:
-    """Accuracy over the ID images that the threshold for `coverage` keeps; `correct (n,)`, bool, in the same order."""
+    """Accuracy over the ID images that the threshold for `coverage` keeps; `correct (n,)`, bool, in
+    the same order."""
     correct, id_scores = np.asarray(correct, dtype=bool), _vector(id_scores, "ID")
     if correct.shape != id_scores.shape:
-        raise ValueError(f"found {correct.size} predictions for {id_scores.size} ID scores; expected one each")
+        raise ValueError(
+            f"found {correct.size} predictions for {id_scores.size} ID scores; expected one each"
+        )
     threshold = threshold_at_tpr(id_scores, coverage)
     return float("nan") if np.isnan(threshold) else float(correct[id_scores >= threshold].mean())
 
 
 def evaluate(id_scores, ood_scores, tpr: float = 0.95) -> dict[str, float]:
-    """All metric columns of ood_metrics.csv, from one sort; `fpr95` and `fpr95_ood_positive` are taken at `tpr`."""
+    """All metric columns of ood_metrics.csv, from one sort; `fpr95` and `fpr95_ood_positive` are
+    taken at `tpr`."""
     curve = _curve(id_scores, ood_scores)
     measured = _all_metrics(curve, tpr) if curve else {}
     n, m = np.size(id_scores), np.size(ood_scores)

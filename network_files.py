@@ -53,9 +53,17 @@ def build(name, num_classes, arguments):
 
 
 def own_preprocessing(*places):
-    """What the network, or else its file, has under `preprocessing`; a layer or module of that name means something else."""
+    """What the network, or else its file, has under `preprocessing`; a layer or module of that name
+    means something else."""
     said = (getattr(place, "preprocessing", None) for place in places)
-    return next((what for what in said if what is not None and not isinstance(what, (nn.Module, types.ModuleType))), None)
+    return next(
+        (
+            what
+            for what in said
+            if what is not None and not isinstance(what, (nn.Module, types.ModuleType))
+        ),
+        None,
+    )
 
 
 def check_call(name, maker, num_classes, arguments):
@@ -128,7 +136,8 @@ def lies_in(module, folder):
 
 
 def sha256(name):
-    """Digest of the file and of every Python file beside it that it imports: features depend on both."""
+    """Digest of the file and of every Python file beside it that it imports: features depend on
+    both."""
     digest = hashlib.sha256()
     for path in files(name):
         digest.update(path.name.encode() + path.read_bytes())
@@ -136,7 +145,8 @@ def sha256(name):
 
 
 def files(name):
-    """The files that a network's code lies in: FILE.py and what it imports from beside it; none for a name of ours."""
+    """The files that a network's code lies in: FILE.py and what it imports from beside it; none for
+    a name of ours."""
     if ":" not in name:
         return []
     file, _ = parts(name)

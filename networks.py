@@ -158,9 +158,11 @@ def output_layer(network, batch):
 def head(layer):
     """A classifier -> W (C, D) and b (C,), NumPy float32; zeros where it has no bias."""
     W = layer.weight.detach().flatten(1).float().cpu().numpy()
-    return W, np.zeros(
-        len(W), np.float32
-    ) if layer.bias is None else layer.bias.detach().float().cpu().numpy()
+    return W, (
+        np.zeros(len(W), np.float32)
+        if layer.bias is None
+        else layer.bias.detach().float().cpu().numpy()
+    )
 
 
 def vectors(inputs):

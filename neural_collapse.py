@@ -1,18 +1,24 @@
-"""Measure neural collapse, NC1 to NC5, from the feature CSVs and the head alone: no network, no torch.
+"""Measure neural collapse, NC1 to NC5, from the feature CSVs and the head alone: no network, no
+torch.
 
     python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0.pth
-    python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 --ood svhn textures --exact --bootstrap 200
-    python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth       # through training
+    python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 --ood svhn textures
+    python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 \\
+        --exact --bootstrap 200
+    # through training
+    python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth
 
-Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: nc_metrics.csv (a row a metric,
-with its split, centring and source), nc_per_class.csv (a row a class), nc5_per_class.csv (a row a class and set) and figures/.
-NC1, NC2 and NC3 are of clean training features, NC4 of training and test features, NC5 of each OOD set with the ID test set as
-the null. Bare features, without head.csv, have no NC2 of the weights, no NC3 and no comparison in NC4: those cells are empty,
-and their note says so. Where `run_networks.py --layers` left layers/ or moments/, nc_layers.csv follows, with a least-squares
-probe in place of the head that a layer lacks. Several checkpoints of one network are each measured so, and the folder of the
-latest epoch gets nc_epochs.csv and, where ood_methods.py has scored all of them, nc_ood.csv and nc_ood_correlation.csv.
-docs/neural_collapse.md explains each.
-"""
+Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
+nc_metrics.csv (a row a metric, with its split, centring and source), nc_per_class.csv (a row a
+class), nc5_per_class.csv (a row a class and set) and figures/. NC1, NC2 and NC3 are of clean
+training features, NC4 of training and test features, NC5 of each OOD set with the ID test set as
+the null. Bare features, without head.csv, have no NC2 of the weights, no NC3 and no comparison in
+NC4: those cells are empty, and their note says so. Where `run_networks.py --layers` left layers/ or
+moments/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer lacks.
+Several checkpoints of one network are each measured so, and the folder of the latest epoch gets
+nc_epochs.csv and, where ood_methods.py has scored all of them, nc_ood.csv and
+nc_ood_correlation.csv. docs/neural_collapse.md explains each."""
+
 import glob
 import warnings
 from dataclasses import dataclass
@@ -31,41 +37,88 @@ import scores
 import series
 import utils
 
-# What is printed: metric, split -> (label, value under full collapse). All that is measured stands in nc_metrics.csv.
-SHOWN = {("nc1", "train"): ("NC1  Tr(Sigma_W Sigma_B^+)/C", "0"),
-         ("nc1_trace_ratio", "train"): ("NC1  Tr(Sigma_W)/Tr(Sigma_B)", "0"),
-         ("nc1_cdnv", "train"): ("NC1  class-distance normalised variance", "0"),
-         ("nc2_means_norm_cv", "train"): ("NC2  norms of class means, CV", "0"),
-         ("nc2_weights_norm_cv", "head"): ("NC2  norms of weights, CV", "0"),
-         ("nc2_means_cosine_std", "train"): ("NC2  cosines of class means, std", "0"),
-         ("nc2_means_angle_deviation_mean", "train"): ("NC2  mean |cos + 1/(C-1)|", "0"),
-         ("nc2_means_gram_distance", "train"): ("NC2  Gram matrix to simplex ETF", "0"),
-         ("nc2_means_tight_frame_distance", "train"): ("NC2  Gram matrix to tight frame", "0"),
-         ("nc3_self_duality", "train"): ("NC3  ||W/|W| - M/|M|||^2", "0"),
-         ("nc3_cosine_mean", "train"): ("NC3  mean cos(w_c, mu_c - mu_G)", "1"),
-         ("nc4_mismatch", "train"): ("NC4  mismatch, train", "0"),
-         ("nc4_mismatch", "test"): ("NC4  mismatch, test", "0")}
-# What is drawn and printed over epochs, and over layers, where the head is a probe that NC3 would say nothing of.
+# What is printed: metric, split -> (label, value under full collapse). All that is measured stands
+# in nc_metrics.csv.
+SHOWN = {
+    ("nc1", "train"): ("NC1  Tr(Sigma_W Sigma_B^+)/C", "0"),
+    ("nc1_trace_ratio", "train"): ("NC1  Tr(Sigma_W)/Tr(Sigma_B)", "0"),
+    ("nc1_cdnv", "train"): ("NC1  class-distance normalised variance", "0"),
+    ("nc2_means_norm_cv", "train"): ("NC2  norms of class means, CV", "0"),
+    ("nc2_weights_norm_cv", "head"): ("NC2  norms of weights, CV", "0"),
+    ("nc2_means_cosine_std", "train"): ("NC2  cosines of class means, std", "0"),
+    ("nc2_means_angle_deviation_mean", "train"): ("NC2  mean |cos + 1/(C-1)|", "0"),
+    ("nc2_means_gram_distance", "train"): ("NC2  Gram matrix to simplex ETF", "0"),
+    ("nc2_means_tight_frame_distance", "train"): ("NC2  Gram matrix to tight frame", "0"),
+    ("nc3_self_duality", "train"): ("NC3  ||W/|W| - M/|M|||^2", "0"),
+    ("nc3_cosine_mean", "train"): ("NC3  mean cos(w_c, mu_c - mu_G)", "1"),
+    ("nc4_mismatch", "train"): ("NC4  mismatch, train", "0"),
+    ("nc4_mismatch", "test"): ("NC4  mismatch, test", "0"),
+}
+# What is drawn and printed over epochs, and over layers, where the head is a probe that NC3 would
+# say nothing of.
 CURVES = {key: label for key, (label, _) in SHOWN.items()} | {("nc1_cdnv", "train"): "NC1  CDNV"}
-LAYERS = {key: label for key, label in CURVES.items() if not key[0].startswith(("nc3", "nc2_weights"))} | {
-    ("nc4_nearest_mean_accuracy", "test"): "NC4  nearest mean right, test", ("nc4_head_accuracy", "test"): "NC4  probe right, test"}
-BESIDE = CURVES | {("nc5", "ood"): "NC5  uncentred, this set", ("nc5_centred", "ood"): "NC5  centred, this set"}
-PRINTED = (("nc1", "train"), ("nc2_means_cosine_std", "train"), ("nc4_mismatch", "train"), ("nc4_mismatch", "test"),
-           ("nc4_head_accuracy", "test"), ("nc5", "test"))  # over epochs and layers
+LAYERS = {
+    key: label for key, label in CURVES.items() if not key[0].startswith(("nc3", "nc2_weights"))
+} | {
+    ("nc4_nearest_mean_accuracy", "test"): "NC4  nearest mean right, test",
+    ("nc4_head_accuracy", "test"): "NC4  probe right, test",
+}
+BESIDE = CURVES | {
+    ("nc5", "ood"): "NC5  uncentred, this set",
+    ("nc5_centred", "ood"): "NC5  centred, this set",
+}
+PRINTED = (
+    ("nc1", "train"),
+    ("nc2_means_cosine_std", "train"),
+    ("nc4_mismatch", "train"),
+    ("nc4_mismatch", "test"),
+    ("nc4_head_accuracy", "test"),
+    ("nc5", "test"),
+)  # over epochs and layers
 COLUMNS = ["metric", "value", "split", "centring", "source"]
 SAMPLE = 500  # images of a set in the t-SNE
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir", "allow-stale",
-                  checkpoint={"required": True, "nargs": "+",
-                              "help": "checkpoint, or its folder; several epochs of one network: collapse through training"},
-                  ood={"help": "OOD sets for NC5, NAME or NAME=FOLDER as extracted; default: all in the folder"})
-    parser.add_argument("--exact", action="store_true", help="float64 throughout, where products are float32 by default")
-    parser.add_argument("--bootstrap", type=cli.positive, metavar="N", help="add 95%% intervals from N resamples of the "
-                        "images within classes; of NC1 to NC3 each costs a pass over the training features")
-    parser.add_argument("--tsne", action="store_true", help="draw a t-SNE of some ID and OOD test images too (scikit-learn; slow)")
+    cli.add_flags(
+        parser,
+        "checkpoint",
+        "dataset",
+        "ood",
+        "output-dir",
+        "allow-stale",
+        checkpoint={
+            "required": True,
+            "nargs": "+",
+            "help": (
+                "checkpoint, or its folder; several epochs of one network: collapse through"
+                " training"
+            ),
+        },
+        ood={
+            "help": "OOD sets for NC5, NAME or NAME=FOLDER as extracted; default: all in the folder"
+        },
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="float64 throughout, where products are float32 by default",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=cli.positive,
+        metavar="N",
+        help=(
+            "add 95%% intervals from N resamples of the "
+            "images within classes; of NC1 to NC3 each costs a pass over the training features"
+        ),
+    )
+    parser.add_argument(
+        "--tsne",
+        action="store_true",
+        help="draw a t-SNE of some ID and OOD test images too (scikit-learn; slow)",
+    )
     return parser
 
 
@@ -79,12 +132,16 @@ def main(argv=None):
     opened = []
     for checkpoint in args.checkpoint:
         own = records.Stale(args.allow_stale)
-        run = runs.open_run(checkpoint, args.output_dir, args.dataset, args.ood, own, needs_head=False)
+        run = runs.open_run(
+            checkpoint, args.output_dir, args.dataset, args.ood, own, needs_head=False
+        )
         opened.append(run)
         stale[run.folder] = own
     epochs = series.order(opened, stale) if len(opened) > 1 else {}
     stages = {run.folder: layers.find(run) for run in opened}
-    scored = {folder: series.read_scored(folder, facts, stale[folder]) for folder, facts in epochs.items()}
+    scored = {
+        folder: series.read_scored(folder, facts, stale[folder]) for folder, facts in epochs.items()
+    }
     for run in opened:
         utils.writable_folder(run.folder / "figures")
     tables, deep = {}, {}
@@ -96,11 +153,13 @@ def main(argv=None):
         follow(epochs, tables, deep, scored, args, stale)
 
 
-# ---- one checkpoint --------------------------------------------------------------------------------------------------
+# ---- one checkpoint ------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """NECO as ood_methods.py scores it by default, and the spectrum that it takes its components from."""
+    """NECO as ood_methods.py scores it by default, and the spectrum that it takes its components
+    from."""
 
     neco: scores.State
     variances: np.ndarray  # (D,) of the standardised training features, descending
@@ -147,28 +206,57 @@ class Measured:
 
 def measure(run, stages, args, stale):
     W, b, class_names = read_head(run, stale)
-    train, test = (artifacts.read_features(path, stale, run.command) for path in (run.train, run.test))
+    train, test = (
+        artifacts.read_features(path, stale, run.command) for path in (run.train, run.test)
+    )
     if class_names is None:
         class_names = names_without_head(run, train)
     for found in (train, test):
         artifacts.check_labels(found, class_names)
-    ood = {name: artifacts.read_features(path, stale, run.command).features for name, path in run.ood.items()}
+    ood = {
+        name: artifacts.read_features(path, stale, run.command).features
+        for name, path in run.ood.items()
+    }
     classes, width = len(class_names), train.features.shape[1]
-    moments = collapse.Accumulator(classes, width, exact=args.exact).update(train.features, train.labels).finish()
-    nc4 = {split: collapse.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
-           for split, found in (("train", train), ("test", test))}
-    nc5 = {"test": collapse.nc5(moments, test.features),
-           **{f"ood:{name}": collapse.nc5(moments, features) for name, features in ood.items()}}
+    moments = (
+        collapse.Accumulator(classes, width, exact=args.exact)
+        .update(train.features, train.labels)
+        .finish()
+    )
+    nc4 = {
+        split: collapse.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
+        for split, found in (("train", train), ("test", test))
+    }
+    nc5 = {
+        "test": collapse.nc5(moments, test.features),
+        **{f"ood:{name}": collapse.nc5(moments, features) for name, features in ood.items()},
+    }
     table = pd.DataFrame(collapse.all_rows(collapse.measure(moments, W, b), nc4, nc5))
     table.insert(0, "checkpoint", run.folder.name)
     if args.bootstrap:
         bounds = intervals(train, test, ood, W, moments, nc4, args)
         keys = zip(table["metric"], table["split"], strict=True)
-        table[["low", "high"]] = np.array([bounds.get(key, (None, None)) for key in keys], np.float64)
+        table[["low", "high"]] = np.array(
+            [bounds.get(key, (None, None)) for key in keys], np.float64
+        )
     per_class = pd.DataFrame(collapse.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
-    return Measured(run, looked_for(run, stages), stale, W, b, class_names, test, ood, moments,
-                    fit_components(train, W, b), nc4, nc5, table, per_class,
-                    measure_layers(run, stages, class_names, stale) if stages else None)
+    return Measured(
+        run,
+        looked_for(run, stages),
+        stale,
+        W,
+        b,
+        class_names,
+        test,
+        ood,
+        moments,
+        fit_components(train, W, b),
+        nc4,
+        nc5,
+        table,
+        per_class,
+        measure_layers(run, stages, class_names, stale) if stages else None,
+    )
 
 
 def read_head(run, stale):
@@ -179,34 +267,62 @@ def read_head(run, stale):
 
 
 def names_without_head(run, train):
-    """Class names of bare features: as their sidecar has them, else the numbers up to the highest label."""
+    """Class names of bare features: as their sidecar has them, else the numbers up to the highest
+    label."""
     known = records.read_sidecar(run.train).get("class_names")
     return known or [str(number) for number in range(int(train.labels.max(initial=-1)) + 1)]
 
 
 def looked_for(run, stages):
-    """All files that a measurement reads, and head.csv also where it is absent: it is measured anew when one comes."""
+    """All files that a measurement reads, and head.csv also where it is absent: it is measured anew
+    when one comes."""
     files = [run.head or run.folder / "head.csv", run.train, run.test, *run.ood.values()]
     return [*files, *(path for layer in stages for path in layer.files.values())]
 
 
 def intervals(train, test, ood, W, moments, nc4, args):
-    """{(metric, split): (low, high)} by resampling the images of each split; what rests on W alone has none."""
+    """{(metric, split): (low, high)} by resampling the images of each split; what rests on W alone
+    has none."""
     count = args.bootstrap
     classes = len(moments.means)
-    bounds = {"train": collapse.bootstrap(train.features, train.labels, W, count, exact=args.exact, classes=classes)}
+    bounds = {
+        "train": collapse.bootstrap(
+            train.features, train.labels, W, count, exact=args.exact, classes=classes
+        )
+    }
     bounds["train"] |= collapse.bootstrap_nc4(nc4["train"], train.labels, count)
-    bounds["test"] = (collapse.bootstrap_nc4(nc4["test"], test.labels, count)
-                      | collapse.bootstrap_nc5(moments, test.features, test.labels, count))
-    bounds |= {f"ood:{name}": collapse.bootstrap_nc5(moments, features, None, count) for name, features in ood.items()}
-    return {(metric, split): interval for split, found in bounds.items() for metric, interval in found.items()}
+    bounds["test"] = collapse.bootstrap_nc4(
+        nc4["test"], test.labels, count
+    ) | collapse.bootstrap_nc5(moments, test.features, test.labels, count)
+    bounds |= {
+        f"ood:{name}": collapse.bootstrap_nc5(moments, features, None, count)
+        for name, features in ood.items()
+    }
+    return {
+        (metric, split): interval
+        for split, found in bounds.items()
+        for metric, interval in found.items()
+    }
 
 
 def nc5_per_class(nc5, class_names):
-    """Results of collapse.nc5 by split -> nc5_per_class.csv: the cosines whose mean size is NC5, a row a class and set."""
-    return pd.concat([pd.DataFrame({"class": range(len(class_names)), "class_name": class_names, "split": split,
-                                    "cosine": found["cosines"], "cosine_centred": found["cosines_centred"]})
-                      for split, found in nc5.items()], ignore_index=True)
+    """Results of collapse.nc5 by split -> nc5_per_class.csv: the cosines whose mean size is NC5, a
+    row a class and set."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "class": range(len(class_names)),
+                    "class_name": class_names,
+                    "split": split,
+                    "cosine": found["cosines"],
+                    "cosine_centred": found["cosines_centred"],
+                }
+            )
+            for split, found in nc5.items()
+        ],
+        ignore_index=True,
+    )
 
 
 def measure_layers(run, stages, class_names, stale):
@@ -219,30 +335,63 @@ def measure_layers(run, stages, class_names, stale):
 def write(found, args):
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     run, moments = found.run, found.moments
-    sidecar = {**records.provenance(cli.material(args), found.stale), **records.origin(run.head or run.train)}
-    tables = {"nc_metrics": found.table, "nc_per_class": found.per_class,
-              "nc5_per_class": nc5_per_class(found.nc5, found.class_names)} | (
-        {} if found.layers is None else {"nc_layers": found.layers})
+    sidecar = {
+        **records.provenance(cli.material(args), found.stale),
+        **records.origin(run.head or run.train),
+    }
+    tables = {
+        "nc_metrics": found.table,
+        "nc_per_class": found.per_class,
+        "nc5_per_class": nc5_per_class(found.nc5, found.class_names),
+    } | ({} if found.layers is None else {"nc_layers": found.layers})
     for name, table in tables.items():
         artifacts.write_table(run.folder / f"{name}.csv", table, sidecar)
-    written = [*(run.folder / f"{name}.csv" for name in tables), *draw(run.folder / "figures", found, args.tsne)]
-    records.write_record(run.folder / "neural_collapse.json", cli.material(args), found.files, written,
-                         listings(run, args.ood), stale=found.stale)
+    written = [
+        *(run.folder / f"{name}.csv" for name in tables),
+        *draw(run.folder / "figures", found, args.tsne),
+    ]
+    records.write_record(
+        run.folder / "neural_collapse.json",
+        cli.material(args),
+        found.files,
+        written,
+        listings(run, args.ood),
+        stale=found.stale,
+    )
     classes, width = moments.means.shape
-    cli.print_table(shown(found.table), f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
-                                        f"images, {classes} classes, {width} features")
+    cli.print_table(
+        shown(found.table),
+        f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
+        f"images, {classes} classes, {width} features",
+    )
     if run.head is None:
-        print("\nno head.csv: NC2 of the weights, NC3 and NC4's comparison with the classifier are left empty")
-    cli.print_table(nc5_table(found.nc5).round(4), "NC5  mean |cos| of class means with each set's mean (0: orthogonal)")
+        print(
+            "\nno head.csv: NC2 of the weights, NC3 and NC4's comparison with the classifier are"
+            " left empty"
+        )
+    cli.print_table(
+        nc5_table(found.nc5).round(4),
+        "NC5  mean |cos| of class means with each set's mean (0: orthogonal)",
+    )
     if found.layers is not None:
-        cli.print_table(along(found.layers, ["depth", "layer"]), f"through the layers -> {run.folder / 'nc_layers.csv'}")
+        cli.print_table(
+            along(found.layers, ["depth", "layer"]),
+            f"through the layers -> {run.folder / 'nc_layers.csv'}",
+        )
     print(f"\nall metrics, per class and drawn: {run.folder}")
 
 
 def listings(run, ood):
-    """Patterns of files that a measurement takes where they are there: layers, and OOD sets that nobody named."""
-    splits = [f"ID_{run.dataset}_train", f"ID_{run.dataset}_test", *(f"OOD_{name}_test" for name in run.ood)]
-    patterns = [f"{folder}/{glob.escape(split)}_*" for folder in layers.FOLDERS.values() for split in splits]
+    """Patterns of files that a measurement takes where they are there: layers, and OOD sets that
+    nobody named."""
+    splits = [
+        f"ID_{run.dataset}_train",
+        f"ID_{run.dataset}_test",
+        *(f"OOD_{name}_test" for name in run.ood),
+    ]
+    patterns = [
+        f"{folder}/{glob.escape(split)}_*" for folder in layers.FOLDERS.values() for split in splits
+    ]
     patterns += [] if ood else ["OOD_*_test"]
     return [f"{pattern}{suffix}" for pattern in patterns for suffix in artifacts.SUFFIXES]
 
@@ -250,22 +399,44 @@ def listings(run, ood):
 def shown(table):
     """The main metrics as they are printed: what, value, value under full collapse."""
     values = table.set_index(["metric", "split"])["value"]
-    return pd.DataFrame([{"metric": label, "value": "" if pd.isna(values[key]) else f"{values[key]:.4g}", "if collapsed": target}
-                         for key, (label, target) in SHOWN.items()])
+    return pd.DataFrame(
+        [
+            {
+                "metric": label,
+                "value": "" if pd.isna(values[key]) else f"{values[key]:.4g}",
+                "if collapsed": target,
+            }
+            for key, (label, target) in SHOWN.items()
+        ]
+    )
 
 
 def nc5_table(nc5):
     """Results of collapse.nc5 by split -> a row a set: the ID test set, the null, first."""
-    return pd.DataFrame([{"name": "ID test (null)" if split == "test" else split.removeprefix("ood:"),
-                          "uncentred": found["nc5"], "centred": found["nc5_centred"]} for split, found in nc5.items()])
+    return pd.DataFrame(
+        [
+            {
+                "name": "ID test (null)" if split == "test" else split.removeprefix("ood:"),
+                "uncentred": found["nc5"],
+                "centred": found["nc5_centred"],
+            }
+            for split, found in nc5.items()
+        ]
+    )
 
 
 def along(table, index):
-    """A tidy table -> a row a step along `index`, a column for each of a few metrics, as it is printed."""
+    """A tidy table -> a row a step along `index`, a column for each of a few metrics, as it is
+    printed."""
     rows = table[[key in PRINTED for key in zip(table["metric"], table["split"], strict=True)]]
     names = [" ".join(key) for key in zip(rows["metric"], rows["split"], strict=True)]
     wide = rows.assign(name=names).pivot(index=index, columns="name", values="value").astype(float)
-    return wide.reindex(columns=[" ".join(key) for key in PRINTED]).rename_axis(columns=None).round(4).reset_index()
+    return (
+        wide.reindex(columns=[" ".join(key) for key in PRINTED])
+        .rename_axis(columns=None)
+        .round(4)
+        .reset_index()
+    )
 
 
 def draw(folder, found, tsne):
@@ -276,7 +447,9 @@ def draw(folder, found, tsne):
     if tsne:
         points = embed([found.test.features, *found.ood.values()])
         labels = [found.class_names[label] for label in sample(found.test.labels, SAMPLE)]
-        drawn["nc_tsne"] = figures.embedding(points[0], dict(zip(found.ood, points[1:], strict=True)), labels)
+        drawn["nc_tsne"] = figures.embedding(
+            points[0], dict(zip(found.ood, points[1:], strict=True)), labels
+        )
     if found.layers is not None:
         drawn["nc_layers"] = figures.collapse_curves(found.layers, LAYERS, "depth")
         drawn["nc5_layers"] = figures.nc5_curves(found.layers, "depth")
@@ -286,16 +459,28 @@ def draw(folder, found, tsne):
 def draw_features(found):
     """{name: figure} of what features alone show."""
     moments, W = found.moments, found.W
-    distances = {name: collapse.centre_distances(rows, moments.means) for name, rows in found.ood.items()}
-    drawn = {} if found.components.dim is None else {"nc_pca_spectrum": figures.pca_spectrum(
-        found.components.variances, found.components.dim, len(moments.present))}
+    distances = {
+        name: collapse.centre_distances(rows, moments.means) for name, rows in found.ood.items()
+    }
+    drawn = (
+        {}
+        if found.components.dim is None
+        else {
+            "nc_pca_spectrum": figures.pca_spectrum(
+                found.components.variances, found.components.dim, len(moments.present)
+            )
+        }
+    )
     return drawn | {
         "within_class_variance": figures.within_class_variance(found.per_class),
-        "cosine_histogram": figures.cosine_histogram(moments.centred, None if W is None else W[moments.present]),
+        "cosine_histogram": figures.cosine_histogram(
+            moments.centred, None if W is None else W[moments.present]
+        ),
         "class_mean_distances": figures.class_mean_distances(moments.means, found.class_names),
         "nc5": figures.nc5_bars(nc5_table(found.nc5)),
         "nc_centre_distances": figures.centre_distances(
-            collapse.centre_distances(found.test.features, moments.means), distances),
+            collapse.centre_distances(found.test.features, moments.means), distances
+        ),
     }
 
 
@@ -307,14 +492,25 @@ def draw_head(found):
 
     def share_and_logit(features):
         return found.components.share(features), (features @ found.W.T + found.b).max(axis=1)
-    drawn = {} if found.components.dim is None else {"nc_neco_share": figures.neco_shares(
-        share_and_logit(test), {name: share_and_logit(rows) for name, rows in found.ood.items()})}
+
+    drawn = (
+        {}
+        if found.components.dim is None
+        else {
+            "nc_neco_share": figures.neco_shares(
+                share_and_logit(test),
+                {name: share_and_logit(rows) for name, rows in found.ood.items()},
+            )
+        }
+    )
     return drawn | {
         "weight_mean_alignment": figures.weight_mean_alignment(found.per_class),
         "nc4_agreement": figures.nearest_mean_agreement(found.per_class),
         "nc4_mismatches": figures.mismatch_map(decisions["nearest"], decisions["predicted"], names),
         "nc_angles": figures.angle_histogram(moments.centred, weights),
-        "nc_gram": figures.gram_matrices(moments.centred, weights, [names[index] for index in present]),
+        "nc_gram": figures.gram_matrices(
+            moments.centred, weights, [names[index] for index in present]
+        ),
     }
 
 
@@ -331,51 +527,83 @@ def sample(rows, limit):
 
 
 def embed(groups):
-    """One t-SNE (van der Maaten and Hinton 2008) of a sample of several sets: [(n, D)] -> [(m, 2)]."""
+    """One t-SNE (van der Maaten and Hinton 2008) of a sample of several sets: [(n, D)] -> [(m,
+    2)]."""
     from sklearn.manifold import TSNE  # slow to import, and for this figure alone
 
     chosen = [sample(rows, SAMPLE) for rows in groups]
     together = np.concatenate(chosen)
-    points = TSNE(perplexity=min(30, (len(together) - 1) / 3), init="pca", random_state=0).fit_transform(together)
+    points = TSNE(
+        perplexity=min(30, (len(together) - 1) / 3), init="pca", random_state=0
+    ).fit_transform(together)
     return np.split(points, np.cumsum([len(rows) for rows in chosen])[:-1])
 
 
-# ---- through training ------------------------------------------------------------------------------------------------
+# ---- through training ----------------------------------------------------------------------------
+
 
 def follow(epochs, tables, deep, scored, args, stale):
-    """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest epoch."""
+    """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest
+    epoch."""
     folder = list(epochs)[-1]
     table = series.over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
-    drawn = {"nc_epochs": figures.collapse_curves(table, CURVES), "nc5_epochs": figures.nc5_curves(table)}
+    drawn = {
+        "nc_epochs": figures.collapse_curves(table, CURVES),
+        "nc5_epochs": figures.nc5_curves(table),
+    }
     if all(layers is not None for layers in deep.values()):
-        drawn["nc_layers_epochs"] = figures.layer_epoch_maps(series.over_epochs(epochs, deep), LAYERS)
-    together = records.Stale(args.allow_stale, [reason for own in stale.values() for reason in own.reasons])
+        drawn["nc_layers_epochs"] = figures.layer_epoch_maps(
+            series.over_epochs(epochs, deep), LAYERS
+        )
+    together = records.Stale(
+        args.allow_stale, [reason for own in stale.values() for reason in own.reasons]
+    )
     network = {name: epochs[folder].get(name) for name in records.NETWORK}
     sidecar = {**records.provenance(cli.material(args), together), **network}
-    write_joined(folder, "nc_epochs", table, drawn, [path / "nc_metrics.csv" for path in epochs], sidecar)
-    cli.print_table(along(table, "epoch"), f"through training, {len(epochs)} checkpoints -> {folder / 'nc_epochs.csv'}")
+    write_joined(
+        folder, "nc_epochs", table, drawn, [path / "nc_metrics.csv" for path in epochs], sidecar
+    )
+    cli.print_table(
+        along(table, "epoch"),
+        f"through training, {len(epochs)} checkpoints -> {folder / 'nc_epochs.csv'}",
+    )
     lacking = [path for path, found in scored.items() if found is None]
-    for name in ("nc_ood", "nc_ood_correlation"):  # what an earlier run left would be of other checkpoints
+    for name in (
+        "nc_ood",
+        "nc_ood_correlation",
+    ):  # what an earlier run left would be of other checkpoints
         for suffix in (".csv", ".json"):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
     if lacking:
-        print(f"\nnot beside OOD: {len(lacking)} of {len(epochs)} folders lack ood_metrics.csv; make it with: "
-              f"{utils.command('ood_methods', lacking, args.output_dir)}")
+        print(
+            f"\nnot beside OOD: {len(lacking)} of {len(epochs)} folders lack ood_metrics.csv; make"
+            f" it with: {utils.command('ood_methods', lacking, args.output_dir)}"
+        )
     else:
         beside_ood(folder, epochs, table, scored, sidecar)
 
 
 def write_joined(folder, name, table, drawn, inputs, sidecar):
-    """A table over several checkpoints; its sidecar is its record too, so that report.py knows its figures."""
+    """A table over several checkpoints; its sidecar is its record too, so that report.py knows its
+    figures."""
     figures_written = save(folder / "figures", drawn)
-    artifacts.write_table(folder / f"{name}.csv", table, {**sidecar, "inputs": records.fingerprints(inputs, folder),
-                                                      "outputs": records.fingerprints(figures_written, folder)})
+    artifacts.write_table(
+        folder / f"{name}.csv",
+        table,
+        {
+            **sidecar,
+            "inputs": records.fingerprints(inputs, folder),
+            "outputs": records.fingerprints(figures_written, folder),
+        },
+    )
 
 
-# ---- beside OOD detection --------------------------------------------------------------------------------------------
+# ---- beside OOD detection ------------------------------------------------------------------------
+
 
 def beside_ood(folder, epochs, table, scored, sidecar):
-    """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on, their correlation."""
+    """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on,
+    their correlation."""
     joined = series.join(epochs, table, scored)
     inputs = [path / name for path in scored for name in ("nc_metrics.csv", "ood_metrics.csv")]
     write_joined(folder, "nc_ood", joined, {}, inputs, sidecar)
@@ -386,8 +614,11 @@ def beside_ood(folder, epochs, table, scored, sidecar):
     found = series.correlate(joined)
     drawn = {"nc_ood_correlation": figures.correlation_maps(found, BESIDE)}
     write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
-    cli.print_table(series.answer(found), "does more collapse mean better detection? Spearman of AUROC with NC1 over "
-                                          f"{len(scored)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}")
+    cli.print_table(
+        series.answer(found),
+        "does more collapse mean better detection? Spearman of AUROC with NC1 over "
+        f"{len(scored)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}",
+    )
 
 
 if __name__ == "__main__":

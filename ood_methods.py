@@ -1,21 +1,30 @@
-"""Score how in-distribution each image looks, by every method, from the feature CSVs alone: no network, no torch.
+"""Score how in-distribution each image looks, by every method, from the feature CSVs alone: no
+network, no torch.
 
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood svhn textures --methods MSP Energy ViM
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --temperature 10 --vim-dim 300 --neco-dim 100
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --methods MSP NECO NECO-NoScaler NECO-MaxLogit NECO-ETF
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --groups near=cifar10 far=svhn,textures --latex
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --val-ood uniform     # tune on it, test on the rest
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth             # mean and spread over seeds
-    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --methods NECO-ETF    # joins the table that is there
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth \\
+        --ood svhn textures --methods MSP Energy ViM
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 \\
+        --temperature 10 --vim-dim 300 --neco-dim 100
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 \\
+        --methods MSP NECO NECO-NoScaler NECO-MaxLogit NECO-ETF
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 \\
+        --groups near=cifar10 far=svhn,textures --latex
+    # tune on one set, test on the rest
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --val-ood uniform
+    # mean and spread over seeds
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
+    # one more method joins the table that is there
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --methods NECO-ETF
 
-Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there: scores_ID_<dataset>.csv and
-scores_OOD_<name>.csv (one row per image, one column per method, and whether each score passes the threshold that keeps 95% of
-ID), ood_metrics.csv (one row per OOD set and method) with ood_metrics.md and, on demand, .tex, and figures/. What an earlier
-run scored of the same head and features stays in the table, unless --replace starts over. Without head.csv the methods that
-need no head are scored. Every score is higher for more in-distribution images; ID is the positive class; rates are in [0, 1].
-docs/methods.md explains each method.
-"""
+Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
+scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
+whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
+and method) with ood_metrics.md and, on demand, .tex, and figures/. What an earlier run scored of
+the same head and features stays in the table, unless --replace starts over. Without head.csv the
+methods that need no head are scored. Every score is higher for more in-distribution images; ID is
+the positive class; rates are in [0, 1]. docs/methods.md explains each method."""
+
 import contextlib
 import os
 from dataclasses import dataclass
@@ -38,43 +47,139 @@ import tables
 import utils
 
 # flag: (parameter, the methods that it is of). A new parameter is a row here.
-PARAMETERS = {"temperature": ("temperature", ("Energy",)), "ridge": ("ridge", ("Mahalanobis",)),
-              "vim_dim": ("dim", ("ViM", "Residual")),
-              "neco_dim": ("dim", ("NECO", "NECO-NoScaler", "NECO-MaxLogit")),
-              "no_neco_scaler": ("scaler", ("NECO", "NECO-MaxLogit", "NECO-ETF")),
-              "neco_max_logit": ("max_logit", ("NECO", "NECO-NoScaler", "NECO-ETF"))}
+PARAMETERS = {
+    "temperature": ("temperature", ("Energy",)),
+    "ridge": ("ridge", ("Mahalanobis",)),
+    "vim_dim": ("dim", ("ViM", "Residual")),
+    "neco_dim": ("dim", ("NECO", "NECO-NoScaler", "NECO-MaxLogit")),
+    "no_neco_scaler": ("scaler", ("NECO", "NECO-MaxLogit", "NECO-ETF")),
+    "neco_max_logit": ("max_logit", ("NECO", "NECO-NoScaler", "NECO-ETF")),
+}
 DERIVED = ("ood_groups.csv", "ood_metrics.tex")  # of ood_metrics.csv, where asked for
 
 
 def make_parser():
+    """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "dataset", "ood", "output-dir", "allow-stale",
-                  checkpoint={"required": True, "nargs": "+", "help": "checkpoints, or their folders of features; of several, "
-                              "the mean and standard deviation are written too"},
-                  ood={"help": "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"})
-    parser.add_argument("--methods", nargs="+", type=method, metavar="METHOD",
-                        help=f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)}, {detection.ODIN}; "
-                             f"variants: {', '.join(name for name in scores.METHODS if name not in scores.DEFAULT)}")
-    parser.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
-    parser.add_argument("--ridge", type=not_negative, help="of Mahalanobis: this share of the mean variance is added to the "
-                        "covariance; default 0, a pseudo-inverse")
-    parser.add_argument("--vim-dim", type=cli.positive, help="principal dimension of ViM and Residual; default 1000, 512 or D/2, "
-                        "by D")
-    parser.add_argument("--neco-dim", type=cli.positive, help="components of NECO; default: those with 90%% of the ID variance")
-    parser.add_argument("--no-neco-scaler", action="store_const", const=False,
-                        help="NECO without standardising the features")
-    parser.add_argument("--neco-max-logit", action="store_const", const=True, help="NECO times the largest logit (transformers)")
-    parser.add_argument("--val-ood", type=set_name, metavar="NAME", help="choose hyper-parameters by AUROC on this OOD set, and "
-                        "leave it out of the table; default: the authors' values")
-    parser.add_argument("--groups", nargs="+", type=group, metavar="GROUP=NAME,NAME", default=[],
-                        help="average over groups of OOD sets, such as near=cifar10 far=svhn,textures")
-    parser.add_argument("--tpr", type=share, default=0.95, help="share of ID images that the thresholds and FPR keep")
-    parser.add_argument("--replace", action="store_true", help="start the table over, where rows of the same head and features "
-                        "would stay and the new ones join them")
-    parser.add_argument("--latex", action="store_true", help="write ood_metrics.tex too (booktabs)")
-    parser.add_argument("--caption", type=str, default="", help="of the LaTeX table, in LaTeX; default: what the table shows")
-    parser.add_argument("--label", type=str, default="tab:ood", help="of the LaTeX table")
+    add_input_flags(parser)
+    add_method_flags(parser.add_argument_group("methods and their parameters"))
+    add_evaluation_flags(parser.add_argument_group("evaluation"))
+    add_table_flags(parser.add_argument_group("tables"))
     return parser
+
+
+def add_input_flags(parser):
+    cli.add_flags(
+        parser,
+        "checkpoint",
+        "dataset",
+        "ood",
+        "output-dir",
+        "allow-stale",
+        checkpoint={
+            "required": True,
+            "nargs": "+",
+            "help": (
+                "checkpoints, or their folders of features; of several, "
+                "the mean and standard deviation are written too"
+            ),
+        },
+        ood={
+            "help": (
+                "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"
+            )
+        },
+    )
+
+
+def add_method_flags(group):
+    variants = [name for name in scores.METHODS if name not in scores.DEFAULT]
+    group.add_argument(
+        "--methods",
+        nargs="+",
+        type=method,
+        metavar="METHOD",
+        help=(
+            f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)},"
+            f" {detection.ODIN}; variants: {', '.join(variants)}"
+        ),
+    )
+    group.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
+    group.add_argument(
+        "--ridge",
+        type=not_negative,
+        help=(
+            "of Mahalanobis: this share of the mean variance is added to the "
+            "covariance; default 0, a pseudo-inverse"
+        ),
+    )
+    group.add_argument(
+        "--vim-dim",
+        type=cli.positive,
+        help="principal dimension of ViM and Residual; default 1000, 512 or D/2, by D",
+    )
+    group.add_argument(
+        "--neco-dim",
+        type=cli.positive,
+        help="components of NECO; default: those with 90%% of the ID variance",
+    )
+    group.add_argument(
+        "--no-neco-scaler",
+        action="store_const",
+        const=False,
+        help="NECO without standardising the features",
+    )
+    group.add_argument(
+        "--neco-max-logit",
+        action="store_const",
+        const=True,
+        help="NECO times the largest logit (transformers)",
+    )
+
+
+def add_evaluation_flags(group):
+    group.add_argument(
+        "--val-ood",
+        type=set_name,
+        metavar="NAME",
+        help=(
+            "choose hyper-parameters by AUROC on this OOD set, and "
+            "leave it out of the table; default: the authors' values"
+        ),
+    )
+    group.add_argument(
+        "--groups",
+        nargs="+",
+        type=group_of_sets,
+        metavar="GROUP=NAME,NAME",
+        default=[],
+        help="average over groups of OOD sets, such as near=cifar10 far=svhn,textures",
+    )
+    group.add_argument(
+        "--tpr",
+        type=share,
+        default=0.95,
+        help="share of ID images that the thresholds and FPR keep",
+    )
+    group.add_argument(
+        "--replace",
+        action="store_true",
+        help=(
+            "start the table over, where rows of the same head and features "
+            "would stay and the new ones join them"
+        ),
+    )
+
+
+def add_table_flags(group):
+    group.add_argument("--latex", action="store_true", help="write ood_metrics.tex too (booktabs)")
+    group.add_argument(
+        "--caption",
+        type=str,
+        default="",
+        help="of the LaTeX table, in LaTeX; default: what the table shows",
+    )
+    group.add_argument("--label", type=str, default="tab:ood", help="of the LaTeX table")
 
 
 def parse_args(argv=None):
@@ -92,19 +197,24 @@ def main(argv=None):
         utils.writable_folder(job.run.folder / "figures")
     measured = [score_run(job, args) for job in jobs]
     if len(jobs) > 1:
-        compare_checkpoints(measured, args, [reason for job in jobs for reason in job.stale.reasons])
+        compare_checkpoints(
+            measured, args, [reason for job in jobs for reason in job.stale.reasons]
+        )
 
 
-# ---- what is to be done ----------------------------------------------------------------------------------------------
+# ---- what is to be done --------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint's files, the methods that are computed, and what an earlier table keeps beside them."""
+    """One checkpoint's files, the methods that are computed, and what an earlier table keeps beside
+    them."""
 
     run: runs.Run
     names: list  # methods to compute
     asked: list  # OOD sets that are asked for
-    tested: list  # OOD sets that stand in the table: these, but for --val-ood, and those of the earlier table
+    # OOD sets that stand in the table: these, but for --val-ood, and those of the earlier table
+    tested: list
     earlier: joining.Earlier  # without the methods that are computed
     lines: list  # what a person should know of all this
     stale: records.Stale
@@ -116,7 +226,11 @@ class Job:
     @property
     def inputs(self):
         """All files that are read, and those that would be if they were there."""
-        chose = [self.run.folder / f"OOD_{name}_test{suffix}" for name in self.earlier.tuned_on() for suffix in artifacts.SUFFIXES]
+        chose = [
+            self.run.folder / f"OOD_{name}_test{suffix}"
+            for name in self.earlier.tuned_on()
+            for suffix in artifacts.SUFFIXES
+        ]
         return list(dict.fromkeys([*self.run.files, *self.run.optional, *chose]))
 
 
@@ -127,7 +241,9 @@ def prepare(checkpoint, args):
     earlier = joining.Earlier() if args.replace else joining.find(folder, dataset)
     asked = [utils.split_name(text)[0] for text in args.ood or runs.sets_in(folder)]
     more = [name for name in earlier.sets if name not in asked]
-    run = runs.open_run(checkpoint, args.output_dir, dataset, [*(args.ood or asked), *more], stale, needs_head=False)
+    run = runs.open_run(
+        checkpoint, args.output_dir, dataset, [*(args.ood or asked), *more], stale, needs_head=False
+    )
     names, lines = methods_of(run, args)
     check_edited(earlier, names, folder)
     tested = [name for name in run.ood if name != args.val_ood or name in earlier.sets]
@@ -138,26 +254,38 @@ def prepare(checkpoint, args):
 
 
 def check_edited(earlier, names, folder):
-    """ValueError where an edited table could not be joined, and methods would go that nobody computes anew now."""
+    """ValueError where an edited table could not be joined, and methods would go that nobody
+    computes anew now."""
     gone = [name for name in earlier.edited if name not in names]
     if gone:
-        raise ValueError(f"{folder}: {next(iter(earlier.lost))}, and {', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''} would "
-                         "go with it; compute all anew by leaving --methods out, or start over with --replace")
+        raise ValueError(
+            f"{folder}: {next(iter(earlier.lost))}, and"
+            f" {', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''} would go with it; compute all"
+            " anew by leaving --methods out, or start over with --replace"
+        )
 
 
 def methods_of(run, args):
-    """-> the methods to compute, and a line on those that are left out without a head; ValueError for one that was named."""
+    """-> the methods to compute, and a line on those that are left out without a head; ValueError
+    for one that was named."""
     names = list(args.methods or [*scores.DEFAULT, *([detection.ODIN] if run.odin else [])])
     if run.head:
         return names, []
     given = parameters(args)
-    lacking = [name for name in names if name == detection.ODIN or scores.needs_head(name, given.get(name))]
+    lacking = [
+        name for name in names if name == detection.ODIN or scores.needs_head(name, given.get(name))
+    ]
     if lacking and (args.methods or any(values.get("max_logit") for values in given.values())):
-        raise ValueError(f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)}; expected columns class, "
-                         f"w0 .. w{{D-1}}, bias, as written by: {run.command}")
-    made = records.read_sidecar(run.train).get("head_sha256")  # by run_networks.py, which makes the head too
-    line = (f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}"
-            + (f"; make it with: {run.command}" if made else ""))
+        raise ValueError(
+            f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)};"
+            f" expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
+        )
+    made = records.read_sidecar(run.train).get(
+        "head_sha256"
+    )  # by run_networks.py, which makes the head too
+    line = f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}" + (
+        f"; make it with: {run.command}" if made else ""
+    )
     return [name for name in names if name not in lacking], [line] if lacking else []
 
 
@@ -167,64 +295,95 @@ def check_together(jobs):
     for place, job in enumerate(jobs):
         folder = job.run.folder
         if folder.resolve() in [other.run.folder.resolve() for other in jobs[:place]]:
-            raise ValueError(f"--checkpoint names {folder} more than once, which would count as another seed; give each once")
+            raise ValueError(
+                f"--checkpoint names {folder} more than once, which would count as another seed;"
+                " give each once"
+            )
         if set(job.asked) != set(first.asked):
-            raise ValueError(f"{first.run.folder} has the OOD sets {', '.join(first.asked)}, {folder} has {', '.join(job.asked)}; "
-                             "name those to average over with --ood")
+            raise ValueError(
+                f"{first.run.folder} has the OOD sets {', '.join(first.asked)}, {folder} has"
+                f" {', '.join(job.asked)}; name those to average over with --ood"
+            )
 
 
 def check(run, args):
     """Mistakes that show before anything large is read."""
     if not run.ood:
-        raise ValueError(f"{run.folder} holds no OOD features; make some with: {run.command_with('--ood svhn')}")
+        raise ValueError(
+            f"{run.folder} holds no OOD features; make some with: {run.command_with('--ood svhn')}"
+        )
     check_val_ood(run, args)
     check_groups(run, args)
     width = artifacts.width_of(run.train)
     for flag in ("vim_dim", "neco_dim"):
         if (getattr(args, flag) or 0) >= width:
             expected = f"1 to {width - 1}" if width > 1 else "no such flag"
-            raise ValueError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for {width} features")
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for"
+                f" {width} features"
+            )
     if detection.ODIN in (args.methods or []) and not run.odin:
-        raise ValueError(f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
-                         f"{run.command_with('--odin-epsilon 0.0014')}")
+        raise ValueError(
+            f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
+            f"{run.command_with('--odin-epsilon 0.0014')}"
+        )
 
 
 def check_val_ood(run, args):
     if not args.val_ood:
         return
     if args.val_ood not in run.ood:
-        raise ValueError(f"{args.val_ood} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it in --ood")
+        raise ValueError(
+            f"{args.val_ood} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it"
+            " in --ood"
+        )
     if len(run.ood) == 1:
-        raise ValueError(f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test them; add another")
+        raise ValueError(
+            f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test"
+            " them; add another"
+        )
     if run.val is None:
-        raise ValueError(f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares with ID validation "
-                         f"images, which {run.command} writes of a network trained with --val-size above 0")
+        raise ValueError(
+            f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares"
+            f" with ID validation images, which {run.command} writes of a network trained with"
+            " --val-size above 0"
+        )
     if run.head is None:
-        raise ValueError(f"{run.folder} has no head.csv, which the ID validation images of --val-ood are scored with; expected "
-                         f"columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}")
+        raise ValueError(
+            f"{run.folder} has no head.csv, which the ID validation images of --val-ood are scored"
+            f" with; expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
+        )
 
 
 def check_groups(run, args):
-    """Every group has a name of its own and sets that are tested, each once: nothing averages twice or hides another column."""
+    """Every group has a name of its own and sets that are tested, each once: nothing averages twice
+    or hides another column."""
     tested = [name for name in run.ood if name != args.val_ood]
     names = [name for name, _ in args.groups]
     for name, members in args.groups:
         given = f"--groups {name}={','.join(members)}"
         if names.count(name) > 1 or name in run.ood:
-            raise ValueError(f"{given}: {name} is the name of another group or of an OOD set; give each group a name of its own")
+            raise ValueError(
+                f"{given}: {name} is the name of another group or of an OOD set; give each group a"
+                " name of its own"
+            )
         for member in members:
             if member not in tested:
-                raise ValueError(f"{given}: {member} is not among the tested OOD sets, {', '.join(tested)}; extract it, or name it "
-                                 "in --ood")
+                raise ValueError(
+                    f"{given}: {member} is not among the tested OOD sets, {', '.join(tested)};"
+                    " extract it, or name it in --ood"
+                )
             if members.count(member) > 1:
                 raise ValueError(f"{given}: {member} stands there more than once")
 
 
-# ---- one checkpoint --------------------------------------------------------------------------------------------------
+# ---- one checkpoint ------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The features of one checkpoint, and its head: W (C, D), b (C,) and class names, None where there is none."""
+    """The features of one checkpoint, and its head: W (C, D), b (C,) and class names, None where
+    there is none."""
 
     train: artifacts.Features
     val: artifacts.Features  # None without validation images
@@ -243,7 +402,10 @@ def score_run(job, args):
     run, seconds = job.run, {}
     for line in job.lines:
         print(line)
-    print(f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in {run.folder}")
+    print(
+        f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in"
+        f" {run.folder}"
+    )
     with cli.timed(seconds, "reading"):
         data = read(run, job.stale)
     with cli.timed(seconds, "scoring"):
@@ -262,12 +424,22 @@ def score_run(job, args):
 
 def read(run, stale):
     """All features of one checkpoint, each once."""
+
     def features(path):
         return artifacts.read_features(path, stale, run.command) if path else None
 
-    W, b, class_names = artifacts.read_head(run.head, stale, run.command) if run.head else (None, None, None)
-    data = Data(features(run.train), features(run.val) if run.head else None, features(run.test),
-                {name: features(path) for name, path in run.ood.items()}, W, b, class_names)
+    W, b, class_names = (
+        artifacts.read_head(run.head, stale, run.command) if run.head else (None, None, None)
+    )
+    data = Data(
+        features(run.train),
+        features(run.val) if run.head else None,
+        features(run.test),
+        {name: features(path) for name, path in run.ood.items()},
+        W,
+        b,
+        class_names,
+    )
     for found in (data.train, data.val, data.test):
         if found and run.head:
             artifacts.check_labels(found, class_names)
@@ -281,8 +453,13 @@ def read(run, stale):
 def fit(data):
     """The training set, which each method is fitted to."""
     with about(data.train.file):
-        return scores.Training(data.train.features, data.train.labels, data.W, data.b,
-                               data.val and (data.val.features, data.val.labels))
+        return scores.Training(
+            data.train.features,
+            data.train.labels,
+            data.W,
+            data.b,
+            data.val and (data.val.features, data.val.labels),
+        )
 
 
 @contextlib.contextmanager
@@ -298,23 +475,42 @@ def score(job, fitted, data, args):
     """The scores that are asked for, and the earlier ones beside them."""
     run, overrides = job.run, parameters(args)
     names = [name for name in job.names if name != detection.ODIN]
-    chosen = detection.tune(fitted, names, overrides, data.ood[args.val_ood].features) if args.val_ood else {}
+    chosen = (
+        detection.tune(fitted, names, overrides, data.ood[args.val_ood].features)
+        if args.val_ood
+        else {}
+    )
     ood = {name: data.ood[name] for name in job.tested}
-    scored = detection.score(fitted, names, {**chosen, **overrides}, data.test, ood, {args.val_ood: chosen})
-    scored.parameters.update({name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen})
+    scored = detection.score(
+        fitted, names, {**chosen, **overrides}, data.test, ood, {args.val_ood: chosen}
+    )
+    scored.parameters.update(
+        {name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen}
+    )
     if job.odin:
         detection.add_odin(run, scored, {"": data.test, **ood}, data.W, data.b, job.stale)
     detection.note_undefined(scored)
-    rows = {"": len(data.test.labels), **{name: len(found.labels) for name, found in data.ood.items()}}
+    rows = {
+        "": len(data.test.labels),
+        **{name: len(found.labels) for name, found in data.ood.items()},
+    }
     return joining.join(scored, job.earlier, run.folder, run.dataset, rows)
 
 
 def finish(job, args, table, written, seconds):
-    """What an earlier table left goes, the record of this one is written, and the table is printed."""
+    """What an earlier table left goes, the record of this one is written, and the table is
+    printed."""
     folder = job.run.folder
     removed = remove_outdated(folder, written)
-    records.write_record(folder / joining.RECORD, cli.material(args), job.inputs, written,
-                         listings=() if args.ood else ("OOD_*_test.*",), stale=job.stale, seconds=seconds)
+    records.write_record(
+        folder / joining.RECORD,
+        cli.material(args),
+        job.inputs,
+        written,
+        listings=() if args.ood else ("OOD_*_test.*",),
+        stale=job.stale,
+        seconds=seconds,
+    )
     cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
     for note in tables.notes(table):
         print(note)
@@ -323,13 +519,16 @@ def finish(job, args, table, written, seconds):
         print(f"removed, as made of an earlier table: {', '.join(removed)}")
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------
+
 
 def method(text):
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
     known = {plain_name(name): name for name in (*scores.METHODS, detection.ODIN)}
     if plain_name(text) not in known:
-        raise cli.ArgumentTypeError(f"unknown method {text!r}; expected one of {', '.join(known.values())}")
+        raise cli.ArgumentTypeError(
+            f"unknown method {text!r}; expected one of {', '.join(known.values())}"
+        )
     return known[plain_name(text)]
 
 
@@ -363,7 +562,7 @@ def set_name(text):
         raise cli.ArgumentTypeError(str(error)) from None
 
 
-def group(text):
+def group_of_sets(text):
     """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"])."""
     name, _, members = text.partition("=")
     if not name or not members:
@@ -372,43 +571,68 @@ def group(text):
 
 
 def parameters(args):
-    """The flags that were given, by method: {"ViM": {"dim": 300}}. One for a method that is not asked for is a mistake."""
+    """The flags that were given, by method: {"ViM": {"dim": 300}}. One for a method that is not
+    asked for is a mistake."""
     given = {}
     for flag, (parameter, names) in PARAMETERS.items():
         value = getattr(args, flag)
         if value is None:
             continue
         if args.methods and not set(names) & set(args.methods):
-            raise ValueError(f"--{flag.replace('_', '-')} is of {', '.join(names)}, which --methods leaves out")
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is of {', '.join(names)}, which --methods leaves out"
+            )
         for name in names:
             given.setdefault(name, {})[parameter] = value
-    return {name: values for name, values in given.items() if name in (args.methods or scores.DEFAULT)}
+    return {
+        name: values for name, values in given.items() if name in (args.methods or scores.DEFAULT)
+    }
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
+
 
 def compare_checkpoints(measured, args, reasons):
-    """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's mean over its sets."""
+    """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's
+    mean over its sets."""
     folder = utils.writable_folder(args.output_dir)
     measured = tables.in_common(measured)
-    sidecar = {**records.provenance(cli.material(args), records.Stale(args.allow_stale, reasons)),
-               "checkpoints": [table["checkpoint"].iloc[0] for table in measured]}
-    parts = {"ood_checkpoints.csv": ("ood", tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"]))}
+    sidecar = {
+        **records.provenance(cli.material(args), records.Stale(args.allow_stale, reasons)),
+        "checkpoints": [table["checkpoint"].iloc[0] for table in measured],
+    }
+    parts = {
+        "ood_checkpoints.csv": (
+            "ood",
+            tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"]),
+        )
+    }
     if args.groups:
         means = pd.concat([tables.over_groups(table, args.groups) for table in measured])
-        parts["ood_group_checkpoints.csv"] = ("group", tables.over_checkpoints(means, ["group", "sets", "method"]))
+        parts["ood_group_checkpoints.csv"] = (
+            "group",
+            tables.over_checkpoints(means, ["group", "sets", "method"]),
+        )
     for name, (what, spread) in parts.items():
         artifacts.write_table(folder / name, spread, sidecar)
-        cli.print_table(spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
-                        f"{len(measured)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1] -> {folder / name}")
+        cli.print_table(
+            spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
+            f"{len(measured)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1]"
+            f" -> {folder / name}",
+        )
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
+
 
 def write(job, args, table, scored, data):
     """ood_metrics.csv, .md, .tex, ood_groups.csv and the score files -> their paths."""
     run = job.run
-    sidecar = {**records.provenance(cli.material(args), job.stale), "tpr": args.tpr, **records.origin(run.head or run.train)}
+    sidecar = {
+        **records.provenance(cli.material(args), job.stale),
+        "tpr": args.tpr,
+        **records.origin(run.head or run.train),
+    }
     summary = tables.summarise(table, args.groups)
     written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
     artifacts.write_table(written[0], table, sidecar)
@@ -418,27 +642,45 @@ def write(job, args, table, scored, data):
         artifacts.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
     if args.latex:
         written.append(run.folder / "ood_metrics.tex")
-        utils.write_text(written[-1], tables.latex(summary, table, args.tpr, args.caption, args.label))
-    thresholds = {name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()}
-    sets = {f"ID_{run.dataset}": (data.test, scored.id),
-            **{f"OOD_{name}": (data.ood[name], values) for name, values in scored.ood.items()}}
+        utils.write_text(
+            written[-1], tables.latex(summary, table, args.tpr, args.caption, args.label)
+        )
+    thresholds = {
+        name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()
+    }
+    sets = {
+        f"ID_{run.dataset}": (data.test, scored.id),
+        **{f"OOD_{name}": (data.ood[name], values) for name, values in scored.ood.items()},
+    }
     for stem, (found, values) in sets.items():
         written.append(run.folder / f"scores_{stem}.csv")
-        artifacts.write_table(written[-1], score_table(found, values, thresholds, data.logits(found), data.class_names), sidecar,
-                              thresholds={name: thresholds[name] for name in values})
+        artifacts.write_table(
+            written[-1],
+            score_table(found, values, thresholds, data.logits(found), data.class_names),
+            sidecar,
+            thresholds={name: thresholds[name] for name in values},
+        )
     return written
 
 
 def score_table(found, values, thresholds, logits, class_names):
-    """One row per image: path, label, predicted class, every score, and whether it passes its method's threshold."""
+    """One row per image: path, label, predicted class, every score, and whether it passes its
+    method's threshold."""
     columns = {"path": found.paths} if found.paths else {}
     columns["label"] = found.labels
     if logits is not None:
         prediction = logits.argmax(1)
-        columns |= {"prediction": prediction, "predicted_class": [class_names[index] for index in prediction]}
+        columns |= {
+            "prediction": prediction,
+            "predicted_class": [class_names[index] for index in prediction],
+        }
     columns |= {name: pl.Series(value).fill_nan(None) for name, value in values.items()}
     for name in values:
-        verdict = columns[name] >= thresholds[name] if np.isfinite(thresholds[name]) else pl.Series([None] * len(found.labels))
+        verdict = (
+            columns[name] >= thresholds[name]
+            if np.isfinite(thresholds[name])
+            else pl.Series([None] * len(found.labels))
+        )
         columns[f"{name}_accepted"] = verdict
     return pl.DataFrame(columns)
 
@@ -446,9 +688,8 @@ def score_table(found, values, thresholds, logits, class_names):
 def remove_outdated(folder, written):
     """Remove what an earlier command made of a table that is now another one -> the names.
 
-    A score file that is not made anew stays: its numbers are still right, and its sidecar says what made them. Only figures
-    and tables of this folder go, whatever the record names.
-    """
+    A score file that is not made anew stays: its numbers are still right, and its sidecar says what
+    made them. Only figures and tables of this folder go, whatever the record names."""
     earlier = records.read_record(folder / joining.RECORD).get("outputs", {})
     kept, root = {path.resolve() for path in written}, folder.resolve()
     outdated = []
@@ -466,19 +707,25 @@ def remove_outdated(folder, written):
 
 
 def draw(job, fitted, data, table, scored, args):
-    """The OOD figures -> their paths. Of more methods than the core ones, the best on average gets its histogram too; an
-    earlier method keeps the one that it has."""
+    """The OOD figures -> their paths. Of more methods than the core ones, the best on average gets
+    its histogram too; an earlier method keeps the one that it has."""
     folder = job.run.folder / "figures"
     table = tables.printable(table)
     drawn = {"auroc_bars": figures.auroc_bars(table)}
     everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
     mean = table[everywhere].groupby("method")["auroc"].mean()
-    shown = [name for name in scored.id if name in scores.CORE] + ([mean.idxmax()] if mean.notna().any() else [])
+    shown = [name for name in scored.id if name in scores.CORE] + (
+        [mean.idxmax()] if mean.notna().any() else []
+    )
     for name in dict.fromkeys([*shown, *job.earlier.drawn]):
         area = table[table["method"] == name].set_index("ood")["auroc"].to_dict()
         drawn[f"scores_{name}"] = figures.score_histograms(
-            scored.id[name], {key: found[name] for key, found in scored.ood.items() if name in found}, name,
-            metrics.threshold_at_tpr(scored.id[name], args.tpr), area)
+            scored.id[name],
+            {key: found[name] for key, found in scored.ood.items() if name in found},
+            name,
+            metrics.threshold_at_tpr(scored.id[name], args.tpr),
+            area,
+        )
     drawn |= draw_components(fitted, data, scored)
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
@@ -492,18 +739,29 @@ def draw_components(fitted, data, scored):
     points = {name: (data.ood[name].features - centre) @ axes for name in scored.ood}
     if len(explained) < 2:  # one feature is no plane
         return {}
-    drawn = {"principal_components": figures.principal_components(
-        inside[:, :2], {name: found[:, :2] for name, found in points.items()}, explained[:2], data.test.labels)}
+    drawn = {
+        "principal_components": figures.principal_components(
+            inside[:, :2],
+            {name: found[:, :2] for name, found in points.items()},
+            explained[:2],
+            data.test.labels,
+        )
+    }
     if len(explained) == 3:  # two features have no third component
-        drawn["principal_components_three"] = figures.three_components(inside, points, explained, data.test.labels)
+        drawn["principal_components_three"] = figures.three_components(
+            inside, points, explained, data.test.labels
+        )
     return drawn
 
 
 def leading_components(fitted):
-    """The training set -> its mean (D,), the three leading principal axes (D, 3), and the share of the variance of each."""
+    """The training set -> its mean (D,), the three leading principal axes (D, 3), and the share of
+    the variance of each."""
     values, vectors = fitted.spectrum
     leading, total = values[:-4:-1], values.sum()
-    shares = leading / total if total > 0 else np.full(len(leading), np.nan)  # features that are all the same
+    shares = (
+        leading / total if total > 0 else np.full(len(leading), np.nan)
+    )  # features that are all the same
     return fitted.mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(shares)
 
 

@@ -1,4 +1,6 @@
-"""How the report writes: numbers and lists as text, what each collapse metric means, captions, and how to read it all."""
+"""How the report writes: numbers and lists as text, what each collapse metric means, captions, and
+how to read it all."""
+
 import math
 import re
 from string import Template
@@ -17,12 +19,13 @@ def percent(share, digits=1):
 
 
 def kept(tpr):
-    """The share of ID images that a threshold keeps, in percent without the sign: 0.955 is 95.5, not 96."""
+    """The share of ID images that a threshold keeps, in percent without the sign: 0.955 is 95.5,
+    not 96."""
     return f"{100 * tpr:.10g}"
 
 
 def interval(row):
-    """"94.1–95.9", the 95% interval of an AUROC in percent."""
+    """ "94.1–95.9", the 95% interval of an AUROC in percent."""
     return f"{percent(row['auroc_low'])[:-1]}–{percent(row['auroc_high'])[:-1]}"
 
 
@@ -54,76 +57,217 @@ def listed(words, further=0):
 
 
 def meaning_of(metric, classes):
-    """(value under full collapse, meaning in one line) of a metric; empty for one that is not known."""
+    """(value under full collapse, meaning in one line) of a metric; empty for one that is not
+    known."""
     target, meaning = MEANINGS.get(re.sub("^nc2_(means|weights)_", "nc2_", metric), ("", ""))
     if target == "-1/(C-1)" and classes and classes > 1:
         target = f"{target} = {-1 / (classes - 1):.4g}"
-    return target, f"classifier's weight rows: {meaning}" if metric.startswith("nc2_weights_") else meaning
+    return target, (
+        f"classifier's weight rows: {meaning}" if metric.startswith("nc2_weights_") else meaning
+    )
 
 
-OOD_LEGEND = Template("""<p class="note">${against}AUROC in percent with its 95% DeLong interval; beneath it FPR@$tpr in percent,
+OOD_LEGEND = Template(
+    """<p class="note">${against}AUROC in percent with its 95% DeLong interval; beneath it FPR@$tpr in percent,
 at the threshold that keeps $tpr% of ID. Methods by their mean over all sets$groups. <b class="best">★</b> marks the
-highest AUROC of a set, shade the intervals that overlap its own.</p>""")
+highest AUROC of a set, shade the intervals that overlap its own.</p>"""
+)
 MEANINGS = {  # metric: (under full collapse, what it says)
     "nc1": ("0", "spread within classes against that between them, Tr(Σ_W Σ_B⁺)/C"),
     "nc1_rank": ("min(C-1, D)", "directions of Σ_B that NC1 used; fewer than C-1 leaves some out"),
     "nc1_condition": ("1", "largest over smallest of those directions' variances"),
     "nc1_trace_ratio": ("0", "total variance within classes over that between them"),
-    "nc1_cdnv": ("0", "variance of a pair of classes over their squared distance, mean of all pairs"),
+    "nc1_cdnv": (
+        "0",
+        "variance of a pair of classes over their squared distance, mean of all pairs",
+    ),
     "nc2_norm_cv": ("0", "how unequal the norms are: standard deviation over mean"),
-    "nc2_cosine_mean": ("-1/(C-1)", "mean cosine of all pairs; centring alone forces it on class means: no evidence"),
+    "nc2_cosine_mean": (
+        "-1/(C-1)",
+        "mean cosine of all pairs; centring alone forces it on class means: no evidence",
+    ),
     "nc2_cosine_std": ("0", "how unequal the angles are"),
     "nc2_cosine_max": ("-1/(C-1)", "cosine of the closest pair of classes"),
-    "nc2_one_vs_rest": ("C/(C-1); 1 where D+1 < C ≤ 2D", "distance of a class from the hull of all others, of the closest one; "
-                        "defined also where D is too small for a simplex"),
+    "nc2_one_vs_rest": (
+        "C/(C-1); 1 where D+1 < C ≤ 2D",
+        (
+            "distance of a class from the hull of all others, of the closest one; "
+            "defined also where D is too small for a simplex"
+        ),
+    ),
     "nc2_angle_deviation_mean": ("0", "mean distance of a pair's cosine from -1/(C-1)"),
     "nc2_angle_deviation_max": ("0", "that of the worst pair"),
-    "nc2_gram_distance": ("0", "distance of the Gram matrix from the simplex ETF's: norms and angles at once"),
-    "nc2_tight_frame_distance": ("0", "distance from the nearest tight frame; also where D is too small for a simplex"),
-    "nc3_self_duality": ("0", "squared distance of the weight matrix from the class means, both scaled to norm 1"),
+    "nc2_gram_distance": (
+        "0",
+        "distance of the Gram matrix from the simplex ETF's: norms and angles at once",
+    ),
+    "nc2_tight_frame_distance": (
+        "0",
+        "distance from the nearest tight frame; also where D is too small for a simplex",
+    ),
+    "nc3_self_duality": (
+        "0",
+        "squared distance of the weight matrix from the class means, both scaled to norm 1",
+    ),
     "nc3_cosine_mean": ("1", "do weight rows point where their class means do"),
     "nc3_cosine_min": ("1", "the same for the worst class"),
     "head_bias_std": ("0", "how unequal the classifier's biases are"),
-    "nc4_mismatch": ("0", "share of images where the nearest class mean is not the class that the classifier picks"),
-    "nc4_nearest_mean_accuracy": ("1 on training images", "accuracy of choosing the nearest class mean"),
+    "nc4_mismatch": (
+        "0",
+        "share of images where the nearest class mean is not the class that the classifier picks",
+    ),
+    "nc4_nearest_mean_accuracy": (
+        "1 on training images",
+        "accuracy of choosing the nearest class mean",
+    ),
     "nc4_head_accuracy": ("1 on training images", "accuracy of the classifier on the same images"),
-    "nc5": ("0", "mean |cosine| of class means and this set's mean, as published; high for any common offset"),
-    "nc5_centred": ("compare with test", "the same after centring both; the ID test images give the null"),
-    "nc5_shift": ("", "distance of this set's mean from the global mean, in class-mean norms; near 0 angles are noise"),
+    "nc5": (
+        "0",
+        (
+            "mean |cosine| of class means and this set's mean, as published; high for any common"
+            " offset"
+        ),
+    ),
+    "nc5_centred": (
+        "compare with test",
+        "the same after centring both; the ID test images give the null",
+    ),
+    "nc5_shift": (
+        "",
+        (
+            "distance of this set's mean from the global mean, in class-mean norms; near 0 angles"
+            " are noise"
+        ),
+    ),
 }
 CAPTIONS = [  # file name, section, caption, in the order of the page; the first that matches
-    ("^training_curves", "run", "Accuracy and loss by epoch on training images, and on validation images where some "
-     "were kept. A dot marks the best validation accuracy, a dashed line the first epoch with every training image right."),
-    ("^auroc", "ood", "AUROC of each method on each OOD set, methods sorted by their mean, the best of each set dark; "
-     "bars start at 50%, which is chance."),
-    ("^(score|hist)", "ood", "Densities of the score of ID (blue) and OOD images. The less they overlap, the better "
-     "the score tells them apart."),
-    ("^(principal_components$|pca)", "ood", "Features on the two directions in which ID features vary most. Two of many "
-     "directions: sets that overlap here may be apart in others."),
-    ("^principal", "ood", "The same with a third direction, each pair of the three in a panel of its own: a set that hides behind "
-     "ID in one view may stand apart in another."),
-    ("^(nc1|within)", "nc", "NC1 by class: mean squared distance of a class's training features from their mean."),
-    ("^(nc2|cosine)", "nc", "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line."),
-    ("^nc_angles", "nc", "Angles of pairs of class means and of weight rows, and of each weight row and its class mean."),
-    ("^nc_gram", "nc", "Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices."),
-    ("^class_mean_dist", "nc", "Distance between each pair of class means. Under collapse all are equal; dark cells "
-     "are classes that lie close together."),
-    ("^(nc3|weight)", "nc", "NC3 by class: cosine between the classifier's weight row and the centred class mean."),
-    ("^nc4_agree", "nc", "NC4 by class: share of test images on which nearest class mean and classifier agree."),
+    (
+        "^training_curves",
+        "run",
+        (
+            "Accuracy and loss by epoch on training images, and on validation images where some"
+            " were kept. A dot marks the best validation accuracy, a dashed line the first epoch"
+            " with every training image right."
+        ),
+    ),
+    (
+        "^auroc",
+        "ood",
+        (
+            "AUROC of each method on each OOD set, methods sorted by their mean, the best of each"
+            " set dark; bars start at 50%, which is chance."
+        ),
+    ),
+    (
+        "^(score|hist)",
+        "ood",
+        (
+            "Densities of the score of ID (blue) and OOD images. The less they overlap, the better "
+            "the score tells them apart."
+        ),
+    ),
+    (
+        "^(principal_components$|pca)",
+        "ood",
+        (
+            "Features on the two directions in which ID features vary most. Two of many "
+            "directions: sets that overlap here may be apart in others."
+        ),
+    ),
+    (
+        "^principal",
+        "ood",
+        (
+            "The same with a third direction, each pair of the three in a panel of its own: a set"
+            " that hides behind ID in one view may stand apart in another."
+        ),
+    ),
+    (
+        "^(nc1|within)",
+        "nc",
+        "NC1 by class: mean squared distance of a class's training features from their mean.",
+    ),
+    (
+        "^(nc2|cosine)",
+        "nc",
+        "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line.",
+    ),
+    (
+        "^nc_angles",
+        "nc",
+        (
+            "Angles of pairs of class means and of weight rows, and of each weight row and its"
+            " class mean."
+        ),
+    ),
+    (
+        "^nc_gram",
+        "nc",
+        "Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices.",
+    ),
+    (
+        "^class_mean_dist",
+        "nc",
+        (
+            "Distance between each pair of class means. Under collapse all are equal; dark cells "
+            "are classes that lie close together."
+        ),
+    ),
+    (
+        "^(nc3|weight)",
+        "nc",
+        "NC3 by class: cosine between the classifier's weight row and the centred class mean.",
+    ),
+    (
+        "^nc4_agree",
+        "nc",
+        "NC4 by class: share of test images on which nearest class mean and classifier agree.",
+    ),
     ("^nc4_mis", "nc", "Which class each of the two says where they differ, in test images."),
-    ("^nc5$", "nc", "NC5: mean |cosine| between the class means and each OOD set's mean, beside the ID test images as "
-     "the null (dashed)."),
+    (
+        "^nc5$",
+        "nc",
+        (
+            "NC5: mean |cosine| between the class means and each OOD set's mean, beside the ID test"
+            " images as the null (dashed)."
+        ),
+    ),
     ("^nc_centre", "nc", "Distance of ID and OOD images to the nearest class mean."),
     ("^nc_neco", "nc", "NECO's share against the largest logit, image by image."),
     ("^nc_pca", "nc", "Variance by principal component; collapsed features end at C - 1."),
     ("^nc_tsne", "nc", "t-SNE of a sample; distances between groups mean nothing."),
-    ("^nc_layers$", "nc", "Each metric against depth, with a least-squares probe in place of the head."),
-    ("^nc5_layers", "nc", "NC5 of each OOD set against depth; dashed blue: the ID test images, the null."),
-    ("^nc_epochs", "nc", "Each metric over training. Dashed: the first checkpoint with every clean training image right."),
-    ("^nc5_epochs", "nc", "NC5 of each OOD set over training; dashed blue: the ID test images, the null."),
+    (
+        "^nc_layers$",
+        "nc",
+        "Each metric against depth, with a least-squares probe in place of the head.",
+    ),
+    (
+        "^nc5_layers",
+        "nc",
+        "NC5 of each OOD set against depth; dashed blue: the ID test images, the null.",
+    ),
+    (
+        "^nc_epochs",
+        "nc",
+        (
+            "Each metric over training. Dashed: the first checkpoint with every clean training"
+            " image right."
+        ),
+    ),
+    (
+        "^nc5_epochs",
+        "nc",
+        "NC5 of each OOD set over training; dashed blue: the ID test images, the null.",
+    ),
     ("^nc_layers_epochs", "nc", "Layer by epoch: where and when collapse happens."),
-    ("^nc_ood", "nc", "Spearman correlation over checkpoints of each metric with each method's AUROC; red: less of the metric, "
-     "better detection."),
+    (
+        "^nc_ood",
+        "nc",
+        (
+            "Spearman correlation over checkpoints of each metric with each method's AUROC; red:"
+            " less of the metric, better detection."
+        ),
+    ),
     ("^nc", "nc", ""),
     ("", "other", ""),
 ]

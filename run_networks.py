@@ -645,7 +645,9 @@ def say_edited(work):
 
 
 def count(images, where=""):
-    return f"{images_in_words(len(images))}{where}{f'; {images.left_out}' if images.left_out else ''}"
+    return (
+        f"{images_in_words(len(images))}{where}{f'; {images.left_out}' if images.left_out else ''}"
+    )
 
 
 def images_in_words(number):
@@ -716,7 +718,8 @@ def write(work, job, args, found, summaries, start):
             )
         remove_other_way(shelf.folder, file) if name else None
     print(
-        f"  {job.stem}.{args.format}: {images_in_words(len(images))}, {time.perf_counter() - start:.1f} s"
+        f"  {job.stem}.{args.format}: {images_in_words(len(images))},"
+        f" {time.perf_counter() - start:.1f} s"
     )
 
 

@@ -1,8 +1,9 @@
-"""Rows a block at a time, and blocks side by side on the processor's cores: how `scores` passes over features.
+"""Rows a block at a time, and blocks side by side on the processor's cores: how `scores` passes
+over features.
 
-NumPy's sorts, exponentials and comparisons take one core and release Python's lock: where only the matrix products are
-shared among cores, these others are most of the time. So a thread takes a whole block, its products included.
-"""
+NumPy's sorts, exponentials and comparisons take one core and release Python's lock: where only the
+matrix products are shared among cores, these others are most of the time. So a thread takes a whole
+block, its products included."""
 
 import math
 from collections import deque
@@ -14,7 +15,9 @@ from threadpoolctl import ThreadpoolController
 
 BLOCK = 1024  # rows at a time: the working copies stay small beside the features
 MOST = 16  # threads: each has working copies of its own, and all share the memory
-AHEAD = 2  # results a thread that wait to be taken: a pass over a million rows must not hold them all
+AHEAD = (
+    2  # results a thread that wait to be taken: a pass over a million rows must not hold them all
+)
 
 
 def blocks(n: int, size: int | None = None) -> list[slice]:
@@ -24,10 +27,11 @@ def blocks(n: int, size: int | None = None) -> list[slice]:
 
 
 def side_by_side(function: Callable, parts) -> Iterator:
-    """function(part) of each part, in the order of the parts; each runs in a thread of its own, its products on one core.
+    """function(part) of each part, in the order of the parts; each runs in a thread of its own, its
+    products on one core.
 
-    The results do not depend on the number of threads. What a function raises is raised here, and no further part begins.
-    """
+    The results do not depend on the number of threads. What a function raises is raised here, and
+    no further part begins."""
     parts = list(parts)
     number = min(threads(), len(parts))
     if number < 2:
@@ -47,12 +51,16 @@ def side_by_side(function: Callable, parts) -> Iterator:
 
 
 def summed(parts) -> list:
-    """Tuples of arrays or numbers -> the sum of each item over the tuples, of which one at a time is held."""
-    return reduce(lambda total, part: [one + other for one, other in zip(total, part, strict=True)], parts)
+    """Tuples of arrays or numbers -> the sum of each item over the tuples, of which one at a time
+    is held."""
+    return reduce(
+        lambda total, part: [one + other for one, other in zip(total, part, strict=True)], parts
+    )
 
 
 def threads() -> int:
-    """As many as matrix products may use, which follows OMP_NUM_THREADS and the cores of this process; MOST at most."""
+    """As many as matrix products may use, which follows OMP_NUM_THREADS and the cores of this
+    process; MOST at most."""
     return min(MOST, max((library.num_threads for library in _blas().lib_controllers), default=1))
 
 

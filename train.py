@@ -4,17 +4,22 @@
     python train.py --dataset cifar100 --model resnet_cifar --mode sgd --epochs 30 --suffix quick
     python train.py --dataset digits --held-out 8 9 --mode collapse
     python train.py --dataset cifar100 --model resnet18 --mode collapse --save-every 25 --track-nc 5
-    python train.py --dataset cifar100 --model resnet18 --resume        # go on where it was stopped, bit for bit on a CPU
-    torchrun --nproc-per-node 4 train.py --dataset cifar100 --model resnet18        # the same batches, a quarter on each GPU
+    # go on where it was stopped, bit for bit on a CPU
+    python train.py --dataset cifar100 --model resnet18 --resume
+    # the same batches, a quarter on each GPU
+    torchrun --nproc-per-node 4 train.py --dataset cifar100 --model resnet18
 
-Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy), <model>_final_<suffix>.pth (last epoch), each
-with a .json that says how it was made; <model>_curves_<suffix>.csv and .png; <model>_training_history_<suffix>.json;
-<model>_log_<suffix>.txt; with --save-every <model>_epoch<E>_<suffix>.pth, for the course of neural collapse. While it runs,
-<model>_last_<suffix>.pth holds its newest complete state; SIGTERM, SIGUSR1 and Ctrl-C renew it and exit with code 75.
+Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy),
+<model>_final_<suffix>.pth (last epoch), each with a .json that says how it was made;
+<model>_curves_<suffix>.csv and .png; <model>_training_history_<suffix>.json;
+<model>_log_<suffix>.txt; with --save-every <model>_epoch<E>_<suffix>.pth, for the course of neural
+collapse. While it runs, <model>_last_<suffix>.pth holds its newest complete state; SIGTERM, SIGUSR1
+and Ctrl-C renew it and exit with code 75.
 
-Several processes (torchrun, or srun in a Slurm job) share each batch: --batch-size and --lr are of all of them together, and
-mean the same for any number of GPUs. Batch norm takes the statistics of each process's share.
-"""
+Several processes (torchrun, or srun in a Slurm job) share each batch: --batch-size and --lr are of
+all of them together, and mean the same for any number of GPUs. Batch norm takes the statistics of
+each process's share."""
+
 import contextlib
 import math
 import os
@@ -45,45 +50,170 @@ import utils
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
 NAME_BYTES = 255  # of a file name, on nearly every file system
-OVERRIDES = ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "warmup_epochs", "label_smoothing", "ema",
-             "augment", "patience")
+OVERRIDES = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "warmup_epochs",
+    "label_smoothing",
+    "ema",
+    "augment",
+    "patience",
+)
 
 
 def make_parser():
+    """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "dataset", "model", "mode", "suffix", "seed", "device", "epochs", "batch-size", "data-dir", "output-dir",
-                  "max-pixels",
-                  dataset={"default": "cifar100"}, model={"default": "resnet18"}, epochs={"type": cli.positive},
-                  mode={"default": "best", "choices": list(recipes.RECIPES)},
-                  batch_size={"type": cli.positive, "help": "images a step, of all processes together"},
-                  max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive})
-    parser.add_argument("--best-optim", dest="mode", action="store_const", const="adamw", help="old spelling of --mode adamw")
-    parser.add_argument("--lr", type=float, help="override the recipe's learning rate")
-    parser.add_argument("--momentum", type=float, help="override the recipe's momentum")
-    parser.add_argument("--nesterov", action=cli.YesNo, help="override whether the momentum is Nesterov's")
-    parser.add_argument("--weight-decay", type=float, help="override the recipe's weight decay")
-    parser.add_argument("--warmup", dest="warmup_epochs", type=float, metavar="EPOCHS", help="let the learning rate rise from 0 "
-                        "over so many epochs")
-    parser.add_argument("--label-smoothing", type=float, metavar="SHARE", help="spread this share of each label over all classes")
-    parser.add_argument("--ema", type=float, metavar="DECAY", help="validate and keep a moving average of the weights, with this "
-                        "decay a step, such as 0.999")
-    parser.add_argument("--augment", nargs="*", choices=[*augment.OF_PIXELS, *augment.OF_INPUTS], metavar="NAME",
-                        help=f"in place of the recipe's: {', '.join([*augment.OF_PIXELS, *augment.OF_INPUTS])}; nothing: none")
-    parser.add_argument("--patience", type=int, help="stop after this many epochs without a better validation accuracy; 0: never")
-    parser.add_argument("--no-stop", dest="patience", action="store_const", const=0, help="old spelling of --patience 0")
-    parser.add_argument("--val-size", type=int, help="training images kept for validation; default: the data set's own; 0: none")
-    parser.add_argument("--held-out", type=str, nargs="*", metavar="CLASS",
-                        help="classes left out of training, an OOD set of their own; default: the data set's own")
-    parser.add_argument("--image-size", type=cli.positive, help="side of the network's input; default: the data set's own")
-    parser.add_argument("--no-amp", action="store_true", help="float32 throughout, where bfloat16 autocast would be used")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network; the first steps take a minute")
-    parser.add_argument("--tensorboard", action="store_true", help="the curves for TensorBoard too, under tensorboard/")
-    parser.add_argument("--save-every", type=cli.positive, metavar="N", help="keep the checkpoint of every Nth epoch")
-    parser.add_argument("--track-nc", type=cli.positive, metavar="N", help="write NC1 to NC4 of clean training features into the "
-                        "curves every Nth epoch")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's newest state; start where there is none")
-    parser.add_argument("--force", action="store_true", help="start over and replace the run's files")
+    add_shared_flags(parser)
+    add_recipe_flags(parser.add_argument_group("recipe"))
+    add_data_flags(parser.add_argument_group("data"))
+    add_run_flags(parser.add_argument_group("run"))
     return parser
+
+
+def add_shared_flags(parser):
+    cli.add_flags(
+        parser,
+        "dataset",
+        "model",
+        "mode",
+        "suffix",
+        "seed",
+        "device",
+        "epochs",
+        "batch-size",
+        "data-dir",
+        "output-dir",
+        "max-pixels",
+        dataset={"default": "cifar100"},
+        model={"default": "resnet18"},
+        epochs={"type": cli.positive},
+        mode={"default": "best", "choices": list(recipes.RECIPES)},
+        batch_size={"type": cli.positive, "help": "images a step, of all processes together"},
+        max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive},
+    )
+
+
+def add_recipe_flags(group):
+    group.add_argument(
+        "--best-optim",
+        dest="mode",
+        action="store_const",
+        const="adamw",
+        help="old spelling of --mode adamw",
+    )
+    group.add_argument("--lr", type=float, help="override the recipe's learning rate")
+    group.add_argument("--momentum", type=float, help="override the recipe's momentum")
+    group.add_argument(
+        "--nesterov", action=cli.YesNo, help="override whether the momentum is Nesterov's"
+    )
+    group.add_argument("--weight-decay", type=float, help="override the recipe's weight decay")
+    group.add_argument(
+        "--warmup",
+        dest="warmup_epochs",
+        type=float,
+        metavar="EPOCHS",
+        help="let the learning rate rise from 0 over so many epochs",
+    )
+    group.add_argument(
+        "--label-smoothing",
+        type=float,
+        metavar="SHARE",
+        help="spread this share of each label over all classes",
+    )
+    group.add_argument(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help=(
+            "validate and keep a moving average of the weights, with this "
+            "decay a step, such as 0.999"
+        ),
+    )
+    group.add_argument(
+        "--augment",
+        nargs="*",
+        choices=[*augment.OF_PIXELS, *augment.OF_INPUTS],
+        metavar="NAME",
+        help=(
+            f"in place of the recipe's: {', '.join([*augment.OF_PIXELS, *augment.OF_INPUTS])};"
+            " nothing: none"
+        ),
+    )
+    group.add_argument(
+        "--patience",
+        type=int,
+        help="stop after this many epochs without a better validation accuracy; 0: never",
+    )
+    group.add_argument(
+        "--no-stop",
+        dest="patience",
+        action="store_const",
+        const=0,
+        help="old spelling of --patience 0",
+    )
+
+
+def add_data_flags(group):
+    group.add_argument(
+        "--val-size",
+        type=int,
+        help="training images kept for validation; default: the data set's own; 0: none",
+    )
+    group.add_argument(
+        "--held-out",
+        type=str,
+        nargs="*",
+        metavar="CLASS",
+        help="classes left out of training, an OOD set of their own; default: the data set's own",
+    )
+    group.add_argument(
+        "--image-size",
+        type=cli.positive,
+        help="side of the network's input; default: the data set's own",
+    )
+
+
+def add_run_flags(group):
+    group.add_argument(
+        "--no-amp",
+        action="store_true",
+        help="float32 throughout, where bfloat16 autocast would be used",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network; the first steps take a minute",
+    )
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="the curves for TensorBoard too, under tensorboard/",
+    )
+    group.add_argument(
+        "--save-every",
+        type=cli.positive,
+        metavar="N",
+        help="keep the checkpoint of every Nth epoch",
+    )
+    group.add_argument(
+        "--track-nc",
+        type=cli.positive,
+        metavar="N",
+        help="write NC1 to NC4 of clean training features into the curves every Nth epoch",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the run's newest state; start where there is none",
+    )
+    group.add_argument(
+        "--force", action="store_true", help="start over and replace the run's files"
+    )
 
 
 def parse_args(argv=None):
@@ -114,38 +244,66 @@ def main(argv=None):
 
 
 def train(job, args, files, world, signalled):
-    """The run from its start, or from where it was stopped, to its end: None, or RESUME_ME where a signal stopped it."""
+    """The run from its start, or from where it was stopped, to its end: None, or RESUME_ME where a
+    signal stopped it."""
     cli.seed_everything(args.seed)
-    board = Path(args.output_dir) / "tensorboard" / f"{networks.short_name(args.model)}_{args.suffix}"
-    options = training.Options(args.seed, not args.no_amp, args.compile, args.save_every, args.track_nc,
-                               board if args.tensorboard else None)
+    board = (
+        Path(args.output_dir) / "tensorboard" / f"{networks.short_name(args.model)}_{args.suffix}"
+    )
+    options = training.Options(
+        args.seed,
+        not args.no_amp,
+        args.compile,
+        args.save_every,
+        args.track_nc,
+        board if args.tensorboard else None,
+    )
     run = training.Run(files, job.facts, job.recipe, job.preprocessing, world, signalled, options)
     if args.resume and files["last"].exists():
         run.resume(cli.material(args))
-    run.log(f"{job.name}: {len(job.train)} training, {len(job.val)} validation, {len(job.test)} test images, "
-            f"{len(job.train.class_names)} classes; {args.model}, {run.parameters:,} parameters, {args.mode}, "
-            f"{job.recipe.epochs} epochs on {f'{world.size} x ' if world.size > 1 else ''}{world.device}"
-            f"{' in bfloat16' if run.amp else ''}")
+    run.log(
+        f"{job.name}: {len(job.train)} training, {len(job.val)} validation, {len(job.test)} test"
+        " images, "
+        f"{len(job.train.class_names)} classes; {args.model}, {run.parameters:,} parameters,"
+        f" {args.mode}, "
+        f"{job.recipe.epochs} epochs on"
+        f" {f'{world.size} x ' if world.size > 1 else ''}{world.device}"
+        f"{' in bfloat16' if run.amp else ''}"
+    )
     steps = math.ceil(len(job.train) / job.recipe.batch_size)
-    with cli.progress(total=job.recipe.epochs * steps, initial=run.epoch * steps + (run.partial or {"step": 0})["step"],
-                      desc="training", unit="step", disable=None if world.first else True) as bar:
+    with cli.progress(
+        total=job.recipe.epochs * steps,
+        initial=run.epoch * steps + (run.partial or {"step": 0})["step"],
+        desc="training",
+        unit="step",
+        disable=None if world.first else True,
+    ) as bar:
         done = run.fit(job.train, job.val, bar)
     if not done or not run.finish(job.train, job.test):
         return RESUME_ME
     if world.first:
         utils.write_figure(files["figure"], figures.training_curves(pd.DataFrame(run.history)))
-        files["last"].unlink(missing_ok=True)  # the last thing to go: as long as it is there, --resume goes on
+        files["last"].unlink(
+            missing_ok=True
+        )  # the last thing to go: as long as it is there, --resume goes on
 
 
-# ---- before the long work --------------------------------------------------------------------------------------------
+# ---- before the long work ------------------------------------------------------------------------
+
 
 def check_packages(args):
     """ValueError where what a flag needs is not installed."""
     if args.tensorboard and not find_spec("tensorboard"):
-        raise ValueError("--tensorboard needs the package tensorboard; install it with: pip install tensorboard")
-    if args.compile and not (find_spec("triton") or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
-        raise ValueError("--compile needs a C++ compiler on a CPU and the package triton on a GPU; found neither: install one, "
-                         "such as g++, or leave --compile out")
+        raise ValueError(
+            "--tensorboard needs the package tensorboard; install it with: pip install tensorboard"
+        )
+    if args.compile and not (
+        find_spec("triton") or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    ):
+        raise ValueError(
+            "--compile needs a C++ compiler on a CPU and the package triton on a GPU; found"
+            " neither: install one, such as g++, or leave --compile out"
+        )
 
 
 @dataclass(frozen=True)
@@ -162,51 +320,77 @@ class Job:
 
 
 def prepare(args, world):
-    """The arguments -> Job. Raises ValueError for what no run could start from, before anything is written."""
+    """The arguments -> Job. Raises ValueError for what no run could start from, before anything is
+    written."""
     name, dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
     recipe = resolve(args, dataset)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
-    images, test = (data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out).in_memory()
-                    for split in ("train", "test"))
+    images, test = (
+        data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out).in_memory()
+        for split in ("train", "test")
+    )
     for split, found in (("train", images), ("test", test)):
         if found.left_out and world.first:
             print(f"{name} ({split}): {len(found):,} images; {found.left_out}")
-    rows, val_rows = data.split_validation(len(images), dataset.val_size if args.val_size is None else args.val_size)
+    rows, val_rows = data.split_validation(
+        len(images), dataset.val_size if args.val_size is None else args.val_size
+    )
     if recipe.batch_size > len(rows):
-        raise ValueError(f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)} images")
+        raise ValueError(
+            f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)}"
+            " images"
+        )
     if world.size > 1 and recipe.batch_size < 2 * world.size:
-        raise ValueError(f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected 2 each at least")
+        raise ValueError(
+            f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected 2 each"
+            " at least"
+        )
     prove(args, recipe, images.class_names, preprocessing.size)
-    facts = {"model": args.model, "model_args": {"dropout": recipe.dropout}, "dataset": args.dataset, "mode": args.mode,
-             "held_out": args.held_out, "val_size": len(val_rows), "images": len(rows), "source": images.content(),
-             "folders": folders_of(args.dataset) if world.first else {},
-             "class_names": images.class_names, "preprocessing": preprocessing.as_dict(), "recipe": asdict(recipe),
-             **records.provenance(cli.material(args))}
+    facts = {
+        "model": args.model,
+        "model_args": {"dropout": recipe.dropout},
+        "dataset": args.dataset,
+        "mode": args.mode,
+        "held_out": args.held_out,
+        "val_size": len(val_rows),
+        "images": len(rows),
+        "source": images.content(),
+        "folders": folders_of(args.dataset) if world.first else {},
+        "class_names": images.class_names,
+        "preprocessing": preprocessing.as_dict(),
+        "recipe": asdict(recipe),
+        **records.provenance(cli.material(args)),
+    }
     return Job(name, recipe, preprocessing, images.take(rows), images.take(val_rows), test, facts)
 
 
 def folders_of(dataset):
-    """The folders of images that a run is made of, hashed, so that main.py sees when one has changed; none of a named set."""
+    """The folders of images that a run is made of, hashed, so that main.py sees when one has
+    changed; none of a named set."""
     folder = utils.split_name(dataset)[1]
     splits = [Path(folder) / split for split in ("train", "test")] if folder else []
     return {str(path): image_folders.fingerprint(path) for path in splits}
 
 
 def prove(args, recipe, class_names, size):
-    """Build the network once while nothing has been written or removed yet: what extraction would refuse is refused now."""
+    """Build the network once while nothing has been written or removed yet: what extraction would
+    refuse is refused now."""
     try:
         network = networks.build(args.model, len(class_names), dropout=recipe.dropout)
     except ValueError as error:
         if recipe.dropout and "argument 'dropout'" in str(error):
-            raise ValueError(f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an argument dropout, "
-                             "or choose another --mode") from None
+            raise ValueError(
+                f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an"
+                " argument dropout, or choose another --mode"
+            ) from None
         raise
     if args.model not in networks.MODELS:
         rehearse(args.model, network, len(class_names), size)
 
 
 def rehearse(model, network, classes, size):
-    """Send two images of noise through a person's own network, fresh; ValueError for what extraction would refuse in the end."""
+    """Send two images of noise through a person's own network, fresh; ValueError for what
+    extraction would refuse in the end."""
     layer = networks.classifier(network, model)
     batch = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with network_files.explained(model, f" on images of {size} x {size} pixels"):
@@ -217,17 +401,25 @@ def rehearse(model, network, classes, size):
         place = networks.output_layer(network, batch) if isinstance(logits, torch.Tensor) else None
         if place is None or network.get_submodule(place) is layer:
             raise ValueError(f"--model {model}: {error}") from None
-        raise ValueError(f"--model {model}: {networks.classifier_path(network, model)} does not make the network's output, {place} "
-                         f'does; add this line to {network_files.parts(model)[0]}: classifier = "{place}"') from None
+        raise ValueError(
+            f"--model {model}: {networks.classifier_path(network, model)} does not make the"
+            f" network's output, {place} "
+            f'does; add this line to {network_files.parts(model)[0]}: classifier = "{place}"'
+        ) from None
     if len(layer.weight) != classes:
-        raise ValueError(f"--model {model} makes {len(layer.weight)} outputs, and the data has {classes} classes: it must "
-                         "use the number of classes that it is given")
+        raise ValueError(
+            f"--model {model} makes {len(layer.weight)} outputs, and the data has {classes}"
+            " classes: it must use the number of classes that it is given"
+        )
 
 
 def resolve(args, dataset):
-    """The mode's recipe with the overrides of the command line, and no mirrored images where they change the class."""
+    """The mode's recipe with the overrides of the command line, and no mirrored images where they
+    change the class."""
     recipe = recipes.RECIPES[args.mode]
-    recipe = replace(recipe, augment=tuple(name for name in recipe.augment if dataset.flip or name != "flip"))
+    recipe = replace(
+        recipe, augment=tuple(name for name in recipe.augment if dataset.flip or name != "flip")
+    )
     given = {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None}
     given |= {"augment": tuple(args.augment)} if args.augment is not None else {}
     recipe = recipes.check(replace(recipe, **given))
@@ -235,29 +427,40 @@ def resolve(args, dataset):
     return recipe
 
 
-# ---- the run's files -------------------------------------------------------------------------------------------------
+# ---- the run's files -----------------------------------------------------------------------------
+
 
 def run_files(folder, model, suffix):
-    """{part: path} of a run; "epoch" is what stands before and after the epoch's number in a file name."""
+    """{part: path} of a run; "epoch" is what stands before and after the epoch's number in a file
+    name."""
     name = networks.short_name(model)
 
     def path(part, ending):
         return Path(folder) / f"{name}_{part}_{suffix}.{ending}"
+
     files = {part: path(part, "pth") for part in ("best", "final", "last")}
-    files |= {"curves": path("curves", "csv"), "figure": path("curves", "png"), "log": path("log", "txt"),
-              "history": path("training_history", "json"), "lock": Path(folder) / f".{name}_{suffix}.lock"}
+    files |= {
+        "curves": path("curves", "csv"),
+        "figure": path("curves", "png"),
+        "log": path("log", "txt"),
+        "history": path("training_history", "json"),
+        "lock": Path(folder) / f".{name}_{suffix}.lock",
+    }
     return {**files, "epoch": (f"{name}_epoch", f"_{suffix}.pth")}
 
 
 def is_finished(files, arguments, verify=False):
-    """True if the run is there to its end: no state left to resume, and both checkpoints are what these arguments make now.
+    """True if the run is there to its end: no state left to resume, and both checkpoints are what
+    these arguments make now.
 
-    `arguments` are the material ones (cli.material). Folders of images are compared too, by names, sizes and times or, with
-    `verify`, by content.
-    """
+    `arguments` are the material ones (cli.material). Folders of images are compared too, by names,
+    sizes and times or, with `verify`, by content."""
     if files["last"].exists():
         return False
-    return all(records.is_current(records.sidecar_path(files[kind]), arguments, verify) for kind in ("final", "best"))
+    return all(
+        records.is_current(records.sidecar_path(files[kind]), arguments, verify)
+        for kind in ("final", "best")
+    )
 
 
 def check_length(args):
@@ -267,25 +470,34 @@ def check_length(args):
     longest = max(names, key=lambda name: len(name.encode()))
     over = len(longest.encode()) - NAME_BYTES
     if over > 0:
-        raise ValueError(f"--suffix and --model make file names of {over + NAME_BYTES} bytes, such as {longest[:40]}...; "
-                         f"{NAME_BYTES} is the most: give a --suffix that is {over} bytes shorter")
+        raise ValueError(
+            f"--suffix and --model make file names of {over + NAME_BYTES} bytes, such as"
+            f" {longest[:40]}...; {NAME_BYTES} is the most: give a --suffix that is {over} bytes"
+            " shorter"
+        )
 
 
 def refuse_or_skip(args, files):
-    """True where --resume finds the run finished; ValueError rather than replace another run, or this one unasked."""
+    """True where --resume finds the run finished; ValueError rather than replace another run, or
+    this one unasked."""
     if args.force:
         return False
     if files["last"].exists():
         if not args.resume:
-            raise ValueError(f"{files['last']} is an interrupted run; go on with --resume, or start over with --force")
+            raise ValueError(
+                f"{files['last']} is an interrupted run; go on with --resume, or start over with"
+                " --force"
+            )
         return False
     if not files["final"].exists():
         return False
     if args.resume and is_finished(files, cli.material(args)):
         print(f"{files['final']} is finished; nothing to resume")
         return True
-    raise ValueError(f"{files['final']} is there already, {difference(args, files)}; give this run another --suffix, or replace "
-                     "that one with --force")
+    raise ValueError(
+        f"{files['final']} is there already, {difference(args, files)}; give this run another"
+        " --suffix, or replace that one with --force"
+    )
 
 
 def difference(args, files):
@@ -306,27 +518,46 @@ def sole_writer(files, world):
             if world.first:
                 lock.acquire()
         except NotImplementedError:  # some network file systems
-            warnings.warn(f"{files['lock'].parent} knows no locks: nothing keeps a second process from these files", stacklevel=2)
+            warnings.warn(
+                f"{files['lock'].parent} knows no locks: nothing keeps a second process from these"
+                " files",
+                stacklevel=2,
+            )
         except filelock.Timeout:
-            raise ValueError(f"another process is writing {files['final']} and the files beside it at this moment; wait for it, or "
-                             "give this run another --suffix") from None
+            raise ValueError(
+                f"another process is writing {files['final']} and the files beside it at this"
+                " moment; wait for it, or give this run another --suffix"
+            ) from None
     try:
         yield
     finally:
         if world.first:
-            files["lock"].unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
+            files["lock"].unlink(
+                missing_ok=True
+            )  # while it is held: who waits for it sees that it is gone
             lock.release()
 
 
 def begin(args, files, world):
-    """Look again, now that nobody else writes, and with --force remove the checkpoints of the run that stands here."""
+    """Look again, now that nobody else writes, and with --force remove the checkpoints of the run
+    that stands here."""
     with world.together():
         if world.first and not args.force and refuse_or_skip(args, files):
-            raise ValueError(f"{files['final']} was finished by another process just now; nothing to resume")
+            raise ValueError(
+                f"{files['final']} was finished by another process just now; nothing to resume"
+            )
         if world.first and args.force:
             start, end = files["epoch"]
-            names = [name for name in records.listing(args.output_dir, "*.pth") if name.startswith(start) and name.endswith(end)]
-            epochs = [Path(args.output_dir) / name for name in names if name[len(start):-len(end)].isdecimal()]
+            names = [
+                name
+                for name in records.listing(args.output_dir, "*.pth")
+                if name.startswith(start) and name.endswith(end)
+            ]
+            epochs = [
+                Path(args.output_dir) / name
+                for name in names
+                if name[len(start) : -len(end)].isdecimal()
+            ]
             for path in (files["last"], files["final"], files["best"], *epochs):
                 path.unlink(missing_ok=True)
                 records.sidecar_path(path).unlink(missing_ok=True)

@@ -1,4 +1,6 @@
-"""Names, folders, and files that are written whole or not at all: what every other module may use."""
+"""Names, folders, and files that are written whole or not at all: what every other module may
+use."""
+
 import contextlib
 import errno
 import functools
@@ -16,8 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-ALIASES = {"dtd": "textures", "texture": "textures", "heldout": "held_out", "held-out": "held_out",
-           "cifar-10": "cifar10", "cifar-100": "cifar100"}
+ALIASES = {
+    "dtd": "textures",
+    "texture": "textures",
+    "heldout": "held_out",
+    "held-out": "held_out",
+    "cifar-10": "cifar10",
+    "cifar-100": "cifar100",
+}
 SET_NAME_BYTES = 100  # the longest file name of one: ODIN_OOD_<name>_test_<stage>.parquet
 NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -28,30 +36,40 @@ BLOCK = 1 << 16  # bytes
 NUMBERS = itertools.count()  # two threads may write one path
 
 
-# ---- names -------------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
+
 
 def split_name(text):
-    """"SVHN" -> ("svhn", None); "mine=photos/2024" -> ("mine", "photos/2024"); aliases (dtd, texture) are resolved."""
+    """ "SVHN" -> ("svhn", None); "mine=photos/2024" -> ("mine", "photos/2024"); aliases (dtd,
+    texture) are resolved."""
     name, equals, folder = text.partition("=")
     name = ALIASES.get(name.lower(), name.lower())
     plain_name = name.replace("_", "").replace("-", "").isalnum() and not name.startswith("-")
     if not plain_name or (equals and not folder):
-        raise ValueError(f"data set {text!r} is neither a name nor NAME=FOLDER with letters, digits, - and _ in NAME")
+        raise ValueError(
+            f"data set {text!r} is neither a name nor NAME=FOLDER with letters, digits, - and _ in"
+            " NAME"
+        )
     if len(name.encode()) > SET_NAME_BYTES:
-        raise ValueError(f"the name of data set {text[:30]!r}... is {len(name.encode())} bytes long; it becomes a part of file "
-                         f"names, so that {SET_NAME_BYTES} is the most")
+        raise ValueError(
+            f"the name of data set {text[:30]!r}... is {len(name.encode())} bytes long; it becomes"
+            f" a part of file names, so that {SET_NAME_BYTES} is the most"
+        )
     if "\0" in text:
         raise ValueError(f"data set {text!r} holds the character NUL, which no path can")
     return name, folder or None
 
 
 def results_folder(checkpoint, output_dir="results"):
-    """Where a checkpoint's features and tables stand: results/<stem>. Accepts the .pth file or that folder itself."""
+    """Where a checkpoint's features and tables stand: results/<stem>. Accepts the .pth file or that
+    folder itself."""
     path = Path(checkpoint)
     folder = path if path.is_dir() else Path(output_dir) / path.stem
     if not folder.is_dir():
-        raise ValueError(f"no features of {checkpoint}: expected the folder {folder}; make it with: "
-                         f"{command('run_networks', [checkpoint], output_dir)}")
+        raise ValueError(
+            f"no features of {checkpoint}: expected the folder {folder}; make it with: "
+            f"{command('run_networks', [checkpoint], output_dir)}"
+        )
     return folder
 
 
@@ -62,7 +80,8 @@ def command(script, checkpoints, output_dir="results"):
     return shlex.join([*words, *elsewhere])
 
 
-# ---- whole or not at all -----------------------------------------------------------------------------------------------
+# ---- whole or not at all -------------------------------------------------------------------------
+
 
 class WriteError(OSError):
     """A file could not be written; what stood at its path before is untouched."""
@@ -134,7 +153,8 @@ def failed_write(path, number, words):
     return f"cannot write {path} ({words}); {state}; {advice}"
 
 
-# ---- temporary files: .<stem>~<host>~<process>-<number><suffix> ------------------------------------------------------
+# ---- temporary files: .<stem>~<host>~<process>-<number><suffix> ----------------------------------
+
 
 def temporary_beside(path):
     """A hidden name in the same folder that no other process uses, on this machine or another."""
@@ -189,7 +209,8 @@ def is_alive(process):
     return True
 
 
-# ---- folders, text, JSON, figures ------------------------------------------------------------------------------------
+# ---- folders, text, JSON, figures ----------------------------------------------------------------
+
 
 def writable_folder(path):
     """Make the folder and try a write in it: ValueError now rather than after hours."""
@@ -200,8 +221,10 @@ def writable_folder(path):
             file.write(bytes(BLOCK))  # a full disk takes empty files
     except OSError as error:
         room = "make room there, or " if error.errno in NO_ROOM else ""
-        raise ValueError(f"cannot write into {path} ({error.strerror}); {room}choose another folder "
-                         "with --output-dir") from None
+        raise ValueError(
+            f"cannot write into {path} ({error.strerror}); {room}choose another folder "
+            "with --output-dir"
+        ) from None
     return path
 
 
@@ -215,7 +238,8 @@ def write_json(path, content):
 
 
 def plain(content):
-    """What `content` becomes when it is written as JSON and read back: tuples are lists, NaN and infinity are None."""
+    """What `content` becomes when it is written as JSON and read back: tuples are lists, NaN and
+    infinity are None."""
     if isinstance(content, dict):
         return {str(name): plain(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -227,16 +251,21 @@ def plain(content):
 
 
 def read_json(path):
-    """The dict that a JSON file of ours holds, {} where there is no file; ValueError where it holds anything else."""
+    """The dict that a JSON file of ours holds, {} where there is no file; ValueError where it holds
+    anything else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and make the file beside it anew") from None
+        raise ValueError(
+            f"{path} is not JSON ({error}); delete it and make the file beside it anew"
+        ) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object with names; delete it and make the file "
-                         "beside it anew")
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, expected an object with names; delete it and"
+            " make the file beside it anew"
+        )
     return content
 
 

@@ -1,15 +1,18 @@
 """Train one network by several recipes, and see what each does to accuracy and to OOD detection.
 
-    python benchmarks/recipes.py --data-dir D --model resnet_cifar --epochs 30 --ood svhn textures cifar10
-    python benchmarks/recipes.py --data-dir D --model resnet18 --epochs 200 --seeds 0 1 2       # the same table, on a GPU
+    python benchmarks/recipes.py --data-dir D --model resnet_cifar --epochs 30 --ood svhn
+    # the same table, on a GPU
+    python benchmarks/recipes.py --data-dir D --model resnet18 --epochs 200 --seeds 0 1 2
     python benchmarks/recipes.py --data-dir D --candidates baseline ema "mine=--lr 0.2 --ema 0.99"
 
-Runs the chain's own scripts: train.py, run_networks.py and ood_methods.py, a candidate and seed after the other. What is finished
-is kept and what was interrupted is resumed, so that the same command goes on where it was. Prints and writes
-results/benchmarks/recipes.csv, a row a candidate: accuracy on validation and test images of the best epoch, the mean AUROC over
-the OOD sets of each method, and, last, the test accuracy less the baseline's; means over the seeds. A candidate changes one thing
-of the baseline, `--mode best`. Choose by validation accuracy: the test columns are there to be reported.
-"""
+Runs the chain's own scripts: train.py, run_networks.py and ood_methods.py, a candidate and seed
+after the other. What is finished is kept and what was interrupted is resumed, so that the same
+command goes on where it was. Prints and writes results/benchmarks/recipes.csv, a row a candidate:
+accuracy on validation and test images of the best epoch, the mean AUROC over the OOD sets of each
+method, and, last, the test accuracy less the baseline's; means over the seeds. A candidate changes
+one thing of the baseline, `--mode best`. Choose by validation accuracy: the test columns are there
+to be reported."""
+
 import shlex
 import subprocess
 import sys
@@ -40,23 +43,45 @@ METHODS = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO", "KNN")
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "dataset", "model", "ood", "device", "epochs", "data-dir", "output-dir", dataset={"default": "cifar100"},
-                  model={"default": "resnet_cifar"}, epochs={"type": cli.positive, "default": 30},
-                  ood={"default": ["svhn", "textures", "cifar10"]})
-    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES), metavar="NAME|NAME=FLAGS",
-                        help=f"names of this table, or flags of train.py: {', '.join(CANDIDATES)}")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="each candidate is trained once with each")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="scores of the table")
+    cli.add_flags(
+        parser,
+        "dataset",
+        "model",
+        "ood",
+        "device",
+        "epochs",
+        "data-dir",
+        "output-dir",
+        dataset={"default": "cifar100"},
+        model={"default": "resnet_cifar"},
+        epochs={"type": cli.positive, "default": 30},
+        ood={"default": ["svhn", "textures", "cifar10"]},
+    )
+    parser.add_argument(
+        "--candidates",
+        nargs="+",
+        default=list(CANDIDATES),
+        metavar="NAME|NAME=FLAGS",
+        help=f"names of this table, or flags of train.py: {', '.join(CANDIDATES)}",
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="each candidate is trained once with each"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), metavar="METHOD", help="scores of the table"
+    )
     args = parser.parse_args(argv)
     args.candidates = dict(candidate(text) for text in args.candidates)
     return args
 
 
 def candidate(text):
-    """"ema" or "mine=--lr 0.2" -> (name, flags of train.py)."""
+    """ "ema" or "mine=--lr 0.2" -> (name, flags of train.py)."""
     name, equals, flags = text.partition("=")
     if not equals and name not in CANDIDATES:
-        raise ValueError(f"unknown candidate {name!r}; expected one of {', '.join(CANDIDATES)}, or NAME=FLAGS")
+        raise ValueError(
+            f"unknown candidate {name!r}; expected one of {', '.join(CANDIDATES)}, or NAME=FLAGS"
+        )
     return name, flags if equals else CANDIDATES[name]
 
 
@@ -66,34 +91,93 @@ def main(argv=None):
     rows = []
     for name, flags in args.candidates.items():
         found = [measure(name, flags, seed, args, folder / "recipes") for seed in args.seeds]
-        rows.append({"candidate": name, "flags": flags, "seeds": len(found), **pd.DataFrame(found).mean().to_dict()})
+        rows.append(
+            {
+                "candidate": name,
+                "flags": flags,
+                "seeds": len(found),
+                **pd.DataFrame(found).mean().to_dict(),
+            }
+        )
         table = pd.DataFrame(rows)
         table["test_gain"] = table["test_acc"] - table["test_acc"][0]
         artifacts.write_table(folder / "recipes.csv", table, records.provenance(vars(args)))
         print(table.iloc[-1].to_string(), flush=True)
-    cli.print_table(table.round(4), f"{args.model} on {args.dataset}, {args.epochs} epochs -> {folder / 'recipes.csv'}")
+    cli.print_table(
+        table.round(4),
+        f"{args.model} on {args.dataset}, {args.epochs} epochs -> {folder / 'recipes.csv'}",
+    )
 
 
 def measure(name, flags, seed, args, folder):
-    """Train, extract and score one candidate with one seed -> accuracies, seconds and mean AUROC by method."""
+    """Train, extract and score one candidate with one seed -> accuracies, seconds and mean AUROC by
+    method."""
     suffix = f"{name.replace(' ', '_')}_{args.epochs}_s{seed}"
     common = ["--output-dir", str(folder), "--device", args.device]
-    script("train.py", "--dataset", args.dataset, "--model", args.model, "--mode", "best", "--epochs", str(args.epochs), "--seed",
-           str(seed), "--suffix", suffix, "--data-dir", args.data_dir, "--resume", *common, *shlex.split(flags))
+    script(
+        "train.py",
+        "--dataset",
+        args.dataset,
+        "--model",
+        args.model,
+        "--mode",
+        "best",
+        "--epochs",
+        str(args.epochs),
+        "--seed",
+        str(seed),
+        "--suffix",
+        suffix,
+        "--data-dir",
+        args.data_dir,
+        "--resume",
+        *common,
+        *shlex.split(flags),
+    )
     checkpoint = folder / f"{args.model}_best_{suffix}.pth"
-    script("run_networks.py", "--checkpoint", str(checkpoint), "--ood", *args.ood, "--data-dir", args.data_dir, *common)
-    script("ood_methods.py", "--checkpoint", str(checkpoint), "--methods", *args.methods, "--output-dir", str(folder))
+    script(
+        "run_networks.py",
+        "--checkpoint",
+        str(checkpoint),
+        "--ood",
+        *args.ood,
+        "--data-dir",
+        args.data_dir,
+        *common,
+    )
+    script(
+        "ood_methods.py",
+        "--checkpoint",
+        str(checkpoint),
+        "--methods",
+        *args.methods,
+        "--output-dir",
+        str(folder),
+    )
     summary = records.read_sidecar(checkpoint)
     metrics = artifacts.read_table(folder / checkpoint.stem / "ood_metrics.csv")
-    return {"val_acc": summary["val_acc"], "test_acc": summary["test_acc"], "train_seconds": summary["seconds"],
-            **{method: metrics.loc[metrics["method"] == method, "auroc"].mean() for method in args.methods}}
+    return {
+        "val_acc": summary["val_acc"],
+        "test_acc": summary["test_acc"],
+        "train_seconds": summary["seconds"],
+        **{
+            method: metrics.loc[metrics["method"] == method, "auroc"].mean()
+            for method in args.methods
+        },
+    }
 
 
 def script(*words):
-    """Run one of the chain's scripts; its own message where it fails, and nothing of it where it does not."""
-    done = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], stdout=subprocess.PIPE, text=True)
+    """Run one of the chain's scripts; its own message where it fails, and nothing of it where it
+    does not."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / words[0]), *words[1:]], stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
-        raise ValueError(f"{shlex.join(words)} ended with code {done.returncode}; the same command goes on from here")
+        raise ValueError(
+            f"{shlex.join(words)} ended with code {done.returncode}; the same command goes on from"
+            " here"
+        )
 
 
 if __name__ == "__main__":

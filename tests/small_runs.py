@@ -1,4 +1,6 @@
-"""Small training runs that test files share: three digits of 8 x 8 pixels, by train.py itself, and how to compare them."""
+"""Small training runs that test files share: three digits of 8 x 8 pixels, by train.py itself, and
+how to compare them."""
+
 import os
 from pathlib import Path
 
@@ -9,10 +11,36 @@ import records
 import train
 import training
 
-# Three digits at 8 x 8 pixels: 326 training, 32 validation and 179 test images; an epoch is a fraction of a second.
-SMALL = ["--dataset", "digits", "--held-out", *"3456789", "--image-size", "8", "--model", "resnet_cifar", "--device", "cpu",
-         "--batch-size", "64", "--val-size", "32", "--suffix", "run"]
-COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr", "seconds", "images_per_second"]
+# Three digits at 8 x 8 pixels: 326 training, 32 validation and 179 test images; an epoch is a
+# fraction of a second.
+SMALL = [
+    "--dataset",
+    "digits",
+    "--held-out",
+    *"3456789",
+    "--image-size",
+    "8",
+    "--model",
+    "resnet_cifar",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "64",
+    "--val-size",
+    "32",
+    "--suffix",
+    "run",
+]
+COLUMNS = [
+    "epoch",
+    "train_loss",
+    "train_acc",
+    "val_loss",
+    "val_acc",
+    "lr",
+    "seconds",
+    "images_per_second",
+]
 TIMES = ["seconds", "images_per_second"]
 
 
@@ -29,7 +57,8 @@ def read(folder, kind="final"):
 
 
 def another_checkpoint(run):
-    """A checkpoint beside a DigitsRun's, of surely other features: the best epoch may well be the last one."""
+    """A checkpoint beside a DigitsRun's, of surely other features: the best epoch may well be the
+    last one."""
     path = run.output_dir / "resnet_cifar_another_digits_s0.pth"
     state = torch.load(run.checkpoint, weights_only=True)
     weights = state["model_state_dict"]
@@ -41,7 +70,9 @@ def another_checkpoint(run):
 def equal(one, other):
     """Whether two nests of dicts and lists hold the same numbers, bit for bit."""
     if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        return (
+            isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
@@ -54,23 +85,41 @@ def timeless(history):
 
 
 def assert_same_end(folder, other):
-    """Two runs ended in the same weights, optimiser, random state, history, accuracies, choice of epoch and curves."""
+    """Two runs ended in the same weights, optimiser, random state, history, accuracies, choice of
+    epoch and curves."""
     for kind in ("final", "best"):
         one, two = read(folder, kind), read(other, kind)
-        for key in ("epoch", "model_state_dict", "optimizer_state_dict", "rng", "best", "train_acc", "val_acc", "test_acc",
-                    "class_names", "preprocessing", "recipe", "arguments"):
+        for key in (
+            "epoch",
+            "model_state_dict",
+            "optimizer_state_dict",
+            "rng",
+            "best",
+            "train_acc",
+            "val_acc",
+            "test_acc",
+            "class_names",
+            "preprocessing",
+            "recipe",
+            "arguments",
+        ):
             assert equal(one[key], two[key]), f"{kind}: {key}"
         assert timeless(one["history"]) == timeless(two["history"])
         summaries = [records.read_sidecar(files_of(place)[kind]) for place in (folder, other)]
         for key in ("epoch", "epochs", "train_acc", "val_acc", "test_acc"):
             assert summaries[0][key] == summaries[1][key]
-    curves = [pd.read_csv(files_of(place)["curves"]).drop(columns=TIMES) for place in (folder, other)]
+    curves = [
+        pd.read_csv(files_of(place)["curves"]).drop(columns=TIMES) for place in (folder, other)
+    ]
     pd.testing.assert_frame_equal(*curves, check_exact=True)
-    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(path.name for path in Path(other).iterdir())
+    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(
+        path.name for path in Path(other).iterdir()
+    )
 
 
 def signalled(monkeypatch, number, at):
-    """Send this process a signal within the optimiser steps of these numbers, counted over the run."""
+    """Send this process a signal within the optimiser steps of these numbers, counted over the
+    run."""
     real, count = training.Run.step, [0]
 
     def step(run, *arguments):
@@ -78,7 +127,14 @@ def signalled(monkeypatch, number, at):
         if count[0] in at:
             os.kill(os.getpid(), number)
         return real(run, *arguments)
+
     monkeypatch.setattr(training.Run, "step", step)
 
 
-REGULARISED = ("--mode", "regularised", "--epochs", "3", "--no-amp")  # dropout and every augmentation: 6 steps an epoch
+REGULARISED = (
+    "--mode",
+    "regularised",
+    "--epochs",
+    "3",
+    "--no-amp",
+)  # dropout and every augmentation: 6 steps an epoch

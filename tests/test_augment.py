@@ -1,4 +1,5 @@
 """augment.py: every augmentation against a slow one or torchvision's, one image at a time."""
+
 from collections import Counter
 
 import numpy as np
@@ -49,7 +50,9 @@ def test_augmentation_is_drawn_by_its_generator_alone(names):
     images, preprocessing = bytes_of(), plainly(32)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first, again, other = (augment.apply(images, names, generator(seed), preprocessing) for seed in (3, 3, 4))
+    first, again, other = (
+        augment.apply(images, names, generator(seed), preprocessing) for seed in (3, 3, 4)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -68,8 +71,12 @@ def test_crops_are_shifts_by_up_to_an_eighth_with_zeros_around(size):
     found = augment.crop(images, generator())
     for image, result in zip(images.numpy(), found.numpy(), strict=True):
         padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
-        shifts = [(down, right) for down in range(2 * padding + 1) for right in range(2 * padding + 1)
-                  if np.array_equal(padded[:, down:down + size, right:right + size], result)]
+        shifts = [
+            (down, right)
+            for down in range(2 * padding + 1)
+            for right in range(2 * padding + 1)
+            if np.array_equal(padded[:, down : down + size, right : right + size], result)
+        ]
         assert len(shifts) == 1
         seen[shifts[0]] += 1
     sides = (2 * padding + 1) ** 2
@@ -79,9 +86,16 @@ def test_crops_are_shifts_by_up_to_an_eighth_with_zeros_around(size):
 @pytest.mark.parametrize("size", [8, 16, 32, 33])
 def test_crops_are_the_windows_that_were_drawn(size):
     images, padding = bytes_of(50, size), size // 8
-    down, right = torch.randint(0, 2 * padding + 1, (2, 50, 1, 1), generator=generator(5)).view(2, 50).tolist()
+    down, right = (
+        torch.randint(0, 2 * padding + 1, (2, 50, 1, 1), generator=generator(5))
+        .view(2, 50)
+        .tolist()
+    )
     padded = torch.nn.functional.pad(images, [padding] * 4)
-    expected = [image[:, y:y + size, x:x + size] for image, y, x in zip(padded, down, right, strict=True)]
+    expected = [
+        image[:, y : y + size, x : x + size]
+        for image, y, x in zip(padded, down, right, strict=True)
+    ]
     for given in (images, images.float(), images.contiguous(memory_format=torch.channels_last)):
         assert torch.equal(augment.crop(given, generator(5)), torch.stack(expected).to(given.dtype))
 
@@ -96,7 +110,9 @@ def test_flips_are_exact_and_half_of_the_images():
 
 def test_rotation_by_zero_degrees_is_the_identity():
     images = bytes_of(16)
-    assert torch.allclose(augment.rotation(images, generator(), degrees=0), images.float(), atol=1e-3)
+    assert torch.allclose(
+        augment.rotation(images, generator(), degrees=0), images.float(), atol=1e-3
+    )
 
 
 def test_rotation_is_torchvisions_by_the_drawn_angle():
@@ -115,7 +131,9 @@ def test_colour_jitter_is_brightness_contrast_and_saturation_in_that_order():
     factors = 1 + (torch.rand(3, 20, 1, 1, 1, generator=generator(2)) * 2 - 1).view(3, 20) * 0.2
     found = augment.colour_jitter(images, generator(2))
     assert factors.min() < 0.9 and factors.max() > 1.1
-    for image, result, (brightness, contrast, saturation) in zip(images.float() / 255, found, factors.T.tolist(), strict=True):
+    for image, result, (brightness, contrast, saturation) in zip(
+        images.float() / 255, found, factors.T.tolist(), strict=True
+    ):
         image = v2.functional.adjust_brightness(image, brightness)
         image = v2.functional.adjust_contrast(image, contrast)
         image = v2.functional.adjust_saturation(image, saturation)
@@ -124,7 +142,8 @@ def test_colour_jitter_is_brightness_contrast_and_saturation_in_that_order():
 
 
 def boxes(images):
-    """Images that are 1 everywhere but where they were erased -> (N, 4) top, left, height, width; zeros where nothing was."""
+    """Images that are 1 everywhere but where they were erased -> (N, 4) top, left, height, width;
+    zeros where nothing was."""
     found = []
     for image in (images == 0).all(1).numpy():
         rows, columns = image.any(1).nonzero()[0], image.any(0).nonzero()[0]
@@ -141,12 +160,16 @@ def test_erasing_makes_boxes_of_the_drawn_share_as_torchvision_does():
     theirs = boxes(torch.stack([reference(torch.ones(3, size, size)) for _ in range(count)]))
     ours, theirs = (found[found[:, 2] > 0] for found in (ours, theirs))
     assert abs(len(ours) / count - 0.25) < 0.025 and abs(len(theirs) / count - 0.25) < 0.025
-    for quantity in (lambda box: box[:, 2] * box[:, 3] / size ** 2, lambda box: np.log(box[:, 2] / box[:, 3]),
-                     lambda box: box[:, 0] + box[:, 2] / 2, lambda box: box[:, 1] + box[:, 3] / 2):
+    for quantity in (
+        lambda box: box[:, 2] * box[:, 3] / size**2,
+        lambda box: np.log(box[:, 2] / box[:, 3]),
+        lambda box: box[:, 0] + box[:, 2] / 2,
+        lambda box: box[:, 1] + box[:, 3] / 2,
+    ):
         one, two = quantity(ours), quantity(theirs)
         error = np.sqrt(one.var() / len(one) + two.var() / len(two))
         assert abs(one.mean() - two.mean()) < 4 * error and 0.85 < one.std() / two.std() < 1.18
-    share = ours[:, 2] * ours[:, 3] / size ** 2
+    share = ours[:, 2] * ours[:, 3] / size**2
     assert share.min() > 0.01 and share.max() < 0.36
 
 
@@ -179,19 +202,25 @@ def test_cutout_is_a_square_around_the_drawn_pixel_cut_off_at_the_edges(size, si
     centres = torch.randint(size, (2, 300, 1), generator=generator(4)).view(2, 300).T.tolist()
     for image, result, (y, x) in zip(images, found, centres, strict=True):
         expected = image.clone()
-        expected[:, max(0, y - side // 2):y + side // 2, max(0, x - side // 2):x + side // 2] = 0
+        expected[
+            :, max(0, y - side // 2) : y + side // 2, max(0, x - side // 2) : x + side // 2
+        ] = 0
         assert torch.equal(result, expected)
     assert {y for y, _ in centres} == {x for _, x in centres} == set(range(size))
 
 
-# ---- TrivialAugment and AutoAugment, one operation at a time against torchvision's -----------------------------------
+# ---- TrivialAugment and AutoAugment, one operation at a time against torchvision's ---------------
 
 LEFT = dict(angle=0.0, scale=1.0, center=[0, 0], translate=[0, 0])
 MIDDLE = dict(angle=0.0, scale=1.0, shear=[0.0, 0.0])
 THEIRS = {  # as TrivialAugmentWide and AutoAugment call them
     "Identity": lambda images, m: images,
-    "ShearX": lambda images, m: v2.functional.affine(images, shear=[np.rad2deg(np.arctan(m)), 0.0], **LEFT),
-    "ShearY": lambda images, m: v2.functional.affine(images, shear=[0.0, np.rad2deg(np.arctan(m))], **LEFT),
+    "ShearX": lambda images, m: v2.functional.affine(
+        images, shear=[np.rad2deg(np.arctan(m)), 0.0], **LEFT
+    ),
+    "ShearY": lambda images, m: v2.functional.affine(
+        images, shear=[0.0, np.rad2deg(np.arctan(m))], **LEFT
+    ),
     "TranslateX": lambda images, m: v2.functional.affine(images, translate=[int(m), 0], **MIDDLE),
     "TranslateY": lambda images, m: v2.functional.affine(images, translate=[0, int(m)], **MIDDLE),
     "Rotate": lambda images, m: v2.functional.rotate(images, m),
@@ -205,31 +234,52 @@ THEIRS = {  # as TrivialAugmentWide and AutoAugment call them
     "Equalize": lambda images, m: v2.functional.equalize(images),
     "Invert": lambda images, m: v2.functional.invert(images),
 }
-ROUNDED = {"Color", "Contrast", "Sharpness"}  # sums of two products, which one side fuses: one grey level where they cut off
+ROUNDED = {
+    "Color",
+    "Contrast",
+    "Sharpness",
+}  # sums of two products, which one side fuses: one grey level where they cut off
 CPU = torch.device("cpu")
-SPACES = {"trivial": (v2.TrivialAugmentWide()._AUGMENTATION_SPACE, 31), "auto": (v2.AutoAugment()._AUGMENTATION_SPACE, 10)}
+SPACES = {
+    "trivial": (v2.TrivialAugmentWide()._AUGMENTATION_SPACE, 31),
+    "auto": (v2.AutoAugment()._AUGMENTATION_SPACE, 10),
+}
 
 
 def space(name, size):
     """(operations, levels), as `trivial` or `auto` draws from it."""
     if name == "trivial":
         return augment.wide_magnitudes(size, CPU)
-    return augment.magnitudes(10, CPU, shear=0.3, shift=150 / 331 * size, degrees=30.0, factor=0.9, bits=4)
+    return augment.magnitudes(
+        10, CPU, shear=0.3, shift=150 / 331 * size, degrees=30.0, factor=0.9, bits=4
+    )
 
 
 def many_kinds(size):
-    """Noise, dim noise, flat ones, grey ones, and photographs: what equalize, contrast and sharpness treat apart."""
+    """Noise, dim noise, flat ones, grey ones, and photographs: what equalize, contrast and
+    sharpness treat apart."""
     photographs = data.photos("test", plainly(size), None).pixels[::40]
-    images = torch.cat([bytes_of(8, size), bytes_of(8, size, seed=1) // 4 + 60, bytes_of(4, size, seed=2), photographs])
+    images = torch.cat(
+        [
+            bytes_of(8, size),
+            bytes_of(8, size, seed=1) // 4 + 60,
+            bytes_of(4, size, seed=2),
+            photographs,
+        ]
+    )
     images[16], images[17], images[18] = 7, 255, images[18, :1]
     return images
 
 
 def close(found, expected, name):
-    """Equal; of the three that are rounded, within one grey level and that in one pixel of 25 at most."""
+    """Equal; of the three that are rounded, within one grey level and that in one pixel of 25 at
+    most."""
     difference = (found.int() - expected.int()).abs()
     return found.dtype == torch.uint8 and (
-        difference.max() == 0 if name not in ROUNDED else difference.max() <= 1 and difference.float().mean() < 0.04)
+        difference.max() == 0
+        if name not in ROUNDED
+        else difference.max() <= 1 and difference.float().mean() < 0.04
+    )
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
@@ -237,9 +287,18 @@ def close(found, expected, name):
 def test_every_operation_equals_torchvisions_at_every_magnitude(name, size):
     images, number = many_kinds(size), augment.OPERATIONS.index(name)
     before, signs = images.clone(), (1, -1) if name in augment.SIGNED else (1,)
-    wanted = sorted({sign * value for which in SPACES for value in space(which, size)[number].tolist() for sign in signs})
+    wanted = sorted(
+        {
+            sign * value
+            for which in SPACES
+            for value in space(which, size)[number].tolist()
+            for sign in signs
+        }
+    )
     for magnitude in wanted:
-        found = augment.operate(images, torch.full((len(images),), number), torch.full((len(images),), magnitude))
+        found = augment.operate(
+            images, torch.full((len(images),), number), torch.full((len(images),), magnitude)
+        )
         assert close(found, THEIRS[name](images, magnitude), name), magnitude
     assert torch.equal(images, before)
 
@@ -248,54 +307,80 @@ def test_every_operation_equals_torchvisions_at_every_magnitude(name, size):
 @pytest.mark.parametrize("size", [32, 64])
 def test_magnitudes_are_those_of_torchvision(which, size):
     theirs, levels = SPACES[which]
-    assert set(theirs) == set(augment.OPERATIONS) - ({"Invert"} if which == "trivial" else {"Identity"})
+    assert set(theirs) == set(augment.OPERATIONS) - (
+        {"Invert"} if which == "trivial" else {"Identity"}
+    )
     for name, (values, signed) in theirs.items():
-        expected, found = values(levels, size, size), space(which, size)[augment.OPERATIONS.index(name)]
+        expected, found = (
+            values(levels, size, size),
+            space(which, size)[augment.OPERATIONS.index(name)],
+        )
         if expected is not None:
-            whole = expected.trunc() if name.startswith("Translate") else expected  # they cut it off later
+            whole = (
+                expected.trunc() if name.startswith("Translate") else expected
+            )  # they cut it off later
             assert torch.equal(found, whole.float()), name
         assert signed == (name in augment.SIGNED)
 
 
 def test_a_small_image_is_shifted_by_its_own_side_at_most():
     for size, furthest in ((8, 8), (16, 16), (32, 32), (64, 32)):
-        assert augment.wide_magnitudes(size, CPU)[augment.OPERATIONS.index("TranslateX")].max() == furthest
+        assert (
+            augment.wide_magnitudes(size, CPU)[augment.OPERATIONS.index("TranslateX")].max()
+            == furthest
+        )
 
 
 def test_the_policy_is_torchvisions_for_cifar10():
     theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._policies
-    theirs = [tuple((name, probability, level or 0) for name, probability, level in pair) for pair in theirs]
+    theirs = [
+        tuple((name, probability, level or 0) for name, probability, level in pair)
+        for pair in theirs
+    ]
     assert theirs == list(augment.AUTO)
     operation, probability, magnitude = augment.auto_policy(32, CPU)
-    assert augment.OPERATIONS[operation[3, 1]] == "TranslateY" and magnitude[3, 1] == 14  # int(150 / 331 * 32)
-    assert probability[1].tolist() == pytest.approx([0.7, 0.3]) and magnitude[1, 0] == pytest.approx(30 * 2 / 9)
+    assert (
+        augment.OPERATIONS[operation[3, 1]] == "TranslateY" and magnitude[3, 1] == 14
+    )  # int(150 / 331 * 32)
+    assert probability[1].tolist() == pytest.approx([0.7, 0.3]) and magnitude[
+        1, 0
+    ] == pytest.approx(30 * 2 / 9)
 
 
 def drawn(monkeypatch, function, images, seed=0):
     """What `function` asks for: [(operation (B,), magnitude (B,)), ...]."""
     asked, real = [], augment.operate
     with monkeypatch.context() as patch:
-        patch.setattr(augment, "operate", lambda images, *which: asked.append(which) or real(images, *which))
+        patch.setattr(
+            augment, "operate", lambda images, *which: asked.append(which) or real(images, *which)
+        )
         function(images, generator(seed))
     return asked
 
 
 def test_trivial_draws_operations_magnitudes_and_signs_uniformly(monkeypatch):
     count = 14 * 2000
-    (operation, magnitude), = drawn(monkeypatch, augment.trivial, torch.zeros(count, 3, 2, 2, dtype=torch.uint8))
+    ((operation, magnitude),) = drawn(
+        monkeypatch, augment.trivial, torch.zeros(count, 3, 2, 2, dtype=torch.uint8)
+    )
     counts = torch.bincount(operation, minlength=15)
-    assert counts[14] == 0 and ((counts[:14] - 2000).abs() < 5 * 2000 ** 0.5).all()
+    assert counts[14] == 0 and ((counts[:14] - 2000).abs() < 5 * 2000**0.5).all()
     for name in ("ShearX", "Rotate", "Sharpness"):
         values = magnitude[operation == augment.OPERATIONS.index(name)]
         levels = torch.unique(values, return_counts=True)
-        assert len(levels[0]) == 61 and torch.equal(levels[0], -levels[0].flip(0))  # 31 with a sign, zero has none
+        assert len(levels[0]) == 61 and torch.equal(
+            levels[0], -levels[0].flip(0)
+        )  # 31 with a sign, zero has none
         expected = torch.where(levels[0] == 0, 2, 1) * len(values) / 62
         assert ((levels[1] - expected).abs() < 5 * expected.sqrt()).all()
     for name in ("Posterize", "Solarize"):
         assert (magnitude[operation == augment.OPERATIONS.index(name)] >= 0).all()
     # The place in the batch has no say: both halves draw alike.
-    halves = [torch.bincount(half, minlength=14) for half in (operation[:count // 2], operation[count // 2:])]
-    assert ((halves[0] - halves[1]).abs() < 5 * 2000 ** 0.5).all()
+    halves = [
+        torch.bincount(half, minlength=14)
+        for half in (operation[: count // 2], operation[count // 2 :])
+    ]
+    assert ((halves[0] - halves[1]).abs() < 5 * 2000**0.5).all()
 
 
 def test_auto_draws_each_step_with_the_probabilities_of_its_policy(monkeypatch):
@@ -307,7 +392,9 @@ def test_auto_draws_each_step_with_the_probabilities_of_its_policy(monkeypatch):
             name, probability, _ = pair[step]
             expected[augment.OPERATIONS.index(name)] += probability * count / 25
         expected[0] = count - expected.sum()
-        assert (torch.bincount(operation, minlength=15) - expected).abs().div(expected.sqrt() + 1).max() < 5
+        assert (torch.bincount(operation, minlength=15) - expected).abs().div(
+            expected.sqrt() + 1
+        ).max() < 5
         factors = magnitude[operation == augment.OPERATIONS.index("Color")]
         assert 0.45 < (factors > 0).float().mean() / (factors != 0).float().mean() < 0.55
     # Both steps are of one sub-policy: after Rotate comes TranslateX or nothing.
@@ -317,12 +404,19 @@ def test_auto_draws_each_step_with_the_probabilities_of_its_policy(monkeypatch):
 
 @pytest.mark.parametrize("size", [8, 16, 32])
 @pytest.mark.parametrize("name", ["trivial", "auto"])
-def test_images_become_what_torchvision_makes_of_each_alone_by_the_same_draws(monkeypatch, name, size):
+def test_images_become_what_torchvision_makes_of_each_alone_by_the_same_draws(
+    monkeypatch, name, size
+):
     images, function = many_kinds(size).repeat(4, 1, 1, 1), getattr(augment, name)
     expected = images
     for operation, magnitude in drawn(monkeypatch, function, images, seed=9):
         assert len(set(operation.tolist())) > 5
-        pairs = zip(expected, [augment.OPERATIONS[number] for number in operation], magnitude.tolist(), strict=True)
+        pairs = zip(
+            expected,
+            [augment.OPERATIONS[number] for number in operation],
+            magnitude.tolist(),
+            strict=True,
+        )
         expected = torch.stack([THEIRS[which](image, value) for image, which, value in pairs])
     found = function(images, generator(9))
     assert found.shape == images.shape and found.dtype == torch.uint8
@@ -334,11 +428,21 @@ def test_an_image_is_treated_alike_wherever_it_stands_and_whoever_stands_beside_
     images = many_kinds(16)
     number = torch.arange(len(images)) % 15
     magnitude = space("trivial", 16)[number, torch.arange(len(images)) % 31]
-    found, order = augment.operate(images, number, magnitude), torch.randperm(len(images), generator=generator())
-    assert torch.equal(augment.operate(images[order], number[order], magnitude[order]), found[order])
-    alone = [augment.operate(images[i:i + 1], number[i:i + 1], magnitude[i:i + 1]) for i in range(len(images))]
+    found, order = (
+        augment.operate(images, number, magnitude),
+        torch.randperm(len(images), generator=generator()),
+    )
+    assert torch.equal(
+        augment.operate(images[order], number[order], magnitude[order]), found[order]
+    )
+    alone = [
+        augment.operate(images[i : i + 1], number[i : i + 1], magnitude[i : i + 1])
+        for i in range(len(images))
+    ]
     assert torch.equal(torch.cat(alone), found)
-    assert torch.equal(augment.operate(images, number, magnitude, by_rows=False), found)  # the GPU's way
+    assert torch.equal(
+        augment.operate(images, number, magnitude, by_rows=False), found
+    )  # the GPU's way
 
 
 @pytest.mark.parametrize("name", ["trivial", "auto"])
@@ -369,7 +473,10 @@ def test_erasing_and_cutout_come_last_wherever_they_are_named():
 @pytest.mark.parametrize("names", [[name] for name in EVERY] + [EVERY], ids="+".join)
 def test_augmentation_stays_on_the_gpu(names):
     images, preprocessing = bytes_of().cuda(), data.Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
-    first, again = (augment.apply(images, names, torch.Generator("cuda").manual_seed(3), preprocessing) for _ in range(2))
+    first, again = (
+        augment.apply(images, names, torch.Generator("cuda").manual_seed(3), preprocessing)
+        for _ in range(2)
+    )
     assert first.device.type == "cuda" and first.shape == images.shape and torch.equal(first, again)
 
 

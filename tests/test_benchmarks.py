@@ -1,4 +1,6 @@
-"""benchmarks/: the parts that a figure rests on, and one run of each kind at its smallest. No test asserts a time."""
+"""benchmarks/: the parts that a figure rests on, and one run of each kind at its smallest. No test
+asserts a time."""
+
 import contextlib
 import importlib.util
 import json
@@ -28,9 +30,13 @@ def loaded(name):
     """A benchmark's module by a name of its own, lest it stand for a module at the top."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py"
+        )
         module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, spec.name, module)  # where the loader's processes find its classes
+        patch.setitem(
+            sys.modules, spec.name, module
+        )  # where the loader's processes find its classes
         spec.loader.exec_module(module)
         yield module
 
@@ -51,20 +57,32 @@ def small_images(training, count=40):
     return training.load(ROOT / "no such folder", count)
 
 
-# ---- the data path: both sides do the same work ------------------------------------------------------------------------
+# ---- the data path: both sides do the same work --------------------------------------------------
+
 
 def test_without_cifar100_the_images_are_random_ones_and_said_to_be(training):
     images, source = small_images(training)
-    assert source == "random images" and images.pixels.shape == (40, 3, 32, 32) and images.pixels.dtype == torch.uint8
+    assert (
+        source == "random images"
+        and images.pixels.shape == (40, 3, 32, 32)
+        and images.pixels.dtype == torch.uint8
+    )
 
 
 def test_a_pass_of_either_side_holds_every_image_once(training):
     images, _ = small_images(training)
     images.labels = torch.arange(40)
-    for batches in (training.textbook(images, 16, 1, CPU), training.in_memory(images, 16, ("crop", "flip"), CPU, seed=0)):
+    for batches in (
+        training.textbook(images, 16, 1, CPU),
+        training.in_memory(images, 16, ("crop", "flip"), CPU, seed=0),
+    ):
         for _ in range(2):
             found = list(batches())
-            assert [tuple(pixels.shape) for pixels, _ in found] == [(16, 3, 32, 32), (16, 3, 32, 32), (8, 3, 32, 32)]
+            assert [tuple(pixels.shape) for pixels, _ in found] == [
+                (16, 3, 32, 32),
+                (16, 3, 32, 32),
+                (8, 3, 32, 32),
+            ]
             assert all(pixels.dtype == torch.float32 for pixels, _ in found)
             assert sorted(torch.cat([labels for _, labels in found]).tolist()) == list(range(40))
     one, two = (torch.cat([labels for _, labels in batches()]) for _ in range(2))
@@ -75,9 +93,13 @@ def test_both_sides_normalise_alike(training):
     """An image of one colour is left as it is by a flip, and by a crop at its centre."""
     images, _ = small_images(training, 8)
     images.pixels[:] = torch.tensor([10, 100, 200], dtype=torch.uint8).view(1, 3, 1, 1)
-    expected = (torch.tensor([10, 100, 200]) / 255 - torch.tensor(training.preprocessing().mean)) \
-        / torch.tensor(training.preprocessing().std)
-    for batches in (training.textbook(images, 8, 1, CPU), training.in_memory(images, 8, ("crop", "flip"), CPU, seed=0)):
+    expected = (
+        torch.tensor([10, 100, 200]) / 255 - torch.tensor(training.preprocessing().mean)
+    ) / torch.tensor(training.preprocessing().std)
+    for batches in (
+        training.textbook(images, 8, 1, CPU),
+        training.in_memory(images, 8, ("crop", "flip"), CPU, seed=0),
+    ):
         pixels, _ = next(iter(batches()))
         torch.testing.assert_close(pixels[:, :, 16, 16], expected.expand(8, 3))
 
@@ -86,22 +108,37 @@ def test_the_data_part_times_every_augmentation_alone(training):
     images, _ = small_images(training)
     args = training.parse_args(["--batch-size", "16"])
     ways = training.data_part(images, CPU, args)["ways"]
-    assert next(iter(ways)).startswith("DataLoader, 2 workers")  # the first is what the ratios are to
+    assert next(iter(ways)).startswith(
+        "DataLoader, 2 workers"
+    )  # the first is what the ratios are to
     assert {f"in memory: {name}" for name in (*augment.OF_PIXELS, *augment.OF_INPUTS)} < set(ways)
 
 
-# ---- the compute path --------------------------------------------------------------------------------------------------
+# ---- the compute path ----------------------------------------------------------------------------
+
 
 def test_flops_are_those_of_a_network_counted_by_hand(training, monkeypatch):
-    """A convolution and a linear layer: forward once, backward once for the weights and, but at the input, for the input."""
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 100))
+    """A convolution and a linear layer: forward once, backward once for the weights and, but at the
+    input, for the input."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 100),
+    )
     monkeypatch.setattr(networks, "build", lambda name, classes: network)
     convolution, linear = 2 * 32 * 32 * 3 * 8 * 9, 2 * 8 * 100
     assert training.training_flops("any") == 2 * convolution + 3 * linear
 
 
-@pytest.mark.parametrize("settings", [{}, {"fused": True, "channels_last": True},
-                                      {"fused": True, "channels_last": True, "amp": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"fused": True, "channels_last": True},
+        {"fused": True, "channels_last": True, "amp": True},
+    ],
+)
 def test_a_step_learns_whatever_the_settings(training, settings, one_thread):
     images, _ = small_images(training, 16)
     inputs = training.preprocessing().normalise(images.pixels)
@@ -113,28 +150,43 @@ def test_a_step_learns_whatever_the_settings(training, settings, one_thread):
 def test_float32_steps_agree_whether_fused_or_not(training, one_thread):
     images, _ = small_images(training, 8)
     inputs = training.preprocessing().normalise(images.pixels)
-    losses = [[step(inputs, images.labels).item() for _ in range(3)]
-              for step in (training.make_step("resnet_cifar", CPU), training.make_step("resnet_cifar", CPU, fused=True))]
+    losses = [
+        [step(inputs, images.labels).item() for _ in range(3)]
+        for step in (
+            training.make_step("resnet_cifar", CPU),
+            training.make_step("resnet_cifar", CPU, fused=True),
+        )
+    ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-# ---- timing ------------------------------------------------------------------------------------------------------------
+# ---- timing --------------------------------------------------------------------------------------
+
 
 def test_the_ways_take_turns_and_the_warm_up_does_not_count(training, monkeypatch):
     calls, clock = [], iter(range(1000))
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
-    ways = {"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), next(clock), next(clock))}
+    ways = {
+        "a": lambda: calls.append("a"),
+        "b": lambda: (calls.append("b"), next(clock), next(clock)),
+    }
     found = training.take_turns(ways, CPU, 3)
     assert calls == ["a", "b"] * 4
     assert found == {"a": 1.0, "b": 3.0}
 
 
 def test_ratios_are_to_the_first_way_and_flops_to_the_matrix_rate(training, monkeypatch):
-    monkeypatch.setattr(training, "take_turns", lambda ways, device, repeats: {"first": 2.0, "second": 0.5})
+    monkeypatch.setattr(
+        training, "take_turns", lambda ways, device, repeats: {"first": 2.0, "second": 0.5}
+    )
     part = {"part": "compute", "model": "m", "flops": 3e9, "images": 10, "ways": {}}
     first, second = training.measure(part, CPU, 1, rate=120e9)
     assert (first["ratio"], second["ratio"]) == (1.0, 4.0)
-    assert (second["images_per_second"], second["tflops"], second["utilisation"]) == (20.0, 0.06, 0.5)
+    assert (second["images_per_second"], second["tflops"], second["utilisation"]) == (
+        20.0,
+        0.06,
+        0.5,
+    )
 
 
 def test_quick_gives_way_to_what_is_said_outright(training):
@@ -142,11 +194,27 @@ def test_quick_gives_way_to_what_is_said_outright(training):
     assert (args.images, args.steps, args.no_compile) == (7, 1, True)
 
 
-# ---- a whole run -------------------------------------------------------------------------------------------------------
+# ---- a whole run ---------------------------------------------------------------------------------
+
 
 def test_a_small_run_writes_what_it_prints(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--quick", "--images", "64", "--batch-size", "16",
-               "--models", "resnet_cifar", "--device", "cpu", "--data-dir", str(tmp_path), "--output-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "training.py"),
+        "--quick",
+        "--images",
+        "64",
+        "--batch-size",
+        "16",
+        "--models",
+        "resnet_cifar",
+        "--device",
+        "cpu",
+        "--data-dir",
+        str(tmp_path),
+        "--output-dir",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "benchmarks" / "training.csv"
@@ -156,16 +224,36 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     assert (table.groupby("part", sort=False)["ratio"].first() == 1).all()
     assert (table[["seconds", "images_per_second", "ratio"]] > 0).all(axis=None)
     of_data = table["part"] == "data"
-    assert table.loc[~of_data, "utilisation"].gt(0).all() and table.loc[of_data, "tflops"].isna().all()
-    assert sidecar["machine"]["images"] == "random images" and sidecar["machine"]["matrix_tflops"] > 0
+    assert (
+        table.loc[~of_data, "utilisation"].gt(0).all() and table.loc[of_data, "tflops"].isna().all()
+    )
+    assert (
+        sidecar["machine"]["images"] == "random images" and sidecar["machine"]["matrix_tflops"] > 0
+    )
     assert sidecar["machine"]["processor"] and sidecar["rows"] == len(table)
     assert all(way in done.stdout for way in table["way"]) and "random images" in done.stdout
 
 
 def test_the_stages_of_the_whole_process_are_those_of_its_record_and_leave_the_start(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks" / "process.py"), "--train-rows", "800", "--test-rows", "180",
-               "--width", "24", "--classes", "8", "--repeats", "1", "--methods", "core", "searchless",
-               "--output-dir", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "process.py"),
+        "--train-rows",
+        "800",
+        "--test-rows",
+        "180",
+        "--width",
+        "24",
+        "--classes",
+        "8",
+        "--repeats",
+        "1",
+        "--methods",
+        "core",
+        "searchless",
+        "--output-dir",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "benchmarks" / "process.csv")
@@ -176,24 +264,50 @@ def test_the_stages_of_the_whole_process_are_those_of_its_record_and_leave_the_s
 
 
 def test_every_benchmark_that_times_names_the_machine_that_it_ran_on():
-    texts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")}
+    texts = {
+        path.name: path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")
+    }
     timed = [name for name, text in texts.items() if "perf_counter" in text]
     assert {"collapse.py", "process.py", "scoring.py", "training.py"} <= set(timed)
     assert not [name for name in timed if "machine.facts(" not in texts[name]]
 
 
-# ---- recipes ---------------------------------------------------------------------------------------------------------
+# ---- recipes -------------------------------------------------------------------------------------
 
-def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_finished(recipes, tmp_path, monkeypatch):
+
+def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_finished(
+    recipes, tmp_path, monkeypatch
+):
     def script(file, *words):  # six processes would import torch in most of the time
         assert not importlib.import_module(Path(file).stem).main(list(words))
+
     monkeypatch.setattr(recipes, "script", script)
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    words = ["--dataset", "digits", "--epochs", "1", "--ood", "uniform", "held_out", "--methods", "MSP", "KNN", "--device", "cpu",
-             "--candidates", "baseline", "mine=--lr 0.02 --ema 0.5", "--output-dir", str(tmp_path)]
+    words = [
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+        "--ood",
+        "uniform",
+        "held_out",
+        "--methods",
+        "MSP",
+        "KNN",
+        "--device",
+        "cpu",
+        "--candidates",
+        "baseline",
+        "mine=--lr 0.02 --ema 0.5",
+        "--output-dir",
+        str(tmp_path),
+    ]
     recipes.main(words)
     table = artifacts.read_table(tmp_path / "benchmarks" / "recipes.csv")
-    assert table["candidate"].tolist() == ["baseline", "mine"] and table["flags"].tolist()[1] == "--lr 0.02 --ema 0.5"
+    assert (
+        table["candidate"].tolist() == ["baseline", "mine"]
+        and table["flags"].tolist()[1] == "--lr 0.02 --ema 0.5"
+    )
     for row in table.to_dict("records"):
         stem = f"resnet_cifar_best_{row['candidate']}_1_s0"
         folder = tmp_path / "benchmarks" / "recipes"
@@ -201,15 +315,25 @@ def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_fin
         assert (row["val_acc"], row["test_acc"]) == (summary["val_acc"], summary["test_acc"])
         assert summary["recipe"]["ema"] == (0.5 if row["candidate"] == "mine" else 0)
         scored = pd.read_csv(folder / stem / "ood_metrics.csv").groupby("method")["auroc"].mean()
-        assert row["MSP"] == pytest.approx(scored["MSP"]) and row["KNN"] == pytest.approx(scored["KNN"])
-    assert table["test_gain"].tolist() == pytest.approx([0, table["test_acc"][1] - table["test_acc"][0]])
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "benchmarks" / "recipes").glob("*.pth")}
+        assert row["MSP"] == pytest.approx(scored["MSP"]) and row["KNN"] == pytest.approx(
+            scored["KNN"]
+        )
+    assert table["test_gain"].tolist() == pytest.approx(
+        [0, table["test_acc"][1] - table["test_acc"][0]]
+    )
+    times = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "benchmarks" / "recipes").glob("*.pth")
+    }
     recipes.main(words)
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 def test_a_script_that_fails_is_named_with_its_code(recipes, capfd):
-    with pytest.raises(ValueError, match=r"^report\.py --checkpoint absent\.pth ended with code 2; the same command goes on"):
+    with pytest.raises(
+        ValueError,
+        match=r"^report\.py --checkpoint absent\.pth ended with code 2; the same command goes on",
+    ):
         recipes.script("report.py", "--checkpoint", "absent.pth")
     assert "error: no features of absent.pth" in capfd.readouterr().err
 

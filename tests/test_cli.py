@@ -1,4 +1,6 @@
-"""The shell's shared vocabulary: flags, exit codes, what a person sees of a mistake, printed tables."""
+"""The shell's shared vocabulary: flags, exit codes, what a person sees of a mistake, printed
+tables."""
+
 import contextlib
 import importlib
 import io
@@ -22,7 +24,11 @@ SCRIPTS = ("train", "run_networks", "ood_methods", "neural_collapse", "report", 
 
 
 # pandas reads decimals exactly by itself from 3.1 on, and warns of the option.
-EXACT = {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+EXACT = (
+    {"float_precision": "round_trip"}
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    else {}
+)
 
 
 def read_csv(path):
@@ -40,10 +46,15 @@ class Ended:
 
 
 def shell(main, *words):
-    """Run a script's main under cli.run as the shell would run it, but in this process: importing torch costs seconds."""
+    """Run a script's main under cli.run as the shell would run it, but in this process: importing
+    torch costs seconds."""
     out, err = io.StringIO(), io.StringIO()
-    with (mock.patch.object(sys, "argv", ["script.py", *map(str, words)]), contextlib.redirect_stdout(out),
-          contextlib.redirect_stderr(err), warnings.catch_warnings()):
+    with (
+        mock.patch.object(sys, "argv", ["script.py", *map(str, words)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
         try:
             cli.run(main)
         except SystemExit as stop:
@@ -54,25 +65,35 @@ def shell(main, *words):
 
 
 def write_blank(path, figure):
-    """In place of utils.write_figure where figures are not what is tested: drawing takes most of the time."""
+    """In place of utils.write_figure where figures are not what is tested: drawing takes most of
+    the time."""
     utils.write_text(path, "a figure")
 
 
 def raising(error):
     def main():
         raise error
+
     return main
 
 
-# ---- how a script ends -----------------------------------------------------------------------------------------------
+# ---- how a script ends ---------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (75, 75)])
 def test_what_main_returns_is_the_exit_code(returned, code):
     assert shell(lambda: returned) == Ended(code, "", "")
 
 
-@pytest.mark.parametrize("error", [ValueError("the width is 3, expected 4"), FileNotFoundError(2, "No such file", "x.csv"),
-                                   PermissionError(13, "Permission denied", "x.csv"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("the width is 3, expected 4"),
+        FileNotFoundError(2, "No such file", "x.csv"),
+        PermissionError(13, "Permission denied", "x.csv"),
+        OSError(28, "No space left on device"),
+    ],
+)
 def test_a_persons_mistake_is_one_line_and_exit_code_2(error):
     assert shell(raising(error)) == Ended(2, "", f"error: {error}\n")
 
@@ -84,7 +105,9 @@ def test_debug_shows_the_traceback(error):
     assert caught.value is error
 
 
-@pytest.mark.parametrize("error", [AssertionError("shape"), TypeError("bug"), KeyError("bug"), RuntimeError("bug")])
+@pytest.mark.parametrize(
+    "error", [AssertionError("shape"), TypeError("bug"), KeyError("bug"), RuntimeError("bug")]
+)
 def test_a_bug_keeps_its_traceback(error):
     with pytest.raises(type(error)):
         shell(raising(error))
@@ -92,7 +115,8 @@ def test_a_bug_keeps_its_traceback(error):
 
 def test_ctrl_c_exits_with_130_and_says_that_what_was_finished_is_kept():
     assert shell(raising(KeyboardInterrupt())) == Ended(
-        130, "", "interrupted: what was finished is kept; run the same command again to go on\n")
+        130, "", "interrupted: what was finished is kept; run the same command again to go on\n"
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -102,14 +126,18 @@ def test_ctrl_c_ends_every_script_with_130(script, monkeypatch):
 
     def stop(argv):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(module, "parse_args", stop)
     assert shell(module.main).code == 130
 
 
 def test_ctrl_c_at_a_real_shell_is_130_without_a_traceback():
-    # In the background of a script, as where tests run overnight, SIGINT is ignored unless one asks for it.
-    code = ("import cli, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "def main():\n    print('on', flush=True)\n    time.sleep(60)\ncli.run(main)")
+    # In the background of a script, as where tests run overnight, SIGINT is ignored unless one asks
+    # for it.
+    code = (
+        "import cli, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main():\n    print('on', flush=True)\n    time.sleep(60)\ncli.run(main)"
+    )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as script:
         assert script.stdout.readline() == "on\n"
@@ -118,13 +146,19 @@ def test_ctrl_c_at_a_real_shell_is_130_without_a_traceback():
     assert script.returncode == 130
 
 
-TORCH_WORDS = ("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
-               "allocate 400000000000000 bytes. Error code 12 (Cannot allocate memory)")
+TORCH_WORDS = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"
+    " tried to allocate 400000000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
 NO_MEMORY = [
     (MemoryError(), "the system gave no more"),
     (RuntimeError(TORCH_WORDS), "400000000000000 bytes could not be had at once"),
-    (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79"),
-     "20.00 MiB could not be had at once"),
+    (
+        RuntimeError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79"
+        ),
+        "20.00 MiB could not be had at once",
+    ),
 ]
 
 
@@ -137,7 +171,12 @@ def test_too_little_memory_is_one_line_and_exit_code_2(error, words):
 
 def test_the_allocators_themselves_are_understood():
     import torch
-    for allocate in (lambda: np.empty(10**16), lambda: torch.empty(10**16), lambda: bytearray(10**17)):
+
+    for allocate in (
+        lambda: np.empty(10**16),
+        lambda: torch.empty(10**16),
+        lambda: bytearray(10**17),
+    ):
         ended = shell(allocate)
         assert ended.code == 2 and ended.err.startswith("error: out of memory: ")
         with pytest.raises((MemoryError, RuntimeError)):
@@ -146,37 +185,61 @@ def test_the_allocators_themselves_are_understood():
 
 def test_a_full_disk_in_the_words_of_polars_is_one_line():
     import polars as pl
-    error = pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+
+    error = pl.exceptions.ComputeError(
+        "parquet: underlying IO error: No space left on device (os error 28)"
+    )
     assert shell(raising(error)) == Ended(2, "", f"error: {error}\n")
     with pytest.raises(pl.exceptions.ComputeError):
         shell(raising(pl.exceptions.ComputeError("a bug")))
 
 
 def test_control_characters_of_a_file_name_do_not_reach_the_terminal():
-    assert shell(raising(ValueError("no file \x1b[31mred\a.csv"))).err == "error: no file \\x1b[31mred\\x07.csv\n"
+    assert (
+        shell(raising(ValueError("no file \x1b[31mred\a.csv"))).err
+        == "error: no file \\x1b[31mred\\x07.csv\n"
+    )
 
     def main():
         warnings.warn("left out: \x1b[2Jx.csv", stacklevel=2)
+
     assert shell(main).err == "warning: left out: \\x1b[2Jx.csv\n"
 
 
 def test_a_warning_is_one_line_on_stderr():
     def main():
         warnings.warn("rank 99 of 64", UserWarning, stacklevel=2)
+
     assert shell(main) == Ended(0, "", "warning: rank 99 of 64\n")
 
 
 def test_at_a_real_shell_a_mistake_is_one_line_and_debug_its_traceback(tmp_path):
-    command = [sys.executable, ROOT / "ood_methods.py", "--checkpoint", "nowhere.pth", "--output-dir", tmp_path]
+    command = [
+        sys.executable,
+        ROOT / "ood_methods.py",
+        "--checkpoint",
+        "nowhere.pth",
+        "--output-dir",
+        tmp_path,
+    ]
     plain = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert plain.returncode == 2 and plain.stdout == "" and "Traceback" not in plain.stderr
-    assert plain.stderr.startswith("error: no features of nowhere.pth") and plain.stderr.count("\n") == 1
+    assert (
+        plain.stderr.startswith("error: no features of nowhere.pth")
+        and plain.stderr.count("\n") == 1
+    )
     debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=60)
-    assert debug.returncode == 1 and "Traceback" in debug.stderr and "ValueError: no features of nowhere.pth" in debug.stderr
+    assert (
+        debug.returncode == 1
+        and "Traceback" in debug.stderr
+        and "ValueError: no features of nowhere.pth" in debug.stderr
+    )
 
 
 def test_a_reader_that_closes_the_pipe_early_sees_no_traceback(tmp_path):
-    code = "import cli, sys\ndef main():\n    for n in range(10**6):\n        print(n)\ncli.run(main)"
+    code = (
+        "import cli, sys\ndef main():\n    for n in range(10**6):\n        print(n)\ncli.run(main)"
+    )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as writer:
         assert writer.stdout.readline() == "0\n"
@@ -185,28 +248,53 @@ def test_a_reader_that_closes_the_pipe_early_sees_no_traceback(tmp_path):
     assert writer.returncode == 1
 
 
-# ---- flags -----------------------------------------------------------------------------------------------------------
+# ---- flags ---------------------------------------------------------------------------------------
+
 
 def parser():
     made = cli.Parser("Does it.\n\n    python it.py --seed 1")
-    cli.add_flags(made, "ood", "suffix", "seed", "batch-size", "epochs", "data-dir", "output-dir",
-                  epochs={"type": cli.positive}, batch_size={"default": 500})
+    cli.add_flags(
+        made,
+        "ood",
+        "suffix",
+        "seed",
+        "batch-size",
+        "epochs",
+        "data-dir",
+        "output-dir",
+        epochs={"type": cli.positive},
+        batch_size={"default": 500},
+    )
     return made
 
 
-@pytest.mark.parametrize("words", [["--batch-size", "7"], ["--batch_size", "7"], ["--batch-size=7"], ["--batch_size=7"]])
+@pytest.mark.parametrize(
+    "words", [["--batch-size", "7"], ["--batch_size", "7"], ["--batch-size=7"], ["--batch_size=7"]]
+)
 def test_the_underscore_form_of_a_flag_is_taken(words):
     assert parser().parse_args(words).batch_size == 7
 
 
 def test_underscores_in_values_stay():
-    args = parser().parse_args(["--suffix", "my_run", "--data_dir=my_data", "--ood", "held_out", "my_set=my_folder"])
-    assert (args.suffix, args.data_dir, args.ood) == ("my_run", "my_data", ["held_out", "my_set=my_folder"])
+    args = parser().parse_args(
+        ["--suffix", "my_run", "--data_dir=my_data", "--ood", "held_out", "my_set=my_folder"]
+    )
+    assert (args.suffix, args.data_dir, args.ood) == (
+        "my_run",
+        "my_data",
+        ["held_out", "my_set=my_folder"],
+    )
 
 
 def test_the_defaults_hold_unless_a_script_changes_them():
     args = parser().parse_args([])
-    assert (args.seed, args.batch_size, args.epochs, args.data_dir, args.output_dir) == (0, 500, None, "datasets", "results")
+    assert (args.seed, args.batch_size, args.epochs, args.data_dir, args.output_dir) == (
+        0,
+        500,
+        None,
+        "datasets",
+        "results",
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,12 +331,22 @@ def test_the_help_keeps_the_docstrings_lines_and_shows_the_defaults():
 
 
 def test_a_parser_knows_its_own_flags():
-    assert parser().knows("--batch-size") and parser().knows("--debug") and not parser().knows("--temperature")
+    assert (
+        parser().knows("--batch-size")
+        and parser().knows("--debug")
+        and not parser().knows("--temperature")
+    )
 
 
 def test_what_changes_only_how_a_run_goes_is_no_material_argument():
     args = parser().parse_args(["--data-dir", "elsewhere", "--output-dir", "there", "--seed", "3"])
-    assert cli.material(args) == {"ood": None, "suffix": None, "seed": 3, "batch_size": 500, "epochs": None}
+    assert cli.material(args) == {
+        "ood": None,
+        "suffix": None,
+        "seed": 3,
+        "batch_size": 500,
+        "epochs": None,
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -263,27 +361,43 @@ def test_every_script_explains_itself(script):
 def test_every_flag_is_typed_and_shared_flags_mean_the_same_everywhere(script):
     made = importlib.import_module(script).make_parser()
     takes_value = [action for action in made._actions if action.nargs != 0]
-    untyped = [action.option_strings for action in takes_value if action.type is None and action.choices is None]
+    untyped = [
+        action.option_strings
+        for action in takes_value
+        if action.type is None and action.choices is None
+    ]
     assert not untyped, f"{script}: {untyped} have neither type nor choices"
     for action in takes_value:
-        assert action.option_strings, f"{script} takes the positional argument {action.dest}; the vocabulary is flags"
+        assert action.option_strings, (
+            f"{script} takes the positional argument {action.dest}; the vocabulary is flags"
+        )
         assert all("_" not in flag for flag in action.option_strings)
         if (name := action.option_strings[0].removeprefix("--")) in cli.FLAGS:
-            assert action.dest == name.replace("-", "_") and (action.nargs == "+") >= ("nargs" in cli.FLAGS[name])
+            assert action.dest == name.replace("-", "_") and (action.nargs == "+") >= (
+                "nargs" in cli.FLAGS[name]
+            )
 
 
-# ---- device, seed, progress ------------------------------------------------------------------------------------------
+# ---- device, seed, progress ----------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", ["cpux", "cuda:99", "toaster", ""])
 def test_a_device_that_is_not_there_is_refused(name):
-    with pytest.raises(ValueError, match=rf"--device {name} is not to be had here .*expected auto, cpu, cuda"):
+    with pytest.raises(
+        ValueError, match=rf"--device {name} is not to be had here .*expected auto, cpu, cuda"
+    ):
         cli.device(name)
 
 
 def test_a_device_by_name_and_by_itself():
     import torch
+
     assert cli.device("cpu") == torch.device("cpu")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     assert cli.device("auto").type == next(name for name, available in there.items() if available)
 
 
@@ -294,7 +408,9 @@ def test_one_seed_draws_the_same_and_another_does_not():
 
     def draw(seed):
         cli.seed_everything(seed)
-        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 (the global state is what is seeded)
+        of_numpy = np.random.rand()  # noqa: NPY002 (the global state is what is seeded)
+        return random.random(), of_numpy, torch.rand(1).item()
+
     first, again, other = draw(3), draw(3), draw(4)
     assert first == again and all(a != b for a, b in zip(first, other, strict=True))
     assert draw(-1) == draw(-1)
@@ -305,14 +421,20 @@ def test_progress_is_silent_where_stderr_is_a_file(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-# ---- printed tables --------------------------------------------------------------------------------------------------
+# ---- printed tables ------------------------------------------------------------------------------
+
 
 def test_text_stands_left_numbers_right_and_missing_values_are_empty(capsys):
-    cli.print_table(pd.DataFrame({"Method": ["MSP", "Mahalanobis"], "AUROC": [9.5, 100.25], "FPR": [np.nan, 3.0]}), "A title")
-    assert capsys.readouterr().out == ("\nA title\n"
-                                       "Method       AUROC  FPR\n"
-                                       "MSP           9.50     \n"
-                                       "Mahalanobis 100.25  3.0\n")
+    cli.print_table(
+        pd.DataFrame(
+            {"Method": ["MSP", "Mahalanobis"], "AUROC": [9.5, 100.25], "FPR": [np.nan, 3.0]}
+        ),
+        "A title",
+    )
+    assert (
+        capsys.readouterr().out
+        == "\nA title\nMethod       AUROC  FPR\nMSP           9.50     \nMahalanobis 100.25  3.0\n"
+    )
 
 
 def test_printing_a_table_leaves_it_as_it_was(capsys):

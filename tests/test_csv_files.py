@@ -1,4 +1,6 @@
-"""Features, heads and tables as files: exact numbers, one content in any valid form, damage refused by line and column."""
+"""Features, heads and tables as files: exact numbers, one content in any valid form, damage refused
+by line and column."""
+
 import codecs
 import random
 import re
@@ -19,7 +21,8 @@ SMALLEST, LARGEST = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32
 
 
 def random_floats(rows, width, seed=0):
-    """float32 (rows, width) of random bit patterns: every exponent, denormals, both signs; NaN and infinity redrawn."""
+    """float32 (rows, width) of random bit patterns: every exponent, denormals, both signs; NaN and
+    infinity redrawn."""
     generator = np.random.default_rng(seed)
     bits = generator.integers(0, 2**32, (rows, width), dtype=np.uint32)
     bits[::4] &= 0x807FFFFF  # a quarter of the rows denormal
@@ -30,9 +33,15 @@ def random_floats(rows, width, seed=0):
 
 
 def same_bits(a, b):
-    return a.shape == b.shape and a.dtype == b.dtype == np.float32 and np.array_equal(a.view(np.uint32), b.view(np.uint32))
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype == np.float32
+        and np.array_equal(a.view(np.uint32), b.view(np.uint32))
+    )
 
-# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+# ---- numbers -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_features_come_back_bit_for_bit(tmp_path, suffix):
@@ -50,11 +59,17 @@ def test_a_csv_and_a_parquet_file_hold_the_same(tmp_path):
     read = []
     for suffix in artifacts.SUFFIXES:
         artifacts.write_features(tmp_path / f"x{suffix}", features, np.arange(50), paths)
-        assert artifacts.columns_of(tmp_path / f"x{suffix}") == [*(f"ct{d}" for d in range(6)), "label", "path"]
+        assert artifacts.columns_of(tmp_path / f"x{suffix}") == [
+            *(f"ct{d}" for d in range(6)),
+            "label",
+            "path",
+        ]
         assert artifacts.width_of(tmp_path / f"x{suffix}") == 6
         read.append(artifacts.read_features(tmp_path / f"x{suffix}"))
     assert same_bits(read[0].features, read[1].features)
-    assert np.array_equal(read[0].labels, read[1].labels) and read[0].paths == read[1].paths == paths
+    assert (
+        np.array_equal(read[0].labels, read[1].labels) and read[0].paths == read[1].paths == paths
+    )
 
 
 def test_a_csv_holds_the_shortest_decimal_form_that_reads_back(tmp_path):
@@ -64,6 +79,7 @@ def test_a_csv_holds_the_shortest_decimal_form_that_reads_back(tmp_path):
 
     def digits(text):
         return re.sub(r"[eE].*|[-+.]", "", text).strip("0")
+
     shortest = [np.format_float_scientific(value, unique=True) for value in features.ravel()]
     assert max(len(digits(text)) for text in written) == 9
     assert [len(digits(text)) for text in written] == [len(digits(text)) for text in shortest]
@@ -72,7 +88,10 @@ def test_a_csv_holds_the_shortest_decimal_form_that_reads_back(tmp_path):
 
 def test_float64_and_integer_input_is_kept_as_float32(tmp_path):
     artifacts.write_features(tmp_path / "x.csv", np.array([[0.1, 2.0], [1 / 3, -7.0]]), [0, 1])
-    assert same_bits(artifacts.read_features(tmp_path / "x.csv").features, np.array([[0.1, 2.0], [1 / 3, -7.0]], np.float32))
+    assert same_bits(
+        artifacts.read_features(tmp_path / "x.csv").features,
+        np.array([[0.1, 2.0], [1 / 3, -7.0]], np.float32),
+    )
 
 
 def test_paths_come_back_as_they_are(tmp_path):
@@ -84,7 +103,9 @@ def test_paths_come_back_as_they_are(tmp_path):
 
 def test_a_leading_unnamed_index_column_of_older_files_is_passed_over(tmp_path):
     features = random_floats(40, 6, seed=3)
-    frame = pd.DataFrame(features, columns=[f"ct{d}" for d in range(6)]).assign(label=np.arange(40) % 4)
+    frame = pd.DataFrame(features, columns=[f"ct{d}" for d in range(6)]).assign(
+        label=np.arange(40) % 4
+    )
     frame.to_csv(tmp_path / "old.csv")
     assert (tmp_path / "old.csv").read_text().startswith(",ct0,")
     found = artifacts.read_features(tmp_path / "old.csv")
@@ -112,19 +133,29 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
 def test_a_head_comes_back_exactly(tmp_path):
     W, names = random_floats(5, 6, seed=4), ["0", "1", "a, b", 'a "q"', "größe"]
     artifacts.write_head(tmp_path / "head.csv", W, W[:, 3], names)
-    assert artifacts.columns_of(tmp_path / "head.csv") == ["class", *(f"w{d}" for d in range(6)), "bias"]
+    assert artifacts.columns_of(tmp_path / "head.csv") == [
+        "class",
+        *(f"w{d}" for d in range(6)),
+        "bias",
+    ]
     found, b, classes = artifacts.read_head(tmp_path / "head.csv")
     assert same_bits(found, W) and same_bits(b, W[:, 3]) and classes == names
 
 
-# ---- files that cannot be used ---------------------------------------------------------------------------------------
+# ---- files that cannot be used -------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("cell", ["NaN", "inf", "-inf", ""])
 @pytest.mark.parametrize("row", [1, 4, 7])
 def test_a_value_that_is_no_number_is_named_with_its_row(tmp_path, cell, row):
-    lines = ["ct0,ct1,label", *(f"0.5,{cell if number == row else 1.25},2" for number in range(1, 8))]
+    lines = [
+        "ct0,ct1,label",
+        *(f"0.5,{cell if number == row else 1.25},2" for number in range(1, 8)),
+    ]
     (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=rf"x\.csv, line {row + 1}, column ct1: .*, expected a finite number"):
+    with pytest.raises(
+        ValueError, match=rf"x\.csv, line {row + 1}, column ct1: .*, expected a finite number"
+    ):
         artifacts.read_features(tmp_path / "x.csv")
 
 
@@ -136,7 +167,9 @@ def test_nan_in_a_parquet_file_is_named_with_its_row(tmp_path):
         artifacts.read_features(tmp_path / "x.parquet")
 
 
-@pytest.mark.parametrize(("lines", "row"), [(["1,0", "1,", "1,0"], 2), (["1,", "NaN,0"], 1), (["NaN,0", "1,"], 1)])
+@pytest.mark.parametrize(
+    ("lines", "row"), [(["1,0", "1,", "1,0"], 2), (["1,", "NaN,0"], 1), (["NaN,0", "1,"], 1)]
+)
 def test_the_first_row_that_lacks_a_label_or_a_number_is_named(tmp_path, lines, row):
     (tmp_path / "x.csv").write_text("\n".join(["ct0,label", *lines]) + "\n")
     with pytest.raises(ValueError, match=f"line {row + 1}, column"):
@@ -146,15 +179,21 @@ def test_the_first_row_that_lacks_a_label_or_a_number_is_named(tmp_path, lines, 
 def test_a_csv_cut_short_is_refused(tmp_path):
     artifacts.write_features(tmp_path / "x.csv", random_floats(20, 6), np.arange(20))
     content = (tmp_path / "x.csv").read_bytes()
-    (tmp_path / "x.csv").write_bytes(content[:len(content) * 2 // 3].rstrip(b"\n").rpartition(b",")[0])  # ends within a row
+    (tmp_path / "x.csv").write_bytes(
+        content[: len(content) * 2 // 3].rstrip(b"\n").rpartition(b",")[0]
+    )  # ends within a row
     with pytest.raises(ValueError, match=r"x\.csv"):
         artifacts.read_features(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize("header", ["a,b,c", "ct0,ct2,label", "ct0,ct1", "", "label", "ct0;ct1;label"])
+@pytest.mark.parametrize(
+    "header", ["a,b,c", "ct0,ct2,label", "ct0,ct1", "", "label", "ct0;ct1;label"]
+)
 def test_a_file_of_other_columns_is_no_feature_file(tmp_path, header):
     (tmp_path / "x.csv").write_text(f"{header}\n1,2,3\n")
-    with pytest.raises(ValueError, match=r"not a feature file: expected columns ct0 \.\. ct\{D-1\}, label"):
+    with pytest.raises(
+        ValueError, match=r"not a feature file: expected columns ct0 \.\. ct\{D-1\}, label"
+    ):
         artifacts.read_features(tmp_path / "x.csv")
 
 
@@ -164,8 +203,11 @@ def test_a_file_of_more_or_fewer_rows_than_its_sidecar_says_is_refused(tmp_path,
     artifacts.write_features(path, np.ones((4, 2)), np.zeros(4))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines, lines[-1]][: kept + 1]))
-    with pytest.raises(ValueError, match=rf"holds {kept} rows, expected 4, as its sidecar says; .*, or take it as it is with "
-                                         "--allow-stale"):
+    with pytest.raises(
+        ValueError,
+        match=rf"holds {kept} rows, expected 4, as its sidecar says; .*, or take it as it is with "
+        "--allow-stale",
+    ):
         artifacts.read_features(path)
     records.sidecar_path(path).unlink()
     assert len(artifacts.read_features(path).features) == kept
@@ -213,16 +255,26 @@ def test_a_file_that_is_no_head_is_refused_by_name(tmp_path, text):
 @pytest.mark.parametrize("label", [3, -1, 99])
 def test_a_label_outside_the_classes_is_named_with_its_row(tmp_path, label):
     artifacts.write_features(tmp_path / "x.csv", np.ones((4, 2)), [0, 2, label, label])
-    with pytest.raises(ValueError, match=rf"x\.csv, line 4, column label: found label {label}, and the head knows classes 0 to 2"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            rf"x\.csv, line 4, column label: found label {label}, and the head knows classes 0 to 2"
+        ),
+    ):
         artifacts.check_labels(artifacts.read_features(tmp_path / "x.csv"), ["a", "b", "c"])
 
+
 def test_missing_values_in_a_table_are_empty_cells(tmp_path):
-    artifacts.write_table(tmp_path / "t.csv", pd.DataFrame({"name": ["a", None], "value": [0.1, np.nan]}), {"tpr": 0.95})
+    artifacts.write_table(
+        tmp_path / "t.csv",
+        pd.DataFrame({"name": ["a", None], "value": [0.1, np.nan]}),
+        {"tpr": 0.95},
+    )
     assert (tmp_path / "t.csv").read_text() == "name,value\na,0.1\n,\n"
     assert {"tpr": 0.95, "rows": 2}.items() <= records.read_sidecar(tmp_path / "t.csv").items()
 
 
-# ---- one table in many forms -----------------------------------------------------------------------------------------
+# ---- one table in many forms ---------------------------------------------------------------------
 
 PATHS = ["a/1.png", "b, c/2.png", '"d"/3.png', "=cmd/4.png", "'e/5.png", "-2+3/6.png"]
 
@@ -230,15 +282,19 @@ PATHS = ["a/1.png", "b, c/2.png", '"d"/3.png', "=cmd/4.png", "'e/5.png", "-2+3/6
 @pytest.fixture
 def written(tmp_path):
     """A feature file with paths and its sidecar."""
-    artifacts.write_features(tmp_path / "x.csv", random_floats(6, 6, seed=7), [11, 0, -1, 3, 2, 11], PATHS)
+    artifacts.write_features(
+        tmp_path / "x.csv", random_floats(6, 6, seed=7), [11, 0, -1, 3, 2, 11], PATHS
+    )
     return tmp_path / "x.csv"
 
 
 def by_pandas(change, **options):
     """Rewrite a CSV as pandas does after a change of its frame of texts."""
+
     def rewrite(path):
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         change(frame).to_csv(path, **{"index": False, **options})
+
     return rewrite
 
 
@@ -280,40 +336,74 @@ def test_a_valid_rewriting_is_the_same_table(written, way):
     assert records.unchanged(written, "another", content)
 
 
-@pytest.mark.parametrize("way", [name for name in REWRITTEN if name not in ("labels with decimals", "blank rows at the end",
-                                                                           "all of it")])
+@pytest.mark.parametrize(
+    "way",
+    [
+        name
+        for name in REWRITTEN
+        if name not in ("labels with decimals", "blank rows at the end", "all of it")
+    ],
+)
 def test_a_valid_rewriting_of_a_head_is_the_same_head(tmp_path, way):
     W, names = random_floats(4, 6, seed=4), ["=a", "007", "'b", "null"]
     artifacts.write_head(tmp_path / "head.csv", W, W[:, 1], names)
     content = records.content_sha256(tmp_path / "head.csv")
     REWRITTEN[way](tmp_path / "head.csv")
-    assert artifacts.columns_of(tmp_path / "head.csv")[-1 if way != "columns in another order" else 0] in ("bias", "w5")
+    assert artifacts.columns_of(tmp_path / "head.csv")[
+        -1 if way != "columns in another order" else 0
+    ] in ("bias", "w5")
     found, b, classes = artifacts.read_head(tmp_path / "head.csv")
     assert same_bits(found, W) and same_bits(b, W[:, 1]) and classes == names
     assert csv_files.file_content_sha256(tmp_path / "head.csv") == content
 
 
-@pytest.mark.parametrize("way", ["CR LF", "byte order mark", "all quoted", "index column", "columns in another order",
-                                 "final blank line"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "CR LF",
+        "byte order mark",
+        "all quoted",
+        "index column",
+        "columns in another order",
+        "final blank line",
+    ],
+)
 def test_a_valid_rewriting_of_a_table_is_the_same_table(tmp_path, way):
-    frame = pd.DataFrame({"ood": ["2023", "-x"], "n": [1, 2], "auroc": [0.1, np.nan], "best": [True, False], "note": ["", "b"]})
+    frame = pd.DataFrame(
+        {
+            "ood": ["2023", "-x"],
+            "n": [1, 2],
+            "auroc": [0.1, np.nan],
+            "best": [True, False],
+            "note": ["", "b"],
+        }
+    )
     artifacts.write_table(tmp_path / "t.csv", frame)
-    before, content = artifacts.read_table(tmp_path / "t.csv"), records.content_sha256(tmp_path / "t.csv")
+    before, content = (
+        artifacts.read_table(tmp_path / "t.csv"),
+        records.content_sha256(tmp_path / "t.csv"),
+    )
     REWRITTEN[way](tmp_path / "t.csv")
     found = artifacts.read_table(tmp_path / "t.csv")
     pd.testing.assert_frame_equal(found[before.columns], before)
     assert csv_files.file_content_sha256(tmp_path / "t.csv") == content
 
 
-@pytest.mark.parametrize("way", ["CR LF", "byte order mark", "all quoted", "index column", "columns in another order"])
+@pytest.mark.parametrize(
+    "way", ["CR LF", "byte order mark", "all quoted", "index column", "columns in another order"]
+)
 def test_a_valid_rewriting_of_moments_is_the_same_summary(tmp_path, way):
     generator = np.random.default_rng(0)
-    tally = layers.Tally(2).update(generator.normal(size=(8, 3)).astype(np.float32), np.arange(8) % 2)
+    tally = layers.Tally(2).update(
+        generator.normal(size=(8, 3)).astype(np.float32), np.arange(8) % 2
+    )
     layers.write_summary(tmp_path / "x.csv", layers.Summary.of(tally, tally.moments), {})
     before = layers.read_summary(tmp_path / "x.csv")
     REWRITTEN[way](tmp_path / "x.csv")
     found = layers.read_summary(tmp_path / "x.csv")
-    assert np.array_equal(found.mean, before.mean) and np.array_equal(found.moments.within, before.moments.within)
+    assert np.array_equal(found.mean, before.mean) and np.array_equal(
+        found.moments.within, before.moments.within
+    )
     assert np.array_equal(found.moments.means, before.moments.means)
 
 
@@ -337,41 +427,90 @@ def test_labels_that_turn_into_decimals_after_a_thousand_rows_are_the_same_label
 
 
 def test_the_content_is_the_same_in_parquet_and_differs_for_each_changed_value(tmp_path):
-    features, labels, paths = random_floats(5, 6, seed=3), [0, 1, 2, 3, 4], [f"{n}.png" for n in range(5)]
+    features, labels, paths = (
+        random_floats(5, 6, seed=3),
+        [0, 1, 2, 3, 4],
+        [f"{n}.png" for n in range(5)],
+    )
 
     def content(features=features, labels=labels, paths=paths, suffix=".csv"):
         artifacts.write_features(tmp_path / f"x{suffix}", features, labels, paths)
-        hashes = {records.read_sidecar(tmp_path / "x.csv")["content_sha256"],
-                  csv_files.file_content_sha256(tmp_path / f"x{suffix}")}
+        hashes = {
+            records.read_sidecar(tmp_path / "x.csv")["content_sha256"],
+            csv_files.file_content_sha256(tmp_path / f"x{suffix}"),
+        }
         assert len(hashes) == 1
         return hashes.pop()
+
     assert content() == content(suffix=".parquet")
     one_bit = features.copy()
     one_bit.view(np.uint32)[3, 2] ^= 1
-    others = [content(one_bit), content(labels=[0, 1, 2, 4, 3]), content(paths=[*paths[:4], "5.png"]), content(paths=None),
-              content(features[:, :5]), content(features[:4], labels[:4], paths[:4]), content(features[:, ::-1])]
+    others = [
+        content(one_bit),
+        content(labels=[0, 1, 2, 4, 3]),
+        content(paths=[*paths[:4], "5.png"]),
+        content(paths=None),
+        content(features[:, :5]),
+        content(features[:4], labels[:4], paths[:4]),
+        content(features[:, ::-1]),
+    ]
     assert len({content(), *others}) == 8
 
 
-# ---- damage ----------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------
 
 DAMAGED = {
-    "a label that is true": ("ct0,ct1,label\n1,2,0\n3,4,true\n", r"line 3, column label: found 'true', expected a whole number"),
-    "labels that are all true or false": ("ct0,ct1,label\n1,2,false\n3,4,true\n", "line 2, column label: found 'false'"),
-    "a short row where path is last": ("ct0,ct1,label,path\n1,2,0,a\n3,4,1\n5,6,1,b\n",
-                                       r"line 3, column path: the row ends before it, with 3 cells; expected 4"),
-    "a short row where another column is last": ("ct0,ct1,label,more\n1,2,0,a\n3,4,1\n", "line 3, column more: the row ends"),
-    "a short row of zeros at the end": ("ct0,ct1,label\n0,0,0\n0,0\n", "line 3, column label: the row ends before it"),
+    "a label that is true": (
+        "ct0,ct1,label\n1,2,0\n3,4,true\n",
+        r"line 3, column label: found 'true', expected a whole number",
+    ),
+    "labels that are all true or false": (
+        "ct0,ct1,label\n1,2,false\n3,4,true\n",
+        "line 2, column label: found 'false'",
+    ),
+    "a short row where path is last": (
+        "ct0,ct1,label,path\n1,2,0,a\n3,4,1\n5,6,1,b\n",
+        r"line 3, column path: the row ends before it, with 3 cells; expected 4",
+    ),
+    "a short row where another column is last": (
+        "ct0,ct1,label,more\n1,2,0,a\n3,4,1\n",
+        "line 3, column more: the row ends",
+    ),
+    "a short row of zeros at the end": (
+        "ct0,ct1,label\n0,0,0\n0,0\n",
+        "line 3, column label: the row ends before it",
+    ),
     "an empty path": ("ct0,label,path\n1,0,\n", "line 2, column path: the cell is empty"),
-    "a long row": ("ct0,ct1,label\n1,2,0\n3,4,1,5\n", r"line 3, column 4: the row has 4 cells; expected 3"),
-    "two columns label": ("ct0,label,label\n1,0,1\n", "line 1, column 3: a second column called 'label'"),
+    "a long row": (
+        "ct0,ct1,label\n1,2,0\n3,4,1,5\n",
+        r"line 3, column 4: the row has 4 cells; expected 3",
+    ),
+    "two columns label": (
+        "ct0,label,label\n1,0,1\n",
+        "line 1, column 3: a second column called 'label'",
+    ),
     "two columns ct0": ("ct0,ct0,label\n1,0,1\n", "line 1, column 2: a second column called 'ct0'"),
     "a column without a name": ("ct0,,label\n1,0,1\n", "line 1, column 2: this column has no name"),
-    "a last label cut from 11 to 1": ("ct0,label\n1,11\n1,1", "line 3, column label: the file ends within a line, so that '1' may"),
-    "a last path cut": ("ct0,label,path\n1,11,a.png\n1,1,b.p", "line 3, column path: the file ends within a line"),
-    "a blank line between": ("ct0,label\n1,0\n\n2,0\n", "line 3: the row is blank, and others follow"),
-    "blank cells between": ("ct0,label\n1,0\n,\n2,0\n", "line 3: the row is blank, and others follow"),
-    "a quote that is never closed": ('ct0,label,path\n1,0,a\n2,0,"b\n3,0,c\n', "line 3: a cell opens with \" and is never closed"),
+    "a last label cut from 11 to 1": (
+        "ct0,label\n1,11\n1,1",
+        "line 3, column label: the file ends within a line, so that '1' may",
+    ),
+    "a last path cut": (
+        "ct0,label,path\n1,11,a.png\n1,1,b.p",
+        "line 3, column path: the file ends within a line",
+    ),
+    "a blank line between": (
+        "ct0,label\n1,0\n\n2,0\n",
+        "line 3: the row is blank, and others follow",
+    ),
+    "blank cells between": (
+        "ct0,label\n1,0\n,\n2,0\n",
+        "line 3: the row is blank, and others follow",
+    ),
+    "a quote that is never closed": (
+        'ct0,label,path\n1,0,a\n2,0,"b\n3,0,c\n',
+        'line 3: a cell opens with " and is never closed',
+    ),
     "a quote too many": ('ct0,label,path\n1,0,"a"b"\n', "line 2: "),
     "a word": ("ct0,label\n1,0\nx,0\n", "line 3, column ct0: found 'x', expected a finite number"),
     "a number beyond float32": ("ct0,label\n1,0\n1e39,0\n", "line 3, column ct0: found '1e39'"),
@@ -380,7 +519,10 @@ DAMAGED = {
     "half a label": ("ct0,label\n1,0.5\n", "line 2, column label: found '0.5'"),
     "an enormous label": ("ct0,label\n1,1e30\n", "line 2, column label: found '1e30'"),
     "a label that is infinite": ("ct0,label\n1,inf\n", "line 2, column label: found 'inf'"),
-    "a line after a cell of two lines": ('ct0,label,path\n1,0,"a\nb"\nx,0,c\n', "line 4, column ct0: found 'x'"),
+    "a line after a cell of two lines": (
+        'ct0,label,path\n1,0,"a\nb"\nx,0,c\n',
+        "line 4, column ct0: found 'x'",
+    ),
     "lines that end in CR": ("ct0,label\r1,0\r", "line 1: lines end in CR alone"),
     "columns apart by semicolons": ("ct0;label\n1;0\n", "the columns must be separated by commas"),
 }
@@ -392,7 +534,9 @@ def test_a_damaged_feature_file_is_refused_by_line_and_column(tmp_path, case):
     (tmp_path / "x.csv").write_bytes(text.encode())
     with pytest.raises(ValueError, match=r"x\.csv.*" + message):
         artifacts.read_features(tmp_path / "x.csv")
-    assert records.content_sha256(tmp_path / "x.csv") is None or "cut" in case or "semicolons" in case
+    assert (
+        records.content_sha256(tmp_path / "x.csv") is None or "cut" in case or "semicolons" in case
+    )
 
 
 @pytest.mark.parametrize(
@@ -418,7 +562,10 @@ def test_a_damaged_head_is_refused_by_line_and_column(tmp_path, text, message):
         ("ood,auroc\nx,0.5\ny\n", "line 3, column auroc: the row ends before it"),
         ("ood,auroc\nx,0.5\ny,0.5,1\n", "line 3, column 3: the row has 3 cells"),
         ("ood,auroc,auroc\nx,0.5,1\n", "line 1, column 3: a second column called 'auroc'"),
-        ("ood,auroc\nx,0.5\ny,0.x\nz,0.7\n", "line 3, column auroc: found '0.x', expected a number"),
+        (
+            "ood,auroc\nx,0.5\ny,0.x\nz,0.7\n",
+            "line 3, column auroc: found '0.x', expected a number",
+        ),
         ("ood,auroc\nx,0.5\ny,0.9", "line 3, column auroc: the file ends within a line"),
         ('ood,auroc,note\nx,0.5,"a\ny,0.9,b\n', 'line 2: a cell opens with " and is never closed'),
     ],
@@ -439,26 +586,30 @@ def test_bytes_that_are_not_utf_8_are_refused_by_line_and_column(tmp_path):
 
 
 def damaged(content, random):
-    """Content with one fault: cut off, a byte changed, taken out or put in, a line doubled or lost, cells swapped."""
+    """Content with one fault: cut off, a byte changed, taken out or put in, a line doubled or lost,
+    cells swapped."""
     at = random.randrange(len(content))
     rows = content.split(b"\n")
     row = random.randrange(len(rows) - 1)
     cells = rows[row].split(b",")
     random.shuffle(cells)
     extra = random.choice([b",", b"\n", b'"', b"\r", b"0", b"'", b"-", b"true", b",,", b"\xff"])
-    return random.choice([
-        content[:at],
-        content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1:],
-        content[:at] + content[at + 1:],
-        content[:at] + extra + content[at:],
-        b"\n".join([*rows[:row], rows[row], *rows[row:]]),
-        b"\n".join([*rows[:row], *rows[row + 1:]]),
-        b"\n".join([*rows[:row], b",".join(cells), *rows[row + 1:]]),
-    ])
+    return random.choice(
+        [
+            content[:at],
+            content[:at] + bytes([content[at] ^ 1 << random.randrange(8)]) + content[at + 1 :],
+            content[:at] + content[at + 1 :],
+            content[:at] + extra + content[at:],
+            b"\n".join([*rows[:row], rows[row], *rows[row:]]),
+            b"\n".join([*rows[:row], *rows[row + 1 :]]),
+            b"\n".join([*rows[:row], b",".join(cells), *rows[row + 1 :]]),
+        ]
+    )
 
 
 def test_no_damage_changes_a_value_in_silence(written):
-    """With its sidecar a file gives the same values or is refused; without it, what is refused is named by its line."""
+    """With its sidecar a file gives the same values or is refused; without it, what is refused is
+    named by its line."""
     good, values = written.read_bytes(), artifacts.read_features(written)
     generator = random.Random(0)
     for _ in range(300):
@@ -467,17 +618,31 @@ def test_no_damage_changes_a_value_in_silence(written):
         try:
             found = artifacts.read_features(written)
         except ValueError as error:
-            assert re.search(r"line \d+|not a feature file|changed after it was written|rows, expected 6", str(error)), content
+            assert re.search(
+                r"line \d+|not a feature file|changed after it was written|rows, expected 6",
+                str(error),
+            ), content
         else:
-            assert same_bits(found.features, values.features) and found.labels.tolist() == values.labels.tolist(), content
+            assert (
+                same_bits(found.features, values.features)
+                and found.labels.tolist() == values.labels.tolist()
+            ), content
             assert found.paths == values.paths, content
 
 
-# ---- Parquet files of others -----------------------------------------------------------------------------------------
+# ---- Parquet files of others ---------------------------------------------------------------------
+
 
 def test_a_parquet_file_of_other_number_types_and_further_columns_is_taken(tmp_path):
-    frame = pl.DataFrame({"more": ["x", "y"], "path": ["a", "b"], "label": pl.Series([1, 0], dtype=pl.Int32),
-                          "ct1": [0.1, 2.0], "ct0": pl.Series([1, 2], dtype=pl.Int8)})
+    frame = pl.DataFrame(
+        {
+            "more": ["x", "y"],
+            "path": ["a", "b"],
+            "label": pl.Series([1, 0], dtype=pl.Int32),
+            "ct1": [0.1, 2.0],
+            "ct0": pl.Series([1, 2], dtype=pl.Int8),
+        }
+    )
     frame.with_columns(pl.col("path").cast(pl.Categorical)).write_parquet(tmp_path / "x.parquet")
     found = artifacts.read_features(tmp_path / "x.parquet")
     assert same_bits(found.features, np.array([[1, 0.1], [2, 2]], np.float32))
@@ -487,15 +652,36 @@ def test_a_parquet_file_of_other_number_types_and_further_columns_is_taken(tmp_p
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"ct0": [True, False], "label": [0, 1]}, "column ct0: found Boolean values, expected numbers"),
+        (
+            {"ct0": [True, False], "label": [0, 1]},
+            "column ct0: found Boolean values, expected numbers",
+        ),
         ({"ct0": ["1", "2"], "label": [0, 1]}, "column ct0: found String values, expected numbers"),
-        ({"ct0": [1.0, None], "label": [0, 1]}, "data row 2, column ct0: found None, expected a finite number"),
-        ({"ct0": [1.0, 1e300], "label": [0, 1]}, r"data row 2, column ct0: found 1e\+?300, expected a finite number"),
-        ({"ct0": [1.0, 2.0], "label": [True, False]}, "data row 1, column label: found True, expected a whole number"),
-        ({"ct0": [1.0, 2.0], "label": [0, 0.5]}, "data row 2, column label: found 0.5, expected a whole number"),
+        (
+            {"ct0": [1.0, None], "label": [0, 1]},
+            "data row 2, column ct0: found None, expected a finite number",
+        ),
+        (
+            {"ct0": [1.0, 1e300], "label": [0, 1]},
+            r"data row 2, column ct0: found 1e\+?300, expected a finite number",
+        ),
+        (
+            {"ct0": [1.0, 2.0], "label": [True, False]},
+            "data row 1, column label: found True, expected a whole number",
+        ),
+        (
+            {"ct0": [1.0, 2.0], "label": [0, 0.5]},
+            "data row 2, column label: found 0.5, expected a whole number",
+        ),
         ({"ct0": [1.0, 2.0], "label": [0, None]}, "data row 2, column label: found None"),
-        ({"ct0": [1.0, 2.0], "label": [0, 1], "path": ["a", None]}, "data row 2, column path: the cell is empty"),
-        ({"ct0": [1.0, 2.0], "label": [0, 1], "path": [1, 2]}, "column path: found Int64 values, expected text"),
+        (
+            {"ct0": [1.0, 2.0], "label": [0, 1], "path": ["a", None]},
+            "data row 2, column path: the cell is empty",
+        ),
+        (
+            {"ct0": [1.0, 2.0], "label": [0, 1], "path": [1, 2]},
+            "column path: found Int64 values, expected text",
+        ),
     ],
 )
 def test_a_parquet_file_of_other_values_is_refused_by_row_and_column(tmp_path, columns, message):
@@ -504,7 +690,7 @@ def test_a_parquet_file_of_other_values_is_refused_by_row_and_column(tmp_path, c
         artifacts.read_features(tmp_path / "x.parquet")
 
 
-# ---- paths are no patterns -------------------------------------------------------------------------------------------
+# ---- paths are no patterns -----------------------------------------------------------------------
 
 FOLDERS = ["lr[1]", "lr*", "lr?", "~", "a b", "{lr1,x}", "$HOME", "%41", "file:", "'q'", "x.gz"]
 
@@ -520,10 +706,14 @@ def test_a_path_is_taken_literally(tmp_path, monkeypatch, folder, suffix):
             values = np.full((2, 1), 10 * number + len(stem))
             Path(name).mkdir(exist_ok=True)
             artifacts.write_features(Path(name) / f"{stem}{suffix}", values, [0, 1])
-            artifacts.write_table(Path(name) / f"t{stem}.csv", pd.DataFrame({"value": values[:, 0]}))
+            artifacts.write_table(
+                Path(name) / f"t{stem}.csv", pd.DataFrame({"value": values[:, 0]})
+            )
             artifacts.write_head(Path(name) / f"h{stem}.csv", values, values[:, 0], ["a", "b"])
     for stem in ("x1", "x[1]", "x*"):
-        assert artifacts.read_features(Path(folder) / f"{stem}{suffix}").features[0, 0] == 20 + len(stem)
+        assert artifacts.read_features(Path(folder) / f"{stem}{suffix}").features[0, 0] == 20 + len(
+            stem
+        )
         assert artifacts.read_table(Path(folder) / f"t{stem}.csv")["value"][0] == 20 + len(stem)
         assert artifacts.read_head(Path(folder) / f"h{stem}.csv")[0][0, 0] == 20 + len(stem)
 
@@ -536,9 +726,27 @@ def test_moments_are_read_by_their_literal_path(tmp_path):
     assert layers.read_summary(tmp_path / "lr[1]" / "x.csv").mean.tolist() == [2]
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
-NAMES = ["2023", "007", "null", "NA", "1e5", "nan", "True", "-", "=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "'x", "''", "a'b"]
+NAMES = [
+    "2023",
+    "007",
+    "null",
+    "NA",
+    "1e5",
+    "nan",
+    "True",
+    "-",
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\tx",
+    "\rx",
+    "'x",
+    "''",
+    "a'b",
+]
 
 
 def test_no_text_cell_can_be_run_by_a_spreadsheet_and_each_comes_back(tmp_path):
@@ -554,17 +762,39 @@ def test_no_text_cell_can_be_run_by_a_spreadsheet_and_each_comes_back(tmp_path):
         found = artifacts.read_table(tmp_path / f"{name}.csv")
         assert found["ood"].tolist() == found["class_name"].tolist() == NAMES
         assert found["value"].tolist() == [-1.5] * count
-    texts = {"head": ["class"], "x": ["path"], "p": ["class_name", "ood"], "q": ["class_name", "ood"]}
+    texts = {
+        "head": ["class"],
+        "x": ["path"],
+        "p": ["class_name", "ood"],
+        "q": ["class_name", "ood"],
+    }
     for stem, columns in texts.items():
-        cells = pd.read_csv(tmp_path / f"{stem}.csv", dtype=str, keep_default_na=False)[columns].to_numpy().ravel()
+        cells = (
+            pd.read_csv(tmp_path / f"{stem}.csv", dtype=str, keep_default_na=False)[columns]
+            .to_numpy()
+            .ravel()
+        )
         assert not [cell for cell in cells if re.match(r"[=+\-@\t\r]", cell)]
-        assert {"'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\tx", "'\rx", "''x", "'''", "2023", "a'b"} <= set(cells)
+        assert {
+            "'=1+1",
+            "'+1",
+            "'-1",
+            "'@SUM(A1)",
+            "'\tx",
+            "'\rx",
+            "''x",
+            "'''",
+            "2023",
+            "a'b",
+        } <= set(cells)
 
 
 def test_numbers_are_written_as_they_are(tmp_path):
     artifacts.write_features(tmp_path / "x.csv", [[-1.5], [2]], [-1, 0], ["a", "b"])
     assert (tmp_path / "x.csv").read_text() == "ct0,label,path\n-1.5,-1,a\n2.0,0,b\n"
-    mixed = pd.DataFrame({"nearest": pd.Series([-1.5, None, "-x"], dtype=object), "n": [-1, -2, -3]})
+    mixed = pd.DataFrame(
+        {"nearest": pd.Series([-1.5, None, "-x"], dtype=object), "n": [-1, -2, -3]}
+    )
     artifacts.write_table(tmp_path / "t.csv", mixed)
     assert (tmp_path / "t.csv").read_text() == "nearest,n\n-1.5,-1\n,-2\n'-x,-3\n"
 
@@ -577,12 +807,21 @@ def test_a_quote_in_front_that_was_not_written_here_stays(tmp_path):
 def test_columns_of_names_are_text_and_others_are_what_their_cells_are(tmp_path):
     names = ["2023", "007", "null", "NA", "1e5"]
     frame = pd.DataFrame(dict.fromkeys(csv_files.TEXT, names))
-    frame = frame.assign(n=range(5), mean=[0.5, None, 1, 2, 3], best=[True, False] * 2 + [True], none=None,
-                         words=list("abc12"))
+    frame = frame.assign(
+        n=range(5),
+        mean=[0.5, None, 1, 2, 3],
+        best=[True, False] * 2 + [True],
+        none=None,
+        words=list("abc12"),
+    )
     artifacts.write_table(tmp_path / "t.csv", frame)
     found = artifacts.read_table(tmp_path / "t.csv")
     assert all(found[name].tolist() == names for name in csv_files.TEXT)
-    assert found["n"].dtype == np.int64 and found["mean"].dtype == np.float64 and found["best"].dtype == bool
+    assert (
+        found["n"].dtype == np.int64
+        and found["mean"].dtype == np.float64
+        and found["best"].dtype == bool
+    )
     assert found["words"].tolist() == list("abc12") and found["none"].isna().all()
     assert found["mean"].isna().tolist() == [False, True, False, False, False]
     assert list(found.groupby("ood", sort=False)["n"].sum().index) == names
@@ -598,24 +837,48 @@ SETS = {"2023": 0.5, "a|b": 0.75, "<b>x</b>": 0.25, "**x**": 0.5, "_y_": 0.5}
 
 
 def test_markdown_and_latex_escape_names():
-    rows = [{"checkpoint": "# net_s0", "dataset": "[x](y)", "ood": name, "method": "MSP", "parameters": "", "auroc": value,
-             "fpr95": 0.1, "best": False, "n_id": 10, "n_ood": 20, "accuracy": np.nan, "note": "",
-             "auroc_low": value, "auroc_high": value} for name, value in SETS.items()]
+    rows = [
+        {
+            "checkpoint": "# net_s0",
+            "dataset": "[x](y)",
+            "ood": name,
+            "method": "MSP",
+            "parameters": "",
+            "auroc": value,
+            "fpr95": 0.1,
+            "best": False,
+            "n_id": 10,
+            "n_ood": 20,
+            "accuracy": np.nan,
+            "note": "",
+            "auroc_low": value,
+            "auroc_high": value,
+        }
+        for name, value in SETS.items()
+    ]
     table = pd.DataFrame(rows)
     text = tables.markdown(tables.summarise(table, [("a&b\n| c", list(SETS))]), table, 0.95)
     heading, _, names, *_ = text.splitlines()
-    assert heading.startswith(r"\# net_s0: \[x\](y) (10 test images) against 2023 (20), a\|b (20), &lt;b&gt;x&lt;/b&gt; (20), "
-                              r"\*\*x\*\* (20), \_y\_ (20);")
+    assert heading.startswith(
+        r"\# net_s0: \[x\](y) (10 test images) against 2023 (20), a\|b (20), &lt;b&gt;x&lt;/b&gt;"
+        r" (20), "
+        r"\*\*x\*\* (20), \_y\_ (20);"
+    )
     assert len(re.split(r"(?<!\\)\|", names)) == 2 + 1 + 2 * 6, "a pipe in a name makes no column"
     assert r"a&amp;b \| c AUROC" in names and len(text.splitlines()) == 5
     page = tables.latex(tables.summarise(table), table, 0.95, None, "tab:ood")
-    assert r"a\textbar{}b" in page and r"{*}{*}x{*}{*}" in page and r"\# net\_s0: {[}x{]}(y)" in page
+    assert (
+        r"a\textbar{}b" in page and r"{*}{*}x{*}{*}" in page and r"\# net\_s0: {[}x{]}(y)" in page
+    )
 
 
-# ---- full disks ------------------------------------------------------------------------------------------------------
+# ---- full disks ----------------------------------------------------------------------------------
+
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("frame", [pl.DataFrame({"a": np.arange(1e5)}), pd.DataFrame({"a": np.arange(1e5)})])
+@pytest.mark.parametrize(
+    "frame", [pl.DataFrame({"a": np.arange(1e5)}), pd.DataFrame({"a": np.arange(1e5)})]
+)
 def test_a_full_disk_is_named_with_the_file(frame):
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'") as error:
         csv_files.write_frame("/dev/full", frame)

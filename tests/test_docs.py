@@ -1,4 +1,6 @@
-"""docs/: every score with its defaults, every metric, every tuning grid and every collapse metric is there, and examples run."""
+"""docs/: every score with its defaults, every metric, every tuning grid and every collapse metric
+is there, and examples run."""
+
 import ast
 import doctest
 import re
@@ -14,14 +16,20 @@ import ood_methods
 import scores
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-METHODS, COLLAPSE = ((DOCS / name).read_text(encoding="utf-8") for name in ("methods.md", "neural_collapse.md"))
+METHODS, COLLAPSE = (
+    (DOCS / name).read_text(encoding="utf-8") for name in ("methods.md", "neural_collapse.md")
+)
 
 
 def tables(text):
-    """The tables of a page: lists of rows, each a dict of cells by column title; a pipe in a cell is written \\|."""
+    """The tables of a page: lists of rows, each a dict of cells by column title; a pipe in a cell
+    is written \\|."""
     found = []
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        title, _, *rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in block.splitlines()]
+        title, _, *rows = [
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in block.splitlines()
+        ]
         found.append([dict(zip(title, row, strict=True)) for row in rows])
     return found
 
@@ -29,7 +37,9 @@ def tables(text):
 def described(text, *columns):
     """Rows of all tables that have these columns, by the names in backticks in their first cell."""
     rows = [row for table in tables(text) for row in table if set(columns) <= set(row)]
-    return {name: row for row in rows for name in re.findall(r"`([^`]+)`", next(iter(row.values())))}
+    return {
+        name: row for row in rows for name in re.findall(r"`([^`]+)`", next(iter(row.values())))
+    }
 
 
 def value(text):
@@ -43,10 +53,14 @@ def test_tables_are_read_with_their_escaped_pipes():
     assert described(page, "c") == {}
 
 
-# ---- methods.md ------------------------------------------------------------------------------------------------------
+# ---- methods.md ----------------------------------------------------------------------------------
+
 
 def test_every_score_and_no_other_has_a_formula_and_a_row_of_differences():
-    formulas, differences = described(METHODS, "score", "needs"), described(METHODS, "our default is from")
+    formulas, differences = (
+        described(METHODS, "score", "needs"),
+        described(METHODS, "our default is from"),
+    )
     assert set(formulas) == {*scores.METHODS, detection.ODIN}
     assert all(row["score"] and row["needs"] for row in formulas.values())
     without = {"MaxLogit"}  # in which nobody disagrees
@@ -56,31 +70,51 @@ def test_every_score_and_no_other_has_a_formula_and_a_row_of_differences():
 @pytest.mark.parametrize("name", scores.METHODS)
 def test_the_defaults_shown_are_those_of_the_code(name):
     cell = described(METHODS, "score", "parameters")[name]["parameters"].strip("`")
-    shown = {key.strip(): value(text) for key, text in (part.split("=") for part in cell.split(",") if part.strip())}
+    shown = {
+        key.strip(): value(text)
+        for key, text in (part.split("=") for part in cell.split(",") if part.strip())
+    }
     assert shown == scores.METHODS[name].parameters
-    assert [type(default) for default in shown.values()] == [type(value) for value in scores.METHODS[name].parameters.values()]
+    assert [type(default) for default in shown.values()] == [
+        type(value) for value in scores.METHODS[name].parameters.values()
+    ]
 
 
 @pytest.mark.parametrize("name", scores.METHODS)
 def test_the_source_shown_is_that_of_the_registry(name):
-    assert described(METHODS, "score", "source")[name]["source"].startswith(scores.METHODS[name].source)
+    assert described(METHODS, "score", "source")[name]["source"].startswith(
+        scores.METHODS[name].source
+    )
 
 
 def test_every_metric_column_is_explained():
     shown = described(METHODS, "column", "formula")
     assert set(metrics.COLUMNS) <= set(shown)
-    assert set(shown) - set(metrics.COLUMNS) == {"accuracy", "accuracy_at_tpr", "best", "note"}  # detection.tabulate adds these
+    assert set(shown) - set(metrics.COLUMNS) == {
+        "accuracy",
+        "accuracy_at_tpr",
+        "best",
+        "note",
+    }  # detection.tabulate adds these
 
 
 def test_the_tuning_grids_shown_are_those_of_the_code():
     shown = described(METHODS, "method", "parameter", "values")
-    grids = {name: (row["parameter"].strip("`"), tuple(map(value, row["values"].split(",")))) for name, row in shown.items()}
+    grids = {
+        name: (row["parameter"].strip("`"), tuple(map(value, row["values"].split(","))))
+        for name, row in shown.items()
+    }
     assert grids == detection.GRIDS
-    assert all(scores.METHODS[name].parameters[parameter] in values for name, (parameter, values) in grids.items())
+    assert all(
+        scores.METHODS[name].parameters[parameter] in values
+        for name, (parameter, values) in grids.items()
+    )
 
 
 def test_every_flag_shown_exists():
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", METHODS)) - {"--odin-epsilon"}  # of run_networks.py
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", METHODS)) - {
+        "--odin-epsilon"
+    }  # of run_networks.py
     parser = ood_methods.make_parser()
     assert len(flags) > 8
     assert not [flag for flag in flags if not parser.knows(flag)]
@@ -92,7 +126,8 @@ def test_the_examples_give_what_is_shown():
     assert found.failed == 0
 
 
-# ---- neural_collapse.md ----------------------------------------------------------------------------------------------
+# ---- neural_collapse.md --------------------------------------------------------------------------
+
 
 def collapse_metrics():
     """Every metric that collapse.py writes, of a small case in which all are defined."""
@@ -100,8 +135,11 @@ def collapse_metrics():
     features, labels = rng.normal(size=(60, width)).astype(np.float32), np.arange(60) % classes
     W, b = rng.normal(size=(classes, width)), rng.normal(size=classes)
     moments = collapse.Accumulator(classes=classes, width=width).update(features, labels).finish()
-    rows = [*collapse.measure(moments, W, b), *collapse.nc4_rows(collapse.nc4(features, labels, W, b, moments.means), "test"),
-            *collapse.nc5_rows(collapse.nc5(moments, features[:7]), "ood:any")]
+    rows = [
+        *collapse.measure(moments, W, b),
+        *collapse.nc4_rows(collapse.nc4(features, labels, W, b, moments.means), "test"),
+        *collapse.nc5_rows(collapse.nc5(moments, features[:7]), "ood:any"),
+    ]
     return moments, {row["metric"] for row in rows}
 
 
@@ -110,11 +148,17 @@ def test_every_collapse_metric_is_explained():
     assert len(written) > 20
     shown = set(described(COLLAPSE, "metric", "formula"))
     assert not {re.sub("^nc2_(means|weights)_", "", metric) for metric in written} - shown
-    assert {metric.partition("_")[2].partition("_")[0] for metric in written if metric.startswith("nc2")} == {"means", "weights"}
+    assert {
+        metric.partition("_")[2].partition("_")[0] for metric in written if metric.startswith("nc2")
+    } == {"means", "weights"}
     assert "`nc2_means_...`" in COLLAPSE and "`nc2_weights_...`" in COLLAPSE
 
 
 def test_every_column_of_the_table_by_class_is_named():
     moments, _ = collapse_metrics()
     section = COLLAPSE.partition("## nc_per_class.csv")[2].partition("\n## ")[0]
-    assert not [column for column in collapse.per_class(moments, np.eye(3, 5)) if not re.search(rf"\b{column}\b", section)]
+    assert not [
+        column
+        for column in collapse.per_class(moments, np.eye(3, 5))
+        if not re.search(rf"\b{column}\b", section)
+    ]

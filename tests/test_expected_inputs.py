@@ -85,14 +85,18 @@ def test_size_mean_and_std_are_never_made_up(values, missing):
         ),
         (
             [Source("the command line", {"size": 224, "crop_share": 0.875}), Source("net.py", OWN)],
-            "224 px in the centre of 256, bicubic, mean 0.1 0.2 0.3, std 0.4 0.5 0.6 "
-            "(image size and crop share from the command line; mean, std and interpolation from "
-            "net.py)",
+            (
+                "224 px in the centre of 256, bicubic, mean 0.1 0.2 0.3, std 0.4 0.5 0.6 (image"
+                " size and crop share from the command line; mean, std and interpolation from"
+                " net.py)"
+            ),
         ),
         (
             [Source("the data set digits", NAMED)],
-            "16 px, bilinear, mean 0.7, std 0.8 (image size, mean and std from the data set "
-            "digits; interpolation and crop share by default)",
+            (
+                "16 px, bilinear, mean 0.7, std 0.8 (image size, mean and std from the data set "
+                "digits; interpolation and crop share by default)"
+            ),
         ),
     ],
 )

@@ -89,9 +89,9 @@ def test_one_file_read_as_two_networks_is_two_networks():
     file = {"checkpoint_sha256": "a", "weights_sha256": "b"}
     assert records.same_network(file, {**file, "checkpoint_sha256": "c"})
     assert not records.same_network(file, {**file, "weights_sha256": "c"})
-    assert records.same_network(
-        {"checkpoint_sha256": "a"}, file
-    ) and not records.same_network({}, file)
+    assert records.same_network({"checkpoint_sha256": "a"}, file) and not records.same_network(
+        {}, file
+    )
 
 
 def test_a_changed_network_file_makes_every_file_anew(tmp_path):

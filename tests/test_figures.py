@@ -1,4 +1,6 @@
-"""Figures show the numbers that they were given: bars, lines and cells are read back from the drawn artists."""
+"""Figures show the numbers that they were given: bars, lines and cells are read back from the drawn
+artists."""
+
 import io
 import subprocess
 import sys
@@ -14,7 +16,16 @@ import figures
 import figures_style
 
 ROOT = Path(__file__).resolve().parents[1]
-SETS = ["held_out", "photos", "uniform", "gaussian", "svhn10k", "textures10", "a $2 and $3 folder", "<b>mine</b>"]
+SETS = [
+    "held_out",
+    "photos",
+    "uniform",
+    "gaussian",
+    "svhn10k",
+    "textures10",
+    "a $2 and $3 folder",
+    "<b>mine</b>",
+]
 
 
 def png(figure):
@@ -25,7 +36,9 @@ def png(figure):
 
 
 def words(figure):
-    return " | ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+    return " | ".join(
+        text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    )
 
 
 def history(epochs, validation=True, fitted=None):
@@ -34,33 +47,62 @@ def history(epochs, validation=True, fitted=None):
     if fitted:
         train[epoch >= fitted] = 1.0
     val = 0.8 - (epoch - 0.7 * epochs) ** 2 / epochs**2 if validation else np.full(epochs, np.nan)
-    return pd.DataFrame({"epoch": epoch, "train_loss": 5.0 / epoch**2, "train_acc": train, "val_acc": val,
-                         "val_loss": 2.0 / epoch if validation else np.nan, "lr": 0.1, "seconds": 1.0})
+    return pd.DataFrame(
+        {
+            "epoch": epoch,
+            "train_loss": 5.0 / epoch**2,
+            "train_acc": train,
+            "val_acc": val,
+            "val_loss": 2.0 / epoch if validation else np.nan,
+            "lr": 0.1,
+            "seconds": 1.0,
+        }
+    )
 
 
 def metrics(methods, sets, seed=0):
     generator = np.random.default_rng(seed)
-    rows = [{"ood": name, "method": f"method{index}", "parameters": np.nan, "auroc": value, "auroc_low": value - 0.01,
-             "auroc_high": value + 0.005} for name in sets for index, value in enumerate(generator.uniform(0.3, 0.99, methods))]
+    rows = [
+        {
+            "ood": name,
+            "method": f"method{index}",
+            "parameters": np.nan,
+            "auroc": value,
+            "auroc_low": value - 0.01,
+            "auroc_high": value + 0.005,
+        }
+        for name in sets
+        for index, value in enumerate(generator.uniform(0.3, 0.99, methods))
+    ]
     return pd.DataFrame(rows)
 
 
 def per_class(classes, seed=0):
     generator = np.random.default_rng(seed)
-    return pd.DataFrame({"class_name": [f"class {index}" for index in range(classes)],
-                         "within_class_variance": generator.gamma(3, size=classes),
-                         "cosine_weight_mean": generator.uniform(-0.2, 1, classes)})
+    return pd.DataFrame(
+        {
+            "class_name": [f"class {index}" for index in range(classes)],
+            "within_class_variance": generator.gamma(3, size=classes),
+            "cosine_weight_mean": generator.uniform(-0.2, 1, classes),
+        }
+    )
 
 
-# ---- training curves -------------------------------------------------------------------------------------------------
+# ---- training curves -----------------------------------------------------------------------------
+
 
 def test_curves_mark_the_best_and_the_first_fitted_epoch():
     table = history(20, fitted=15)
     figure = figures.training_curves(table)
     accuracy, loss = figure.axes
-    dot = next(line for line in accuracy.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1)
+    dot = next(
+        line for line in accuracy.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1
+    )
     best = table["val_acc"].idxmax()
-    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (table["epoch"][best], table["val_acc"][best])
+    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (
+        table["epoch"][best],
+        table["val_acc"][best],
+    )
     for axes in (accuracy, loss):
         assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [15]
     np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), table["train_acc"])
@@ -84,11 +126,16 @@ def test_curves_of_one_epoch_and_of_none_values():
     png(figures.training_curves(table))
 
 
-# ---- scores ----------------------------------------------------------------------------------------------------------
+# ---- scores --------------------------------------------------------------------------------------
+
 
 def densities(axes):
     """The two outlines drawn in a panel as (counts, edges): ID first."""
-    return [patch.get_data()[:2] for patch in axes.patches if hasattr(patch, "get_data") and not patch.get_fill()]
+    return [
+        patch.get_data()[:2]
+        for patch in axes.patches
+        if hasattr(patch, "get_data") and not patch.get_fill()
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
@@ -96,7 +143,9 @@ def test_histograms_are_densities_with_threshold_and_auroc(count):
     generator = np.random.default_rng(0)
     inside = generator.normal(5, 1, 2000)
     outside = {name: generator.normal(2, 1, 1000) for name in SETS[:count]}
-    figure = figures.score_histograms(inside, outside, "Energy", 3.25, dict.fromkeys(outside, 0.875))
+    figure = figures.score_histograms(
+        inside, outside, "Energy", 3.25, dict.fromkeys(outside, 0.875)
+    )
     assert len(figure.axes) == count
     for axes, (name, values) in zip(figure.axes, outside.items(), strict=True):
         assert [line.get_xdata()[0] for line in axes.lines] == [3.25]
@@ -131,7 +180,10 @@ def test_a_heavy_tail_is_cut_at_percentiles_and_counted():
     assert low > -1e5 and high < 10 and len(edges) == 81
 
 
-@pytest.mark.parametrize("inside, outside", [([1.0, 1.0], {"x": [1.0]}), ([np.nan, np.inf, 2.0], {"x": [np.nan]}), ([0.0], {})])
+@pytest.mark.parametrize(
+    "inside, outside",
+    [([1.0, 1.0], {"x": [1.0]}), ([np.nan, np.inf, 2.0], {"x": [np.nan]}), ([0.0], {})],
+)
 def test_histograms_of_constant_missing_and_no_scores(inside, outside):
     figure = figures.score_histograms(inside, outside, "MSP", 0.5)
     if outside.get("x") and np.isnan(outside["x"][0]):
@@ -139,7 +191,8 @@ def test_histograms_of_constant_missing_and_no_scores(inside, outside):
     png(figure)
 
 
-# ---- AUROC -----------------------------------------------------------------------------------------------------------
+# ---- AUROC ---------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("methods, sets", [(1, 1), (6, 3), (25, 8)])
 def test_bars_end_at_the_auroc_and_whiskers_at_the_interval(methods, sets):
@@ -179,9 +232,13 @@ def test_the_auroc_of_a_single_image_has_no_interval_and_is_not_drawn():
     table.loc[table["ood"] == SETS[0], ["auroc_low", "auroc_high"]] = np.nan
     table.loc[table["ood"] == SETS[0], "auroc"] = 0.1234
     figure = figures.auroc_bars(table)
-    assert [len(axes.patches) for axes in figure.axes] == [0, 2] and words(figure).count("no interval") == 2
+    assert [len(axes.patches) for axes in figure.axes] == [0, 2] and words(figure).count(
+        "no interval"
+    ) == 2
     assert "12.3" not in words(figure)
-    drawn = figures.score_histograms(np.arange(9.0), {"one": [3.0], "two": [1.0, 2.0]}, "MSP", None, {"one": 0.4, "two": 0.9})
+    drawn = figures.score_histograms(
+        np.arange(9.0), {"one": [3.0], "two": [1.0, 2.0]}, "MSP", None, {"one": 0.4, "two": 0.9}
+    )
     assert "AUROC 90.0%" in words(drawn) and "40.0" not in words(drawn)
     png(figure)
 
@@ -189,14 +246,24 @@ def test_the_auroc_of_a_single_image_has_no_interval_and_is_not_drawn():
 def test_rows_of_one_method_are_told_apart_by_parameters():
     table = pd.concat([metrics(2, SETS[:1]), metrics(1, SETS[:1], seed=1)], ignore_index=True)
     table["parameters"] = ['{"dim":10}', None, '{"dim":20}']
-    assert list(figures.method_labels(table)) == ['method0 {"dim":10}', "method1", 'method0 {"dim":20}']
+    assert list(figures.method_labels(table)) == [
+        'method0 {"dim":10}',
+        "method1",
+        'method0 {"dim":20}',
+    ]
     png(figures.auroc_bars(table))
 
 
-# ---- collapse --------------------------------------------------------------------------------------------------------
+# ---- collapse ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("draw, column", [(figures.within_class_variance, "within_class_variance"),
-                                          (figures.weight_mean_alignment, "cosine_weight_mean")])
+
+@pytest.mark.parametrize(
+    "draw, column",
+    [
+        (figures.within_class_variance, "within_class_variance"),
+        (figures.weight_mean_alignment, "cosine_weight_mean"),
+    ],
+)
 @pytest.mark.parametrize("classes", [2, 8, 100])
 def test_class_bars_hold_the_values_sorted_without_the_missing(draw, column, classes):
     table = per_class(classes)
@@ -208,7 +275,9 @@ def test_class_bars_hold_the_values_sorted_without_the_missing(draw, column, cla
     np.testing.assert_allclose(values, np.sort(table[column].dropna()))
     assert ("undefined for 1 of" in words(figure)) == (classes > 2)
     highest = table["class_name"][table[column].idxmax()]
-    assert highest in words(figure) and not (figure.axes[0].texts and classes > figures.LONG), "no words among the bars"
+    assert highest in words(figure) and not (figure.axes[0].texts and classes > figures.LONG), (
+        "no words among the bars"
+    )
     png(figure)
 
 
@@ -218,8 +287,12 @@ def test_class_bars_of_nothing():
 
 
 def test_alignment_has_its_target_at_one():
-    assert [line.get_xdata()[0] for line in figures.weight_mean_alignment(per_class(5)).axes[0].lines] == [1]
-    assert [line.get_ydata()[0] for line in figures.weight_mean_alignment(per_class(50)).axes[0].lines] == [1]
+    assert [
+        line.get_xdata()[0] for line in figures.weight_mean_alignment(per_class(5)).axes[0].lines
+    ] == [1]
+    assert [
+        line.get_ydata()[0] for line in figures.weight_mean_alignment(per_class(50)).axes[0].lines
+    ] == [1]
 
 
 @pytest.mark.parametrize("classes", [2, 8, 100])
@@ -278,24 +351,34 @@ def test_heat_map_without_absent_classes_and_without_names_where_none_could_be_r
 
 
 def test_nc5_bars_and_the_null():
-    table = pd.DataFrame({"name": ["ID test (null)", *SETS], "uncentred": np.linspace(0.9, 0.1, 9),
-                          "centred": [0.125, *np.linspace(0.1, 0.4, 7), np.nan]})
+    table = pd.DataFrame(
+        {
+            "name": ["ID test (null)", *SETS],
+            "uncentred": np.linspace(0.9, 0.1, 9),
+            "centred": [0.125, *np.linspace(0.1, 0.4, 7), np.nan],
+        }
+    )
     figure = figures.nc5_bars(table)
     for axes, column in zip(figure.axes, ("uncentred", "centred"), strict=True):
         np.testing.assert_allclose([bar.get_width() for bar in axes.patches], table[column])
         assert [line.get_xdata()[0] for line in axes.lines] == [table[column][0]]
         assert to_hex(axes.patches[0].get_facecolor()) == figures.ID_COLOUR.lower()
-        assert [to_hex(bar.get_facecolor()).upper() for bar in axes.patches[1:]] == list(figures.OOD_COLOURS)
+        assert [to_hex(bar.get_facecolor()).upper() for bar in axes.patches[1:]] == list(
+            figures.OOD_COLOURS
+        )
     assert words(figure).count("undefined") == 1
     png(figure)
 
 
-@pytest.mark.parametrize("count, shape", [(0, (1, 1)), (1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (8, (2, 4)), (9, (3, 3))])
+@pytest.mark.parametrize(
+    "count, shape", [(0, (1, 1)), (1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (8, (2, 4)), (9, (3, 3))]
+)
 def test_no_row_of_panels_is_left_with_one_where_two_rows_could_share(count, shape):
     assert figures_style.grid_shape(count) == shape
 
 
-# ---- components ------------------------------------------------------------------------------------------------------
+# ---- components ----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("count", [0, 1, 3, 8])
 def test_components_draw_every_set_over_the_same_id_points(count):
@@ -317,10 +400,15 @@ def test_components_thin_out_skip_the_missing_and_count_what_lies_beyond():
     generator = np.random.default_rng(0)
     inside = generator.normal(size=(50_000, 2))
     inside[0] = np.nan
-    figure = figures.principal_components(inside, {"near": inside[:100] + 1, "far": inside[:100] + 1e4},
-                                          id_labels=np.arange(50_000) % 100)
+    figure = figures.principal_components(
+        inside,
+        {"near": inside[:100] + 1, "far": inside[:100] + 1e4},
+        id_labels=np.arange(50_000) % 100,
+    )
     assert len(figure.axes[0].collections[0].get_offsets()) == 2000
-    assert [text.get_text() for text in figure.axes[1].texts] == ["100% beyond"], "and no labels of 100 classes"
+    assert [text.get_text() for text in figure.axes[1].texts] == ["100% beyond"], (
+        "and no labels of 100 classes"
+    )
     assert np.abs(figure.axes[1].get_xlim()).max() < 20
     png(figure)
 
@@ -341,20 +429,33 @@ def test_three_components_are_drawn_as_every_pair_of_them(count):
             np.testing.assert_allclose(axes.collections[1].get_offsets(), points[:, pair])
             assert axes.get_ylabel().startswith(f"component {pair[1] + 1} (")
             assert {text.get_text() for text in axes.texts} >= set("0123")
-            sides |= {round(float(np.ptp(limits)), 9) for limits in (axes.get_xlim(), axes.get_ylim())}
+            sides |= {
+                round(float(np.ptp(limits)), 9) for limits in (axes.get_xlim(), axes.get_ylim())
+            }
     assert len(sides) <= 1, "one unit is as long in every panel"
-    assert [axes.get_xlabel() for axes in rows[-1]] == ["component 1 (50.0%)", "component 1 (50.0%)", "component 2 (25.0%)"]
+    assert [axes.get_xlabel() for axes in rows[-1]] == [
+        "component 1 (50.0%)",
+        "component 1 (50.0%)",
+        "component 2 (25.0%)",
+    ]
     if count:  # the last set lies far along the third component alone
-        assert ["100% beyond" in {text.get_text() for text in axes.texts} for axes in rows[-1]] == [False, True, True]
+        assert ["100% beyond" in {text.get_text() for text in axes.texts} for axes in rows[-1]] == [
+            False,
+            True,
+            True,
+        ]
     png(figure)
 
 
-# ---- decisions, angles, spectra --------------------------------------------------------------------------------------
+# ---- decisions, angles, spectra ------------------------------------------------------------------
+
 
 def test_agreement_is_one_less_the_mismatch_of_the_test_images():
     table = per_class(6).assign(test_mismatch=[0.0, 0.1, 0.25, 0.5, np.nan, 1.0])
     figure = figures.nearest_mean_agreement(table)
-    np.testing.assert_allclose([bar.get_width() for bar in figure.axes[0].patches], [0, 0.5, 0.75, 0.9, 1])
+    np.testing.assert_allclose(
+        [bar.get_width() for bar in figure.axes[0].patches], [0, 0.5, 0.75, 0.9, 1]
+    )
     assert "undefined for 1 of 6 classes" in words(figure)
     png(figure)
 
@@ -375,7 +476,9 @@ def test_counts_and_measures_keep_their_own_digits():
     figure = figures.mismatch_map([0, 0, 1], [1, 1, 0], ["a", "b"])
     assert {text.get_text() for text in figure.axes[0].texts} == {"2", "1"}
     png(figure)
-    assert all(float(tick) == int(float(tick)) for tick in figure.axes[1].get_yticks()), "no half images beside the bar"
+    assert all(float(tick) == int(float(tick)) for tick in figure.axes[1].get_yticks()), (
+        "no half images beside the bar"
+    )
     distances = figures.class_mean_distances(np.array([[0.0, 0], [6.3, 0], [0, 2]]), list("abc"))
     assert {text.get_text() for text in distances.axes[0].texts} == {"6.30", "2.00", "6.61"}
 
@@ -386,7 +489,10 @@ def test_the_mismatch_map_of_agreement_and_of_very_many_classes():
     nearest, predicted = generator.integers(0, 100, (2, 3000))
     nearest[:500], predicted[:500] = 77, 3
     figure = figures.mismatch_map(nearest, predicted, [str(index) for index in range(100)])
-    assert figure.axes[0].images[0].get_array().shape == (40, 40) and np.nanmax(figure.axes[0].images[0].get_array()) >= 500
+    assert (
+        figure.axes[0].images[0].get_array().shape == (40, 40)
+        and np.nanmax(figure.axes[0].images[0].get_array()) >= 500
+    )
     assert "the 40 classes with most, of 100" in words(figure)
     png(figure)
 
@@ -398,7 +504,9 @@ def test_angles_of_a_simplex_stand_at_their_lines():
     for axes, count, angle in zip(figure.axes, (10, 10, 5), (target, target, 0), strict=True):
         bars = [bar for bar in axes.patches if bar.get_height()]
         assert sum(bar.get_height() for bar in bars) == count
-        assert all(bar.get_x() - 0.01 <= angle <= bar.get_x() + bar.get_width() + 0.01 for bar in bars)
+        assert all(
+            bar.get_x() - 0.01 <= angle <= bar.get_x() + bar.get_width() + 0.01 for bar in bars
+        )
         assert axes.lines[0].get_xdata()[0] == pytest.approx(angle)
     png(figure)
 
@@ -412,9 +520,13 @@ def test_gram_matrices_hold_the_cosines_and_the_shares_of_the_eigenvalues(classe
     centred = means - means.mean(axis=0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), unit @ unit.T, atol=1e-12)
-    assert np.isnan(np.ma.filled(figure.axes[1].images[0].get_array(), np.nan)[1]).all(), "a zero row has no angle"
+    assert np.isnan(np.ma.filled(figure.axes[1].images[0].get_array(), np.nan)[1]).all(), (
+        "a zero row has no angle"
+    )
     eigenvalues = np.sort(np.linalg.eigvalsh(centred @ centred.T))[::-1][: min(classes, width)]
-    np.testing.assert_allclose(figure.axes[2].lines[0].get_ydata(), eigenvalues / eigenvalues.sum(), atol=1e-12)
+    np.testing.assert_allclose(
+        figure.axes[2].lines[0].get_ydata(), eigenvalues / eigenvalues.sum(), atol=1e-12
+    )
     assert figure.axes[2].lines[2].get_ydata()[0] == pytest.approx(1 / min(classes - 1, width))
     png(figure)
 
@@ -422,7 +534,11 @@ def test_gram_matrices_hold_the_cosines_and_the_shares_of_the_eigenvalues(classe
 def test_the_spectrum_is_in_shares_with_d_and_the_classes_marked():
     figure = figures.pca_spectrum([6.0, 3.0, 1.0, 0.0], 2, 4)
     each, running = figure.axes
-    np.testing.assert_allclose(each.lines[0].get_ydata(), [0.6, 0.3, 0.1], err_msg="zero has no place on a logarithmic axis")
+    np.testing.assert_allclose(
+        each.lines[0].get_ydata(),
+        [0.6, 0.3, 0.1],
+        err_msg="zero has no place on a logarithmic axis",
+    )
     np.testing.assert_allclose(running.lines[0].get_ydata(), [0.6, 0.9, 1, 1])
     assert tuple(running.lines[1].get_xydata()[0]) == (2, pytest.approx(0.9))
     for axes in figure.axes:
@@ -431,15 +547,21 @@ def test_the_spectrum_is_in_shares_with_d_and_the_classes_marked():
     png(figure)
 
 
-# ---- ID beside OOD, image by image -----------------------------------------------------------------------------------
+# ---- ID beside OOD, image by image ---------------------------------------------------------------
+
 
 def test_centre_distances_are_densities_of_each_set():
     generator = np.random.default_rng(0)
-    inside, outside = generator.gamma(4, size=1000), {name: generator.gamma(9, size=500) for name in SETS[:3]}
+    inside, outside = (
+        generator.gamma(4, size=1000),
+        {name: generator.gamma(9, size=500) for name in SETS[:3]},
+    )
     figure = figures.centre_distances(inside, outside)
     for axes, values in zip(figure.axes, outside.values(), strict=True):
         for (counts, edges), data in zip(densities(axes), (inside, values), strict=True):
-            assert (counts * np.diff(edges)).sum() == pytest.approx(np.mean((data >= edges[0]) & (data <= edges[-1])))
+            assert (counts * np.diff(edges)).sum() == pytest.approx(
+                np.mean((data >= edges[0]) & (data <= edges[-1]))
+            )
         assert not axes.lines, "a distance has no threshold"
     png(figure)
     alone = figures.centre_distances(inside, {})
@@ -449,14 +571,18 @@ def test_centre_distances_are_densities_of_each_set():
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_shares_stand_against_logits_without_those_that_have_none(count):
     generator = np.random.default_rng(0)
+
     def pair(size):
         return generator.uniform(0.5, 1, size), generator.normal(8, 2, size)
+
     inside, outside = pair(300), {name: pair(50) for name in SETS[:count]}
     inside[0][7] = np.nan
     figure = figures.neco_shares(inside, outside)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert len(panels) == max(count, 1)
-    np.testing.assert_allclose(panels[0].collections[0].get_offsets(), np.delete(np.column_stack(inside), 7, axis=0))
+    np.testing.assert_allclose(
+        panels[0].collections[0].get_offsets(), np.delete(np.column_stack(inside), 7, axis=0)
+    )
     for axes, points in zip(panels, outside.values(), strict=False):
         np.testing.assert_allclose(axes.collections[1].get_offsets(), np.column_stack(points))
     png(figure)
@@ -467,35 +593,56 @@ def test_an_embedding_has_points_and_no_scale():
     inside, outside = generator.normal(size=(40, 2)), {"svhn": generator.normal(size=(30, 2))}
     figure = figures.embedding(inside, outside, ["cat"] * 20 + ["dog"] * 20)
     np.testing.assert_allclose(figure.axes[0].collections[1].get_offsets(), outside["svhn"])
-    assert {"cat", "dog"} <= {text.get_text() for text in figure.axes[0].texts} and not len(figure.axes[0].get_xticks())
+    assert {"cat", "dog"} <= {text.get_text() for text in figure.axes[0].texts} and not len(
+        figure.axes[0].get_xticks()
+    )
     assert "t-SNE" in words(figure)
     png(figure)
 
 
-# ---- over checkpoints and layers -------------------------------------------------------------------------------------
+# ---- over checkpoints and layers -----------------------------------------------------------------
 
 GRAM = ("nc2_means_gram_distance", "train")
-LABELS = {("nc1", "train"): "NC1", ("nc4_mismatch", "test"): "NC4", GRAM: "NC2", ("nc5", "test"): "NC5"}
+LABELS = {
+    ("nc1", "train"): "NC1",
+    ("nc4_mismatch", "test"): "NC4",
+    GRAM: "NC2",
+    ("nc5", "test"): "NC5",
+}
 
 
 def tidy(steps, along="epoch", fitted=None, sets=("svhn", "$2")):
     """A value a metric and step that tells which it is; rows in no order; NC2 undefined."""
     rows = []
     for number, step in enumerate(steps):
-        values = {("nc1", "train"): 10.0 ** -number, ("nc4_mismatch", "test"): 0.1 * number, GRAM: np.nan,
-                  ("nc4_head_accuracy", "train"): 1.0 if fitted is not None and step >= fitted else 0.9}
-        values |= {(metric, split): 0.01 * number + 0.1 * place + 0.5 * (metric == "nc5")
-                   for metric in ("nc5", "nc5_centred") for place, split in enumerate(["test", *(f"ood:{name}" for name in sets)])}
-        rows += [{along: step, "metric": metric, "split": split, "value": value} for (metric, split), value in values.items()]
+        values = {
+            ("nc1", "train"): 10.0**-number,
+            ("nc4_mismatch", "test"): 0.1 * number,
+            GRAM: np.nan,
+            ("nc4_head_accuracy", "train"): 1.0 if fitted is not None and step >= fitted else 0.9,
+        }
+        values |= {
+            (metric, split): 0.01 * number + 0.1 * place + 0.5 * (metric == "nc5")
+            for metric in ("nc5", "nc5_centred")
+            for place, split in enumerate(["test", *(f"ood:{name}" for name in sets)])
+        }
+        rows += [
+            {along: step, "metric": metric, "split": split, "value": value}
+            for (metric, split), value in values.items()
+        ]
     table = pd.DataFrame(rows)
-    return (table.assign(layer="stage" + table[along].astype(str)) if along == "depth" else table).sample(frac=1, random_state=0)
+    return (
+        table.assign(layer="stage" + table[along].astype(str)) if along == "depth" else table
+    ).sample(frac=1, random_state=0)
 
 
 def test_collapse_curves_go_by_epoch_and_mark_the_first_fitted():
     figure = figures.collapse_curves(tidy([2, 5, 9, 30], fitted=9), LABELS)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert len(panels) == 4
-    np.testing.assert_array_equal(panels[0].lines[0].get_xydata(), [[2, 1], [5, 0.1], [9, 0.01], [30, 0.001]])
+    np.testing.assert_array_equal(
+        panels[0].lines[0].get_xydata(), [[2, 1], [5, 0.1], [9, 0.01], [30, 0.001]]
+    )
     np.testing.assert_allclose(panels[1].lines[0].get_ydata(), [0, 0.1, 0.2, 0.3])
     assert [axes.get_yscale() for axes in panels] == ["log", "linear", "linear", "linear"]
     assert all(axes.lines[1].get_xdata()[0] == 9 for axes in panels)
@@ -510,8 +657,14 @@ def test_a_logarithmic_axis_of_few_decades_names_more_than_one_number():
     figure = figures.collapse_curves(table, LABELS)
     png(figure)
     axis, (low, high) = figure.axes[0].yaxis, figure.axes[0].get_ylim()
-    named = [label.get_text() for minor in (False, True) for label, at in zip(
-        axis.get_ticklabels(minor=minor), axis.get_ticklocs(minor=minor), strict=True) if low <= at <= high]
+    named = [
+        label.get_text()
+        for minor in (False, True)
+        for label, at in zip(
+            axis.get_ticklabels(minor=minor), axis.get_ticklocs(minor=minor), strict=True
+        )
+        if low <= at <= high
+    ]
     assert figure.axes[0].get_yscale() == "log" and {"0.5", "1", "2", "5"} <= set(named)
 
 
@@ -525,20 +678,31 @@ def test_an_undefined_metric_has_no_scale():
 def test_collapse_curves_claim_no_fit_that_did_not_happen_and_name_layers():
     assert "first checkpoint" not in words(figures.collapse_curves(tidy([1, 2]), LABELS))
     figure = figures.collapse_curves(tidy([0, 1, 2, 3, 4], "depth", fitted=0), LABELS, "depth")
-    assert [label.get_text() for label in figure.axes[3].get_xticklabels()] == [f"stage{depth}" for depth in range(5)]
-    assert "first checkpoint" not in words(figure) and all(len(axes.lines) == 1 for axes in figure.axes[:4])
+    assert [label.get_text() for label in figure.axes[3].get_xticklabels()] == [
+        f"stage{depth}" for depth in range(5)
+    ]
+    assert "first checkpoint" not in words(figure) and all(
+        len(axes.lines) == 1 for axes in figure.axes[:4]
+    )
     png(figure)
 
 
 @pytest.mark.parametrize("along", ["epoch", "depth"])
 def test_nc5_of_every_set_beside_the_null(along):
-    figure = figures.nc5_curves(tidy([1, 2, 6], along, fitted=6 if along == "epoch" else None), along)
+    figure = figures.nc5_curves(
+        tidy([1, 2, 6], along, fitted=6 if along == "epoch" else None), along
+    )
     for axes, base in zip(figure.axes, (0.5, 0), strict=True):
         lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
         for place, line in enumerate(lines):
             np.testing.assert_array_equal(line.get_xdata(), [1, 2, 6])
-            np.testing.assert_allclose(line.get_ydata(), base + 0.1 * place + np.array([0, 0.01, 0.02]), atol=1e-12)
-        assert [to_hex(line.get_color()).upper() for line in lines] == [figures.ID_COLOUR, *figures.OOD_COLOURS[:2]]
+            np.testing.assert_allclose(
+                line.get_ydata(), base + 0.1 * place + np.array([0, 0.01, 0.02]), atol=1e-12
+            )
+        assert [to_hex(line.get_color()).upper() for line in lines] == [
+            figures.ID_COLOUR,
+            *figures.OOD_COLOURS[:2],
+        ]
         assert {text.get_text() for text in axes.texts} == {"ID test", "svhn", r"\$2"}
         assert len(axes.lines) == 3 + (along == "epoch")
     png(figure)
@@ -553,34 +717,54 @@ def test_names_at_the_ends_of_lines_stay_apart_and_inside_the_panel():
 
 def test_layer_epoch_maps_hold_a_row_a_layer_and_a_column_an_epoch():
     table = tidy([0, 1, 2], "depth")
-    table = pd.concat([table.assign(epoch=epoch, value=table["value"] * epoch) for epoch in (50, 7)])
+    table = pd.concat(
+        [table.assign(epoch=epoch, value=table["value"] * epoch) for epoch in (50, 7)]
+    )
     figure = figures.layer_epoch_maps(table, {key: LABELS[key] for key in list(LABELS)[:2]})
     first = figure.axes[0]
     np.testing.assert_allclose(first.images[0].get_array(), np.outer([1, 0.1, 0.01], [7, 50]))
     assert [label.get_text() for label in first.get_yticklabels()] == ["stage0", "stage1", "stage2"]
-    assert [label.get_text() for label in first.get_xticklabels()] == ["7", "50"] and first.images[0].origin == "lower"
+    assert [label.get_text() for label in first.get_xticklabels()] == ["7", "50"] and first.images[
+        0
+    ].origin == "lower"
     png(figure)
 
 
 def test_correlation_maps_hold_spearman_by_set_and_each_sets_own_nc5():
     labels = {("nc1", "train"): "NC1", ("nc5", "ood"): "NC5 of this set"}
-    rows = [{"metric": metric, "split": split, "ood": name, "method": method, "pearson": 0, "n": 5,
-             "spearman": 0.1 * number + 0.01 * (metric == "nc5") - 0.5 * (method == "ViM")}
-            for number, name in enumerate(SETS[:2]) for method in ("MSP", "ViM")
-            for metric, split in (("nc1", "train"), ("nc5", f"ood:{name}"), ("nc5", "test"))]
+    rows = [
+        {
+            "metric": metric,
+            "split": split,
+            "ood": name,
+            "method": method,
+            "pearson": 0,
+            "n": 5,
+            "spearman": 0.1 * number + 0.01 * (metric == "nc5") - 0.5 * (method == "ViM"),
+        }
+        for number, name in enumerate(SETS[:2])
+        for method in ("MSP", "ViM")
+        for metric, split in (("nc1", "train"), ("nc5", f"ood:{name}"), ("nc5", "test"))
+    ]
     table = pd.DataFrame(rows)
     table.loc[0, "spearman"] = np.nan
     figure = figures.correlation_maps(table, labels)
     for number, axes in enumerate(figure.axes[:2]):
         expected = 0.1 * number + np.array([[0, -0.5], [0.01, -0.49]])
         expected[0, 0] = expected[0, 0] if number else np.nan
-        np.testing.assert_allclose(np.ma.filled(axes.images[0].get_array().astype(float), np.nan), expected, atol=1e-12)
+        np.testing.assert_allclose(
+            np.ma.filled(axes.images[0].get_array().astype(float), np.nan), expected, atol=1e-12
+        )
         assert axes.images[0].get_clim() == (-1, 1)
-    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["MSP", "ViM"] and "5 checkpoints" in words(figure)
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == [
+        "MSP",
+        "ViM",
+    ] and "5 checkpoints" in words(figure)
     png(figure)
 
 
-# ---- the module ------------------------------------------------------------------------------------------------------
+# ---- the module ----------------------------------------------------------------------------------
+
 
 def test_colours_are_distinct_and_go_by_position():
     assert len({figures.ID_COLOUR, *figures.OOD_COLOURS}) == 9
@@ -594,6 +778,7 @@ def test_figures_drawn_in_threads_are_those_drawn_alone():
 
     def draw(index):
         drawn[index] = png(figures.auroc_bars(tables[index]))
+
     threads = [threading.Thread(target=draw, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
@@ -603,7 +788,11 @@ def test_figures_drawn_in_threads_are_those_drawn_alone():
 
 
 def test_neither_pyplot_nor_any_module_of_ours_is_imported():
-    code = ("import sys, figures; ours = {'utils', 'cli', 'scores', 'metrics', 'collapse', 'data', 'networks', 'torch'}; "
-            "print(sorted((ours | {'matplotlib.pyplot'}) & set(sys.modules)))")
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        "import sys, figures; ours = {'utils', 'cli', 'scores', 'metrics', 'collapse', 'data',"
+        " 'networks', 'torch'}; print(sorted((ours | {'matplotlib.pyplot'}) & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

@@ -105,8 +105,8 @@ def test_without_flags_the_accuracy_contradicts_the_file_and_that_is_said(
     assert (
         "preprocessing: 16 px, bilinear, mean 0.3054, std 0.3186 (image size, mean and std from "
         "the data set digits, as the "
-        "checkpoint names none; interpolation and crop share by default)"
-    ) in out
+        "checkpoint names none; interpolation and crop share by default)" in out
+    )
     assert (
         f"test accuracy {sidecar(folder)['accuracy']:.2%} (the checkpoint states {shifted[1]:.2%})"
         in out
@@ -228,8 +228,10 @@ def test_flags_out_of_range_are_usage_errors(words, capsys):
     [
         f"preprocessing = {SHIFTED}",
         f"def preprocessing():\n    return {SHIFTED}",
-        "def build(num_classes, plain=build):\n    network = plain(num_classes)\n"
-        f"    network.preprocessing = {SHIFTED}\n    return network",
+        (
+            "def build(num_classes, plain=build):\n    network = plain(num_classes)\n"
+            f"    network.preprocessing = {SHIFTED}\n    return network"
+        ),
     ],
 )
 def test_a_network_file_says_how_its_images_are_prepared(elsewhere, shifted, said, capsys):

@@ -1,4 +1,6 @@
-"""image_files.py: which files of a folder are images, how each becomes RGB, and what is said of those that cannot."""
+"""image_files.py: which files of a folder are images, how each becomes RGB, and what is said of
+those that cannot."""
+
 import importlib
 import os
 import struct
@@ -46,7 +48,8 @@ def pixels_of(folder, size):
     return data.image_folder(folder, plainly(size)).in_memory().pixels.permute(0, 2, 3, 1).numpy()
 
 
-# ---- upright ---------------------------------------------------------------------------------------------------------
+# ---- upright -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize("number", range(10))
@@ -61,10 +64,15 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path, ending, number):
 def test_a_phones_photograph_stands_upright_in_folders_of_every_use(tmp_path):
     upright = noise(12, 12, 3)
     for name in ("ant", "bee"):
-        write(tmp_path / "train" / name / "1.png", np.rot90(upright), exif=oriented(6))  # 6: turn it clockwise to see it
+        write(
+            tmp_path / "train" / name / "1.png", np.rot90(upright), exif=oriented(6)
+        )  # 6: turn it clockwise to see it
         write(tmp_path / "test" / name / "1.png", upright)
     _, dataset = data.id_set(f"insects={tmp_path}", None, 12)
-    train, test = (data.load_id(dataset, split, plainly(12), None).in_memory().pixels for split in ("train", "test"))
+    train, test = (
+        data.load_id(dataset, split, plainly(12), None).in_memory().pixels
+        for split in ("train", "test")
+    )
     assert torch.equal(train, test)
     assert np.array_equal(pixels_of(tmp_path, 12)[-1], upright)
 
@@ -76,7 +84,9 @@ def test_an_orientation_in_xmp_alone_counts_too(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
-@pytest.mark.parametrize("block", [b"no TIFF at all", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01"])
+@pytest.mark.parametrize(
+    "block", [b"no TIFF at all", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01"]
+)
 def test_a_broken_exif_block_turns_nothing_and_stops_nothing(tmp_path, ending, block):
     path = write(tmp_path / f"a.{ending}", exif=b"Exif\0\0" + block)
     with Image.open(path) as image:
@@ -88,7 +98,9 @@ def test_a_broken_exif_block_turns_nothing_and_stops_nothing(tmp_path, ending, b
 
 def test_an_exif_block_that_cannot_be_written_again_is_followed_all_the_same(tmp_path):
     exif = oriented(3).tobytes()
-    entry = struct.pack(">HHI4s", 0x0100, 12, 1, b"\0\0\0\0")  # a width of the type double, of four bytes
+    entry = struct.pack(
+        ">HHI4s", 0x0100, 12, 1, b"\0\0\0\0"
+    )  # a width of the type double, of four bytes
     broken = exif[:6] + exif[6:14] + struct.pack(">H", 2) + entry + exif[16:]
     path = write(tmp_path / "a.png", exif=broken)
     with Image.open(path) as image, pytest.raises(struct.error):
@@ -96,24 +108,49 @@ def test_an_exif_block_that_cannot_be_written_again_is_followed_all_the_same(tmp
     assert np.array_equal(np.asarray(image_files.read(path)), np.rot90(noise(12, 12, 3), 2))
 
 
-# ---- grey levels, alpha ----------------------------------------------------------------------------------------------
+# ---- grey levels, alpha --------------------------------------------------------------------------
+
 
 def tiff(path, values, bits=16, photometric=1, sample_format=1):
     """An uncompressed grey TIFF with these tags, little-endian, a strip."""
     rows = values.shape[0]
     if bits == 12:
         pairs = values.reshape(-1, 2).astype(int)
-        packed = bytes(np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
-                       .astype(np.uint8).ravel())
+        packed = bytes(
+            np.stack(
+                [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1
+            )
+            .astype(np.uint8)
+            .ravel()
+        )
     else:
         packed = values.tobytes()
-    tags = {256: values.shape[1], 257: rows, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: rows, 279: len(packed),
-            339: sample_format}
+    tags = {
+        256: values.shape[1],
+        257: rows,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: rows,
+        279: len(packed),
+        339: sample_format,
+    }
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + bytes(4))
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+        + packed
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
 
 
-@pytest.mark.parametrize("kind", ["a.png", "little.tif", "big.tif", "a.pgm", "white is zero.tif", "twelve.tif", "twelve.pgm"])
+@pytest.mark.parametrize(
+    "kind",
+    ["a.png", "little.tif", "big.tif", "a.pgm", "white is zero.tif", "twelve.tif", "twelve.pgm"],
+)
 def test_deep_grey_is_scaled_by_its_own_white(tmp_path, kind):
     white = 4095 if kind.startswith("twelve") else 65535
     values, path = np.linspace(0, white, 144).astype(np.uint16).reshape(12, 12), tmp_path / kind
@@ -137,9 +174,15 @@ def test_sixteen_bit_colour_keeps_its_high_bytes(tmp_path):
     assert np.abs(pixels_of(tmp_path, 12)[0] - values / 257).max() <= 1
 
 
-@pytest.mark.parametrize(("values", "mode"), [
-    (np.zeros((8, 8), np.float32), "F"), (np.zeros((8, 8), np.int32), "I"), (Image.new("LAB", (8, 8)), "LAB"),
-    ("signed", "I")])
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        (np.zeros((8, 8), np.float32), "F"),
+        (np.zeros((8, 8), np.int32), "I"),
+        (Image.new("LAB", (8, 8)), "LAB"),
+        ("signed", "I"),
+    ],
+)
 def test_levels_without_a_defined_white_are_refused_by_name_and_mode(tmp_path, values, mode):
     path = tmp_path / "a.tif"
     if isinstance(values, str):
@@ -148,7 +191,12 @@ def test_levels_without_a_defined_white_are_refused_by_name_and_mode(tmp_path, v
         (values if isinstance(values, Image.Image) else Image.fromarray(values)).save(path)
     images = data.image_folder(tmp_path, plainly(8))
     for refused in (images.in_memory, lambda: image_files.refuse(images.unreadable())):
-        with pytest.raises(ValueError, match=rf"a\.tif cannot be read as an image \(.*mode {mode}, whose .* save it in 8 or 16"):
+        with pytest.raises(
+            ValueError,
+            match=(
+                rf"a\.tif cannot be read as an image \(.*mode {mode}, whose .* save it in 8 or 16"
+            ),
+        ):
             refused()
 
 
@@ -165,12 +213,22 @@ def test_alpha_is_dropped_and_not_blended(tmp_path):
     assert np.array_equal(found[3], np.asarray(few.convert("RGB")))
 
 
-# ---- which files count -----------------------------------------------------------------------------------------------
+# ---- which files count ---------------------------------------------------------------------------
+
 
 def test_what_is_left_out_is_counted_by_kind_and_hidden_files_are_not(tmp_path):
     for name in ("a.png", "sub/b.JFIF", "c.jpe"):
         write(tmp_path / name, format="JPEG" if name != "a.png" else "PNG")
-    for name in ("d.HEIC", "sub/e.heic", "notes.txt", "README", ".hidden.txt", "Thumbs.db", "sub/desktop.ini", ".DS_Store"):
+    for name in (
+        "d.HEIC",
+        "sub/e.heic",
+        "notes.txt",
+        "README",
+        ".hidden.txt",
+        "Thumbs.db",
+        "sub/desktop.ini",
+        ".DS_Store",
+    ):
         (tmp_path / name).write_text("x")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     images = data.image_folder(tmp_path, plainly(12))
@@ -183,15 +241,36 @@ def test_train_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
     for split in ("train", "test"):
         for name in ("ant", "bee"):
             for index in range(4):
-                write(tmp_path / "insects" / split / name / f"{index}.png", noise(8, 8, 3, seed=index))
+                write(
+                    tmp_path / "insects" / split / name / f"{index}.png", noise(8, 8, 3, seed=index)
+                )
     (tmp_path / "insects" / "train" / "ant" / "photo.heic").write_text("x")
     (tmp_path / "insects" / "train" / "notes").write_text("x")
     (tmp_path / "insects" / "test" / "bee" / "list.txt").write_text("x")
-    train.main(["--dataset", f"insects={tmp_path / 'insects'}", "--image-size", "8", "--model", "resnet_cifar", "--epochs", "1",
-                "--batch-size", "4", "--val-size", "0", "--device", "cpu", "--output-dir", str(tmp_path / "results")])
+    train.main(
+        [
+            "--dataset",
+            f"insects={tmp_path / 'insects'}",
+            "--image-size",
+            "8",
+            "--model",
+            "resnet_cifar",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "4",
+            "--val-size",
+            "0",
+            "--device",
+            "cpu",
+            "--output-dir",
+            str(tmp_path / "results"),
+        ]
+    )
     assert capsys.readouterr().out.splitlines()[:2] == [
         "insects (train): 8 images; 2 other files left out (.heic, no ending)",
-        "insects (test): 8 images; 1 other file left out (.txt)"]
+        "insects (test): 8 images; 1 other file left out (.txt)",
+    ]
 
 
 def test_nothing_left_out_is_no_word(tmp_path):
@@ -210,7 +289,12 @@ def test_every_ending_is_one_that_pillow_has_a_reader_for():
 def test_a_folder_of_unreadable_kinds_names_them_and_the_way_out(tmp_path):
     for name in ("a.heic", "b.heic", "c"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(ValueError, match=r"holds no images; .*found 3 other files \(\.heic, no ending\); convert them, .*magick"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"holds no images; .*found 3 other files \(\.heic, no ending\); convert them, .*magick"
+        ),
+    ):
         data.image_folder(tmp_path, plainly(8))
 
 
@@ -229,6 +313,7 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
 
     def fail(folder):
         raise PermissionError(13, "Permission denied")
+
     monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(ValueError, match=r"cannot be listed \(Permission denied\)"):
         data.image_folder(tmp_path, plainly(12))
@@ -237,12 +322,18 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["file", "folder", "root"])
 def test_a_name_that_is_not_utf8_is_shown_escaped(tmp_path, place):
     odd = os.fsdecode(b"caf\xe9")
-    path = {"file": tmp_path / f"{odd}.png", "folder": tmp_path / odd / "a.png", "root": tmp_path / odd / "a.png"}[place]
+    path = {
+        "file": tmp_path / f"{odd}.png",
+        "folder": tmp_path / odd / "a.png",
+        "root": tmp_path / odd / "a.png",
+    }[place]
     try:
         write(path)
     except OSError:
         pytest.skip("this file system takes no such names")
-    with pytest.raises(ValueError, match=r"caf\\xe9.* is not UTF-8; rename it, such as with: convmv") as caught:
+    with pytest.raises(
+        ValueError, match=r"caf\\xe9.* is not UTF-8; rename it, such as with: convmv"
+    ) as caught:
         data.image_folder(path.parent if place == "root" else tmp_path, plainly(12))
     str(caught.value).encode()
 
@@ -256,7 +347,8 @@ def test_an_ending_that_is_not_utf8_is_left_out_like_others(tmp_path):
     assert data.image_folder(tmp_path, plainly(12)).left_out == r"1 other file left out (.\xe9)"
 
 
-# ---- what cannot be read ---------------------------------------------------------------------------------------------
+# ---- what cannot be read -------------------------------------------------------------------------
+
 
 def broken_folder(root, count=30, broken=14):
     for index in range(count):
@@ -269,8 +361,15 @@ def broken_folder(root, count=30, broken=14):
 @pytest.mark.parametrize("batch_size", [1, 5, 500])
 def test_all_unreadable_files_are_named_at_once(tmp_path, batch_size):
     images = broken_folder(tmp_path)
-    assert [path.name for path, _ in images.unreadable()] == [f"{index:02}.png" for index in range(14)]
-    with pytest.raises(ValueError, match=r"^14 files cannot be read as images: .*/00\.png .*/09\.png \([^)]*\), and 4 more; mend"):
+    assert [path.name for path, _ in images.unreadable()] == [
+        f"{index:02}.png" for index in range(14)
+    ]
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"^14 files cannot be read as images: .*/00\.png .*/09\.png \([^)]*\), and 4 more; mend"
+        ),
+    ):
         list(images.batches(batch_size))
 
 
@@ -286,13 +385,30 @@ def test_of_very_many_files_the_headers_are_looked_at(tmp_path, monkeypatch):
     images = broken_folder(tmp_path, count=200, broken=3)
     (tmp_path / "150.png").write_bytes(b"no image")
     monkeypatch.setattr(image_files, "THOROUGH", 199)
-    assert [(path.name, why) for path, why in images.unreadable()] == [("150.png", "no image that Pillow knows")]
+    assert [(path.name, why) for path, why in images.unreadable()] == [
+        ("150.png", "no image that Pillow knows")
+    ]
     monkeypatch.setattr(image_files, "THOROUGH", 200)
-    assert [path.name for path, _ in images.unreadable()] == ["00.png", "01.png", "02.png", "150.png"]
+    assert [path.name for path, _ in images.unreadable()] == [
+        "00.png",
+        "01.png",
+        "02.png",
+        "150.png",
+    ]
 
 
-@pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "JPEG"}, {"format": "JPEG", "progressive": True},
-                                     {"format": "TIFF"}, {"format": "WEBP"}, {"format": "GIF"}, {"format": "BMP"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "PNG"},
+        {"format": "JPEG"},
+        {"format": "JPEG", "progressive": True},
+        {"format": "TIFF"},
+        {"format": "WEBP"},
+        {"format": "GIF"},
+        {"format": "BMP"},
+    ],
+)
 def test_the_look_and_the_reading_agree_on_files_cut_short(tmp_path, options):
     path = write(tmp_path / "a.img", noise(40, 50, 3), **options)
     whole = path.read_bytes()
@@ -315,7 +431,8 @@ def test_a_picture_with_a_wrong_checksum_that_decodes_is_no_failure(tmp_path):
     assert np.array_equal(np.asarray(image_files.read(path)), noise(12, 12, 3))
 
 
-# ---- images that are too large ---------------------------------------------------------------------------------------
+# ---- images that are too large -------------------------------------------------------------------
+
 
 @pytest.fixture
 def few_pixels(monkeypatch):
@@ -323,16 +440,23 @@ def few_pixels(monkeypatch):
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "gif", "bmp", "ppm"])
-def test_an_image_of_more_pixels_than_allowed_is_refused_before_it_is_decoded(tmp_path, monkeypatch, few_pixels, ending):
+def test_an_image_of_more_pixels_than_allowed_is_refused_before_it_is_decoded(
+    tmp_path, monkeypatch, few_pixels, ending
+):
     path = write(tmp_path / f"a.{ending}", np.zeros((101, 100, 3), np.uint8))
     write(tmp_path / f"b.{ending}", np.zeros((100, 100, 3), np.uint8))
     monkeypatch.setattr(image_files, "check_mode", None)  # which is next, and before the pixels
-    said = f"{path} cannot be read as an image (100 x 101 pixels, more than --max-pixels 10000 lets in; "
+    said = (
+        f"{path} cannot be read as an image (100 x 101 pixels, more than --max-pixels 10000 lets"
+        " in; "
+    )
     images = data.image_folder(path, plainly(8))
     for refused in (images.in_memory, lambda: image_files.refuse(images.unreadable())):
         with pytest.raises(ValueError) as caught:
             refused()
-        assert str(caught.value).startswith(said) and "--max-pixels 10100; mend or remove it" in str(caught.value).replace(")", "")
+        assert str(caught.value).startswith(
+            said
+        ) and "--max-pixels 10100; mend or remove it" in str(caught.value).replace(")", "")
     monkeypatch.undo()
     assert pixels_of(tmp_path / f"b.{ending}", 8).shape == (1, 8, 8, 3)
 
@@ -372,7 +496,10 @@ def test_the_scripts_take_the_bound_and_it_changes_no_result(script):
     module = importlib.import_module(script)
     words = {"train": [], "run_networks": ["--checkpoint", "a.pth"]}[script]
     args = module.parse_args([*words, "--max-pixels", "123"])
-    assert args.max_pixels == 123 and module.parse_args(words).max_pixels == image_files.MAX_PIXELS == 100_000_000
+    assert (
+        args.max_pixels == 123
+        and module.parse_args(words).max_pixels == image_files.MAX_PIXELS == 100_000_000
+    )
     assert "max_pixels" not in cli.material(args)
 
 
@@ -385,14 +512,20 @@ def test_main_hands_the_bound_to_whatever_opens_images(capsys):
 
 def test_a_file_that_holds_a_program_is_not_handed_to_one(tmp_path, monkeypatch):
     """PostScript under an image's name: Pillow, left to itself, runs Ghostscript on it."""
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
     Image.init()
     assert Image.open(tmp_path / "a.png").format == "EPS"
     monkeypatch.setattr(subprocess, "check_call", None)
-    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image \(no image that Pillow knows\)"):
+    with pytest.raises(
+        ValueError, match=r"a\.png cannot be read as an image \(no image that Pillow knows\)"
+    ):
         pixels_of(tmp_path, 8)
 
 
 def test_the_formats_are_those_of_the_endings():
     known = Image.registered_extensions()
-    assert {known[ending] for ending in image_folders.ENDINGS & set(known)} - {"MPO"} == set(image_files.formats())  # MPO: JPEG's
+    assert {known[ending] for ending in image_folders.ENDINGS & set(known)} - {"MPO"} == set(
+        image_files.formats()
+    )  # MPO: JPEG's

@@ -1,4 +1,6 @@
-"""One more method or set joins the table of the same features and head: nothing that was computed is lost, or goes stale."""
+"""One more method or set joins the table of the same features and head: nothing that was computed
+is lost, or goes stale."""
+
 import json
 
 import numpy as np
@@ -46,8 +48,13 @@ def test_one_more_method_leaves_the_table_and_its_figures_as_they_were(folder):
     assert set(after["method"]) == {*scores.DEFAULT, "NECO-ETF"} and len(after) == len(before) + 3
     kept = after[after["method"] != "NECO-ETF"].drop(columns="best").reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before.drop(columns="best"), check_exact=True)
-    pd.testing.assert_frame_equal(read_csv(folder / "scores_ID_toy.csv")[inside.columns], inside, check_exact=True)
-    assert figures <= {path.name for path in (folder / "figures").iterdir()} and "removed" not in printed
+    pd.testing.assert_frame_equal(
+        read_csv(folder / "scores_ID_toy.csv")[inside.columns], inside, check_exact=True
+    )
+    assert (
+        figures <= {path.name for path in (folder / "figures").iterdir()}
+        and "removed" not in printed
+    )
     assert f"{len(scores.DEFAULT)} methods of the earlier table stay" in printed
 
 
@@ -62,18 +69,27 @@ def test_the_joined_table_is_that_of_all_methods_at_once(folder, tmp_path):
 
 def test_another_set_has_the_asked_methods_alone_and_no_mean_hides_that(folder):
     first = run(folder, "--methods", "MSP", "KNN", "--ood", "a", "b")[0]
-    table, printed = run(folder, "--methods", "MSP", "--ood", "c", "--groups", "ab=a,b", "all=a,b,c", "--latex")
+    table, printed = run(
+        folder, "--methods", "MSP", "--ood", "c", "--groups", "ab=a,b", "all=a,b,c", "--latex"
+    )
     assert cells(table) == {("a", "MSP"), ("b", "MSP"), ("c", "MSP"), ("a", "KNN"), ("b", "KNN")}
     knn = rows(table, method="KNN")["auroc"]
     assert list(knn) == list(rows(first, method="KNN")["auroc"])
     groups = read_csv(folder / "ood_groups.csv").set_index(["group", "method"])["auroc"]
-    assert groups["ab", "KNN"] == pytest.approx(knn.mean(), abs=1e-12) and np.isnan(groups["all", "KNN"])
+    assert groups["ab", "KNN"] == pytest.approx(knn.mean(), abs=1e-12) and np.isnan(
+        groups["all", "KNN"]
+    )
     assert np.isfinite(groups["all", "MSP"])
     shown = next(line.split() for line in printed.splitlines() if line.startswith("KNN"))
     assert len(shown) == 1 + 2 * 3, "a, b and their mean; neither c nor a mean with it"
     assert (folder / "figures" / "scores_KNN.png").exists() and "removed" not in printed
-    assert "KNN" not in read_csv(folder / "scores_OOD_c.csv") and "KNN" in read_csv(folder / "scores_OOD_a.csv")
-    assert "| KNN |" in (folder / "ood_metrics.md").read_text() and "KNN" in (folder / "ood_metrics.tex").read_text()
+    assert "KNN" not in read_csv(folder / "scores_OOD_c.csv") and "KNN" in read_csv(
+        folder / "scores_OOD_a.csv"
+    )
+    assert (
+        "| KNN |" in (folder / "ood_metrics.md").read_text()
+        and "KNN" in (folder / "ood_metrics.tex").read_text()
+    )
 
 
 def test_the_figures_of_a_ragged_table_are_drawn(tmp_path):
@@ -101,7 +117,10 @@ def test_another_share_is_applied_to_all_rows(folder):
 def test_parameters_stay_those_of_the_scores(folder):
     run(folder, "--methods", "ViM", "Energy", "--vim-dim", "3", "--temperature", "10")
     table, _ = run(folder, "--methods", "Energy", "MSP")
-    found = {row.method: json.loads(row.parameters) for row in table.dropna(subset="parameters").itertuples()}
+    found = {
+        row.method: json.loads(row.parameters)
+        for row in table.dropna(subset="parameters").itertuples()
+    }
     assert found == {"ViM": {"dim": 3}, "Energy": {"temperature": 1.0}}
 
 
@@ -112,7 +131,8 @@ def test_one_best_method_is_chosen_among_old_and_new(folder):
     assert list(rows(table)["best"]) == list(rows(alone)["best"]) and table["best"].any()
 
 
-# ---- what changed does not stay --------------------------------------------------------------------------------------
+# ---- what changed does not stay ------------------------------------------------------------------
+
 
 def test_a_set_whose_features_changed_goes_and_says_so(folder):
     run(folder, "--methods", "MSP", "KNN")
@@ -128,7 +148,9 @@ def test_a_set_that_is_gone_goes(folder):
         (folder / f"OOD_b_test{suffix}").unlink()
     table, printed = run(folder, "--methods", "MSP")
     assert set(table["ood"]) == {"a", "c"} and "the earlier rows of b go" in printed
-    assert "go" not in run(folder, "--methods", "MSP", "--ood", "a")[1].split(), "nor is it missed again"
+    assert "go" not in run(folder, "--methods", "MSP", "--ood", "a")[1].split(), (
+        "nor is it missed again"
+    )
 
 
 @pytest.mark.parametrize("name", ["ID_toy_train", "ID_toy_val", "ID_toy_test"])
@@ -136,7 +158,10 @@ def test_other_id_features_start_the_table_over(folder, name):
     run(folder, "--methods", "MSP", "KNN")
     edit(folder / f"{name}.csv")
     table, printed = run(folder, "--methods", "MSP")
-    assert set(table["method"]) == {"MSP"} and f"the earlier table starts over: {name} changed" in printed
+    assert (
+        set(table["method"]) == {"MSP"}
+        and f"the earlier table starts over: {name} changed" in printed
+    )
 
 
 @pytest.mark.parametrize("name", ["scores_OOD_a.csv", "ood_metrics.csv"])
@@ -147,9 +172,15 @@ def test_an_edited_table_is_not_joined_and_not_replaced_unasked(folder, name):
     edited = path.read_bytes()
     ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP")
     assert ended.code == 2 and path.read_bytes() == edited
-    assert f"{name} was changed after it was written, and KNN would go with it" in ended.err and "--replace" in ended.err
+    assert (
+        f"{name} was changed after it was written, and KNN would go with it" in ended.err
+        and "--replace" in ended.err
+    )
     table, printed = run(folder, "--methods", "KNN", "MSP")
-    assert set(table["method"]) == {"MSP", "KNN"} and printed.count(f"{name} was changed after it was written") == 1
+    assert (
+        set(table["method"]) == {"MSP", "KNN"}
+        and printed.count(f"{name} was changed after it was written") == 1
+    )
     path.write_text(path.read_text().replace("0.9", "0.8"))
     assert set(run(folder, "--methods", "MSP", "--replace")[0]["method"]) == {"MSP"}
 
@@ -171,9 +202,17 @@ def test_nothing_is_said_of_rows_that_are_computed_anew(folder):
 
 def test_perturbed_images_that_changed_take_their_rows_along(folder):
     for stem in ("ID_toy_test", "OOD_a_test", "OOD_b_test"):
-        found, sidecar = artifacts.read_features(folder / f"{stem}.csv"), records.read_sidecar(folder / f"{stem}.csv")
-        artifacts.write_features(folder / f"ODIN_{stem}.csv", found.features * 1.1, found.labels, None,
-                                 {**sidecar, "odin_epsilon": 0.002, "temperature": 1000.0})
+        found, sidecar = (
+            artifacts.read_features(folder / f"{stem}.csv"),
+            records.read_sidecar(folder / f"{stem}.csv"),
+        )
+        artifacts.write_features(
+            folder / f"ODIN_{stem}.csv",
+            found.features * 1.1,
+            found.labels,
+            None,
+            {**sidecar, "odin_epsilon": 0.002, "temperature": 1000.0},
+        )
     first = run(folder, "--methods", "ODIN", "MSP")[0]
     assert rows(first)["note"]["c", "ODIN"].startswith("no perturbed images of c; make them with: ")
     edit(folder / "ODIN_OOD_b_test.csv")
@@ -183,16 +222,23 @@ def test_perturbed_images_that_changed_take_their_rows_along(folder):
     assert rows(table)["note"]["c", "ODIN"] == rows(first)["note"]["c", "ODIN"]
 
 
-# ---- a set that chose hyper-parameters -------------------------------------------------------------------------------
+# ---- a set that chose hyper-parameters -----------------------------------------------------------
+
 
 def test_a_set_that_chose_parameters_is_not_tested_by_what_it_tuned(folder):
     run(folder, "--methods", "MSP", "Energy", "KNN")
     table, _ = run(folder, "--methods", "MSP", "Energy", "--val-ood", "b")
-    assert ("b", "Energy") not in cells(table) and ("b", "MSP") in cells(table) and ("b", "KNN") in cells(table)
+    assert (
+        ("b", "Energy") not in cells(table)
+        and ("b", "MSP") in cells(table)
+        and ("b", "KNN") in cells(table)
+    )
     tuned = rows(table, method="Energy")["parameters"].map(json.loads)
     assert {values["val_ood"] for values in tuned} == {"b"} and len(tuned) == 2
     later, printed = run(folder, "--methods", "ViM")
-    assert ("b", "Energy") not in cells(later) and "hyper-parameters of Energy chosen on b" in printed
+    assert ("b", "Energy") not in cells(
+        later
+    ) and "hyper-parameters of Energy chosen on b" in printed
     assert list(rows(later, method="Energy")["parameters"].map(json.loads)) == list(tuned)
 
 
@@ -201,22 +247,30 @@ def test_what_a_set_chose_goes_with_the_set(folder):
     run(folder, "--methods", "KNN", "--ood", "a")
     edit(folder / "OOD_b_test.csv")
     table, printed = run(folder, "--methods", "KNN", "--ood", "a")
-    assert set(table["method"]) == {"MSP", "KNN"} and "OOD_b_test, which chose the parameters of Energy, changed" in printed
+    assert (
+        set(table["method"]) == {"MSP", "KNN"}
+        and "OOD_b_test, which chose the parameters of Energy, changed" in printed
+    )
 
 
-# ---- several checkpoints, and records from elsewhere -----------------------------------------------------------------
+# ---- several checkpoints, and records from elsewhere ---------------------------------------------
+
 
 def test_each_checkpoint_joins_its_own_and_what_they_share_is_compared(tmp_path, folder):
     results = tmp_path / "results"
     folders = [make_run(results / f"net_s{seed}", ood=("a", "b"), seed=seed) for seed in range(2)]
     run(folders[0], "--methods", "KNN")
     run(folders[1], "--methods", "KNN", "ViM", "--ood", "a")
-    ended = shell(ood_methods.main, "--checkpoint", *folders, "--output-dir", results, "--methods", "MSP")
+    ended = shell(
+        ood_methods.main, "--checkpoint", *folders, "--output-dir", results, "--methods", "MSP"
+    )
     assert ended.code == 0, ended.err
     assert ("b", "KNN") in cells(read_csv(folders[0] / "ood_metrics.csv"))
     assert ("a", "ViM") in cells(read_csv(folders[1] / "ood_metrics.csv"))
     spread = read_csv(results / "ood_checkpoints.csv")
-    assert cells(spread) == {("a", "MSP"), ("b", "MSP"), ("a", "KNN")} and set(spread["checkpoints"]) == {2}
+    assert cells(spread) == {("a", "MSP"), ("b", "MSP"), ("a", "KNN")} and set(
+        spread["checkpoints"]
+    ) == {2}
 
 
 @pytest.mark.parametrize("name", ["figures/../../../victim", "/victim", "../victim.png"])
@@ -227,10 +281,16 @@ def test_a_record_that_names_a_file_outside_deletes_nothing(folder, tmp_path, na
         path.write_text("mine")
     record = utils.read_json(folder / "ood_methods.json")
     outside = str(victim) if name == "/victim" else name
-    utils.write_json(folder / "ood_methods.json", {**record, "outputs": {**record["outputs"], outside: "0" * 64}})
+    utils.write_json(
+        folder / "ood_methods.json", {**record, "outputs": {**record["outputs"], outside: "0" * 64}}
+    )
     for words in (["--methods", "MSP"], ["--methods", "MSP", "--replace"]):
         ended = shell(ood_methods.main, "--checkpoint", folder, *words)
-        assert ended.code == 2 and "lies outside that folder" in ended.err and "Traceback" not in ended.err
+        assert (
+            ended.code == 2
+            and "lies outside that folder" in ended.err
+            and "Traceback" not in ended.err
+        )
     assert victim.read_text() == (folder.parent / "victim.png").read_text() == "mine"
 
 
@@ -239,7 +299,9 @@ def test_a_record_deletes_only_figures_and_tables_of_scores(folder, name):
     run(folder, "--methods", "MSP")
     (folder / "figures" / "notes.txt").write_text("mine")
     record = utils.read_json(folder / "ood_methods.json")
-    utils.write_json(folder / "ood_methods.json", {**record, "outputs": {**record["outputs"], name: "0" * 64}})
+    utils.write_json(
+        folder / "ood_methods.json", {**record, "outputs": {**record["outputs"], name: "0" * 64}}
+    )
     run(folder, "--methods", "MSP", "--replace")
     assert (folder / name).exists()
 
@@ -257,16 +319,29 @@ def test_a_table_with_a_path_for_a_name_is_refused(folder):
 
 
 def test_scores_are_read_back_exactly(tmp_path):
-    values = np.random.default_rng(0).normal(size=2000) * 10.0 ** np.random.default_rng(1).integers(-300, 300, 2000)
+    values = np.random.default_rng(0).normal(size=2000) * 10.0 ** np.random.default_rng(1).integers(
+        -300, 300, 2000
+    )
     values[7] = np.nan
-    artifacts.write_table(tmp_path / "scores_ID_toy.csv", ood_methods.score_table(
-        artifacts.Features(None, np.zeros(2000, np.int64), None, None), {"MSP": values}, {"MSP": 0.0}, None, None))
+    artifacts.write_table(
+        tmp_path / "scores_ID_toy.csv",
+        ood_methods.score_table(
+            artifacts.Features(None, np.zeros(2000, np.int64), None, None),
+            {"MSP": values},
+            {"MSP": 0.0},
+            None,
+            None,
+        ),
+    )
     found = joining.read_scores(tmp_path / "scores_ID_toy.csv", ["MSP"], 2000)["MSP"]
-    np.testing.assert_array_equal(found.view(np.int64)[~np.isnan(values)], values.view(np.int64)[~np.isnan(values)])
+    np.testing.assert_array_equal(
+        found.view(np.int64)[~np.isnan(values)], values.view(np.int64)[~np.isnan(values)]
+    )
     assert np.isnan(found[7])
 
 
-# ---- when the stage is current ---------------------------------------------------------------------------------------
+# ---- when the stage is current -------------------------------------------------------------------
+
 
 def test_what_comes_later_makes_the_stage_run_again(folder):
     run(folder, "--methods", "MSP")

@@ -49,17 +49,29 @@ def test_hand_computed_delong():
     assert found == pytest.approx((0.875, error, 0.875 - LEVEL * error, 1.0))
 
 
-@pytest.mark.parametrize(("n", "m", "decimals"), [(300, 500, 1), (40, 9, 0), (1000, 1000, 8), (5, 400, 2)])
+@pytest.mark.parametrize(
+    ("n", "m", "decimals"), [(300, 500, 1), (40, 9, 0), (1000, 1000, 8), (5, 400, 2)]
+)
 def test_agrees_with_scikit_learn(n, m, decimals):
     id_scores, ood_scores = draw(3, n, m, decimals)
     scores, is_id = np.concatenate([id_scores, ood_scores]), np.arange(n + m) < n
-    assert metrics.auroc(id_scores, ood_scores) == pytest.approx(roc_auc_score(is_id, scores), abs=1e-12)
-    assert metrics.aupr_in(id_scores, ood_scores) == pytest.approx(average_precision_score(is_id, scores), abs=1e-12)
-    assert metrics.aupr_out(id_scores, ood_scores) == pytest.approx(average_precision_score(~is_id, -scores), abs=1e-12)
+    assert metrics.auroc(id_scores, ood_scores) == pytest.approx(
+        roc_auc_score(is_id, scores), abs=1e-12
+    )
+    assert metrics.aupr_in(id_scores, ood_scores) == pytest.approx(
+        average_precision_score(is_id, scores), abs=1e-12
+    )
+    assert metrics.aupr_out(id_scores, ood_scores) == pytest.approx(
+        average_precision_score(~is_id, -scores), abs=1e-12
+    )
     fpr, tpr, _ = roc_curve(is_id, scores, drop_intermediate=False)
-    assert metrics.fpr_at_tpr(id_scores, ood_scores, 0.9) == pytest.approx(fpr[tpr >= 0.9 - 1e-12][0])
+    assert metrics.fpr_at_tpr(id_scores, ood_scores, 0.9) == pytest.approx(
+        fpr[tpr >= 0.9 - 1e-12][0]
+    )
     fpr, tpr, _ = roc_curve(~is_id, -scores, drop_intermediate=False)
-    assert metrics.fpr_at_tpr_ood_positive(id_scores, ood_scores, 0.9) == pytest.approx(fpr[tpr >= 0.9 - 1e-12][0])
+    assert metrics.fpr_at_tpr_ood_positive(id_scores, ood_scores, 0.9) == pytest.approx(
+        fpr[tpr >= 0.9 - 1e-12][0]
+    )
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])
@@ -76,8 +88,12 @@ def test_delong_agrees_with_the_placements_of_all_pairs(decimals):
 def test_delong_error_is_that_of_the_bootstrap():
     rng = np.random.default_rng(5)
     id_scores, ood_scores = draw(2, 400, 600)
-    repeats = [metrics.auroc(rng.choice(id_scores, 400), rng.choice(ood_scores, 600)) for _ in range(500)]
-    assert metrics.delong(id_scores, ood_scores).standard_error == pytest.approx(np.std(repeats), rel=0.15)
+    repeats = [
+        metrics.auroc(rng.choice(id_scores, 400), rng.choice(ood_scores, 600)) for _ in range(500)
+    ]
+    assert metrics.delong(id_scores, ood_scores).standard_error == pytest.approx(
+        np.std(repeats), rel=0.15
+    )
 
 
 def test_paired_delong_agrees_with_the_covariance_form():
@@ -98,7 +114,11 @@ def test_paired_delong_agrees_with_the_covariance_form():
 
 def test_paired_delong_of_scores_that_order_alike_is_no_difference():
     id_scores, ood_scores = draw()
-    assert metrics.paired_delong(id_scores, ood_scores, np.exp(id_scores), np.exp(ood_scores)) == (0.0, 0.0, 1.0)
+    assert metrics.paired_delong(id_scores, ood_scores, np.exp(id_scores), np.exp(ood_scores)) == (
+        0.0,
+        0.0,
+        1.0,
+    )
     assert metrics.paired_delong([2, 3], [0, 1], [0, 1], [2, 3]) == (1.0, 0.0, 0.0)
 
 
@@ -118,20 +138,28 @@ def test_rates_agree_with_a_search_over_all_thresholds(seed):
     thresholds = np.append(np.unique(np.concatenate([id_scores, ood_scores])), np.inf)
     kept = np.array([(id_scores >= threshold).mean() for threshold in thresholds])
     accepted = np.array([(ood_scores >= threshold).mean() for threshold in thresholds])
-    assert metrics.detection_error(id_scores, ood_scores) == pytest.approx(((1 - kept + accepted) / 2).min())
-    assert metrics.fpr_at_tpr(id_scores, ood_scores) == pytest.approx(accepted[kept >= 0.95 - 1e-12].min())
+    assert metrics.detection_error(id_scores, ood_scores) == pytest.approx(
+        ((1 - kept + accepted) / 2).min()
+    )
+    assert metrics.fpr_at_tpr(id_scores, ood_scores) == pytest.approx(
+        accepted[kept >= 0.95 - 1e-12].min()
+    )
     assert metrics.fpr_at_tpr_ood_positive(id_scores, ood_scores) == pytest.approx(
         (1 - kept)[1 - accepted >= 0.95 - 1e-12].min()
     )
     threshold = metrics.threshold_at_tpr(id_scores)
-    assert threshold == max(t for t, share in zip(thresholds, kept, strict=True) if share >= 0.95 - 1e-12)
+    assert threshold == max(
+        t for t, share in zip(thresholds, kept, strict=True) if share >= 0.95 - 1e-12
+    )
     assert metrics.ties(id_scores, ood_scores) == np.equal.outer(id_scores, ood_scores).sum()
 
 
 def test_threshold_keeps_the_share_under_ties_and_rounding():
     assert metrics.threshold_at_tpr(np.zeros(10)) == 0
     assert metrics.threshold_at_tpr([1, 1, 1, 0], 0.5) == 1
-    assert (np.arange(100) >= metrics.threshold_at_tpr(np.arange(100), 0.55)).sum() == 55  # 0.55 * 100 > 55 in floats
+    assert (
+        np.arange(100) >= metrics.threshold_at_tpr(np.arange(100), 0.55)
+    ).sum() == 55  # 0.55 * 100 > 55 in floats
     assert metrics.threshold_at_tpr(np.arange(20)) == 1
     assert metrics.threshold_at_tpr(np.arange(19)) == 0  # 18 of 19 are only 94.7%
     assert metrics.threshold_at_tpr(np.arange(7), 1.0) == 0
@@ -143,7 +171,9 @@ def test_evaluate_equals_the_single_functions():
     assert found["auroc"] == metrics.auroc(id_scores, ood_scores)
     assert (found["auroc_low"], found["auroc_high"]) == metrics.delong(id_scores, ood_scores)[2:]
     assert found["fpr95"] == metrics.fpr_at_tpr(id_scores, ood_scores, 0.9)
-    assert found["fpr95_ood_positive"] == metrics.fpr_at_tpr_ood_positive(id_scores, ood_scores, 0.9)
+    assert found["fpr95_ood_positive"] == metrics.fpr_at_tpr_ood_positive(
+        id_scores, ood_scores, 0.9
+    )
     for column in ("aupr_in", "aupr_out", "detection_error", "ties"):
         assert found[column] == getattr(metrics, column)(id_scores, ood_scores)
     assert found["id_share"] == 300 / 800
@@ -151,7 +181,10 @@ def test_evaluate_equals_the_single_functions():
 
 def test_swapping_or_negating_turns_every_metric_round():
     id_scores, ood_scores = draw(6)
-    plain, swapped = metrics.evaluate(id_scores, ood_scores), metrics.evaluate(ood_scores, id_scores)
+    plain, swapped = (
+        metrics.evaluate(id_scores, ood_scores),
+        metrics.evaluate(ood_scores, id_scores),
+    )
     negated = metrics.evaluate(-ood_scores, -id_scores)
     assert swapped["auroc"] == pytest.approx(1 - plain["auroc"], abs=1e-15)
     assert negated["auroc"] == pytest.approx(plain["auroc"], abs=1e-15)
@@ -163,12 +196,18 @@ def test_swapping_or_negating_turns_every_metric_round():
 def test_order_of_images_and_monotone_maps_change_nothing():
     id_scores, ood_scores = draw(8)
     shuffled = metrics.evaluate(np.random.default_rng(1).permutation(id_scores), ood_scores[::-1])
-    assert shuffled == metrics.evaluate(id_scores, ood_scores) == metrics.evaluate(id_scores**3, ood_scores**3)
+    assert (
+        shuffled
+        == metrics.evaluate(id_scores, ood_scores)
+        == metrics.evaluate(id_scores**3, ood_scores**3)
+    )
 
 
 def test_perfect_and_useless_scores():
     perfect = metrics.evaluate([2.0, 3.0], [0.0, -np.inf])
-    assert perfect["auroc"] == perfect["auroc_low"] == perfect["aupr_in"] == perfect["aupr_out"] == 1
+    assert (
+        perfect["auroc"] == perfect["auroc_low"] == perfect["aupr_in"] == perfect["aupr_out"] == 1
+    )
     assert perfect["fpr95"] == perfect["detection_error"] == 0
     constant = metrics.evaluate(np.ones(30), np.ones(10))
     assert constant["auroc"] == constant["detection_error"] == 0.5
@@ -178,7 +217,9 @@ def test_perfect_and_useless_scores():
 
 def test_undefined_scores_give_undefined_metrics_and_keep_the_counts():
     found = metrics.evaluate([1.0, np.nan], [0.0])
-    assert np.isnan([found[column] for column in ("auroc", "auroc_low", "fpr95", "aupr_out", "ties")]).all()
+    assert np.isnan(
+        [found[column] for column in ("auroc", "auroc_low", "fpr95", "aupr_out", "ties")]
+    ).all()
     assert (found["n_id"], found["n_ood"]) == (2, 1)
     assert np.isnan(metrics.threshold_at_tpr([1.0, np.nan]))
     assert np.isnan(metrics.delong([1.0], [0.0]).standard_error)

@@ -1,4 +1,6 @@
-"""What is unchanged, what is current: by bytes, by content, with what was absent, and never outside the folder."""
+"""What is unchanged, what is current: by bytes, by content, with what was absent, and never outside
+the folder."""
+
 import json
 
 import numpy as np
@@ -14,7 +16,9 @@ import utils
 def features(tmp_path):
     """A small feature CSV with its sidecar."""
     path = tmp_path / "ID_toy_test.csv"
-    artifacts.write_features(path, np.arange(8, dtype=np.float32).reshape(4, 2) / 3, np.array([0, 1, 2, 11]))
+    artifacts.write_features(
+        path, np.arange(8, dtype=np.float32).reshape(4, 2) / 3, np.array([0, 1, 2, 11])
+    )
     return path
 
 
@@ -22,7 +26,8 @@ def digest(path):
     return records.sha256(path), records.content_sha256(path)
 
 
-# ---- one file --------------------------------------------------------------------------------------------------------
+# ---- one file ------------------------------------------------------------------------------------
+
 
 def test_a_sidecar_holds_the_hash_of_the_bytes_and_of_what_they_say(features):
     sidecar = records.read_sidecar(features)
@@ -30,10 +35,18 @@ def test_a_sidecar_holds_the_hash_of_the_bytes_and_of_what_they_say(features):
     assert sidecar["sha256"] != sidecar["content_sha256"]
 
 
-REWRITINGS = {"line ends": lambda text: text.replace("\n", "\r\n"),
-              "quotes": lambda text: text.replace("ct0", '"ct0"').replace(",11\n", ',"11"\n'),
-              "column order": lambda text: "\n".join(",".join(line.split(",")[i] for i in (1, 0, 2)) for line in text.split("\n")
-                                                     if line) + "\n"}
+REWRITINGS = {
+    "line ends": lambda text: text.replace("\n", "\r\n"),
+    "quotes": lambda text: text.replace("ct0", '"ct0"').replace(",11\n", ',"11"\n'),
+    "column order": (
+        lambda text: (
+            "\n".join(
+                ",".join(line.split(",")[i] for i in (1, 0, 2)) for line in text.split("\n") if line
+            )
+            + "\n"
+        )
+    ),
+}
 
 
 @pytest.mark.parametrize("rewrite", REWRITINGS.values(), ids=list(REWRITINGS))
@@ -47,15 +60,23 @@ def test_other_bytes_that_say_the_same_count_as_unchanged(features, rewrite):
     artifacts.read_features(features)
 
 
-@pytest.mark.parametrize(("old", "new"), [("0.33333334", "0.33333337"), (",11\n", ",10\n"), ("0.0,", "0.5,")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("0.33333334", "0.33333337"), (",11\n", ",10\n"), ("0.0,", "0.5,")]
+)
 def test_an_edited_cell_is_refused_with_the_command_that_mends_it(features, old, new):
     before = digest(features)
     text = features.read_text()
     assert old in text
     features.write_text(text.replace(old, new))
     assert not records.unchanged(features, *before)
-    with pytest.raises(ValueError, match=r"ID_toy_test\.csv was changed after it was written: .*; make it anew with: the command, "
-                                         "or take it as it is with --allow-stale"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"ID_toy_test\.csv was changed after it was written: .*; make it anew with: the"
+            r" command, "
+            "or take it as it is with --allow-stale"
+        ),
+    ):
         artifacts.read_features(features, remedy="the command")
 
 
@@ -72,7 +93,9 @@ def test_a_stale_file_is_taken_where_a_person_allows_it_and_that_is_kept(feature
 
 def test_an_edited_table_is_refused(tmp_path):
     path = tmp_path / "ood_metrics.csv"
-    artifacts.write_table(path, pd.DataFrame({"method": ["MSP", "Energy"], "auroc": [0.91, np.nan]}))
+    artifacts.write_table(
+        path, pd.DataFrame({"method": ["MSP", "Energy"], "auroc": [0.91, np.nan]})
+    )
     artifacts.read_table(path)
     path.write_text(path.read_text().replace("0.91", "0.99"))
     with pytest.raises(ValueError, match="was changed after it was written"):
@@ -81,44 +104,63 @@ def test_an_edited_table_is_refused(tmp_path):
 
 def test_a_file_of_an_older_version_is_taken_on_trust(features):
     sidecar = records.read_sidecar(features)
-    utils.write_json(records.sidecar_path(features), {key: value for key, value in sidecar.items() if "sha256" not in key})
+    utils.write_json(
+        records.sidecar_path(features),
+        {key: value for key, value in sidecar.items() if "sha256" not in key},
+    )
     features.write_text(features.read_text().replace(",11\n", ",10\n"))
     assert list(artifacts.read_features(features).labels) == [0, 1, 2, 10]
 
 
-# ---- networks --------------------------------------------------------------------------------------------------------
+# ---- networks ------------------------------------------------------------------------------------
+
 
 def test_files_of_the_same_weights_are_the_same_network():
     first = {"checkpoint_sha256": "a", "weights_sha256": "w"}
     assert records.same_network(first, {"checkpoint_sha256": "b", "weights_sha256": "w"})
     assert records.same_network(first, {"checkpoint_sha256": "a"})
-    assert not records.same_network(first, {"checkpoint_sha256": "a", "weights_sha256": "v"}), "read with another --model"
+    assert not records.same_network(first, {"checkpoint_sha256": "a", "weights_sha256": "v"}), (
+        "read with another --model"
+    )
     assert not records.same_network(first, {"checkpoint_sha256": "b", "weights_sha256": "v"})
     assert not records.same_network(first, {"checkpoint_sha256": "b"})
-    assert not records.same_network({}, {}), "two files that say nothing are not known to be of one network"
+    assert not records.same_network({}, {}), (
+        "two files that say nothing are not known to be of one network"
+    )
 
 
 def test_a_sidecar_vouches_for_weights_only_of_the_very_file(tmp_path):
     path = tmp_path / "net.pth"
     path.write_bytes(b"weights")
-    utils.write_json(tmp_path / "net.json", {"checkpoint_sha256": records.sha256(path), "weights_sha256": "w" * 64})
+    utils.write_json(
+        tmp_path / "net.json",
+        {"checkpoint_sha256": records.sha256(path), "weights_sha256": "w" * 64},
+    )
     assert records.network_of(path)["weights_sha256"] == "w" * 64
     path.write_bytes(b"other weights")
     assert records.network_of(path) == {"checkpoint_sha256": records.sha256(path)}
 
 
-# ---- stages ----------------------------------------------------------------------------------------------------------
+# ---- stages --------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def stage(tmp_path):
-    """record(**changes) -> the record of a stage that read one table, looked for another, and wrote a third."""
+    """record(**changes) -> the record of a stage that read one table, looked for another, and wrote
+    a third."""
     for name in ("read.csv", "written.csv"):
         artifacts.write_table(tmp_path / name, pd.DataFrame({"value": [1.5, 2.5]}))
 
     def record():
-        records.write_record(tmp_path / "stage.json", {"flag": 1}, [tmp_path / "read.csv", tmp_path / "absent.csv"],
-                             [tmp_path / "written.csv"], listings=["OOD_*_test.*"])
+        records.write_record(
+            tmp_path / "stage.json",
+            {"flag": 1},
+            [tmp_path / "read.csv", tmp_path / "absent.csv"],
+            [tmp_path / "written.csv"],
+            listings=["OOD_*_test.*"],
+        )
         return tmp_path / "stage.json"
+
     return record
 
 
@@ -148,6 +190,7 @@ def test_a_stage_stays_current_over_a_rewriting_and_not_over_an_edit(stage, tmp_
 
 def photographs(folder):
     from PIL import Image
+
     folder.mkdir()
     for number in range(3):
         Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
@@ -158,8 +201,12 @@ def test_a_stage_is_current_while_its_images_are_the_same_by_content(tmp_path):
     import os
 
     import image_folders
+
     folder = photographs(tmp_path / "photographs")
-    hashes = {"listing": image_folders.listing_hash(folder), "content": image_folders.content_hash(folder)}
+    hashes = {
+        "listing": image_folders.listing_hash(folder),
+        "content": image_folders.content_hash(folder),
+    }
     record = tmp_path / "stage.json"
     records.write_record(record, {}, [], [], folders={folder: hashes})
     assert records.is_current(record, {})
@@ -176,8 +223,12 @@ def test_an_image_of_equal_size_and_time_is_found_by_verify(tmp_path):
     import os
 
     import image_folders
+
     folder = photographs(tmp_path / "photographs")
-    hashes = {"listing": image_folders.listing_hash(folder), "content": image_folders.content_hash(folder)}
+    hashes = {
+        "listing": image_folders.listing_hash(folder),
+        "content": image_folders.content_hash(folder),
+    }
     record = tmp_path / "stage.json"
     records.write_record(record, {}, [], [], folders={folder: hashes})
     status = os.stat(folder / "2.png")
@@ -189,7 +240,8 @@ def test_an_image_of_equal_size_and_time_is_found_by_verify(tmp_path):
     assert not records.is_current(record, {}, verify=True)
 
 
-# ---- what comes from elsewhere ---------------------------------------------------------------------------------------
+# ---- what comes from elsewhere -------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", ["../victim", "figures/../../victim", "/etc/passwd"])
 def test_a_record_that_names_files_outside_its_folder_is_refused(tmp_path, name):
@@ -207,9 +259,25 @@ def test_a_link_that_leads_outside_is_outside(tmp_path):
         records.inside(tmp_path / "run", "figures/victim.png")
 
 
-@pytest.mark.parametrize("content", ["[]", "5", '"text"', "null", "[" * 100_000, "{", '{"inputs": []}', '{"rows": "many"}',
-                                     '{"outputs": {"x": 5}}', '{"arguments": 3}', '{"class_names": "abc"}', '{"epoch": true}',
-                                     '{"listings": {"a": "b"}}', '{"folders": {"a": "b"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "5",
+        '"text"',
+        "null",
+        "[" * 100_000,
+        "{",
+        '{"inputs": []}',
+        '{"rows": "many"}',
+        '{"outputs": {"x": 5}}',
+        '{"arguments": 3}',
+        '{"class_names": "abc"}',
+        '{"epoch": true}',
+        '{"listings": {"a": "b"}}',
+        '{"folders": {"a": "b"}}',
+    ],
+)
 def test_json_of_another_shape_is_refused_by_name(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match=r"x\.json (is not JSON|holds a|has .* expected)"):
@@ -222,4 +290,5 @@ def test_another_projects_json_beside_its_checkpoint_says_nothing_here(tmp_path,
     (tmp_path / "net.json").write_text(json.dumps(content))
     assert records.checkpoint_sidecar(tmp_path / "net.pth") == {}
     assert records.network_of(tmp_path / "net.pth") == {
-        "checkpoint_sha256": records.sha256(tmp_path / "net.pth")}
+        "checkpoint_sha256": records.sha256(tmp_path / "net.pth")
+    }

@@ -1,4 +1,6 @@
-"""run_networks.py: features are what enters the classifier, the files hold them exactly, and nothing is made or kept wrongly."""
+"""run_networks.py: features are what enters the classifier, the files hold them exactly, and
+nothing is made or kept wrongly."""
+
 import hashlib
 import os
 import warnings
@@ -27,13 +29,26 @@ import runs
 import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-STEMS = ["ID_digits_train", "ID_digits_val", "ID_digits_test",
-         *(f"OOD_{name}_test" for name in ("held_out", "photos", "uniform", "gaussian"))]
+STEMS = [
+    "ID_digits_train",
+    "ID_digits_val",
+    "ID_digits_test",
+    *(f"OOD_{name}_test" for name in ("held_out", "photos", "uniform", "gaussian")),
+]
 
 
 def start(run, *words):
-    return run_networks.main(["--checkpoint", str(run.checkpoint), "--device", "cpu", "--output-dir", str(run.output_dir),
-                              *map(str, words)])
+    return run_networks.main(
+        [
+            "--checkpoint",
+            str(run.checkpoint),
+            "--device",
+            "cpu",
+            "--output-dir",
+            str(run.output_dir),
+            *map(str, words),
+        ]
+    )
 
 
 def features_of(folder, name):
@@ -41,7 +56,11 @@ def features_of(folder, name):
 
 
 def modified(folder):
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix in (".csv", ".parquet")}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in folder.iterdir()
+        if path.suffix in (".csv", ".parquet")
+    }
 
 
 def contents(folder):
@@ -52,9 +71,17 @@ def image_set(checkpoint, name):
     """The images of one of digits_run's files, loaded by hand."""
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     if name.startswith("OOD"):
-        return data.load_ood(name[4:-5], data.ID["digits"], preprocessing, None, checkpoint["held_out"])
+        return data.load_ood(
+            name[4:-5], data.ID["digits"], preprocessing, None, checkpoint["held_out"]
+        )
     split = name.rsplit("_", 1)[1]
-    images = data.load_id(data.ID["digits"], "test" if split == "test" else "train", preprocessing, None, checkpoint["held_out"])
+    images = data.load_id(
+        data.ID["digits"],
+        "test" if split == "test" else "train",
+        preprocessing,
+        None,
+        checkpoint["held_out"],
+    )
     if split == "test":
         return images
     rows = data.split_validation(len(images), checkpoint["val_size"])[("train", "val").index(split)]
@@ -80,18 +107,30 @@ def foreign(tmp_path, network, name="foreign.pth", **facts):
 
 
 def extract_foreign(tmp_path, path, *words):
-    return run_networks.main(["--checkpoint", str(path), "--device", "cpu", "--output-dir", str(tmp_path / "results"),
-                              *map(str, words)])
+    return run_networks.main(
+        [
+            "--checkpoint",
+            str(path),
+            "--device",
+            "cpu",
+            "--output-dir",
+            str(tmp_path / "results"),
+            *map(str, words),
+        ]
+    )
 
 
-# ---- the numbers -----------------------------------------------------------------------------------------------------
+# ---- the numbers ---------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", STEMS)
 def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run, name):
     network, _, checkpoint = networks.load(digits_run.checkpoint)
     images, found = image_set(checkpoint, name), features_of(digits_run.folder, name)
     network.fc = torch.nn.Identity()
-    mean, std = (torch.tensor(checkpoint["preprocessing"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (
+        torch.tensor(checkpoint["preprocessing"][key]).view(3, 1, 1) for key in ("mean", "std")
+    )
     with torch.inference_mode():
         expected = network((images.pixels / 255 - mean) / std).numpy()
     assert found.features.shape == expected.shape and found.features.dtype == np.float32
@@ -103,14 +142,20 @@ def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run,
 def test_logits_are_features_times_the_head(digits_run):
     network, _, checkpoint = networks.load(digits_run.checkpoint)
     W, b, names = artifacts.read_head(digits_run.folder / "head.csv")
-    assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(b, network.fc.bias.detach())
+    assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(
+        b, network.fc.bias.detach()
+    )
     assert names == checkpoint["class_names"] == list("01234567")
     images = image_set(checkpoint, "ID_digits_test")
     with torch.inference_mode():
-        logits = network(data.Preprocessing(**checkpoint["preprocessing"]).normalise(images.pixels)).numpy()
+        logits = network(
+            data.Preprocessing(**checkpoint["preprocessing"]).normalise(images.pixels)
+        ).numpy()
     found = features_of(digits_run.folder, "ID_digits_test").features @ W.T + b
     assert np.abs(found - logits).max() < 1e-4
-    assert (found.argmax(1) == images.labels.numpy()).mean() == pytest.approx(checkpoint["test_acc"], abs=1e-6)
+    assert (found.argmax(1) == images.labels.numpy()).mean() == pytest.approx(
+        checkpoint["test_acc"], abs=1e-6
+    )
 
 
 def test_the_csv_holds_the_extracted_float32_exactly(own_digits_run, monkeypatch):
@@ -119,14 +164,21 @@ def test_the_csv_holds_the_extracted_float32_exactly(own_digits_run, monkeypatch
     def write(path, features, *arguments):
         written[path] = features.copy()
         real(path, features, *arguments)
+
     monkeypatch.setattr(artifacts, "write_features", write)
     start(own_digits_run, "--ood", "photos", "--force")
     assert len(written) == 4
     for path, features in written.items():
-        assert features.dtype == np.float32 and np.array_equal(artifacts.read_features(path).features, features)
+        assert features.dtype == np.float32 and np.array_equal(
+            artifacts.read_features(path).features, features
+        )
     lines = path.read_text().splitlines()
-    assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(lines) == 1 + len(features)
-    by_hand = np.array([[np.float32(cell) for cell in line.split(",")[:-1]] for line in lines[1:20]])
+    assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(
+        lines
+    ) == 1 + len(features)
+    by_hand = np.array(
+        [[np.float32(cell) for cell in line.split(",")[:-1]] for line in lines[1:20]]
+    )
     assert np.array_equal(by_hand, features[:19])
 
 
@@ -147,7 +199,9 @@ def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_s
 def test_the_batch_size_does_not_matter(own_digits_run, digits_run, batch_size):
     start(own_digits_run, "--ood", "held_out", "--force", "--batch-size", batch_size)
     for name in ("ID_digits_test", "OOD_held_out_test"):
-        one, other = (features_of(run.folder, name).features for run in (own_digits_run, digits_run))
+        one, other = (
+            features_of(run.folder, name).features for run in (own_digits_run, digits_run)
+        )
         assert np.abs(one - other).max() < 1e-5
 
 
@@ -162,51 +216,100 @@ def test_dropout_does_not_touch_the_features(tmp_path, digits_run):
 
 def test_bfloat16_is_close_and_said_in_the_sidecar(own_digits_run, digits_run):
     start(own_digits_run, "--amp", "--ood", "held_out")
-    one, other = (features_of(run.folder, "ID_digits_test").features for run in (own_digits_run, digits_run))
+    one, other = (
+        features_of(run.folder, "ID_digits_test").features for run in (own_digits_run, digits_run)
+    )
     difference = np.abs(one - other).max()
     assert 0 < difference < 0.1 * np.abs(other).max()
-    assert records.read_sidecar(own_digits_run.folder / "ID_digits_test.csv")["precision"] == "bfloat16"
+    assert (
+        records.read_sidecar(own_digits_run.folder / "ID_digits_test.csv")["precision"]
+        == "bfloat16"
+    )
     assert records.read_sidecar(digits_run.folder / "ID_digits_test.csv")["precision"] == "float32"
 
 
-# ---- the files -------------------------------------------------------------------------------------------------------
+# ---- the files -----------------------------------------------------------------------------------
+
 
 def test_the_folder_holds_these_files(digits_run):
-    expected = [f"{stem}{ending}" for stem in ("head", *STEMS) for ending in (".csv", ".json")] + ["run_networks.json"]
+    expected = [f"{stem}{ending}" for stem in ("head", *STEMS) for ending in (".csv", ".json")] + [
+        "run_networks.json"
+    ]
     assert sorted(path.name for path in digits_run.folder.iterdir()) == sorted(expected)
 
 
 def test_sidecars_say_how_each_file_was_made(digits_run):
     digest = hashlib.sha256(digits_run.checkpoint.read_bytes()).hexdigest()
     head = hashlib.sha256((digits_run.folder / "head.csv").read_bytes()).hexdigest()
-    for name, dataset, split, rows in (("ID_digits_train", "digits", "train", 866),
-                                       ("ID_digits_val", "digits", "val", 96), ("ID_digits_test", "digits", "test", 481),
-                                       ("OOD_held_out_test", "held_out", "test", 118), ("OOD_photos_test", "photos", "test", 456)):
+    for name, dataset, split, rows in (
+        ("ID_digits_train", "digits", "train", 866),
+        ("ID_digits_val", "digits", "val", 96),
+        ("ID_digits_test", "digits", "test", 481),
+        ("OOD_held_out_test", "held_out", "test", 118),
+        ("OOD_photos_test", "photos", "test", 456),
+    ):
         sidecar = records.read_sidecar(digits_run.folder / f"{name}.csv")
-        assert set(sidecar) >= {"command", "arguments", "versions", "git_commit", "git_dirty", "seconds", "created"}
-        assert (sidecar["checkpoint"], sidecar["checkpoint_sha256"]) == (digits_run.checkpoint.name, digest)
+        assert set(sidecar) >= {
+            "command",
+            "arguments",
+            "versions",
+            "git_commit",
+            "git_dirty",
+            "seconds",
+            "created",
+        }
+        assert (sidecar["checkpoint"], sidecar["checkpoint_sha256"]) == (
+            digits_run.checkpoint.name,
+            digest,
+        )
         assert sidecar["head_sha256"] == head and sidecar["class_names"] == list("01234567")
-        assert (sidecar["dataset"], sidecar["split"], sidecar["rows"], sidecar["width"]) == (dataset, split, rows, 64)
-        assert sidecar["preprocessing"] == {"size": 16, "mean": list(data.ID["digits"].mean), "std": list(data.ID["digits"].std),
-                                            "interpolation": "bilinear", "crop_share": 1.0}
+        assert (sidecar["dataset"], sidecar["split"], sidecar["rows"], sidecar["width"]) == (
+            dataset,
+            split,
+            rows,
+            64,
+        )
+        assert sidecar["preprocessing"] == {
+            "size": 16,
+            "mean": list(data.ID["digits"].mean),
+            "std": list(data.ID["digits"].std),
+            "interpolation": "bilinear",
+            "crop_share": 1.0,
+        }
     head_sidecar = records.read_sidecar(digits_run.folder / "head.csv")
-    assert head_sidecar["checkpoint_sha256"] == digest and (head_sidecar["rows"], head_sidecar["width"]) == (8, 64)
+    assert head_sidecar["checkpoint_sha256"] == digest and (
+        head_sidecar["rows"],
+        head_sidecar["width"],
+    ) == (8, 64)
 
 
 def test_the_files_belong_together(digits_run):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = runs.open_run(digits_run.checkpoint, digits_run.output_dir)
-    assert run.dataset == "digits" and sorted(run.ood) == ["gaussian", "held_out", "photos", "uniform"]
+    assert run.dataset == "digits" and sorted(run.ood) == [
+        "gaussian",
+        "held_out",
+        "photos",
+        "uniform",
+    ]
 
 
 def test_a_second_call_keeps_every_file_and_force_remakes_them(own_digits_run, capsys):
     before, bytes_before = modified(own_digits_run.folder), contents(own_digits_run.folder)
     start(own_digits_run)
-    assert modified(own_digits_run.folder) == before and capsys.readouterr().out.count("kept as it is") == len(STEMS)
+    assert modified(own_digits_run.folder) == before and capsys.readouterr().out.count(
+        "kept as it is"
+    ) == len(STEMS)
     start(own_digits_run, "--ood", "held_out", "--force")
     after = modified(own_digits_run.folder)
-    remade = {"head.csv", "ID_digits_train.csv", "ID_digits_val.csv", "ID_digits_test.csv", "OOD_held_out_test.csv"}
+    remade = {
+        "head.csv",
+        "ID_digits_train.csv",
+        "ID_digits_val.csv",
+        "ID_digits_test.csv",
+        "OOD_held_out_test.csv",
+    }
     assert {name for name in after if after[name] != before[name]} == remade
     assert all(contents(own_digits_run.folder)[name] == bytes_before[name] for name in remade)
 
@@ -217,7 +320,10 @@ def test_what_is_missing_is_made_and_the_rest_is_kept(own_digits_run):
     (own_digits_run.folder / "OOD_uniform_test.json").unlink()
     start(own_digits_run)
     after = modified(own_digits_run.folder)
-    assert {name for name in before if after[name] != before[name]} == {"OOD_photos_test.csv", "OOD_uniform_test.csv"}
+    assert {name for name in before if after[name] != before[name]} == {
+        "OOD_photos_test.csv",
+        "OOD_uniform_test.csv",
+    }
 
 
 @pytest.mark.parametrize("name", ["head.csv", "ID_digits_train.csv", "OOD_uniform_test.csv"])
@@ -225,7 +331,9 @@ def test_a_file_that_was_edited_is_made_again(own_digits_run, name):
     path = own_digits_run.folder / name
     before = path.read_bytes()
     lines = before.decode().splitlines()
-    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")  # two rows change places
+    path.write_text(
+        "\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n"
+    )  # two rows change places
     assert path.read_bytes() != before and path.stat().st_size == len(before)
     start(own_digits_run)
     assert path.read_bytes() == before
@@ -243,31 +351,49 @@ def test_another_checkpoint_under_the_same_name_remakes_everything(own_digits_ru
 def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_path):
     words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}", "held_out"]
     start(own_digits_run, *words)
-    stems = ("ID_digits_train", "ID_digits_val", "ID_digits_test", "OOD_held_out_test", "OOD_mine_test")
-    before = {stem: (features_of(own_digits_run.folder, stem), artifacts.columns_of(own_digits_run.folder / f"{stem}.csv"))
-              for stem in stems}
+    stems = (
+        "ID_digits_train",
+        "ID_digits_val",
+        "ID_digits_test",
+        "OOD_held_out_test",
+        "OOD_mine_test",
+    )
+    before = {
+        stem: (
+            features_of(own_digits_run.folder, stem),
+            artifacts.columns_of(own_digits_run.folder / f"{stem}.csv"),
+        )
+        for stem in stems
+    }
     start(own_digits_run, *words, "--format", "parquet")
     for stem, (one, columns) in before.items():
         path = artifacts.feature_file(own_digits_run.folder, stem)
         other = artifacts.read_features(path)
         assert path.suffix == ".parquet" and artifacts.columns_of(path) == columns
-        assert np.array_equal(one.features, other.features) and np.array_equal(one.labels, other.labels)
+        assert np.array_equal(one.features, other.features) and np.array_equal(
+            one.labels, other.labels
+        )
         assert one.paths == other.paths
     kept = modified(own_digits_run.folder)
     start(own_digits_run, *words, "--format", "parquet")
     assert modified(own_digits_run.folder) == kept
 
 
-# ---- ODIN's perturbed images -----------------------------------------------------------------------------------------
+# ---- ODIN's perturbed images ---------------------------------------------------------------------
+
 
 def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(own_digits_run):
     epsilon, temperature = 0.02, 100.0
-    start(own_digits_run, "--ood", "photos", "--odin-epsilon", epsilon, "--temperature", temperature)
+    start(
+        own_digits_run, "--ood", "photos", "--odin-epsilon", epsilon, "--temperature", temperature
+    )
     network, _, checkpoint = networks.load(own_digits_run.checkpoint)
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     std = torch.tensor(preprocessing.std).view(3, 1, 1)
     for name in ("ID_digits_test", "OOD_photos_test"):
-        images = preprocessing.normalise(image_set(checkpoint, name).take(torch.arange(20)).pixels).contiguous()
+        images = preprocessing.normalise(
+            image_set(checkpoint, name).take(torch.arange(20)).pixels
+        ).contiguous()
         images.requires_grad_()
         (network(images) / temperature).softmax(1).max(1).values.log().sum().backward()
         moved = images.detach() - epsilon / std * (-images.grad).sign()
@@ -277,8 +403,11 @@ def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(o
             expected = body(moved).numpy()
         found = features_of(own_digits_run.folder, f"ODIN_{name}").features
         # A gradient of zero to the last bit may take either sign: a few pixels of 768.
-        assert np.abs(found[:20] - expected).max() < 0.02 < np.abs(features_of(own_digits_run.folder, name).features[:20]
-                                                                   - expected).max()
+        assert (
+            np.abs(found[:20] - expected).max()
+            < 0.02
+            < np.abs(features_of(own_digits_run.folder, name).features[:20] - expected).max()
+        )
         sidecar = records.read_sidecar(own_digits_run.folder / f"ODIN_{name}.csv")
         assert (sidecar["odin_epsilon"], sidecar["temperature"]) == (epsilon, temperature)
         assert sidecar["dataset"] == name.split("_")[1]
@@ -288,9 +417,13 @@ def test_odin_with_an_epsilon_of_zero_changes_nothing(own_digits_run):
     before = contents(own_digits_run.folder)
     start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0")
     for name in ("ID_digits_test", "OOD_photos_test"):
-        one, other = (features_of(own_digits_run.folder, stem).features for stem in (name, f"ODIN_{name}"))
+        one, other = (
+            features_of(own_digits_run.folder, stem).features for stem in (name, f"ODIN_{name}")
+        )
         assert np.abs(one - other).max() < 1e-5
-    assert all(contents(own_digits_run.folder)[f"{stem}.csv"] == before[f"{stem}.csv"] for stem in STEMS)
+    assert all(
+        contents(own_digits_run.folder)[f"{stem}.csv"] == before[f"{stem}.csv"] for stem in STEMS
+    )
 
 
 def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_digits_run):
@@ -298,10 +431,14 @@ def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_d
     before = modified(own_digits_run.folder)
     start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.002")
     after = modified(own_digits_run.folder)
-    assert {name for name in after if after[name] != before[name]} == {"ODIN_ID_digits_test.csv", "ODIN_OOD_photos_test.csv"}
+    assert {name for name in after if after[name] != before[name]} == {
+        "ODIN_ID_digits_test.csv",
+        "ODIN_OOD_photos_test.csv",
+    }
 
 
-# ---- every stage, several checkpoints --------------------------------------------------------------------------------
+# ---- every stage, several checkpoints ------------------------------------------------------------
+
 
 def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits_run):
     before = modified(own_digits_run.folder)
@@ -309,84 +446,172 @@ def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits
     network, _, checkpoint = networks.load(own_digits_run.checkpoint)
     preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), {}
     for name in ("stack1", "stack2", "stack3"):
-        network.get_submodule(name).register_forward_hook(lambda _, inputs, output, name=name: caught.update({name: output}))
+        network.get_submodule(name).register_forward_hook(
+            lambda _, inputs, output, name=name: caught.update({name: output})
+        )
     for stem in ("ID_digits_test", "OOD_photos_test"):
         images = image_set(checkpoint, stem)
         with torch.inference_mode():
             network(preprocessing.normalise(images.pixels))
         for name, width in (("stack1", 16), ("stack2", 32), ("stack3", 64)):
             found = artifacts.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
-            assert found.features.shape == (len(images), width) and found.labels.tolist() == images.labels.tolist()
+            assert (
+                found.features.shape == (len(images), width)
+                and found.labels.tolist() == images.labels.tolist()
+            )
             assert np.abs(found.features - caught[name].mean((2, 3)).numpy()).max() < 1e-5
     penultimate = features_of(own_digits_run.folder, "ID_digits_test").features
-    last = artifacts.read_features(own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv").features
-    assert np.abs(penultimate - last).max() < 1e-5  # average pooling makes the one of the other here
+    last = artifacts.read_features(
+        own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv"
+    ).features
+    assert (
+        np.abs(penultimate - last).max() < 1e-5
+    )  # average pooling makes the one of the other here
     assert modified(own_digits_run.folder)["head.csv"] == before["head.csv"]
 
 
 def test_several_checkpoints_are_extracted_each_into_its_own_folder(own_digits_run, digits_run):
     other = another_checkpoint(own_digits_run)
-    run_networks.main(["--checkpoint", str(own_digits_run.checkpoint), str(other), "--device", "cpu", "--ood", "held_out",
-                       "--output-dir", str(own_digits_run.output_dir), "--force"])
-    one, two = (features_of(own_digits_run.output_dir / path.stem, "ID_digits_test").features
-                for path in (own_digits_run.checkpoint, other))
+    run_networks.main(
+        [
+            "--checkpoint",
+            str(own_digits_run.checkpoint),
+            str(other),
+            "--device",
+            "cpu",
+            "--ood",
+            "held_out",
+            "--output-dir",
+            str(own_digits_run.output_dir),
+            "--force",
+        ]
+    )
+    one, two = (
+        features_of(own_digits_run.output_dir / path.stem, "ID_digits_test").features
+        for path in (own_digits_run.checkpoint, other)
+    )
     assert np.array_equal(one, features_of(digits_run.folder, "ID_digits_test").features)
     assert one.shape == two.shape and not np.array_equal(one, two)
 
 
-# ---- several processes -----------------------------------------------------------------------------------------------
+# ---- several processes ---------------------------------------------------------------------------
+
 
 def by_two(tmp_path, run, *runs):
-    """run_networks.py in two processes, once for each list of words -> [(exit codes by rank, [(stdout, stderr) by rank])]."""
+    """run_networks.py in two processes, once for each list of words -> [(exit codes by rank,
+    [(stdout, stderr) by rank])]."""
     starts = []
     for number, words in enumerate(runs):
-        address = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(32000 + os.getpid() % 2000 * 8 + number)}
-        ranks = [address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"} for rank in (0, 1)]
-        words = ["--checkpoint", run.checkpoint, "--device", "cpu", "--output-dir", run.output_dir, *words]
+        address = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(32000 + os.getpid() % 2000 * 8 + number),
+        }
+        ranks = [
+            address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+            for rank in (0, 1)
+        ]
+        words = [
+            "--checkpoint",
+            run.checkpoint,
+            "--device",
+            "cpu",
+            "--output-dir",
+            run.output_dir,
+            *words,
+        ]
         starts.append((tmp_path / f"ranks{number}", Path(run_networks.__file__), words, *ranks))
-    said = [[tuple((folder / f"{rank}.{name}") for name in ("out", "err")) for rank in (0, 1)] for folder, *_ in starts]
-    return [(codes, [tuple(path.read_text() for path in rank) for rank in ranks])
-            for codes, ranks in zip(fork(starts), said, strict=True)]
+    said = [
+        [tuple((folder / f"{rank}.{name}") for name in ("out", "err")) for rank in (0, 1)]
+        for folder, *_ in starts
+    ]
+    return [
+        (codes, [tuple(path.read_text() for path in rank) for rank in ranks])
+        for codes, ranks in zip(fork(starts), said, strict=True)
+    ]
 
 
 def tables(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.csv")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.csv")
+    }
 
 
 def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
-    # Batches of 200: five, one (which leaves a rank idle), three of ID images; 118 held-out ones are less than a batch.
-    words = ["--ood", "held_out", "photos", "--odin-epsilon", "0.01", "--layers", "--batch-size", "200", "--force"]
+    # Batches of 200: five, one (which leaves a rank idle), three of ID images; 118 held-out ones
+    # are less than a batch.
+    words = [
+        "--ood",
+        "held_out",
+        "photos",
+        "--odin-epsilon",
+        "0.01",
+        "--layers",
+        "--batch-size",
+        "200",
+        "--force",
+    ]
     start(own_digits_run, *words)
     alone, before = tables(own_digits_run.folder), modified(own_digits_run.folder)
-    done = launch(Path(run_networks.__file__), "--checkpoint", own_digits_run.checkpoint, "--device", "cpu", "--output-dir",
-                  own_digits_run.output_dir, *words)
+    done = launch(
+        Path(run_networks.__file__),
+        "--checkpoint",
+        own_digits_run.checkpoint,
+        "--device",
+        "cpu",
+        "--output-dir",
+        own_digits_run.output_dir,
+        *words,
+    )
     assert done.returncode == 0, done.stderr
     assert {"ODIN_ID_digits_test.csv", "layers/ID_digits_train_stack1.csv", "head.csv"} < set(alone)
     assert tables(own_digits_run.folder) == alone
     remade = modified(own_digits_run.folder)
-    assert all(remade[name] != before[name] for name in remade if not name.startswith(("OOD_uniform", "OOD_gaussian")))
-    assert done.stdout.count("ID_digits_train.csv: 866 images") == 1 and done.stdout.count("-> ") == 1
+    assert all(
+        remade[name] != before[name]
+        for name in remade
+        if not name.startswith(("OOD_uniform", "OOD_gaussian"))
+    )
+    assert (
+        done.stdout.count("ID_digits_train.csv: 866 images") == 1 and done.stdout.count("-> ") == 1
+    )
     assert records.read_sidecar(own_digits_run.folder / "ID_digits_train.csv")["rows"] == 866
 
 
 def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits_run, tmp_path):
     photographs = folder_of_images(tmp_path / "photographs", count=90)
-    words = ["--ood", f"mine={photographs}", "--batch-size", "40"]  # 481 test images: the last batch holds one
+    words = [
+        "--ood",
+        f"mine={photographs}",
+        "--batch-size",
+        "40",
+    ]  # 481 test images: the last batch holds one
     start(own_digits_run, *words, "--force")
     alone, path = tables(own_digits_run.folder), own_digits_run.folder / "OOD_mine_test.csv"
     content = records.read_sidecar(path)["source_content"]
-    remade, kept, fetched = by_two(tmp_path, own_digits_run, [*words, "--force"], words,
-                                   ["--fetch", "--dataset", "digits", "--ood", "photos"])
+    remade, kept, fetched = by_two(
+        tmp_path,
+        own_digits_run,
+        [*words, "--force"],
+        words,
+        ["--fetch", "--dataset", "digits", "--ood", "photos"],
+    )
     for codes, said in (remade, kept, fetched):
         assert codes == [0, 0] and said[1] == ("", "") and said[0][1] == ""
     assert tables(own_digits_run.folder) == alone
     assert len(features_of(own_digits_run.folder, "OOD_mine_test").paths) == 90
-    assert records.read_sidecar(path)["source_content"] == content == image_folders.content_hash(photographs)
+    assert (
+        records.read_sidecar(path)["source_content"]
+        == content
+        == image_folders.content_hash(photographs)
+    )
     assert remade[1][0][0].count("kept as it is") == 0 and kept[1][0][0].count("kept as it is") == 4
     assert fetched[1][0][0].count("photos: 456 images at hand") == 1
 
 
-def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stays(own_digits_run, tmp_path):
+def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stays(
+    own_digits_run, tmp_path
+):
     photographs = folder_of_images(tmp_path / "photographs", count=60)
     words = ["--ood", f"mine={photographs}", "--batch-size", "40"]
     start(own_digits_run, *words)
@@ -396,27 +621,41 @@ def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stay
     for codes, said in (found := by_two(tmp_path, own_digits_run, words, ["--checkpoint", last])):
         assert sorted(codes) == [0, 2] and "".join(err for _, err in said).count("error: ") == 1
     assert f"{last} cannot be read as an image" in found[0][1][0][1] + found[0][1][1][1]
-    assert f"{last} is not a checkpoint" in found[1][1][0][1] + found[1][1][1][1], "which both ranks find"
+    assert f"{last} is not a checkpoint" in found[1][1][0][1] + found[1][1][1][1], (
+        "which both ranks find"
+    )
     assert tables(own_digits_run.folder) == before
 
 
-@pytest.mark.parametrize(("count", "size", "batch_size"),
-                         [(10, 1, 3), (10, 2, 3), (10, 4, 3), (3, 4, 500), (0, 2, 5), (1000, 3, 1)])
+@pytest.mark.parametrize(
+    ("count", "size", "batch_size"),
+    [(10, 1, 3), (10, 2, 3), (10, 4, 3), (3, 4, 500), (0, 2, 5), (1000, 3, 1)],
+)
 def test_shares_are_whole_batches_and_together_all_images(count, size, batch_size):
-    shares = [extraction.Extractor(None, None, None, distributed.World(rank, size, "cpu"), batch_size).share(count)
-              for rank in range(size)]
+    shares = [
+        extraction.Extractor(
+            None, None, None, distributed.World(rank, size, "cpu"), batch_size
+        ).share(count)
+        for rank in range(size)
+    ]
     assert [row for share in shares for row in range(count)[share]] == list(range(count))
-    assert all(share.start % batch_size == 0 or share.start == share.stop == count for share in shares)
+    assert all(
+        share.start % batch_size == 0 or share.start == share.stop == count for share in shares
+    )
 
 
-# ---- folders of images -----------------------------------------------------------------------------------------------
+# ---- folders of images ---------------------------------------------------------------------------
+
 
 def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path):
     photographs = folder_of_images(tmp_path / "photographs")
     start(own_digits_run, "--ood", f"mine={photographs}")
     path = own_digits_run.folder / "OOD_mine_test.csv"
     assert path.read_text().splitlines()[0].endswith(",ct63,label,path")
-    found, (network, _, checkpoint) = artifacts.read_features(path), networks.load(own_digits_run.checkpoint)
+    found, (network, _, checkpoint) = (
+        artifacts.read_features(path),
+        networks.load(own_digits_run.checkpoint),
+    )
     assert found.paths == ["0.png", "3.png", "cats/1.png", "cats/4.png", "dogs/2.png"]
     assert found.labels.tolist() == [-1] * 5
     assert records.read_sidecar(path)["ood_class_names"] == ["cats", "dogs"]
@@ -425,7 +664,9 @@ def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path
     for name, row in zip(found.paths, found.features, strict=True):
         pixels = np.asarray(preprocessing.resize(Image.open(photographs / name)))
         with torch.inference_mode():
-            expected = network(preprocessing.normalise(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]))[0].numpy()
+            expected = network(
+                preprocessing.normalise(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
+            )[0].numpy()
         assert np.abs(row - expected).max() < 1e-5
 
 
@@ -460,21 +701,40 @@ def break_images(folder, *names):
         (folder / name).write_bytes((folder / name).read_bytes()[:100])
 
 
-def test_unreadable_images_of_all_sets_are_named_before_anything_is_extracted(own_digits_run, tmp_path):
+def test_unreadable_images_of_all_sets_are_named_before_anything_is_extracted(
+    own_digits_run, tmp_path
+):
     first, second = (folder_of_images(tmp_path / name) for name in ("first", "second"))
     break_images(first, "0.png", "dogs/2.png")
     (second / "cats" / "4.png").write_bytes(b"no image")
     before = contents(own_digits_run.folder)
-    with pytest.raises(ValueError, match=r"^3 files cannot be read as images: .*first/0\.png .*/2\.png .*second/cats/4\.png"):
+    with pytest.raises(
+        ValueError,
+        match=r"^3 files cannot be read as images: .*first/0\.png .*/2\.png .*second/cats/4\.png",
+    ):
         start(own_digits_run, "--ood", "uniform", f"one={first}", f"two={second}", "--force")
     assert contents(own_digits_run.folder) == before
 
 
 def test_a_set_is_looked_through_once_until_its_files_change(own_digits_run, tmp_path, monkeypatch):
-    photographs, looked, real = folder_of_images(tmp_path / "photographs"), [], image_files.complaint
-    monkeypatch.setattr(image_files, "complaint", lambda path, *more: looked.append(path) or real(path, *more))
+    photographs, looked, real = (
+        folder_of_images(tmp_path / "photographs"),
+        [],
+        image_files.complaint,
+    )
+    monkeypatch.setattr(
+        image_files, "complaint", lambda path, *more: looked.append(path) or real(path, *more)
+    )
     best = str(own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth")
-    words = ["--ood", f"mine={photographs}", "--odin-epsilon", "0.01", "--checkpoint", str(own_digits_run.checkpoint), best]
+    words = [
+        "--ood",
+        f"mine={photographs}",
+        "--odin-epsilon",
+        "0.01",
+        "--checkpoint",
+        str(own_digits_run.checkpoint),
+        best,
+    ]
     start(own_digits_run, *words)
     assert len(looked) == 5  # for two checkpoints, and for ODIN too
     start(own_digits_run, *words, "--force")
@@ -492,8 +752,14 @@ def test_a_folder_that_the_checkpoint_knows_is_not_measured_again(tmp_path, monk
         for name in ("ant", "bee"):
             folder_of_images(tmp_path / "insects" / split / name, 2)
     preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
-    path = foreign(tmp_path, networks.build("resnet_cifar", 2), model="resnet_cifar", dataset=f"insects={tmp_path / 'insects'}",
-                   class_names=["ant", "bee"], preprocessing=preprocessing)
+    path = foreign(
+        tmp_path,
+        networks.build("resnet_cifar", 2),
+        model="resnet_cifar",
+        dataset=f"insects={tmp_path / 'insects'}",
+        class_names=["ant", "bee"],
+        preprocessing=preprocessing,
+    )
     monkeypatch.setattr(data, "channel_statistics", None)  # it decodes every training image
     extract_foreign(tmp_path, path, "--ood", "uniform")
     run_networks.main(["--fetch", "--dataset", f"insects={tmp_path / 'insects'}"])
@@ -505,11 +771,23 @@ def test_what_a_folder_holds_beside_images_is_said_once(own_digits_run, tmp_path
     for name in ("a.heic", "cats/b.txt", "c", ".hidden", "Thumbs.db"):
         (photographs / name).write_text("x")
     best = str(own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth")
-    start(own_digits_run, "--ood", f"mine={photographs}", "--odin-epsilon", "0.01", "--checkpoint", own_digits_run.checkpoint, best)
+    start(
+        own_digits_run,
+        "--ood",
+        f"mine={photographs}",
+        "--odin-epsilon",
+        "0.01",
+        "--checkpoint",
+        own_digits_run.checkpoint,
+        best,
+    )
     said = "mine: 5 images; 3 other files left out (.heic, .txt, no ending)"
     assert [line.strip() for line in capsys.readouterr().out.splitlines()].count(said) == 1
     run_networks.main(["--fetch", "--dataset", "digits", "--ood", f"mine={photographs}"])
-    assert "5 images at hand; 3 other files left out (.heic, .txt, no ending)" in capsys.readouterr().out
+    assert (
+        "5 images at hand; 3 other files left out (.heic, .txt, no ending)"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_class_folder_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
@@ -518,14 +796,27 @@ def test_a_class_folder_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
             folder_of_images(tmp_path / "insects" / split / name, 3)
         (tmp_path / "insects" / split / "ant" / "list.csv").write_text("x")
     preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
-    path = foreign(tmp_path, networks.build("resnet_cifar", 2), model="resnet_cifar", dataset=f"insects={tmp_path / 'insects'}",
-                   class_names=["ant", "bee"], preprocessing=preprocessing, val_size=1)
+    path = foreign(
+        tmp_path,
+        networks.build("resnet_cifar", 2),
+        model="resnet_cifar",
+        dataset=f"insects={tmp_path / 'insects'}",
+        class_names=["ant", "bee"],
+        preprocessing=preprocessing,
+        val_size=1,
+    )
     extract_foreign(tmp_path, path, "--ood", "uniform")
-    assert [line.strip() for line in capsys.readouterr().out.splitlines() if "left out" in line] == [
-        "insects (train): 5 images; 1 other file left out (.csv)", "insects (test): 6 images; 1 other file left out (.csv)"]
+    assert [
+        line.strip() for line in capsys.readouterr().out.splitlines() if "left out" in line
+    ] == [
+        "insects (train): 5 images; 1 other file left out (.csv)",
+        "insects (test): 6 images; 1 other file left out (.csv)",
+    ]
 
 
-def test_features_of_files_that_were_read_by_older_rules_are_made_anew(own_digits_run, tmp_path, monkeypatch):
+def test_features_of_files_that_were_read_by_older_rules_are_made_anew(
+    own_digits_run, tmp_path, monkeypatch
+):
     words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}"]
     monkeypatch.setattr(image_folders, "RULES", "1: as the pixels lie")
     start(own_digits_run, *words)
@@ -536,12 +827,18 @@ def test_features_of_files_that_were_read_by_older_rules_are_made_anew(own_digit
     assert {name for name in before if after[name] != before[name]} == {"OOD_mine_test.csv"}
 
 
-def test_a_file_name_with_commas_quotes_and_letters_of_all_kinds_comes_back(own_digits_run, tmp_path):
+def test_a_file_name_with_commas_quotes_and_letters_of_all_kinds_comes_back(
+    own_digits_run, tmp_path
+):
     names = ['a, "b".png', "ünï 中文.png"]
     for name in names:
         Image.new("RGB", (16, 16)).save(tmp_path / name)
     start(own_digits_run, "--ood", f"mine={tmp_path}")
-    assert {name for name in features_of(own_digits_run.folder, "OOD_mine_test").paths if "/" not in name} == set(names)
+    assert {
+        name
+        for name in features_of(own_digits_run.folder, "OOD_mine_test").paths
+        if "/" not in name
+    } == set(names)
 
 
 def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp_path):
@@ -551,17 +848,44 @@ def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp
             for index in range(count):
                 path = root / split / name / f"{index:02}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray((rng.integers(0, 128, (9, 8, 3)) + 100 * number).astype(np.uint8)).save(path)
+                Image.fromarray(
+                    (rng.integers(0, 128, (9, 8, 3)) + 100 * number).astype(np.uint8)
+                ).save(path)
     results = tmp_path / "results"
-    train.main(["--dataset", f"insects={root}", "--image-size", "8", "--model", "resnet_cifar", "--epochs", "1", "--device", "cpu",
-                "--batch-size", "6", "--output-dir", str(results)])
+    train.main(
+        [
+            "--dataset",
+            f"insects={root}",
+            "--image-size",
+            "8",
+            "--model",
+            "resnet_cifar",
+            "--epochs",
+            "1",
+            "--device",
+            "cpu",
+            "--batch-size",
+            "6",
+            "--output-dir",
+            str(results),
+        ]
+    )
     checkpoint = results / "resnet_cifar_final_insects_s0.pth"
-    run_networks.main(["--checkpoint", str(checkpoint), "--device", "cpu", "--output-dir", str(results)])
+    run_networks.main(
+        ["--checkpoint", str(checkpoint), "--device", "cpu", "--output-dir", str(results)]
+    )
     folder = results / checkpoint.stem
-    assert not list(folder.glob("OOD_*"))  # none is known to suit a data set of one's own, and none was asked for
-    rows, found = data.split_validation(20, 2)[0].sort().values.tolist(), features_of(folder, "ID_insects_train")
+    assert not list(
+        folder.glob("OOD_*")
+    )  # none is known to suit a data set of one's own, and none was asked for
+    rows, found = (
+        data.split_validation(20, 2)[0].sort().values.tolist(),
+        features_of(folder, "ID_insects_train"),
+    )
     every = [f"{name}/{index:02}.png" for name in ("ant", "bee") for index in range(10)]
-    assert found.paths == [every[row] for row in rows] and found.labels.tolist() == [row // 10 for row in rows]
+    assert found.paths == [every[row] for row in rows] and found.labels.tolist() == [
+        row // 10 for row in rows
+    ]
     assert features_of(folder, "ID_insects_test").labels.tolist() == [0] * 3 + [1] * 3
     assert artifacts.read_head(folder / "head.csv")[2] == ["ant", "bee"]
 
@@ -572,30 +896,54 @@ def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refus
             (tmp_path / "beasts" / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8), "red").save(tmp_path / "beasts" / split / name / "1.png")
     preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
-    path = foreign(tmp_path, networks.build("resnet_cifar", 2), model="resnet_cifar", dataset=f"beasts={tmp_path / 'beasts'}",
-                   class_names=["ant", "bee"], preprocessing=preprocessing)
+    path = foreign(
+        tmp_path,
+        networks.build("resnet_cifar", 2),
+        model="resnet_cifar",
+        dataset=f"beasts={tmp_path / 'beasts'}",
+        class_names=["ant", "bee"],
+        preprocessing=preprocessing,
+    )
     with pytest.raises(ValueError, match=r"ant|bee"):
         extract_foreign(tmp_path, path, "--ood", "uniform")
 
 
-# ---- checkpoints from elsewhere --------------------------------------------------------------------------------------
+# ---- checkpoints from elsewhere ------------------------------------------------------------------
+
 
 def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_path):
     torch.manual_seed(0)
     path = foreign(tmp_path, networks.build("resnet_cifar", 10))
-    extract_foreign(tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform")
+    extract_foreign(
+        tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform"
+    )
     folder = tmp_path / "results" / "foreign"
-    assert len(features_of(folder, "ID_digits_train").labels) == 1198  # nothing is held out, nothing known of a validation set
+    assert (
+        len(features_of(folder, "ID_digits_train").labels) == 1198
+    )  # nothing is held out, nothing known of a validation set
     assert artifacts.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
-    assert records.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(data.ID["digits"].mean)
+    assert records.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(
+        data.ID["digits"].mean
+    )
 
 
-@pytest.mark.parametrize(("classes", "words", "message"), [
-    (10, ["--model", "resnet_cifar"], "does not say which data it was trained on; name it with --dataset"),
-    (10, ["--dataset", "digits"], "does not say which network it holds; name it with --model"),
-    (7, ["--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform"], "tells 7 classes apart and digits has 10"),
-    (10, ["--model", "resnet18", "--dataset", "digits"], "does not fit resnet18"),
-])
+@pytest.mark.parametrize(
+    ("classes", "words", "message"),
+    [
+        (
+            10,
+            ["--model", "resnet_cifar"],
+            "does not say which data it was trained on; name it with --dataset",
+        ),
+        (10, ["--dataset", "digits"], "does not say which network it holds; name it with --model"),
+        (
+            7,
+            ["--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform"],
+            "tells 7 classes apart and digits has 10",
+        ),
+        (10, ["--model", "resnet18", "--dataset", "digits"], "does not fit resnet18"),
+    ],
+)
 def test_a_bare_state_dict_that_is_not_described_well_is_refused(tmp_path, classes, words, message):
     path = foreign(tmp_path, networks.build("resnet_cifar", classes))
     with pytest.raises(ValueError, match=message):
@@ -640,7 +988,8 @@ import torch
 class Net(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
-        self.body, self.head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 6), nn.ReLU()), nn.Linear(6, num_classes)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 6), nn.ReLU())
+        self.head = nn.Linear(6, num_classes)
 
     def forward(self, x):
         return self.head(self.body(x))
@@ -699,14 +1048,28 @@ def own(tmp_path, name, classes=10, change=None):
     if change:
         change(network)
     digits = data.ID["digits"]
-    return foreign(tmp_path, network, f"{name}.pth", model=f"{file}:{name}", dataset="digits",
-                   class_names=[str(digit) for digit in range(classes)],
-                   preprocessing=data.Preprocessing(16, digits.mean, digits.std).as_dict())
+    return foreign(
+        tmp_path,
+        network,
+        f"{name}.pth",
+        model=f"{file}:{name}",
+        dataset="digits",
+        class_names=[str(digit) for digit in range(classes)],
+        preprocessing=data.Preprocessing(16, digits.mean, digits.std).as_dict(),
+    )
 
 
 def extract_own(tmp_path, path, *words):
     """The same with the person's word that the network's file may be run."""
-    extract_foreign(tmp_path, path, "--model", f"{tmp_path / 'my_networks.py'}:{path.stem}", "--ood", "uniform", *words)
+    extract_foreign(
+        tmp_path,
+        path,
+        "--model",
+        f"{tmp_path / 'my_networks.py'}:{path.stem}",
+        "--ood",
+        "uniform",
+        *words,
+    )
 
 
 def test_a_network_of_your_own_is_extracted(tmp_path):
@@ -714,8 +1077,15 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
     extract_own(tmp_path, path)
     found = features_of(tmp_path / "results" / "Net", "ID_digits_test").features
     network, _, _ = networks.load(path, f"{tmp_path / 'my_networks.py'}:Net")
-    images = data.load_id(data.ID["digits"], "test", data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std), None)
-    normalised = data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std).normalise(images.pixels)
+    images = data.load_id(
+        data.ID["digits"],
+        "test",
+        data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std),
+        None,
+    )
+    normalised = data.Preprocessing(16, data.ID["digits"].mean, data.ID["digits"].std).normalise(
+        images.pixels
+    )
     with torch.inference_mode():
         assert np.abs(found - network.body(normalised).numpy()).max() < 1e-5
 
@@ -723,7 +1093,9 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
 def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
     extract_own(tmp_path, own(tmp_path, "Biasless"))
     head = tmp_path / "results" / "Biasless" / "head.csv"
-    assert not artifacts.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
+    assert (
+        not artifacts.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
+    )
 
 
 @pytest.mark.parametrize("name", ["Scaled", "Softmax", "Projected", "Pair", "Spatial"])
@@ -742,27 +1114,41 @@ def test_a_stage_that_is_never_run_is_named(tmp_path, way):
 
 
 def test_a_network_that_diverged_is_called_so(tmp_path):
-    path = own(tmp_path, "Net", change=lambda network: network.body[1].weight.data.fill_(float("nan")))
+    path = own(
+        tmp_path, "Net", change=lambda network: network.body[1].weight.data.fill_(float("nan"))
+    )
     with pytest.raises(ValueError, match=r"NaN or infini.*diverged"):
         extract_own(tmp_path, path)
     assert not list(tmp_path.rglob("ID_*.csv"))
 
 
-# ---- what is refused before the long work ----------------------------------------------------------------------------
+# ---- what is refused before the long work --------------------------------------------------------
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--dataset", "cifar10"], r"was trained on digits, not on cifar10; .* give it as --ood cifar10"),
-    (["--model", "resnet18"], "holds a resnet_cifar, not a resnet18"),
-    (["--ood", "digits"], "unknown OOD set 'digits'|in-distribution set"),
-    (["--ood", "svnh"], "unknown OOD set 'svnh'; expected one of svhn"),
-    (["--ood", "mine=absent"], "absent is not a folder"),
-    (["--ood", "photos", "photos"], "photos is named twice"),
-    (["--ood", "mine=/tmp", "Mine=/"], "the OOD set mine is named twice"),
-    (["--ood", "uniform", "mine=absent", "other=/tmp"], r"absent is not a folder; expected the folder of images.* of .* mine"),
-    (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
-    (["--checkpoint", "absent.pth"], r"there is no checkpoint absent\.pth"),
-])
-def test_mistakes_end_with_exit_code_2_and_one_line_and_change_nothing(own_digits_run, monkeypatch, capsys, words, message):
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--dataset", "cifar10"],
+            r"was trained on digits, not on cifar10; .* give it as --ood cifar10",
+        ),
+        (["--model", "resnet18"], "holds a resnet_cifar, not a resnet18"),
+        (["--ood", "digits"], "unknown OOD set 'digits'|in-distribution set"),
+        (["--ood", "svnh"], "unknown OOD set 'svnh'; expected one of svhn"),
+        (["--ood", "mine=absent"], "absent is not a folder"),
+        (["--ood", "photos", "photos"], "photos is named twice"),
+        (["--ood", "mine=/tmp", "Mine=/"], "the OOD set mine is named twice"),
+        (
+            ["--ood", "uniform", "mine=absent", "other=/tmp"],
+            r"absent is not a folder; expected the folder of images.* of .* mine",
+        ),
+        (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
+        (["--checkpoint", "absent.pth"], r"there is no checkpoint absent\.pth"),
+    ],
+)
+def test_mistakes_end_with_exit_code_2_and_one_line_and_change_nothing(
+    own_digits_run, monkeypatch, capsys, words, message
+):
     before = contents(own_digits_run.folder)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run replaces it
     with pytest.raises(SystemExit) as caught:
@@ -780,9 +1166,17 @@ def test_the_same_data_set_may_be_named_again(own_digits_run):
     assert modified(own_digits_run.folder) == before
 
 
-@pytest.mark.parametrize("words", [[], ["--fetch"], ["--checkpoint", "x.pth", "--batch-size", "0"],
-                                   ["--checkpoint", "x.pth", "--format", "xlsx"], ["--checkpoint", "x.pth", "--odin-epsilon", "-1"],
-                                   ["--checkpoint", "x.pth", "--odin-epsilon", "0.1", "--temperature", "0"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--fetch"],
+        ["--checkpoint", "x.pth", "--batch-size", "0"],
+        ["--checkpoint", "x.pth", "--format", "xlsx"],
+        ["--checkpoint", "x.pth", "--odin-epsilon", "-1"],
+        ["--checkpoint", "x.pth", "--odin-epsilon", "0.1", "--temperature", "0"],
+    ],
+)
 def test_arguments_that_cannot_be_read_are_usage_errors(words):
     with pytest.raises(SystemExit) as caught:
         run_networks.parse_args(words)
@@ -799,15 +1193,25 @@ def test_an_empty_folder_and_a_folder_that_cannot_be_written_are_refused(own_dig
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_new_one(own_digits_run, monkeypatch, ending):
+def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_new_one(
+    own_digits_run, monkeypatch, ending
+):
     before = features_of(own_digits_run.folder, "OOD_photos_test").features
 
     def die(frame, file, *_, **__):
         file.write(b"ct0,ct1\n0.5,")
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pl.DataFrame, f"write_{ending}", die)
-        start(own_digits_run, "--ood", "photos", "--format", ending, *(["--force"] if ending == "csv" else []))
+        start(
+            own_digits_run,
+            "--ood",
+            "photos",
+            "--format",
+            ending,
+            *(["--force"] if ending == "csv" else []),
+        )
     assert not [path for path in own_digits_run.folder.iterdir() if path.name.startswith(".")]
     for stem in STEMS:
         path = artifacts.feature_file(own_digits_run.folder, stem)
@@ -817,8 +1221,23 @@ def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_ne
 
 
 def test_fetch_says_what_is_at_hand_and_writes_nothing(tmp_path, capsys):
-    assert run_networks.main(["--fetch", "--dataset", "digits", "--ood", "photos", "held_out", "--data-dir", str(tmp_path),
-                              "--output-dir", str(tmp_path)]) is None
+    assert (
+        run_networks.main(
+            [
+                "--fetch",
+                "--dataset",
+                "digits",
+                "--ood",
+                "photos",
+                "held_out",
+                "--data-dir",
+                str(tmp_path),
+                "--output-dir",
+                str(tmp_path),
+            ]
+        )
+        is None
+    )
     out = capsys.readouterr().out
     assert "digits (train): 1,198 images at hand" in out and "photos: 456 images at hand" in out
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,6 @@
-"""The files of one checkpoint: found under any of their names, told apart from another checkpoint's, and how they are made anew."""
+"""The files of one checkpoint: found under any of their names, told apart from another
+checkpoint's, and how they are made anew."""
+
 import json
 import shlex
 import warnings
@@ -25,7 +27,11 @@ def run_folder(tmp_path):
     checkpoint = tmp_path / "results" / "net_s0.pth"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"weights")
-    return make_run(tmp_path / "results" / "net_s0", checkpoint_sha256=records.sha256(checkpoint), ood=("svhn", "textures"))
+    return make_run(
+        tmp_path / "results" / "net_s0",
+        checkpoint_sha256=records.sha256(checkpoint),
+        ood=("svhn", "textures"),
+    )
 
 
 @pytest.fixture(params=["checkpoint", "folder"])
@@ -40,7 +46,10 @@ def test_a_run_opens_by_its_checkpoint_and_by_its_folder(opened, run_folder):
     run = opened()
     assert (run.folder, run.dataset) == (run_folder, "toy")
     assert run.head == run_folder / "head.csv"
-    assert (run.train, run.test) == (run_folder / "ID_toy_train.csv", run_folder / "ID_toy_test.csv")
+    assert (run.train, run.test) == (
+        run_folder / "ID_toy_train.csv",
+        run_folder / "ID_toy_test.csv",
+    )
     assert run.ood == {name: run_folder / f"OOD_{name}_test.csv" for name in ("svhn", "textures")}
     assert run.files == [run.head, run.train, run.test, *run.ood.values()]
 
@@ -52,15 +61,24 @@ def test_the_asked_sets_come_in_the_asked_order_under_any_of_their_names(opened)
 
 
 def test_a_checkpoint_without_features_is_told_how_to_make_them(tmp_path):
-    with pytest.raises(ValueError, match=r"no features of r/net\.pth: .*python run_networks\.py --checkpoint r/net\.pth"):
+    with pytest.raises(
+        ValueError,
+        match=r"no features of r/net\.pth: .*python run_networks\.py --checkpoint r/net\.pth",
+    ):
         runs.open_run("r/net.pth", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["head", "ID_toy_train", "ID_toy_test", "OOD_svhn_test"])
 def test_a_missing_file_is_named_with_the_command_that_makes_it(opened, run_folder, name):
     (run_folder / f"{name}.csv").unlink()
-    with pytest.raises(ValueError, match=rf"lacks {name}\.csv; make it with: python run_networks\.py --checkpoint \S*net_s0\.pth "
-                                         r"--output-dir \S+ --dataset toy --ood svhn textures"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            rf"lacks {name}\.csv; make it with: python run_networks\.py --checkpoint"
+            r" \S*net_s0\.pth "
+            r"--output-dir \S+ --dataset toy --ood svhn textures"
+        ),
+    ):
         opened(dataset="toy", ood=["svhn", "textures"])
 
 
@@ -72,7 +90,14 @@ def test_a_folder_typed_with_a_slash_at_its_end_is_told_a_command_that_runs(run_
 
 def test_where_no_features_are_the_command_is_quoted_and_names_the_output_folder(tmp_path):
     checkpoint, folder = tmp_path / "my net.pth", tmp_path / "my runs"
-    wanted = ["python", "run_networks.py", "--checkpoint", str(checkpoint), "--output-dir", str(folder)]
+    wanted = [
+        "python",
+        "run_networks.py",
+        "--checkpoint",
+        str(checkpoint),
+        "--output-dir",
+        str(folder),
+    ]
     with pytest.raises(ValueError, match="no features of") as caught:
         runs.locate(checkpoint, folder)
     assert shlex.split(str(caught.value).rpartition("make it with: ")[2]) == wanted
@@ -94,7 +119,9 @@ def test_a_name_with_a_dot_is_not_cut_short(tmp_path):
 
 def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
     for split in ("train", "test"):
-        (run_folder / f"ID_other_{split}.csv").write_bytes((run_folder / f"ID_toy_{split}.csv").read_bytes())
+        (run_folder / f"ID_other_{split}.csv").write_bytes(
+            (run_folder / f"ID_toy_{split}.csv").read_bytes()
+        )
     with pytest.raises(ValueError, match=r"2 ID data sets \(other, toy\).*--dataset"):
         opened()
     assert opened(dataset="toy").dataset == "toy"
@@ -107,8 +134,13 @@ def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
 @pytest.mark.parametrize("name", ["ID_toy_train", "ID_toy_test", "OOD_svhn_test"])
 def test_features_of_another_width_are_refused(opened, run_folder, name):
     sidecar = json.loads((run_folder / f"{name}.json").read_text())
-    artifacts.write_features(run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
-    with pytest.raises(ValueError, match=rf"{name}\.csv is 5 features wide where \S*head\.csv has 4.*python run_networks\.py"):
+    artifacts.write_features(
+        run_folder / f"{name}.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar
+    )
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}\.csv is 5 features wide where \S*head\.csv has 4.*python run_networks\.py",
+    ):
         opened()
 
 
@@ -116,8 +148,11 @@ def test_features_of_another_width_are_refused(opened, run_folder, name):
 def test_features_of_another_checkpoint_are_refused(run_folder, name):
     rewrite(run_folder / f"{name}.json", lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
     expected = records.sha256(run_folder.with_suffix(".pth"))[:12]
-    with pytest.raises(ValueError, match=rf"{name}\.csv was made from another checkpoint \(ffffffffffff, expected {expected}\)"
-                                         r".*python run_networks\.py"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}\.csv was made from another checkpoint \(ffffffffffff, expected {expected}\)"
+        r".*python run_networks\.py",
+    ):
         runs.open_run(run_folder.with_suffix(".pth"), run_folder.parent)
 
 
@@ -128,7 +163,10 @@ def test_features_are_refused_once_the_checkpoint_was_trained_anew(run_folder):
 
 
 def test_a_folder_alone_vouches_by_its_head(run_folder):
-    rewrite(run_folder / "OOD_svhn_test.json", lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
+    rewrite(
+        run_folder / "OOD_svhn_test.json",
+        lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64),
+    )
     with pytest.raises(ValueError, match=r"OOD_svhn_test\.csv was made from another checkpoint"):
         runs.open_run(run_folder)
 
@@ -136,7 +174,10 @@ def test_a_folder_alone_vouches_by_its_head(run_folder):
 @pytest.mark.parametrize("name", ["ID_toy_test", "OOD_textures_test"])
 def test_features_of_another_head_are_refused(opened, run_folder, name):
     rewrite(run_folder / f"{name}.json", lambda sidecar: sidecar.update(head_sha256="0" * 64))
-    with pytest.raises(ValueError, match=rf"{name}\.csv was made with another head than \S*head\.csv.*python run_networks\.py"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{name}\.csv was made with another head than \S*head\.csv.*python run_networks\.py",
+    ):
         opened()
 
 
@@ -160,11 +201,17 @@ def test_parquet_features_open_as_csv_ones_do(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = runs.open_run(folder)
-    assert [path.name for path in run.files] == ["head.csv", "ID_toy_train.parquet", "ID_toy_test.parquet", "OOD_svhn_test.parquet"]
+    assert [path.name for path in run.files] == [
+        "head.csv",
+        "ID_toy_train.parquet",
+        "ID_toy_test.parquet",
+        "OOD_svhn_test.parquet",
+    ]
     assert artifacts.read_features(run.train).features.shape == (6, 4)
 
 
-# ---- sets by name and folder, and files that can be done without -----------------------------------------------------
+# ---- sets by name and folder, and files that can be done without ---------------------------------
+
 
 def test_a_set_named_twice_is_refused(opened):
     with pytest.raises(ValueError, match="--ood names textures more than once"):
@@ -187,8 +234,16 @@ def test_the_command_that_makes_features_anew_names_the_folders_of_their_images(
 
 
 def test_the_command_repeats_what_a_network_from_elsewhere_expects(opened, run_folder):
-    arguments = {"model": "resnet18", "dataset": "toy=photos", "mean": [0.0], "std": [1.0], "image_size": 64, "format": "csv",
-                 "interpolation": None, "ood": ["svhn"]}
+    arguments = {
+        "model": "resnet18",
+        "dataset": "toy=photos",
+        "mean": [0.0],
+        "std": [1.0],
+        "image_size": 64,
+        "format": "csv",
+        "interpolation": None,
+        "ood": ["svhn"],
+    }
     rewrite(run_folder / "head.json", lambda sidecar: sidecar.update(arguments=arguments))
     command = opened().command
     assert "--model resnet18 --image-size 64 --mean 0.0 --std 1.0" in command
@@ -199,8 +254,13 @@ def test_the_command_repeats_what_a_network_from_elsewhere_expects(opened, run_f
 def test_another_folder_than_the_one_extracted_is_refused(opened, run_folder, monkeypatch):
     extracted_from(run_folder, "svhn=photos/2024")
     monkeypatch.chdir(run_folder.parent)
-    assert list(opened(ood=["svhn=./photos/2024"]).ood) == list(opened(ood=["svhn"]).ood) == ["svhn"]
-    with pytest.raises(ValueError, match=r"holds the images of photos/2024, not of photos/2025; .* --ood svhn2=photos/2025"):
+    assert (
+        list(opened(ood=["svhn=./photos/2024"]).ood) == list(opened(ood=["svhn"]).ood) == ["svhn"]
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"holds the images of photos/2024, not of photos/2025; .* --ood svhn2=photos/2025",
+    ):
         opened(ood=["svhn=photos/2025"])
     with pytest.raises(ValueError, match=r"--ood 'svhn2=my photos'$"):
         opened(ood=["svhn=my photos"])
@@ -211,7 +271,9 @@ def optional(run_folder):
     """The run with ID validation images and perturbed images of all but one set."""
     for name in ("ID_toy_val", "ODIN_ID_toy_test", "ODIN_OOD_svhn_test"):
         for suffix in (".csv", ".json"):
-            (run_folder / f"{name}{suffix}").write_bytes((run_folder / f"OOD_svhn_test{suffix}").read_bytes())
+            (run_folder / f"{name}{suffix}").write_bytes(
+                (run_folder / f"OOD_svhn_test{suffix}").read_bytes()
+            )
     return run_folder
 
 
@@ -226,12 +288,15 @@ def test_validation_and_odin_files_are_found_where_they_are(optional):
 @pytest.mark.parametrize("name", ["ID_toy_val", "ODIN_ID_toy_test", "ODIN_OOD_svhn_test"])
 def test_what_another_checkpoint_left_behind_is_named_and_left_out(optional, name):
     rewrite(optional / f"{name}.json", lambda sidecar: sidecar.update(checkpoint_sha256="f" * 64))
-    with pytest.warns(UserWarning, match=rf"{name}\.csv was made from another checkpoint and is left out"):
+    with pytest.warns(
+        UserWarning, match=rf"{name}\.csv was made from another checkpoint and is left out"
+    ):
         run = runs.open_run(optional)
     assert f"{name}.csv" not in [path.name for path in run.files]
 
 
-# ---- features alone, edited files, other forms of one head -----------------------------------------------------------
+# ---- features alone, edited files, other forms of one head ---------------------------------------
+
 
 def remove_sidecars(folder):
     for path in folder.glob("*.json"):
@@ -244,7 +309,13 @@ def test_files_without_sidecars_are_named_in_one_line(run_folder):
         runs.open_run(run_folder)
     said = [str(warning.message) for warning in caught]
     assert len(said) == 1 and "taken on trust" in said[0]
-    for name in ("head.csv", "ID_toy_train.csv", "ID_toy_test.csv", "OOD_svhn_test.csv", "OOD_textures_test.csv"):
+    for name in (
+        "head.csv",
+        "ID_toy_train.csv",
+        "ID_toy_test.csv",
+        "OOD_svhn_test.csv",
+        "OOD_textures_test.csv",
+    ):
         assert name in said[0]
 
 
@@ -255,7 +326,11 @@ def test_a_folder_of_features_alone_opens_where_no_head_is_needed(run_folder, si
         remove_sidecars(run_folder)
     (run_folder / "head.csv").unlink()
     run = runs.open_run(run_folder, needs_head=False)
-    assert run.head is None and list(run.ood) == ["svhn", "textures"] and run_folder / "head.csv" in run.optional
+    assert (
+        run.head is None
+        and list(run.ood) == ["svhn", "textures"]
+        and run_folder / "head.csv" in run.optional
+    )
     assert None not in run.files
     with pytest.raises(ValueError, match=r"lacks head\.csv"):
         runs.open_run(run_folder)
@@ -265,8 +340,12 @@ def test_a_folder_of_features_alone_opens_where_no_head_is_needed(run_folder, si
 def test_features_alone_are_of_one_width(run_folder):
     (run_folder / "head.csv").unlink()
     sidecar = records.read_sidecar(run_folder / "OOD_svhn_test.csv")
-    artifacts.write_features(run_folder / "OOD_svhn_test.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar)
-    with pytest.raises(ValueError, match=r"OOD_svhn_test\.csv is 5 features wide where \S*ID_toy_train\.csv has 4"):
+    artifacts.write_features(
+        run_folder / "OOD_svhn_test.csv", np.ones((3, 5)), np.zeros(3), sidecar=sidecar
+    )
+    with pytest.raises(
+        ValueError, match=r"OOD_svhn_test\.csv is 5 features wide where \S*ID_toy_train\.csv has 4"
+    ):
         runs.open_run(run_folder, needs_head=False)
 
 
@@ -302,7 +381,14 @@ def test_stale_files_pass_where_they_are_allowed_and_are_noted(run_folder):
     assert "OOD_svhn_test.csv" in stale.reasons[0] and "OOD_textures_test.csv" in stale.reasons[0]
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ("a/net.pth", "a/net.pth"), ("a/best.ckpt", "a/best.ckpt"), ("a/net_lr0.1", "a/net_lr0.1.pth"), ("a/net/", "a/net.pth")])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a/net.pth", "a/net.pth"),
+        ("a/best.ckpt", "a/best.ckpt"),
+        ("a/net_lr0.1", "a/net_lr0.1.pth"),
+        ("a/net/", "a/net.pth"),
+    ],
+)
 def test_the_command_names_the_checkpoint_as_it_was_given(given, expected):
     assert shlex.split(runs.remedy(given))[-1] == expected

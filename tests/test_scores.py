@@ -1,8 +1,9 @@
-"""scores: hand-computed cases, a slow float64 restatement of every method, scikit-learn, pytorch-ood, hazards, guards.
+"""scores: hand-computed cases, a slow float64 restatement of every method, scikit-learn,
+pytorch-ood, hazards, guards.
 
-`python tests/test_scores.py <folder>` runs the comparison with pytorch-ood on a folder of real features (head.csv,
-ID_*_train.csv and one more feature CSV) and prints the largest difference of each method.
-"""
+`python tests/test_scores.py <folder>` runs the comparison with pytorch-ood on a folder of real
+features (head.csv, ID_*_train.csv and one more feature CSV) and prints the largest difference of
+each method."""
 
 import subprocess
 import sys
@@ -29,7 +30,12 @@ import scores_blocks
 import scores_features
 import scores_neighbours
 
-OVERRIDES = {"KNN": {"k": 20}, "TempScaling": {"temperature": 2.5}, "ViM": {"dim": 12}, "Residual": {"dim": 12}}
+OVERRIDES = {
+    "KNN": {"k": 20},
+    "TempScaling": {"temperature": 2.5},
+    "ViM": {"dim": 12},
+    "Residual": {"dim": 12},
+}
 
 
 @dataclass(frozen=True)
@@ -51,30 +57,42 @@ class Case:
         return scores.compute_logits(self.test, self.W, self.b)
 
     def score(self, name, **parameters) -> np.ndarray:
-        return scores.METHODS[name].score(self.test, self.logits, scores.METHODS[name].fit(self.train, **parameters))
+        return scores.METHODS[name].score(
+            self.test, self.logits, scores.METHODS[name].fit(self.train, **parameters)
+        )
 
 
 def random_case(n=600, width=40, classes=7, seed=0, spread=1.0) -> Case:
-    """ReLU features around class means, a least-squares head, and half ID, half unrelated images to score."""
+    """ReLU features around class means, a least-squares head, and half ID, half unrelated images to
+    score."""
     rng = np.random.default_rng(seed)
     means, labels = rng.normal(0.5, 1, (classes, width)), rng.integers(0, classes, n)
     mixing = rng.normal(0, spread, (width, width)) * np.geomspace(0.1, 0.5, width)
-    features = np.maximum(means[labels] + rng.normal(size=(n, width)) @ mixing, 0).astype(np.float32)
+    features = np.maximum(means[labels] + rng.normal(size=(n, width)) @ mixing, 0).astype(
+        np.float32
+    )
     targets = 8 * np.eye(classes)[labels]
-    solution = np.linalg.lstsq(np.column_stack([features, np.ones(n)]), targets, rcond=None)[0].astype(np.float32)
-    fresh = np.maximum(means[rng.integers(0, classes, 80)] + rng.normal(size=(80, width)) @ mixing, 0)
+    solution = np.linalg.lstsq(np.column_stack([features, np.ones(n)]), targets, rcond=None)[
+        0
+    ].astype(np.float32)
+    fresh = np.maximum(
+        means[rng.integers(0, classes, 80)] + rng.normal(size=(80, width)) @ mixing, 0
+    )
     other = np.maximum(rng.normal(0.3, 1.2, (70, width)), 0)
     test = np.vstack([fresh, other]).astype(np.float32)
     return Case(features, labels, solution[:-1].T.copy(), solution[-1].copy(), test)
 
 
 def digits_case() -> Case:
-    """Penultimate ReLU features of a small network on real digits, two of them held out as OOD; some units are dead."""
+    """Penultimate ReLU features of a small network on real digits, two of them held out as OOD;
+    some units are dead."""
     images, labels = load_digits(return_X_y=True)
     known, images = labels < 8, images / 16
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a few epochs are enough
-        network = MLPClassifier((48,), max_iter=25, random_state=0).fit(images[known][:1000], labels[known][:1000])
+        network = MLPClassifier((48,), max_iter=25, random_state=0).fit(
+            images[known][:1000], labels[known][:1000]
+        )
     features = np.maximum(images @ network.coefs_[0] + network.intercepts_[0], 0).astype(np.float32)
     test = np.vstack([features[known][1000:1200], features[~known][:200]])
     W, b = network.coefs_[1].T.astype(np.float32), network.intercepts_[1].astype(np.float32)
@@ -97,7 +115,9 @@ def softmax64(logits):
 
 
 def slow_gen(case, x, logits):
-    return [-sum(p**0.1 * (1 - p) ** 0.1 for p in np.sort(row)[::-1][:100]) for row in softmax64(logits)]
+    return [
+        -sum(p**0.1 * (1 - p) ** 0.1 for p in np.sort(row)[::-1][:100]) for row in softmax64(logits)
+    ]
 
 
 def slow_kl_matching(case, x, logits):
@@ -144,7 +164,9 @@ def class_gaussians(case):
     z = case.features.astype(np.float64)
     means = np.array([z[case.labels == c].mean(axis=0) for c in np.unique(case.labels)])
     centred = z - means[np.searchsorted(np.unique(case.labels), case.labels)]
-    return means, np.linalg.pinv(EmpiricalCovariance().fit(centred).covariance_, rcond=1e-6, hermitian=True)
+    return means, np.linalg.pinv(
+        EmpiricalCovariance().fit(centred).covariance_, rcond=1e-6, hermitian=True
+    )
 
 
 def slow_mahalanobis(case, x, logits):
@@ -196,7 +218,9 @@ def slow_fdbd(case, x, logits):
     for row, outputs in zip(x, x @ case.W.T + case.b, strict=True):
         k = outputs.argmax()
         others = [c for c in range(len(outputs)) if c != k]
-        distances = [(outputs[k] - outputs[c]) / np.linalg.norm(case.W[k] - case.W[c]) for c in others]
+        distances = [
+            (outputs[k] - outputs[c]) / np.linalg.norm(case.W[k] - case.W[c]) for c in others
+        ]
         values.append(np.mean(distances) / np.linalg.norm(row - mean))
     return values
 
@@ -215,7 +239,9 @@ def unit64(x):
 
 
 def slow_knn(case, x, logits):
-    return -NearestNeighbors(n_neighbors=20).fit(unit64(case.features)).kneighbors(unit64(x))[0][:, -1]
+    return (
+        -NearestNeighbors(n_neighbors=20).fit(unit64(case.features)).kneighbors(unit64(x))[0][:, -1]
+    )
 
 
 def slow_nnguide(case, x, logits):
@@ -225,7 +251,10 @@ def slow_nnguide(case, x, logits):
 
 
 def slow_relation(case, x, logits):
-    bank, train = unit64(case.features.astype(np.float64)), softmax64(case.features @ case.W.T + case.b)
+    bank, train = (
+        unit64(case.features.astype(np.float64)),
+        softmax64(case.features @ case.W.T + case.b),
+    )
     values = []
     for row, p in zip(unit64(x), softmax64(logits), strict=True):
         edges = np.maximum(bank @ row, 0) * (train @ p)
@@ -242,7 +271,9 @@ SLOW = {
     "TempScaling": lambda case, x, logits: softmax64(logits / 2.5).max(axis=1),
     "KLMatching": slow_kl_matching,
     "GradNorm": slow_gradnorm,
-    "ReAct": lambda case, x, logits: energy64(case, np.minimum(x, np.percentile(case.features, 90))),
+    "ReAct": lambda case, x, logits: energy64(
+        case, np.minimum(x, np.percentile(case.features, 90))
+    ),
     "ASH-P": lambda case, x, logits: slow_shaped(case, x, "P", 65),
     "ASH-B": lambda case, x, logits: slow_shaped(case, x, "B", 65),
     "ASH-S": lambda case, x, logits: slow_shaped(case, x, "S", 90),
@@ -298,7 +329,11 @@ def pytorch_ood_scores(case: Case, k: int, dim: int) -> dict[str, np.ndarray]:
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(case.W))
         head.bias.copy_(torch.from_numpy(case.b))
-    z, y, x = torch.from_numpy(case.features), torch.from_numpy(case.labels).long(), torch.from_numpy(case.test)
+    z, y, x = (
+        torch.from_numpy(case.features),
+        torch.from_numpy(case.labels).long(),
+        torch.from_numpy(case.test),
+    )
     with torch.no_grad():
         logits, train_logits = head(x), head(z)
     W, b, n, classes = head.weight.detach(), head.bias.detach(), len(z), len(case.W)
@@ -326,11 +361,15 @@ def pytorch_ood_scores(case: Case, k: int, dim: int) -> dict[str, np.ndarray]:
         "MaxLogit": detector.MaxLogit(None).predict_logits(logits),
         "Energy": detector.EnergyBased(None).predict_logits(logits),
         "Entropy": detector.Entropy(None).predict_logits(logits),
-        "GEN": detector.GEN(None, M=100).predict_logits(logits) * min(classes, 100),  # it averages, we sum
+        "GEN": (
+            detector.GEN(None, M=100).predict_logits(logits) * min(classes, 100)
+        ),  # it averages, we sum
         "KLMatching": detector.KLMatching(None).fit_logits(train_logits).predict_logits(logits),
         "GradNorm": detector.GradNorm(head, param_filter=lambda name: name == "weight").predict(x),
         "DICE": fitted(detector.DICE(None, W, b, p=0.9), z, y),
-        "Mahalanobis": fitted(detector.Mahalanobis(None), z, y) * 2 * n,  # it halves, and sums the covariance
+        "Mahalanobis": (
+            fitted(detector.Mahalanobis(None), z, y) * 2 * n
+        ),  # it halves, and sums the covariance
         "RelativeMahalanobis": fitted(detector.RMD(None), z, y) * n,
         "ViM": fitted(detector.ViM(None, dim, W, b), z, y),
         "NCI": fitted(detector.NCI(None, head, alpha=1e-4), z),
@@ -343,12 +382,15 @@ def pytorch_ood_scores(case: Case, k: int, dim: int) -> dict[str, np.ndarray]:
 
 
 def compare_with_pytorch_ood(case: Case, k=20, dim=12) -> dict[str, tuple[float, float]]:
-    """{name: (largest difference over the spread of the scores, rank correlation)} on any features."""
+    """{name: (largest difference over the spread of the scores, rank correlation)} on any
+    features."""
     theirs_by_name, compared = pytorch_ood_scores(case, k, dim), {}
     states = scores.fit_all(case.train, theirs_by_name, {"KNN": {"k": k}, "ViM": {"dim": dim}})
     ours = scores.score_all(case.test, states, case.W, case.b)
     for name, theirs in theirs_by_name.items():
-        ranks = np.corrcoef(np.argsort(np.argsort(ours[name])), np.argsort(np.argsort(theirs)))[0, 1]
+        ranks = np.corrcoef(np.argsort(np.argsort(ours[name])), np.argsort(np.argsort(theirs)))[
+            0, 1
+        ]
         compared[name] = (float(np.abs(ours[name] - theirs).max() / np.std(theirs)), float(ranks))
     return compared
 
@@ -357,9 +399,15 @@ def compare_with_pytorch_ood(case: Case, k=20, dim=12) -> dict[str, tuple[float,
 def test_agrees_with_pytorch_ood(case):
     compared = compare_with_pytorch_ood(case)
     assert len(compared) == 21
-    if case is CASES["digits"]:  # dead units: its ridge of 1e-6 lets them rule, our pseudo-inverse leaves them out
+    if (
+        case is CASES["digits"]
+    ):  # dead units: its ridge of 1e-6 lets them rule, our pseudo-inverse leaves them out
         compared = {name: pair for name, pair in compared.items() if "Mahalanobis" not in name}
-    loose = {"Mahalanobis": 2e-3, "RelativeMahalanobis": 2e-3, "GEN": 5e-3}  # its float32 inverse, its clipping
+    loose = {
+        "Mahalanobis": 2e-3,
+        "RelativeMahalanobis": 2e-3,
+        "GEN": 5e-3,
+    }  # its float32 inverse, its clipping
     for name, (difference, ranks) in compared.items():
         assert difference < loose.get(name, 2e-4), name
         assert ranks > 0.9999, name
@@ -375,7 +423,9 @@ def tiny(features, labels, W, b=None) -> scores.Training:
 def score_one(name, train, x, **parameters):
     x = np.asarray([x], dtype=np.float32)
     method = scores.METHODS[name]
-    return method.score(x, scores.compute_logits(x, train.W, train.b), method.fit(train, **parameters))[0]
+    return method.score(
+        x, scores.compute_logits(x, train.W, train.b), method.fit(train, **parameters)
+    )[0]
 
 
 def test_softmax_family_by_hand():
@@ -384,8 +434,12 @@ def test_softmax_family_by_hand():
     assert score_one("MSP", train, logits) == pytest.approx(0.75)
     assert score_one("MaxLogit", train, logits) == pytest.approx(np.log(3))
     assert score_one("Energy", train, logits) == pytest.approx(np.log(4))
-    assert score_one("Energy", train, logits, temperature=2) == pytest.approx(2 * np.log(1 + np.sqrt(3)))
-    assert score_one("Entropy", train, logits) == pytest.approx(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert score_one("Energy", train, logits, temperature=2) == pytest.approx(
+        2 * np.log(1 + np.sqrt(3))
+    )
+    assert score_one("Entropy", train, logits) == pytest.approx(
+        0.25 * np.log(0.25) + 0.75 * np.log(0.75)
+    )
     assert score_one("GEN", train, logits, gamma=0.5) == pytest.approx(-2 * np.sqrt(0.1875))
     assert score_one("GEN", train, logits, gamma=0.5, top=1) == pytest.approx(-np.sqrt(0.1875))
     assert score_one("TempScaling", train, logits, temperature=0.5) == pytest.approx(0.9)
@@ -393,13 +447,18 @@ def test_softmax_family_by_hand():
 
 
 def test_exactly_k_activations_stay_where_several_tie_for_the_last_place():
-    """As half-precision features have them. Which of them stays is arbitrary: here their weights are alike."""
+    """As half-precision features have them. Which of them stays is arbitrary: here their weights
+    are alike."""
     train = tiny([[5, 1, 1, 1, 0]], [0], [[1, 2, 2, 2, 1], [0, 1, 1, 1, 0]])
     x, everything, kept = np.array([5, 1, 1, 1, 0]), 8, 6  # two of five stay at the 60th percentile
     logits = np.array([5 + 2, 1])  # of 5 and one 1
     assert score_one("ASH-P", train, x, percentile=60) == pytest.approx(special.logsumexp(logits))
-    assert score_one("ASH-S", train, x, percentile=60) == pytest.approx(special.logsumexp(logits * np.exp(everything / kept)))
-    assert score_one("ASH-B", train, x, percentile=60) == pytest.approx(special.logsumexp([4 * 3, 4]))
+    assert score_one("ASH-S", train, x, percentile=60) == pytest.approx(
+        special.logsumexp(logits * np.exp(everything / kept))
+    )
+    assert score_one("ASH-B", train, x, percentile=60) == pytest.approx(
+        special.logsumexp([4 * 3, 4])
+    )
     scaled = np.array([11, 3]) * np.exp(everything / kept)
     assert score_one("SCALE", train, x, percentile=60) == pytest.approx(special.logsumexp(scaled))
 
@@ -407,11 +466,20 @@ def test_exactly_k_activations_stay_where_several_tie_for_the_last_place():
 def test_distances_by_hand():
     # two classes at (-2, 0) and (2, 0), each with within-class variances 1 and 4
     offsets, mean = np.array([[1, 2], [1, -2], [-1, 2], [-1, -2]]), np.array([2, 0])
-    train = tiny(np.vstack([offsets - mean, offsets + mean]), [0] * 4 + [1] * 4, [[-1, 0], [1, 0]], [1e-9, 1e-9])
+    train = tiny(
+        np.vstack([offsets - mean, offsets + mean]),
+        [0] * 4 + [1] * 4,
+        [[-1, 0], [1, 0]],
+        [1e-9, 1e-9],
+    )
     assert score_one("Mahalanobis", train, [2, 4]) == pytest.approx(-4)  # 16 / 4
     assert score_one("Mahalanobis", train, [5, 0]) == pytest.approx(-9)
-    assert score_one("Mahalanobis", train, [5, 0], ridge=0.2) == pytest.approx(-9 / 1.5)  # 0.2 of the mean variance 2.5
-    assert score_one("RelativeMahalanobis", train, [5, 4]) == pytest.approx(25 / 5 + 16 / 4 - (9 + 16 / 4))
+    assert score_one("Mahalanobis", train, [5, 0], ridge=0.2) == pytest.approx(
+        -9 / 1.5
+    )  # 0.2 of the mean variance 2.5
+    assert score_one("RelativeMahalanobis", train, [5, 4]) == pytest.approx(
+        25 / 5 + 16 / 4 - (9 + 16 / 4)
+    )
     assert score_one("fDBD", train, [2, 0]) == pytest.approx(1)  # 4 / |w1 - w2| = 2, over |h| = 2
     assert score_one("NCI", train, [3, 4]) == pytest.approx(3 / 5 + 7e-4)
     assert score_one("SHE", train, [3, 4]) == pytest.approx(6)
@@ -424,10 +492,14 @@ def test_neighbours_by_hand():
     assert score_one("KNN", train, [5, 0], k=1) == pytest.approx(0, abs=1e-3)
     assert score_one("KNN", train, [5, 0], k=2) == pytest.approx(-np.sqrt(2))
     assert score_one("KNN", train, [0, 7], k=3) == pytest.approx(-2)
-    assert score_one("NNGuide", train, [2, 0], k=1) == pytest.approx(np.log(1 + np.e) * np.log(1 + np.exp(2)), rel=1e-6)
+    assert score_one("NNGuide", train, [2, 0], k=1) == pytest.approx(
+        np.log(1 + np.e) * np.log(1 + np.exp(2)), rel=1e-6
+    )
     p = 1 / (1 + np.exp(-1))
     q = 1 / (1 + np.exp(-2))
-    assert score_one("Relation", train, [2, 0]) == pytest.approx(p * q + (1 - p) * (1 - q), rel=1e-6)
+    assert score_one("Relation", train, [2, 0]) == pytest.approx(
+        p * q + (1 - p) * (1 - q), rel=1e-6
+    )
 
 
 # ---- one state, one product, any order, any block ----
@@ -442,16 +514,22 @@ def test_score_all_equals_each_score_alone(case, monkeypatch):
     assert list(together) == list(scores.METHODS)
     for name, state in states.items():
         alone = scores.METHODS[name].score(case.test, case.logits, state)
-        np.testing.assert_allclose(together[name], alone, rtol=2e-4, atol=1e-5 * np.abs(alone).mean(), err_msg=name)
+        np.testing.assert_allclose(
+            together[name], alone, rtol=2e-4, atol=1e-5 * np.abs(alone).mean(), err_msg=name
+        )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_order_and_blocks_of_the_training_rows_change_nothing(case, monkeypatch):
-    plain = scores.score_all(case.test, scores.fit_all(case.train, scores.METHODS, OVERRIDES), case.W, case.b)
+    plain = scores.score_all(
+        case.test, scores.fit_all(case.train, scores.METHODS, OVERRIDES), case.W, case.b
+    )
     order = np.random.default_rng(3).permutation(len(case.labels))
     monkeypatch.setattr(scores_blocks, "BLOCK", 37)
     train = scores.Training(case.features[order], case.labels[order], case.W, case.b)
-    shuffled = scores.score_all(case.test[::-1], scores.fit_all(train, scores.METHODS, OVERRIDES), case.W, case.b)
+    shuffled = scores.score_all(
+        case.test[::-1], scores.fit_all(train, scores.METHODS, OVERRIDES), case.W, case.b
+    )
     for name, values in plain.items():
         np.testing.assert_allclose(
             shuffled[name][::-1], values, rtol=2e-4, atol=2e-5 * np.abs(values).mean(), err_msg=name
@@ -460,34 +538,54 @@ def test_order_and_blocks_of_the_training_rows_change_nothing(case, monkeypatch)
 
 def test_variants_are_rows_that_are_named_to_be_computed():
     variants = set(scores.METHODS) - set(scores.DEFAULT)
-    assert variants == {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"} and set(scores.CORE) <= set(scores.DEFAULT)
+    assert variants == {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"} and set(scores.CORE) <= set(
+        scores.DEFAULT
+    )
     case = CASES["random"]
-    states = scores.fit_all(case.train, ["NECO", *variants], {"NECO": {"scaler": False}, "NECO-MaxLogit": {"dim": 3}})
+    states = scores.fit_all(
+        case.train, ["NECO", *variants], {"NECO": {"scaler": False}, "NECO-MaxLogit": {"dim": 3}}
+    )
     assert states["NECO-NoScaler"].parameters == states["NECO"].parameters
     assert states["NECO-ETF"].parameters == {"dim": 6, "scaler": True, "max_logit": False}
     assert states["NECO-MaxLogit"].parameters == {"dim": 3, "scaler": True, "max_logit": True}
 
 
 def test_no_statistic_is_computed_twice_by_all_methods_together(monkeypatch):
-    """Every shared statistic once, and no eigenvectors of one matrix twice: three D x D matrices have them, and W's."""
+    """Every shared statistic once, and no eigenvectors of one matrix twice: three D x D matrices
+    have them, and W's."""
     computed = []
     for name, cached in vars(scores.Training).items():
         if hasattr(cached, "func"):
-            monkeypatch.setattr(cached, "func", lambda self, name=name, func=cached.func: computed.append(name) or func(self))
+            monkeypatch.setattr(
+                cached,
+                "func",
+                lambda self, name=name, func=cached.func: computed.append(name) or func(self),
+            )
     eigh, decomposed = np.linalg.eigh, []
     monkeypatch.setattr(np.linalg, "eigh", lambda matrix: decomposed.append(matrix) or eigh(matrix))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scores.fit_all(CASES["random"].train, scores.METHODS, OVERRIDES)
-    assert sorted(computed) == sorted(set(computed)) and {"class_means", "covariance_within", "whitener", "bank"} <= set(computed)
-    again = [i for i, one in enumerate(decomposed) if any(np.array_equal(one, other) for other in decomposed[:i])]
+    assert sorted(computed) == sorted(set(computed)) and {
+        "class_means",
+        "covariance_within",
+        "whitener",
+        "bank",
+    } <= set(computed)
+    again = [
+        i
+        for i, one in enumerate(decomposed)
+        if any(np.array_equal(one, other) for other in decomposed[:i])
+    ]
     assert not again, "eigenvectors of the same matrix were computed again"
 
 
 def test_shared_statistics_are_computed_once(monkeypatch):
     train, products = CASES["random"].train, []
     one_pass = scores.Training.covariance_within.func
-    monkeypatch.setattr(scores.Training.covariance_within, "func", lambda self: products.append(1) or one_pass(self))
+    monkeypatch.setattr(
+        scores.Training.covariance_within, "func", lambda self: products.append(1) or one_pass(self)
+    )
     scores.fit_all(train, ["Mahalanobis", "RelativeMahalanobis", "ViM", "Residual", "NECO"])
     scores.fit_all(train, ["Mahalanobis", "NECO"], {"NECO": {"dim": 3}})
     assert len(products) == 1
@@ -507,16 +605,24 @@ def test_resolved_parameters_stand_in_the_state():
     assert scores.METHODS["ViM"].fit(case.train).parameters == {"dim": 20}
     assert scores.METHODS["GEN"].fit(case.train).parameters == {"gamma": 0.1, "top": 7}
     neco = scores.METHODS["NECO"].fit(case.train).parameters
-    shares = PCA().fit(StandardScaler().fit_transform(case.features)).explained_variance_ratio_.cumsum()
+    shares = (
+        PCA().fit(StandardScaler().fit_transform(case.features)).explained_variance_ratio_.cumsum()
+    )
     assert shares[neco["dim"] - 1] >= 0.9 > shares[neco["dim"] - 2]
     states = scores.fit_all(case.train, ["Energy", "MSP"], {"Energy": {"temperature": 3}})
-    assert {name: state.parameters for name, state in states.items()} == {"Energy": {"temperature": 3.0}, "MSP": {}}
+    assert {name: state.parameters for name, state in states.items()} == {
+        "Energy": {"temperature": 3.0},
+        "MSP": {},
+    }
 
 
 @pytest.mark.parametrize(("width", "expected"), [(64, 32), (767, 383), (768, 512), (2048, 1000)])
 def test_vim_dimension_rule(width, expected):
     rng = np.random.default_rng(0)
-    features, W = rng.normal(size=(30, width)).astype(np.float32), rng.normal(size=(3, width)).astype(np.float32)
+    features, W = (
+        rng.normal(size=(30, width)).astype(np.float32),
+        rng.normal(size=(3, width)).astype(np.float32),
+    )
     train = scores.Training(features, np.arange(30) % 3, W, np.ones(3))
     train.__dict__["vim_axes"] = np.eye(width)  # the rule needs no eigenvectors
     assert scores.METHODS["Residual"].fit(train).parameters["dim"] == expected
@@ -550,10 +656,16 @@ def test_vim_origin_of_a_head_whose_rows_sum_to_zero():
     u = scores_features.vim_origin(W, b)
     default = np.linalg.pinv(W.astype(np.float64)) @ b
     assert np.linalg.norm(u) < 10 < 1e4 < np.linalg.norm(default)
-    np.testing.assert_allclose(W @ u + b, b.mean(), atol=1e-5)  # all logits equal, as near to 0 as such a head gets
+    np.testing.assert_allclose(
+        W @ u + b, b.mean(), atol=1e-5
+    )  # all logits equal, as near to 0 as such a head gets
     state = scores.METHODS["ViM"].fit(scores.Training(case.features, case.labels, W, b), dim=12)
-    slow = slow_residual(Case(case.features, case.labels, W, b, case.test), case.features.astype(np.float64)).mean()
-    assert state.alpha == pytest.approx((case.features @ W.T + b).max(axis=1).mean() / slow, rel=1e-4)
+    slow = slow_residual(
+        Case(case.features, case.labels, W, b, case.test), case.features.astype(np.float64)
+    ).mean()
+    assert state.alpha == pytest.approx(
+        (case.features @ W.T + b).max(axis=1).mean() / slow, rel=1e-4
+    )
 
 
 def test_statistics_are_those_of_float64_under_a_large_offset():
@@ -572,26 +684,41 @@ def test_mahalanobis_under_strong_collapse():
     z = np.random.default_rng(1).permutation(case.features)[:200]
     collapsed = Case(case.features, case.labels, case.W, case.b, z)
     found = collapsed.score("Mahalanobis")
-    np.testing.assert_allclose(found, slow_mahalanobis(collapsed, z.astype(np.float64), None), rtol=5e-3)
+    np.testing.assert_allclose(
+        found, slow_mahalanobis(collapsed, z.astype(np.float64), None), rtol=5e-3
+    )
 
 
 def test_linearly_dependent_features_do_not_count_twice():
     case = random_case(width=20)
     mixed = np.random.default_rng(0).normal(size=(20, 25)).astype(np.float32)
-    wide = Case(case.features @ mixed, case.labels, case.W @ np.linalg.pinv(mixed).T, case.b, case.test @ mixed)
+    wide = Case(
+        case.features @ mixed,
+        case.labels,
+        case.W @ np.linalg.pinv(mixed).T,
+        case.b,
+        case.test @ mixed,
+    )
     for name in ("Mahalanobis", "RelativeMahalanobis"):
         with pytest.warns(UserWarning, match=f"{name}: the covariance has rank 20, 0 of 25"):
             np.testing.assert_allclose(wide.score(name), case.score(name), rtol=1e-3, atol=1e-3)
 
 
 def dead(case, units=3) -> Case:
-    """The case with a few units that are constant in training; the OOD rows are ID rows with those units stirred."""
+    """The case with a few units that are constant in training; the OOD rows are ID rows with those
+    units stirred."""
     constant = np.full((len(case.features), units), 0.3, np.float32)
     rows = np.column_stack([case.features[:100], np.full((100, units), 0.3, np.float32)])
     stirred = rows.copy()
     stirred[:, -units:] += 0.1
     W = np.column_stack([case.W, np.zeros((len(case.W), units), np.float32)])
-    return Case(np.column_stack([case.features, constant]), case.labels, W, case.b, np.vstack([rows, stirred]))
+    return Case(
+        np.column_stack([case.features, constant]),
+        case.labels,
+        W,
+        case.b,
+        np.vstack([rows, stirred]),
+    )
 
 
 def test_dead_units_are_left_out_and_reported():
@@ -621,7 +748,9 @@ def test_a_class_without_training_rows():
     for name in ("RelativeMahalanobis", "Mahalanobis"):
         with pytest.warns(UserWarning, match=f"{name}: 1 of 7 classes have no training image"):
             values = reduced.score(name)
-    np.testing.assert_allclose(values, slow_mahalanobis(reduced, case.test.astype(np.float64), None), rtol=1e-3)
+    np.testing.assert_allclose(
+        values, slow_mahalanobis(reduced, case.test.astype(np.float64), None), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("turn", [False, True])
@@ -630,8 +759,12 @@ def test_features_without_residual_leave_it_undefined(name, turn):
     rng = np.random.default_rng(0)
     features = np.zeros((50, 8), np.float32)
     features[:, :2] = rng.normal(size=(50, 2))
-    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0] if turn else np.eye(8)  # turned, rounding leaves a residual
-    W = np.linalg.pinv(features.astype(np.float64) @ axes)[:, :2].T.astype(np.float32)  # in the span, so that u is
+    axes = (
+        np.linalg.qr(rng.normal(size=(8, 8)))[0] if turn else np.eye(8)
+    )  # turned, rounding leaves a residual
+    W = np.linalg.pinv(features.astype(np.float64) @ axes)[:, :2].T.astype(
+        np.float32
+    )  # in the span, so that u is
     features = (features @ axes).astype(np.float32)
     case = Case(features, np.arange(50) % 2, W, np.ones(2, np.float32), features)
     with pytest.warns(UserWarning, match=f"{name}: the training features leave no residual"):
@@ -650,7 +783,9 @@ def test_a_unit_that_stirs_by_rounding_alone_counts_as_dead():
         expected = dead.score("NECO")
     features[3, 5] = 1e-7 * features.std()
     with pytest.warns(UserWarning, match="NECO: 1 features are constant"):
-        np.testing.assert_allclose(Case(features, case.labels, case.W, case.b, test).score("NECO"), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            Case(features, case.labels, case.W, case.b, test).score("NECO"), expected, rtol=1e-5
+        )
 
 
 def test_a_small_ridge_is_added_and_leaves_nothing_out():
@@ -662,7 +797,9 @@ def test_a_small_ridge_is_added_and_leaves_nothing_out():
         plain = singular.score("Mahalanobis")
     found, width = singular.score("Mahalanobis", ridge=1e-7), case.W.shape[1]
     state = scores.METHODS["Mahalanobis"].fit(singular.train, ridge=1e-7)
-    assert state.matrix.shape == (width, width) and np.median(found / plain) > 10, "the test images leave that plane"
+    assert state.matrix.shape == (width, width) and np.median(found / plain) > 10, (
+        "the test images leave that plane"
+    )
 
 
 def test_guards_warn_by_name():
@@ -680,15 +817,21 @@ def test_guards_warn_by_name():
 
 def test_temperature_minimises_the_likelihood_loss():
     case = CASES["random"]
-    labels = np.where(np.arange(600) % 5 == 0, (case.labels + 1) % 7, case.labels)  # a fifth mislabelled
+    labels = np.where(
+        np.arange(600) % 5 == 0, (case.labels + 1) % 7, case.labels
+    )  # a fifth mislabelled
     train = scores.Training(case.features, labels, case.W, case.b)
     logits = (case.features @ case.W.T + case.b).astype(np.float64)
 
     def loss(temperature):
         return -special.log_softmax(logits / temperature, axis=1)[np.arange(600), labels].mean()
 
-    best = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
-    assert scores.METHODS["TempScaling"].fit(train).parameters["temperature"] == pytest.approx(best, rel=1e-4)
+    best = optimize.minimize_scalar(
+        loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}
+    ).x
+    assert scores.METHODS["TempScaling"].fit(train).parameters["temperature"] == pytest.approx(
+        best, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(("labels", "bound"), [("right", 0.05), ("wrong", 20.0)])
@@ -696,11 +839,21 @@ def test_a_temperature_without_optimum_stays_at_its_bound_and_says_so(labels, bo
     case = CASES["random"]
     logits = case.features @ case.W.T + case.b
     found = logits.argmax(axis=1) if labels == "right" else logits.argmin(axis=1)
-    with pytest.warns(scores.Noted, match=f"TempScaling: the loss of 600 ID training images falls all the way to T = {bound:g}"):
-        state = scores.METHODS["TempScaling"].fit(scores.Training(case.features, found, case.W, case.b))
-    assert state.parameters == {"temperature": bound, "at_bound": True} and f"T = {bound:g}" in state.note
+    with pytest.warns(
+        scores.Noted,
+        match=f"TempScaling: the loss of 600 ID training images falls all the way to T = {bound:g}",
+    ):
+        state = scores.METHODS["TempScaling"].fit(
+            scores.Training(case.features, found, case.W, case.b)
+        )
+    assert (
+        state.parameters == {"temperature": bound, "at_bound": True}
+        and f"T = {bound:g}" in state.note
+    )
     expected = special.softmax(case.logits.astype(np.float64) / bound, axis=1).max(axis=1)
-    np.testing.assert_allclose(scores.METHODS["TempScaling"].score(case.test, case.logits, state), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        scores.METHODS["TempScaling"].score(case.test, case.logits, state), expected, rtol=1e-6
+    )
 
 
 def test_a_loss_that_no_temperature_changes_has_none():
@@ -725,20 +878,27 @@ def test_what_needs_no_head_has_the_same_scores_without_one(case):
         alone = scores.score_all(case.test, scores.fit_all(bare, HEADLESS, {"KNN": {"k": 20}}))
         states = scores.fit_all(case.train, HEADLESS, {"KNN": {"k": 20}})
     for name, values in scores.score_all(case.test, states, case.W, case.b).items():
-        np.testing.assert_allclose(alone[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).mean(), err_msg=name)
+        np.testing.assert_allclose(
+            alone[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).mean(), err_msg=name
+        )
 
 
 def test_labels_alone_name_the_classes():
     case = CASES["random"]
     sparse = scores.Training(case.features, case.labels * 1_000_000_007)
     assert sparse.classes == 7 and sparse.class_means.shape == (7, 40)
-    np.testing.assert_array_equal(sparse.class_means, scores.Training(case.features, case.labels).class_means)
+    np.testing.assert_array_equal(
+        sparse.class_means, scores.Training(case.features, case.labels).class_means
+    )
     assert scores.METHODS["NECO-ETF"].fit(sparse).parameters["dim"] == 6
     with pytest.raises(ValueError, match="label -1 in row 2 is below 0"):
         scores.Training(case.features[:3], np.array([0, 1, -1]))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("MSP", {}), ("ViM", {}), ("NECO", {"max_logit": True}), ("NECO-MaxLogit", {})])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("MSP", {}), ("ViM", {}), ("NECO", {"max_logit": True}), ("NECO-MaxLogit", {})],
+)
 def test_what_needs_a_head_says_so(name, parameters):
     bare = scores.Training(CASES["random"].features, CASES["random"].labels)
     if name == "NECO-MaxLogit":
@@ -761,7 +921,13 @@ def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=
     def changed(change, value):
         return value if change is None else np.asarray(change(value), value.dtype)
 
-    return Case(changed(x, features), changed(labels, y), changed(W, head), changed(b, bias), changed(test, other))
+    return Case(
+        changed(x, features),
+        changed(labels, y),
+        changed(W, head),
+        changed(b, bias),
+        changed(test, other),
+    )
 
 
 SUBSPACES = {"ViM", "Residual", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
@@ -775,15 +941,27 @@ EDGES = {  # what is undefined for every image
     "one image per class": (edge(n=3), GAUSSIANS | {"ViM", "Residual"}),
     "fewer images than features": (edge(n=8, width=30), {"ViM", "Residual"}),
     "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT),
-    "constant, images too": (edge(x=lambda rows: rows * 0 + 0.1, test=lambda rows: rows * 0 + 0.1), CONSTANT | {"NCI", "fDBD"}),
+    "constant, images too": (
+        edge(x=lambda rows: rows * 0 + 0.1, test=lambda rows: rows * 0 + 0.1),
+        CONSTANT | {"NCI", "fDBD"},
+    ),
     "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | {"KNN", "NNGuide", "Relation"}),
-    "one class": (edge(labels=lambda y: y * 0, test=lambda rows: rows[:3]), {"RelativeMahalanobis"}),
+    "one class": (
+        edge(labels=lambda y: y * 0, test=lambda rows: rows[:3]),
+        {"RelativeMahalanobis"},
+    ),
     "no weights": (edge(W=lambda W: W * 0), {"fDBD"}),
-    "full collapse": (edge(x=lambda rows: np.eye(6)[np.arange(60) % 3]), GAUSSIANS | {"ViM", "Residual"}),
+    "full collapse": (
+        edge(x=lambda rows: np.eye(6)[np.arange(60) % 3]),
+        GAUSSIANS | {"ViM", "Residual"},
+    ),
     "large": (edge(x=lambda rows: rows * 1e14, test=lambda rows: rows * 1e14), set()),
     "small": (edge(x=lambda rows: rows * 1e-14, test=lambda rows: rows * 1e-14), set()),
     "large images": (edge(test=lambda rows: rows * 1e14), set()),
-    "denormal images": (edge(test=lambda rows: rows * 1e-39), {"KNN", "NNGuide", "Relation", "NECO-NoScaler"}),
+    "denormal images": (
+        edge(test=lambda rows: rows * 1e-39),
+        {"KNN", "NNGuide", "Relation", "NECO-NoScaler"},
+    ),
     "large head": (edge(W=lambda W: W * 1e14), set()),
 }
 
@@ -801,12 +979,20 @@ def test_at_the_edge_every_score_is_a_number_or_undefined_for_a_reason(name):
     empty = {method for method, values in together.items() if np.isnan(values).all()}
     assert empty - {"SHE"} == undefined  # SHE has no pattern where no training image is right
     for method in empty:
-        assert getattr(states[method], "note", scores.METHODS[method].missing) != "its score is not a finite number", method
+        assert (
+            getattr(states[method], "note", scores.METHODS[method].missing)
+            != "its score is not a finite number"
+        ), method
 
 
-@pytest.mark.parametrize(("factor", "said"), [
-    (1e38, "features reach .*e\\+38, first in row"), (1e-40, "no training feature is above"),
-    (1e300, "NaN or infinity, first in row")])
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1e38, "features reach .*e\\+38, first in row"),
+        (1e-40, "no training feature is above"),
+        (1e300, "NaN or infinity, first in row"),
+    ],
+)
 def test_features_that_float32_cannot_square_are_refused(factor, said):
     found = edge()
     rows = np.maximum(found.features.astype(np.float64), 0.1) * factor
@@ -832,7 +1018,9 @@ def test_zero_features_have_no_direction():
         assert np.isfinite(values[:5]).all(), name
     zeros = np.vstack([case.features, np.zeros((1, 40), np.float32)])
     train = scores.Training(zeros, np.append(case.labels, 0), case.W, case.b)
-    assert np.isfinite(scores.score_all(case.test, scores.fit_all(train, ["KNN"]), case.W, case.b)["KNN"]).all()
+    assert np.isfinite(
+        scores.score_all(case.test, scores.fit_all(train, ["KNN"]), case.W, case.b)["KNN"]
+    ).all()
 
 
 def test_coinciding_rows_of_the_head_have_no_boundary():
@@ -844,18 +1032,34 @@ def test_coinciding_rows_of_the_head_have_no_boundary():
 
 @pytest.mark.parametrize(("columns", "k"), [(40, 3), (1000, 1), (1003, 20), (1600, 60), (5000, 50)])
 def test_largest_values_of_each_row(columns, k):
-    values = np.random.default_rng(columns).integers(0, 500, (6, columns)).astype(np.float32)  # with ties
+    values = (
+        np.random.default_rng(columns).integers(0, 500, (6, columns)).astype(np.float32)
+    )  # with ties
     found = np.sort(scores_neighbours.largest(values, k), axis=1)
     np.testing.assert_array_equal(found, np.sort(values, axis=1)[:, -k:])
 
 
 # Tiles, bins and blocks so small that a few hundred rows fill many of each.
-SMALL_SEARCH = {"SMALL": 0, "GROUP": 4, "SIMILARITIES": 2**16, "QUERIES": 24, "TILE": 100, "WIDE": 0, "BIN": 60}
+SMALL_SEARCH = {
+    "SMALL": 0,
+    "GROUP": 4,
+    "SIMILARITIES": 2**16,
+    "QUERIES": 24,
+    "TILE": 100,
+    "WIDE": 0,
+    "BIN": 60,
+}
 
 
 def searched(case, k, monkeypatch, small=0, similarities=2**14, **values):
-    """The k largest cosines by the bounded search, and whether each block's bound served: their levels in turn."""
-    for name, value in {**SMALL_SEARCH, "SMALL": small, "SIMILARITIES": similarities, **values}.items():
+    """The k largest cosines by the bounded search, and whether each block's bound served: their
+    levels in turn."""
+    for name, value in {
+        **SMALL_SEARCH,
+        "SMALL": small,
+        "SIMILARITIES": similarities,
+        **values,
+    }.items():
         monkeypatch.setattr(scores_neighbours, name, value)
     levels, prune = [], scores_neighbours.Bank._prune
 
@@ -882,13 +1086,16 @@ def all_cosines(case) -> np.ndarray:
 @pytest.mark.parametrize("start", [0, 4, 11])
 @pytest.mark.parametrize("k", [1, 20, 60])
 def test_the_bounded_search_finds_what_an_exhaustive_one_finds(case, k, start, monkeypatch):
-    found, levels = searched(case, k, monkeypatch, START=start, TOO_MANY=1, similarities=2**16)  # never gives up
+    found, levels = searched(
+        case, k, monkeypatch, START=start, TOO_MANY=1, similarities=2**16
+    )  # never gives up
     assert any(share < 1 for _, share in levels), "the bound answered some block"
     np.testing.assert_allclose(found, np.sort(all_cosines(case), axis=1)[:, -k:], atol=2e-6)
 
 
 def test_a_bound_that_was_broken_would_lose_neighbours(monkeypatch):
-    """The lengths of what follows are what makes it exact: were they shorter, the search would be quick and wrong."""
+    """The lengths of what follows are what makes it exact: were they shorter, the search would be
+    quick and wrong."""
     turn, case = scores_neighbours.Bank.turn, shapeless_case()
 
     def shortened(self, features):
@@ -916,13 +1123,27 @@ def test_collapsed_features_need_few_axes(monkeypatch):
 
 
 def test_knn_of_many_wide_features_is_exact_as_it_stands(monkeypatch):
-    """No constant changed, one class without training images, and one of the queries without a direction."""
+    """No constant changed, one class without training images, and one of the queries without a
+    direction."""
     case = random_case(5000, 128, 10, seed=3, spread=0.3)
     kept = case.labels != 9
-    case = Case(case.features[kept], case.labels[kept], case.W, case.b, np.vstack([case.test, np.zeros((1, 128), np.float32)]))
+    case = Case(
+        case.features[kept],
+        case.labels[kept],
+        case.W,
+        case.b,
+        np.vstack([case.test, np.zeros((1, 128), np.float32)]),
+    )
     asked, prune = [], scores_neighbours.Bank._prune
-    monkeypatch.setattr(scores_neighbours.Bank, "_prune", lambda self, *given: asked.append(1) or prune(self, *given))
-    found, nearest = case.score("KNN", k=50), np.sort(all_cosines(replace(case, test=case.test[:-1])), axis=1)[:, -50]
+    monkeypatch.setattr(
+        scores_neighbours.Bank,
+        "_prune",
+        lambda self, *given: asked.append(1) or prune(self, *given),
+    )
+    found, nearest = (
+        case.score("KNN", k=50),
+        np.sort(all_cosines(replace(case, test=case.test[:-1])), axis=1)[:, -50],
+    )
     assert asked and np.isnan(found[-1])
     np.testing.assert_allclose(found[:-1], -np.sqrt(2 - 2 * nearest), atol=1e-5)
 
@@ -934,7 +1155,9 @@ def test_weights_of_any_sign_are_searched_exactly(case, sign, monkeypatch):
     for name, value in {**SMALL_SEARCH, "TOO_MANY": 1}.items():
         monkeypatch.setattr(scores_neighbours, name, value)
     bank = case.train.bank
-    found = bank.search(case.test, case.logits.argmax(axis=1), 12, weights[bank.order].astype(np.float32))
+    found = bank.search(
+        case.test, case.logits.argmax(axis=1), 12, weights[bank.order].astype(np.float32)
+    )
     expected = np.sort(all_cosines(case) * weights, axis=1)[:, -12:]
     np.testing.assert_allclose(np.sort(found, axis=1), expected, atol=2e-5)
 
@@ -942,7 +1165,10 @@ def test_weights_of_any_sign_are_searched_exactly(case, sign, monkeypatch):
 def test_the_bank_has_the_cosines_of_the_features_and_any_width_will_do():
     for width in (1, 2, 3, 17):
         case = random_case(300, width, 3)
-        case.features[:], case.test[:] = np.maximum(case.features, 0.01), np.maximum(case.test, 0.01)  # no zero row
+        case.features[:], case.test[:] = (
+            np.maximum(case.features, 0.01),
+            np.maximum(case.test, 0.01),
+        )  # no zero row
         bank = case.train.bank
         for rows, cosines in bank.cosines(bank.turn(case.test)[0]):
             np.testing.assert_allclose(cosines, all_cosines(case)[rows][:, bank.order], atol=2e-6)
@@ -968,7 +1194,12 @@ def test_the_bank_has_the_cosines_of_the_features_and_any_width_will_do():
     ],
 )
 def test_training_set_mistakes_are_explained(change, message):
-    arguments = {"features": np.ones((4, 2)), "labels": np.array([0, 1, 0, 1]), "W": np.eye(2), "b": np.ones(2)}
+    arguments = {
+        "features": np.ones((4, 2)),
+        "labels": np.array([0, 1, 0, 1]),
+        "W": np.eye(2),
+        "b": np.ones(2),
+    }
     with pytest.raises(ValueError, match=message):
         scores.Training(**(arguments | change))
 
@@ -1002,17 +1233,25 @@ def test_scoring_mistakes_are_explained():
     with pytest.raises(ValueError, match="expected \\(N, 40\\)"):
         scores.score_all(case.test[:, :-1], states, case.W, case.b)
     with pytest.raises(ValueError, match="first in row 1"):
-        scores.score_all(np.vstack([case.test[:1], np.full((1, 40), np.inf)]), states, case.W, case.b)
+        scores.score_all(
+            np.vstack([case.test[:1], np.full((1, 40), np.inf)]), states, case.W, case.b
+        )
 
 
 def test_scoring_never_imports_torch():
     code = "import sys, scores, metrics; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(scores.__file__).parent, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(scores.__file__).parent, check=False
+        ).returncode
+        == 0
+    )
     assert scores_activation.State is scores.State
 
 
 def load_case(folder: Path) -> Case:
-    """Real features from the CSVs of run_networks.py, the first 20,000 training rows and 5,000 test rows."""
+    """Real features from the CSVs of run_networks.py, the first 20,000 training rows and 5,000 test
+    rows."""
     import pandas as pd
 
     head = pd.read_csv(folder / "head.csv")
@@ -1026,5 +1265,10 @@ def load_case(folder: Path) -> Case:
 
 
 if __name__ == "__main__":
-    for name, (difference, ranks) in compare_with_pytorch_ood(load_case(Path(sys.argv[1])), k=50, dim=32).items():
-        print(f"{name:20s} largest difference / spread {difference:.2e}   rank correlation {ranks:.7f}")
+    for name, (difference, ranks) in compare_with_pytorch_ood(
+        load_case(Path(sys.argv[1])), k=50, dim=32
+    ).items():
+        print(
+            f"{name:20s} largest difference / spread {difference:.2e}   rank correlation"
+            f" {ranks:.7f}"
+        )

@@ -1,4 +1,6 @@
-"""Blocks side by side: every row once, in order, the same numbers from any number of threads, and errors that stop the rest."""
+"""Blocks side by side: every row once, in order, the same numbers from any number of threads, and
+errors that stop the rest."""
+
 import threading
 import time
 
@@ -21,7 +23,9 @@ def number(request, monkeypatch):
 def test_blocks_and_shares_cover_every_row_once_in_order(n):
     for parts in (scores_blocks.blocks(n, 7), scores_blocks.shares(n, 4)):
         assert [row for part in parts for row in range(n)[part]] == list(range(n))
-    assert len(scores_blocks.shares(n, 4)) <= 4 and all(part.stop - part.start <= 7 for part in scores_blocks.blocks(n, 7))
+    assert len(scores_blocks.shares(n, 4)) <= 4 and all(
+        part.stop - part.start <= 7 for part in scores_blocks.blocks(n, 7)
+    )
 
 
 def test_results_come_in_the_order_of_the_parts_though_the_first_takes_longest(number):
@@ -38,11 +42,19 @@ def test_parts_run_at_the_same_time_on_one_core_each(monkeypatch):
 
     def part(_):
         together.wait()  # passes only where three are under way
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+        return [
+            library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+        ]
 
-    before = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-    assert all(count == 1 for counts in scores_blocks.side_by_side(part, range(3)) for count in counts)
-    assert [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"] == before
+    before = [
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    ]
+    assert all(
+        count == 1 for counts in scores_blocks.side_by_side(part, range(3)) for count in counts
+    )
+    assert [
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    ] == before
 
 
 def test_no_more_results_wait_than_a_few_a_thread(monkeypatch):
@@ -75,7 +87,9 @@ def test_sums_are_the_same_to_the_last_bit_on_any_number_of_threads(monkeypatch)
 
     def total(number):
         monkeypatch.setattr(scores_blocks, "threads", lambda: number)
-        parts = scores_blocks.side_by_side(lambda rows: (x[rows].T @ x[rows], len(x[rows])), scores_blocks.blocks(1000, 30))
+        parts = scores_blocks.side_by_side(
+            lambda rows: (x[rows].T @ x[rows], len(x[rows])), scores_blocks.blocks(1000, 30)
+        )
         return scores_blocks.summed(parts)
 
     (product, count), (other, _) = total(1), total(4)

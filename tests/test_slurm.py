@@ -1,7 +1,9 @@
-"""slurm/: the batch scripts run by bash itself, with stand-ins for srun, sbatch and their like that write down how they are called.
+"""slurm/: the batch scripts run by bash itself, with stand-ins for srun, sbatch and their like that
+write down how they are called.
 
 slurm/README.md tells how to try them on a real Slurm.
 """
+
 import os
 import re
 import shlex
@@ -20,38 +22,67 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train", "extract", "chain")
 JOB = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "3"}
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None or os.name == "nt", reason="needs bash")
+pytestmark = pytest.mark.skipif(
+    shutil.which("bash") is None or os.name == "nt", reason="needs bash"
+)
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    """run(script, words, code, state, environment) -> (finished process, [[command, word, ...]] as the stand-ins were called).
+    """run(script, words, code, state, environment) -> (finished process, [[command, word, ...]] as
+    the stand-ins were called).
 
-    srun ends with `code`; the job is in `state` when squeue is asked; sbatch counts job numbers up from 101.
-    """
+    srun ends with `code`; the job is in `state` when squeue is asked; sbatch counts job numbers up
+    from 101."""
     stands, called = tmp_path / "bin", tmp_path / "called"
     stands.mkdir()
-    bodies = {"srun": 'exit "$CODE"', "scontrol": "exit 0", "squeue": 'echo "$STATE"',
-              "sbatch": f'echo "chain=${{CHAIN_LAST:-}} job=${{SLURM_JOB_ID:-}}" >> {tmp_path / "seen"}\n'
-                        f'echo $((100 + $(grep -c "^sbatch" {called})))',
-              "python": f'exec {shlex.quote(sys.executable)} "$@"'}
+    bodies = {
+        "srun": 'exit "$CODE"',
+        "scontrol": "exit 0",
+        "squeue": 'echo "$STATE"',
+        "sbatch": (
+            f'echo "chain=${{CHAIN_LAST:-}} job=${{SLURM_JOB_ID:-}}" >> {tmp_path / "seen"}\n'
+            f'echo $((100 + $(grep -c "^sbatch" {called})))'
+        ),
+        "python": f'exec {shlex.quote(sys.executable)} "$@"',
+    }
     for name, body in bodies.items():
         file = stands / name
-        file.write_text(f'#!/bin/bash\nprintf "%q " {name} "$@" >> {called}; echo >> {called}\n{body}\n')
+        file.write_text(
+            f'#!/bin/bash\nprintf "%q " {name} "$@" >> {called}; echo >> {called}\n{body}\n'
+        )
         file.chmod(0o755)
-    checkout = tmp_path / "checkout"  # without the environment that the scripts would activate: its python would hide the stand-in
+    checkout = (
+        tmp_path / "checkout"
+    )  # without the environment that the scripts would activate: its python would hide the stand-in
     checkout.mkdir()
     for path in ROOT.iterdir():
         if path.name != ".venv":
             (checkout / path.name).symlink_to(path)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SRUN_", "OMP_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "SRUN_", "OMP_"))
+    }
 
     def run(script, *words, code=0, state="RUNNING", cwd=checkout, **environment):
         called.write_text("")
-        done = subprocess.run(["bash", str(ROOT / "slurm" / f"{script}.sbatch"), *words], cwd=cwd, text=True, capture_output=True,
-                              timeout=300, env={**kept, "PATH": f"{stands}:{kept['PATH']}", "CODE": str(code), "STATE": state,
-                                                **environment})
+        done = subprocess.run(
+            ["bash", str(ROOT / "slurm" / f"{script}.sbatch"), *words],
+            cwd=cwd,
+            text=True,
+            capture_output=True,
+            timeout=300,
+            env={
+                **kept,
+                "PATH": f"{stands}:{kept['PATH']}",
+                "CODE": str(code),
+                "STATE": state,
+                **environment,
+            },
+        )
         return done, [shlex.split(line) for line in called.read_text().splitlines()]
+
     run.seen = tmp_path / "seen"
     return run
 
@@ -64,10 +95,11 @@ def call(calls, command):
 
 
 def after_script(words, script):
-    return words[words.index(script) + 1:]
+    return words[words.index(script) + 1 :]
 
 
-# ---- all three -----------------------------------------------------------------------------------------------------------
+# ---- all three -----------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_is_sound_bash_and_stops_at_errors(script):
@@ -79,7 +111,8 @@ def test_a_script_is_sound_bash_and_stops_at_errors(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_sbatch_sees_every_directive(script):
-    """sbatch stops looking at the first line that is neither a comment nor empty, so `activate` in the block would end it."""
+    """sbatch stops looking at the first line that is neither a comment nor empty, so `activate` in
+    the block would end it."""
     lines = (ROOT / "slurm" / f"{script}.sbatch").read_text().splitlines()
     first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
     assert not [line for line in lines[first:] if line.startswith("#SBATCH")]
@@ -88,15 +121,20 @@ def test_sbatch_sees_every_directive(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_elsewhere_than_in_the_repository_a_script_says_so_and_starts_nothing(cluster, script, tmp_path):
+def test_elsewhere_than_in_the_repository_a_script_says_so_and_starts_nothing(
+    cluster, script, tmp_path
+):
     done, calls = cluster(script, cwd=tmp_path, **JOB)
     assert done.returncode == 2 and "submit from the folder" in done.stderr and calls == []
 
 
-# ---- train ---------------------------------------------------------------------------------------------------------------
+# ---- train ---------------------------------------------------------------------------------------
+
 
 def test_train_gets_every_word_as_it_was_and_resumes(cluster):
-    done, calls = cluster("train", "--dataset", "mine=a folder/of $images", "--held-out", "8", "9", **JOB)
+    done, calls = cluster(
+        "train", "--dataset", "mine=a folder/of $images", "--held-out", "8", "9", **JOB
+    )
     assert done.returncode == 0, done.stderr
     words = after_script(call(calls, "srun"), "train.py")
     assert words == ["--dataset", "mine=a folder/of $images", "--held-out", "8", "9", "--resume"]
@@ -107,7 +145,13 @@ def test_train_gets_every_word_as_it_was_and_resumes(cluster):
 def test_a_task_of_an_array_trains_its_own_seed(cluster):
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4"}
     _, calls = cluster("train", "--dataset", "digits", **JOB, **array)
-    assert after_script(call(calls, "srun"), "train.py") == ["--dataset", "digits", "--seed", "4", "--resume"]
+    assert after_script(call(calls, "srun"), "train.py") == [
+        "--dataset",
+        "digits",
+        "--seed",
+        "4",
+        "--resume",
+    ]
 
 
 def test_a_saved_state_goes_back_to_the_queue(cluster):
@@ -143,7 +187,8 @@ def test_force_starts_over_once_only(cluster):
 
 
 def test_the_batch_shell_outlives_the_signal_that_its_step_answers_to(cluster, tmp_path):
-    """A pre-emption's SIGTERM reaches the shell too; it still waits, and sees the 75 of a step that takes its time to save."""
+    """A pre-emption's SIGTERM reaches the shell too; it still waits, and sees the 75 of a step that
+    takes its time to save."""
     srun = tmp_path / "bin" / "srun"
     srun.write_text(srun.read_text().replace("exit", "kill -TERM $PPID\nsleep 0.5\nexit"))
     done, calls = cluster("train", code=75, **JOB)
@@ -158,7 +203,8 @@ def test_the_exit_code_is_that_of_train():
     assert re.search(r"#SBATCH --signal=USR1@\d+", text)
 
 
-# ---- extract -------------------------------------------------------------------------------------------------------------
+# ---- extract -------------------------------------------------------------------------------------
+
 
 def test_extract_gets_every_word_and_hands_on_the_exit_code(cluster):
     words = ["--checkpoint", "results/a b.pth", "--ood", "photos", "mine=some folder"]
@@ -167,22 +213,50 @@ def test_extract_gets_every_word_and_hands_on_the_exit_code(cluster):
     assert after_script(call(calls, "srun"), "run_networks.py") == words
 
 
-# ---- chain ---------------------------------------------------------------------------------------------------------------
+# ---- chain ---------------------------------------------------------------------------------------
 
-CHAIN = ["--dataset", "digits", "--held-out", "8", "9", "--epochs", "3", "--ood", "held_out", "photos", "--suffix", "a b",
-         "--methods", "MSP", "Energy"]
+CHAIN = [
+    "--dataset",
+    "digits",
+    "--held-out",
+    "8",
+    "9",
+    "--epochs",
+    "3",
+    "--ood",
+    "held_out",
+    "photos",
+    "--suffix",
+    "a b",
+    "--methods",
+    "MSP",
+    "Energy",
+]
 
 
 def test_chain_submits_three_jobs_each_after_the_one_before(cluster, tmp_path):
-    """From within a job as well: none of that job's own environment goes to those that it submits."""
+    """From within a job as well: none of that job's own environment goes to those that it
+    submits."""
     words = [*CHAIN, "--output-dir", str(tmp_path / "results")]
     done, calls = cluster("chain", *words, **JOB, TRAIN_OPTIONS="--gpus-per-task=1 --ntasks=4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "train 101 -> extract 102 -> report 103"
-    assert [words[1:3] for words in calls if words[0] == "python"] == [["main.py", "--plan"], ["run_networks.py", "--fetch"]]
+    assert [words[1:3] for words in calls if words[0] == "python"] == [
+        ["main.py", "--plan"],
+        ["run_networks.py", "--fetch"],
+    ]
     first, second, third = (words for words in calls if words[0] == "sbatch")
-    trained, extracted = after_script(first, "slurm/train.sbatch"), after_script(second, "slurm/extract.sbatch")
-    assert first[:5] == ["sbatch", "--parsable", "--gpus-per-task=1", "--ntasks=4", "slurm/train.sbatch"]
+    trained, extracted = (
+        after_script(first, "slurm/train.sbatch"),
+        after_script(second, "slurm/extract.sbatch"),
+    )
+    assert first[:5] == [
+        "sbatch",
+        "--parsable",
+        "--gpus-per-task=1",
+        "--ntasks=4",
+        "slurm/train.sbatch",
+    ]
     assert "--dependency=afterok:101" in second and "--dependency=afterok:102" in third
     assert (train.parse_args(trained).suffix, train.parse_args(trained).epochs) == ("a b", 3)
     extracted = run_networks.parse_args(extracted)
@@ -200,35 +274,51 @@ def test_chain_submits_nothing_where_any_stage_would_refuse(cluster, tmp_path, w
 
 
 def test_a_plan_has_no_force():
-    """It would start over in the chain's last job, which is main.py with the same words, on a machine without a GPU."""
+    """It would start over in the chain's last job, which is main.py with the same words, on a
+    machine without a GPU."""
     with pytest.raises(SystemExit) as left:
         main.parse_args(["--plan", "--force", "train"])
     assert left.value.code == 2
 
 
 def test_the_last_job_of_the_chain_is_main_with_the_same_words(cluster, tmp_path):
-    (tmp_path / "bin" / "python").write_text(f'#!/bin/bash\nprintf "%q " "$@" > {tmp_path / "python"}\n')
+    (tmp_path / "bin" / "python").write_text(
+        f'#!/bin/bash\nprintf "%q " "$@" > {tmp_path / "python"}\n'
+    )
     done, calls = cluster("chain", *CHAIN, CHAIN_LAST="yes", **JOB)
     assert done.returncode == 0, done.stderr
-    assert calls == [] and shlex.split((tmp_path / "python").read_text()) == ["-u", "main.py", *CHAIN]
+    assert calls == [] and shlex.split((tmp_path / "python").read_text()) == [
+        "-u",
+        "main.py",
+        *CHAIN,
+    ]
 
 
 def test_a_plan_runs_nothing_and_every_line_is_a_command_that_its_script_takes(tmp_path, capsys):
     main.main(["--plan", *CHAIN, "--output-dir", str(tmp_path)])
     fetch, *lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert run_networks.parse_args(fetch[2:]).fetch
-    assert [line[:2] for line in lines] == [["python", f"{stage.script.__name__}.py"] for stage in main.STAGES.values()]
+    assert [line[:2] for line in lines] == [
+        ["python", f"{stage.script.__name__}.py"] for stage in main.STAGES.values()
+    ]
     for stage, line in zip(main.STAGES.values(), lines, strict=True):
         stage.script.parse_args(line[2:])
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- README --------------------------------------------------------------------------------------------------------------
+# ---- README --------------------------------------------------------------------------------------
+
 
 def test_the_readme_shows_commands_that_the_scripts_take():
     text = (ROOT / "slurm" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    shown = re.findall(r"^ {4}[^\n#]*?\b(?:sbatch|bash)(?: [^\n#]*?)? slurm/(\w+)\.sbatch ([^\n#;]*)", text, re.M)
+    shown = re.findall(
+        r"^ {4}[^\n#]*?\b(?:sbatch|bash)(?: [^\n#]*?)? slurm/(\w+)\.sbatch ([^\n#;]*)", text, re.M
+    )
     assert {script for script, _ in shown} == set(SCRIPTS) and len(shown) >= 10
-    parsers = {"train": train.parse_args, "extract": run_networks.parse_args, "chain": main.parse_args}
+    parsers = {
+        "train": train.parse_args,
+        "extract": run_networks.parse_args,
+        "chain": main.parse_args,
+    }
     for script, words in shown:
         parsers[script](shlex.split(words.replace("$seed", "0")))

@@ -1,4 +1,6 @@
-"""train.py: schedules, recipes, determinism, exact resume after any interruption, what is kept, and what is refused."""
+"""train.py: schedules, recipes, determinism, exact resume after any interruption, what is kept, and
+what is refused."""
+
 import dataclasses
 import math
 import os
@@ -14,7 +16,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import COLUMNS, REGULARISED, SMALL, assert_same_end, equal, files_of, read, signalled, start, timeless
+from small_runs import (
+    COLUMNS,
+    REGULARISED,
+    SMALL,
+    assert_same_end,
+    equal,
+    files_of,
+    read,
+    signalled,
+    start,
+    timeless,
+)
 
 import cli
 import data
@@ -27,7 +40,8 @@ import utils
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# ---- learning-rate schedules -----------------------------------------------------------------------------------------
+# ---- learning-rate schedules ---------------------------------------------------------------------
+
 
 def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
     taken, real = [], training.Run.step
@@ -36,13 +50,19 @@ def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
         result = real(run, *arguments)
         taken.append(run.optimizer.param_groups[0]["lr"])
         return result
+
     monkeypatch.setattr(training.Run, "step", step)
-    start(tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110")  # 3 steps an epoch
+    start(
+        tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110"
+    )  # 3 steps an epoch
     assert taken == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
-    assert pd.read_csv(files_of(tmp_path)["curves"])["lr"].tolist() == pytest.approx([taken[2], taken[5]])
+    assert pd.read_csv(files_of(tmp_path)["curves"])["lr"].tolist() == pytest.approx(
+        [taken[2], taken[5]]
+    )
 
 
-# ---- recipes ---------------------------------------------------------------------------------------------------------
+# ---- recipes -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("mode", list(recipes.RECIPES))
 def test_every_recipe_trains(finished, mode):
@@ -50,9 +70,15 @@ def test_every_recipe_trains(finished, mode):
     checkpoint = read(folder)
     torch.manual_seed(0)
     fresh = networks.build("resnet_cifar", 3)
-    assert checkpoint["mode"] == mode and checkpoint["epoch"] == 1 and math.isfinite(checkpoint["history"][0]["train_loss"])
+    assert (
+        checkpoint["mode"] == mode
+        and checkpoint["epoch"] == 1
+        and math.isfinite(checkpoint["history"][0]["train_loss"])
+    )
     weights = checkpoint["model_state_dict"]
-    assert weights.keys() == fresh.state_dict().keys() and all(value.isfinite().all() for value in weights.values())
+    assert weights.keys() == fresh.state_dict().keys() and all(
+        value.isfinite().all() for value in weights.values()
+    )
     assert not torch.equal(weights["fc.weight"], fresh.fc.weight)
 
 
@@ -61,7 +87,11 @@ def test_recipes_are_those_of_the_issue():
     best = table["best"]
     assert (best.lr, best.momentum, best.weight_decay, best.epochs) == (0.1, 0.9, 5e-4, 200)
     assert best.augment == ("crop", "flip") and best.milestones == () and best.nesterov
-    assert (table["adamw"].optimizer, table["adamw"].lr, table["adamw"].milestones) == ("adamw", 1e-3, ())
+    assert (table["adamw"].optimizer, table["adamw"].lr, table["adamw"].milestones) == (
+        "adamw",
+        1e-3,
+        (),
+    )
     assert table["collapse"].augment == () and table["collapse"].keep == "final"
     regularised = table["regularised"]
     assert set(regularised.augment) == {"crop", "flip", "rotation", "colour_jitter", "erasing"}
@@ -69,20 +99,62 @@ def test_recipes_are_those_of_the_issue():
     assert table["sgd"].weight_decay == 1e-4 and table["sgd"].gamma == 0.1
 
 
-@pytest.mark.parametrize(("words", "changes"), [
-    ([], {}),
-    (["--lr", "0.5", "--momentum", "0.5", "--weight-decay", "0.25", "--batch-size", "7", "--epochs", "9", "--patience", "3"],
-     {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.25, "batch_size": 7, "epochs": 9, "patience": 3}),
-    (["--weight_decay", "0", "--lr", "0"], {"weight_decay": 0.0, "lr": 0.0}),
-    (["--patience", "5", "--no-stop"], {"patience": 0}), (["--nesterov"], {"nesterov": True}), (["--no-nesterov"], {})])
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ([], {}),
+        (
+            [
+                "--lr",
+                "0.5",
+                "--momentum",
+                "0.5",
+                "--weight-decay",
+                "0.25",
+                "--batch-size",
+                "7",
+                "--epochs",
+                "9",
+                "--patience",
+                "3",
+            ],
+            {
+                "lr": 0.5,
+                "momentum": 0.5,
+                "weight_decay": 0.25,
+                "batch_size": 7,
+                "epochs": 9,
+                "patience": 3,
+            },
+        ),
+        (["--weight_decay", "0", "--lr", "0"], {"weight_decay": 0.0, "lr": 0.0}),
+        (["--patience", "5", "--no-stop"], {"patience": 0}),
+        (["--nesterov"], {"nesterov": True}),
+        (["--no-nesterov"], {}),
+    ],
+)
 def test_the_command_line_overrides_the_recipe(words, changes):
     args = train.parse_args(["--dataset", "cifar100", "--mode", "sgd", *words])
-    assert train.resolve(args, data.ID["cifar100"]) == dataclasses.replace(recipes.RECIPES["sgd"], **changes)
+    assert train.resolve(args, data.ID["cifar100"]) == dataclasses.replace(
+        recipes.RECIPES["sgd"], **changes
+    )
 
 
 def test_the_overrides_reach_the_optimiser(finished):
-    group = read(finished("--mode", "sgd", "--epochs", "1", "--lr", "0.01", "--momentum", "0.5", "--weight-decay",
-                          "0.125"))["optimizer_state_dict"]["param_groups"][0]
+    group = read(
+        finished(
+            "--mode",
+            "sgd",
+            "--epochs",
+            "1",
+            "--lr",
+            "0.01",
+            "--momentum",
+            "0.5",
+            "--weight-decay",
+            "0.125",
+        )
+    )["optimizer_state_dict"]["param_groups"][0]
     assert (group["momentum"], group["weight_decay"]) == (0.5, 0.125)
     assert group["lr"] == pytest.approx(1e-4)  # after both steps of the schedule
 
@@ -104,10 +176,14 @@ def test_the_suffix_names_data_set_and_seed_where_none_is_given():
     assert train.parse_args(["--dataset", "mine=some/folder"]).suffix == "mine_s0"
 
 
-# ---- determinism -----------------------------------------------------------------------------------------------------
+# ---- determinism ---------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("words", [("--mode", "regularised", "--epochs", "2", "--no-amp"), ("--mode", "best", "--epochs", "2")],
-                         ids=["float32", "autocast"])
+
+@pytest.mark.parametrize(
+    "words",
+    [("--mode", "regularised", "--epochs", "2", "--no-amp"), ("--mode", "best", "--epochs", "2")],
+    ids=["float32", "autocast"],
+)
 def test_the_same_seed_gives_the_same_bits(tmp_path, finished, words):
     start(tmp_path, *words)
     assert_same_end(tmp_path, finished(*words))
@@ -117,7 +193,9 @@ def test_another_seed_gives_other_weights_and_the_same_validation_images(tmp_pat
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
     start(tmp_path, *words, "--seed", "1")
     one, other = read(tmp_path), read(finished(*words))
-    assert not torch.equal(one["model_state_dict"]["conv1.weight"], other["model_state_dict"]["conv1.weight"])
+    assert not torch.equal(
+        one["model_state_dict"]["conv1.weight"], other["model_state_dict"]["conv1.weight"]
+    )
     assert one["val_size"] == other["val_size"] == 32 and one["arguments"]["seed"] == 1
 
 
@@ -127,29 +205,45 @@ def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
 
     def shifted(split, *arguments):
         images = real(split, *arguments)
-        return images if split == "train" else dataclasses.replace(images, labels=(images.labels + 1) % 3)
+        return (
+            images
+            if split == "train"
+            else dataclasses.replace(images, labels=(images.labels + 1) % 3)
+        )
+
     monkeypatch.setitem(data.ID, "digits", dataclasses.replace(data.ID["digits"], load=shifted))
     start(tmp_path, *words)
     for kind in ("final", "best"):
         one, other = read(tmp_path, kind), read(untouched, kind)
-        assert equal(one["model_state_dict"], other["model_state_dict"]) and one["best"] == other["best"]
+        assert (
+            equal(one["model_state_dict"], other["model_state_dict"])
+            and one["best"] == other["best"]
+        )
         network, _, checkpoint = networks.load(files_of(tmp_path)[kind])
         preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
-        images = data.load_id(data.ID["digits"], "test", preprocessing, None, tuple("3456789"))  # with shifted labels
+        images = data.load_id(
+            data.ID["digits"], "test", preprocessing, None, tuple("3456789")
+        )  # with shifted labels
         with torch.inference_mode():
             right = network(preprocessing.normalise(images.pixels)).argmax(1) == images.labels
         assert one["test_acc"] == pytest.approx(right.float().mean().item(), abs=1e-6)
 
 
-# ---- exact resume ----------------------------------------------------------------------------------------------------
+# ---- exact resume --------------------------------------------------------------------------------
+
 
 class Killed(BaseException):
     """What a killed process does not survive."""
 
 
-@pytest.mark.parametrize(("number", "at"), [("SIGTERM", {3}), ("SIGUSR1", {8}), ("SIGINT", {12}), ("SIGTERM", {1, 2, 9, 16, 17})],
-                         ids=["first epoch", "second epoch", "last step of an epoch", "five times"])
-def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_was_not(tmp_path, finished, monkeypatch, number, at):
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [("SIGTERM", {3}), ("SIGUSR1", {8}), ("SIGINT", {12}), ("SIGTERM", {1, 2, 9, 16, 17})],
+    ids=["first epoch", "second epoch", "last step of an epoch", "five times"],
+)
+def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_was_not(
+    tmp_path, finished, monkeypatch, number, at
+):
     before = signal.getsignal(getattr(signal, number))
     signalled(monkeypatch, getattr(signal, number), at)
     codes = [start(tmp_path, *REGULARISED, "--resume")]
@@ -161,8 +255,11 @@ def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_wa
     assert_same_end(tmp_path, finished(*REGULARISED))
 
 
-@pytest.mark.parametrize("words", [("--mode", "adamw", "--epochs", "2"), ("--mode", "sgd", "--epochs", "2", "--val-size", "0")],
-                         ids=["adamw, autocast", "without validation"])
+@pytest.mark.parametrize(
+    "words",
+    [("--mode", "adamw", "--epochs", "2"), ("--mode", "sgd", "--epochs", "2", "--val-size", "0")],
+    ids=["adamw, autocast", "without validation"],
+)
 def test_resume_is_exact_for_other_recipes_too(tmp_path, finished, monkeypatch, words):
     signalled(monkeypatch, signal.SIGTERM, {4, 9})
     assert [start(tmp_path, *words, "--resume") for _ in range(3)] == [75, 75, None]
@@ -178,7 +275,8 @@ def test_a_stop_says_where_and_how_to_go_on(tmp_path, monkeypatch, capsys):
 
 
 def count_replacements(monkeypatch, kill_at=None):
-    """Count the files that come into being by os.replace; the one numbered `kill_at` (from 0) does not: the process dies."""
+    """Count the files that come into being by os.replace; the one numbered `kill_at` (from 0) does
+    not: the process dies."""
     real, names = os.replace, []
 
     def replace(source, target):
@@ -186,12 +284,23 @@ def count_replacements(monkeypatch, kill_at=None):
         if len(names) - 1 == kill_at:
             raise Killed
         real(source, target)
+
     monkeypatch.setattr(utils.os, "replace", replace)
     return names
 
 
-WRITTEN = ["curves_run.csv", "curves_run.json", "training_history_run.json", "best_run.pth", "last_run.pth", "final_run.pth",
-           "final_run.json", "best_run.pth", "best_run.json", "curves_run.png"]
+WRITTEN = [
+    "curves_run.csv",
+    "curves_run.json",
+    "training_history_run.json",
+    "best_run.pth",
+    "last_run.pth",
+    "final_run.pth",
+    "final_run.json",
+    "best_run.pth",
+    "best_run.json",
+    "curves_run.png",
+]
 
 
 def test_a_run_of_one_epoch_writes_these_files_in_this_order(tmp_path, monkeypatch):
@@ -200,8 +309,12 @@ def test_a_run_of_one_epoch_writes_these_files_in_this_order(tmp_path, monkeypat
     assert names == [f"resnet_cifar_{name}" for name in WRITTEN]
 
 
-@pytest.mark.parametrize("kill_at", range(len(WRITTEN)), ids=[f"{index} {name}" for index, name in enumerate(WRITTEN)])
-def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was_not(tmp_path, finished, monkeypatch, kill_at):
+@pytest.mark.parametrize(
+    "kill_at", range(len(WRITTEN)), ids=[f"{index} {name}" for index, name in enumerate(WRITTEN)]
+)
+def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was_not(
+    tmp_path, finished, monkeypatch, kill_at
+):
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
     untouched = finished(*words)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -214,12 +327,20 @@ def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was
 
 def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tmp_path, finished):
     words = ("--mode", "collapse", "--epochs", "8", "--no-amp")
-    child = subprocess.Popen([sys.executable, str(Path(train.__file__)), *SMALL, *words, "--output-dir", str(tmp_path)],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"})  # as here: sums in the same order
+    child = subprocess.Popen(
+        [sys.executable, str(Path(train.__file__)), *SMALL, *words, "--output-dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # as here: sums in the same order
     try:
         deadline = time.monotonic() + 120
-        while not files_of(tmp_path)["last"].exists() and child.poll() is None and time.monotonic() < deadline:
+        while (
+            not files_of(tmp_path)["last"].exists()
+            and child.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         child.send_signal(signal.SIGTERM)
         errors = child.communicate(timeout=60)[1]
@@ -242,11 +363,15 @@ def test_a_resume_with_contradicting_arguments_names_them(tmp_path, monkeypatch)
         signalled(patch, signal.SIGTERM, {8})
         start(tmp_path, *REGULARISED)
     before = files_of(tmp_path)["last"].read_bytes()
-    with pytest.raises(ValueError, match=r"started with other arguments, data, or recipe: .*lr None then, 0\.5 now"):
+    with pytest.raises(
+        ValueError, match=r"started with other arguments, data, or recipe: .*lr None then, 0\.5 now"
+    ):
         start(tmp_path, *REGULARISED, "--resume", "--lr", "0.5")
     with pytest.raises(ValueError, match="mode regularised then, collapse now"):
         start(tmp_path, *REGULARISED, "--mode", "collapse", "--resume")
-    with pytest.raises(ValueError, match=r"is an interrupted run; go on with --resume, or start over with --force"):
+    with pytest.raises(
+        ValueError, match=r"is an interrupted run; go on with --resume, or start over with --force"
+    ):
         start(tmp_path, *REGULARISED)
     assert files_of(tmp_path)["last"].read_bytes() == before
 
@@ -255,7 +380,9 @@ def test_a_finished_run_is_not_replaced_unasked(tmp_path, capsys):
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
     start(tmp_path, *words)
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=r"there already, finished with these arguments; .*--suffix.*--force"):
+    with pytest.raises(
+        ValueError, match=r"there already, finished with these arguments; .*--suffix.*--force"
+    ):
         start(tmp_path, *words)
     with pytest.raises(ValueError, match="there already, from another run"):
         start(tmp_path, *words, "--lr", "0.3")
@@ -269,7 +396,8 @@ def test_a_finished_run_is_not_replaced_unasked(tmp_path, capsys):
     assert read(tmp_path)["recipe"]["lr"] == 0.3
 
 
-# ---- what stops a run ------------------------------------------------------------------------------------------------
+# ---- what stops a run ----------------------------------------------------------------------------
+
 
 def exit_code(monkeypatch, *words):
     """What the shell would see."""
@@ -280,21 +408,45 @@ def exit_code(monkeypatch, *words):
 
 
 @pytest.mark.parametrize("lr", ["inf", "1e20"])
-def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_and_exit_code_2(tmp_path, monkeypatch, capsys, lr):
-    code = exit_code(monkeypatch, *SMALL, "--output-dir", str(tmp_path), "--mode", "collapse", "--epochs", "5", "--lr", lr)
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, lr
+):
+    code = exit_code(
+        monkeypatch,
+        *SMALL,
+        "--output-dir",
+        str(tmp_path),
+        "--mode",
+        "collapse",
+        "--epochs",
+        "5",
+        "--lr",
+        lr,
+    )
     errors = capsys.readouterr().err
     assert code == 2 and errors.count("\n") == 1 and "Traceback" not in errors
-    assert errors.startswith("error: the loss is ") and " in epoch " in errors and ", step " in errors and "--lr" in errors
+    assert (
+        errors.startswith("error: the loss is ")
+        and " in epoch " in errors
+        and ", step " in errors
+        and "--lr" in errors
+    )
     assert not files_of(tmp_path)["final"].exists()
 
 
 def explode(monkeypatch, after):
     """From this share of the run on, the learning rate is infinite."""
     real = recipes.scale
-    monkeypatch.setattr(recipes, "scale", lambda recipe, progress: real(recipe, progress) if progress < after else math.inf)
+    monkeypatch.setattr(
+        recipes,
+        "scale",
+        lambda recipe, progress: real(recipe, progress) if progress < after else math.inf,
+    )
 
 
-def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(tmp_path, finished, monkeypatch):
+def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(
+    tmp_path, finished, monkeypatch
+):
     with monkeypatch.context() as patch, pytest.raises(ValueError) as caught:
         explode(patch, (1 + 2 / 6) / 3)
         start(tmp_path, *REGULARISED)
@@ -302,40 +454,60 @@ def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(tmp_pa
     assert "in epoch 2, step 4" in str(caught.value)
     assert f"the state after epoch 1 is kept in {files_of(tmp_path)['last']}" in str(caught.value)
     last = read(tmp_path, "last")
-    assert last["epoch"] == 1 and all(value.isfinite().all() for value in last["model_state_dict"].values())
+    assert last["epoch"] == 1 and all(
+        value.isfinite().all() for value in last["model_state_dict"].values()
+    )
     start(tmp_path, *REGULARISED, "--resume")
     assert_same_end(tmp_path, finished(*REGULARISED))
 
 
-def test_a_signal_after_a_step_that_diverged_does_not_save_what_is_not_finite(tmp_path, monkeypatch):
+def test_a_signal_after_a_step_that_diverged_does_not_save_what_is_not_finite(
+    tmp_path, monkeypatch
+):
     explode(monkeypatch, (1 + 2 / 6) / 3)
     signalled(monkeypatch, signal.SIGTERM, {6 + 5})
     with pytest.raises(ValueError, match="in epoch 2, step 4"):
         start(tmp_path, *REGULARISED)
-    assert all(value.isfinite().all() for value in read(tmp_path, "last")["model_state_dict"].values())
+    assert all(
+        value.isfinite().all() for value in read(tmp_path, "last")["model_state_dict"].values()
+    )
 
 
 @pytest.mark.parametrize("val_size", ["32", "0"])
 def test_a_run_whose_very_last_step_diverges_is_no_finished_run(tmp_path, monkeypatch, val_size):
-    explode(monkeypatch, 5 / 6)  # the loss of that step, the sixth, is still finite: it stands before the update
+    explode(
+        monkeypatch, 5 / 6
+    )  # the loss of that step, the sixth, is still finite: it stands before the update
     with pytest.raises(ValueError, match="--lr"):
         start(tmp_path, "--mode", "collapse", "--epochs", "1", "--val-size", val_size)
     assert not files_of(tmp_path)["final"].exists()
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--batch-size", "327"], "--batch-size 327 is larger than the training set of 326 images"),
-    (["--val-size", "358"], "--val-size 358 leaves no image to train on: the training set has 358"),
-    (["--val-size", "-1"], "--val-size -1"),
-    (["--held-out", "x"], "held-out class 'x' is not among the classes"),
-    (["--held-out", *"012345678"], "leaves 1 classes to train on"),
-    (["--dataset", "digit"], "unknown data set 'digit'; expected one of digits, cifar10, cifar100"),
-    (["--model", "resnet"], "unknown model 'resnet'; expected one of resnet_cifar"),
-    (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
-    (["--device", "gpu"], "--device gpu is not to be had here"),
-    (["--lr", "-1"], "[Ll]earning rate"),
-    (["--dataset", "mine=absent"], "absent/train is not a folder")])
-def test_mistakes_end_with_one_line_and_exit_code_2_before_anything_is_written(tmp_path, monkeypatch, capsys, words, message):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", "327"], "--batch-size 327 is larger than the training set of 326 images"),
+        (
+            ["--val-size", "358"],
+            "--val-size 358 leaves no image to train on: the training set has 358",
+        ),
+        (["--val-size", "-1"], "--val-size -1"),
+        (["--held-out", "x"], "held-out class 'x' is not among the classes"),
+        (["--held-out", *"012345678"], "leaves 1 classes to train on"),
+        (
+            ["--dataset", "digit"],
+            "unknown data set 'digit'; expected one of digits, cifar10, cifar100",
+        ),
+        (["--model", "resnet"], "unknown model 'resnet'; expected one of resnet_cifar"),
+        (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
+        (["--device", "gpu"], "--device gpu is not to be had here"),
+        (["--lr", "-1"], "[Ll]earning rate"),
+        (["--dataset", "mine=absent"], "absent/train is not a folder"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_exit_code_2_before_anything_is_written(
+    tmp_path, monkeypatch, capsys, words, message
+):
     assert exit_code(monkeypatch, *SMALL, "--output-dir", str(tmp_path), *words) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and errors.count("\n") == 1
@@ -343,8 +515,16 @@ def test_mistakes_end_with_one_line_and_exit_code_2_before_anything_is_written(t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--mode", "worst"], ["--epochs", "0"], ["--batch-size", "-3"], ["--lr", "fast"],
-                                   ["--epoch", "3"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--mode", "worst"],
+        ["--epochs", "0"],
+        ["--batch-size", "-3"],
+        ["--lr", "fast"],
+        ["--epoch", "3"],
+    ],
+)
 def test_arguments_that_cannot_be_read_are_usage_errors(words, capsys):
     with pytest.raises(SystemExit) as caught:
         train.parse_args(words)
@@ -358,45 +538,100 @@ def test_a_folder_that_cannot_be_written_into_is_refused(tmp_path):
 
 
 def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
-    # Two validation images: three accuracies are possible, so that there are ties, and the first of equals is the best.
-    start(tmp_path, "--mode", "collapse", "--epochs", "40", "--lr", "0", "--patience", "3", "--no-amp", "--val-size", "2")
+    # Two validation images: three accuracies are possible, so that there are ties, and the first of
+    # equals is the best.
+    start(
+        tmp_path,
+        "--mode",
+        "collapse",
+        "--epochs",
+        "40",
+        "--lr",
+        "0",
+        "--patience",
+        "3",
+        "--no-amp",
+        "--val-size",
+        "2",
+    )
     history = read(tmp_path)["history"]
     accuracies = [row["val_acc"] for row in history]
     assert len(history) == accuracies.index(max(accuracies)) + 1 + 3 < 40
-    assert read(tmp_path)["epoch"] == len(history) and read(tmp_path, "best")["epoch"] == len(history) - 3
+    assert (
+        read(tmp_path)["epoch"] == len(history)
+        and read(tmp_path, "best")["epoch"] == len(history) - 3
+    )
 
 
-# ---- what is kept ----------------------------------------------------------------------------------------------------
+# ---- what is kept --------------------------------------------------------------------------------
+
 
 def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(finished):
     folder = finished(*REGULARISED)
     history = read(folder)["history"]
     accuracies = [row["val_acc"] for row in history]
     best = read(folder, "best")
-    assert best["epoch"] == accuracies.index(max(accuracies)) + 1 and best["val_acc"] == max(accuracies)
-    assert timeless(best["history"]) == timeless(history[:best["epoch"]])
+    assert best["epoch"] == accuracies.index(max(accuracies)) + 1 and best["val_acc"] == max(
+        accuracies
+    )
+    assert timeless(best["history"]) == timeless(history[: best["epoch"]])
 
 
 def test_without_validation_images_the_last_epoch_is_kept(finished):
     folder = finished("--mode", "sgd", "--epochs", "2", "--val-size", "0")
     final, best = read(folder), read(folder, "best")
-    assert final["epoch"] == best["epoch"] == 2 and equal(final["model_state_dict"], best["model_state_dict"])
+    assert final["epoch"] == best["epoch"] == 2 and equal(
+        final["model_state_dict"], best["model_state_dict"]
+    )
     assert final["val_acc"] is None and final["val_size"] == 0
     curves = pd.read_csv(files_of(folder)["curves"])
-    assert curves["val_acc"].isna().all() and curves["val_loss"].isna().all() and curves["train_acc"].notna().all()
+    assert (
+        curves["val_acc"].isna().all()
+        and curves["val_loss"].isna().all()
+        and curves["train_acc"].notna().all()
+    )
 
 
 def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
     checkpoint = read(finished(*REGULARISED))  # read with weights_only=True
-    for key in ("epoch", "model_state_dict", "optimizer_state_dict", "train_acc", "val_acc", "test_acc", "model", "model_args",
-                "class_names", "preprocessing", "arguments", "scheduler", "rng", "history", "versions", "dataset", "mode",
-                "held_out", "val_size", "command"):
+    for key in (
+        "epoch",
+        "model_state_dict",
+        "optimizer_state_dict",
+        "train_acc",
+        "val_acc",
+        "test_acc",
+        "model",
+        "model_args",
+        "class_names",
+        "preprocessing",
+        "arguments",
+        "scheduler",
+        "rng",
+        "history",
+        "versions",
+        "dataset",
+        "mode",
+        "held_out",
+        "val_size",
+        "command",
+    ):
         assert key in checkpoint, key
     assert checkpoint["model"] == "resnet_cifar" and checkpoint["model_args"] == {"dropout": 0.5}
-    assert checkpoint["class_names"] == ["0", "1", "2"] and checkpoint["held_out"] == list("3456789")
-    assert checkpoint["preprocessing"] == {"size": 8, "mean": data.ID["digits"].mean, "std": data.ID["digits"].std,
-                                           "interpolation": "bilinear", "crop_share": 1.0}
-    assert len(checkpoint["history"]) == checkpoint["epoch"] == 3 and list(checkpoint["history"][0]) == COLUMNS
+    assert checkpoint["class_names"] == ["0", "1", "2"] and checkpoint["held_out"] == list(
+        "3456789"
+    )
+    assert checkpoint["preprocessing"] == {
+        "size": 8,
+        "mean": data.ID["digits"].mean,
+        "std": data.ID["digits"].std,
+        "interpolation": "bilinear",
+        "crop_share": 1.0,
+    }
+    assert (
+        len(checkpoint["history"]) == checkpoint["epoch"] == 3
+        and list(checkpoint["history"][0]) == COLUMNS
+    )
     assert checkpoint["arguments"]["batch_size"] == 64 and checkpoint["arguments"]["no_amp"] is True
     assert torch.__version__.startswith(checkpoint["versions"]["torch"])
 
@@ -409,7 +644,11 @@ def test_the_accuracies_are_those_of_the_network_on_clean_images(finished, kind)
     images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
     rows, val_rows = data.split_validation(len(images), 32)
     test = data.load_id(data.ID["digits"], "test", preprocessing, None, tuple("3456789"))
-    for name, part in (("train_acc", images.take(rows)), ("val_acc", images.take(val_rows)), ("test_acc", test)):
+    for name, part in (
+        ("train_acc", images.take(rows)),
+        ("val_acc", images.take(val_rows)),
+        ("test_acc", test),
+    ):
         with torch.inference_mode():
             right = network(preprocessing.normalise(part.pixels)).argmax(1) == part.labels
         assert checkpoint[name] == pytest.approx(right.float().mean().item(), abs=1e-6), name
@@ -430,19 +669,40 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
     for kind in ("final", "best"):
         path = files_of(folder)[kind]
         summary, checkpoint = records.read_sidecar(path), read(folder, kind)
-        for key in ("model", "model_args", "dataset", "mode", "epoch", "train_acc", "val_acc", "test_acc", "arguments",
-                    "class_names"):
+        for key in (
+            "model",
+            "model_args",
+            "dataset",
+            "mode",
+            "epoch",
+            "train_acc",
+            "val_acc",
+            "test_acc",
+            "arguments",
+            "class_names",
+        ):
             assert summary[key] == utils.plain(checkpoint[key]), key
         assert summary["epochs"] == 3 and summary["checkpoint_sha256"] == records.sha256(path)
-        assert set(summary) >= {"command", "versions", "git_commit", "git_dirty", "seconds", "created"}
+        assert set(summary) >= {
+            "command",
+            "versions",
+            "git_commit",
+            "git_dirty",
+            "seconds",
+            "created",
+        }
 
 
-def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_else(tmp_path, finished):
+def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_else(
+    tmp_path, finished
+):
     start(tmp_path, *REGULARISED, "--save-every", "2")
     kept = tmp_path / "resnet_cifar_epoch2_run.pth"
     assert [path.name for path in tmp_path.glob("*_epoch*.pth")] == [kept.name]
     checkpoint, final = torch.load(kept, weights_only=True), read(tmp_path)
-    assert checkpoint["epoch"] == 2 and timeless(checkpoint["history"]) == timeless(final["history"][:2])
+    assert checkpoint["epoch"] == 2 and timeless(checkpoint["history"]) == timeless(
+        final["history"][:2]
+    )
     assert not equal(checkpoint["model_state_dict"], final["model_state_dict"])
     assert equal(final["model_state_dict"], read(finished(*REGULARISED))["model_state_dict"])
     assert networks.load(kept)[2]["class_names"] == ["0", "1", "2"]
@@ -463,12 +723,19 @@ def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_p
     curves, final = pd.read_csv(files_of(tmp_path)["curves"]), read(tmp_path)
     measures = ["nc1", "nc2_norm_cv", "nc2_cosine_std", "nc3_self_duality", "nc4_mismatch"]
     assert list(curves.columns) == COLUMNS + measures
-    assert curves[measures].notna().all(axis=1).tolist() == [False, True, True]  # every second epoch, and the last
+    assert curves[measures].notna().all(axis=1).tolist() == [
+        False,
+        True,
+        True,
+    ]  # every second epoch, and the last
     assert equal(final["model_state_dict"], read(finished(*REGULARISED))["model_state_dict"])
-    # The slow way for epoch 2: class means, NC1 with a full pseudo-inverse cut at rank C - 1, NC4 by distances.
+    # The slow way for epoch 2: class means, NC1 with a full pseudo-inverse cut at rank C - 1, NC4
+    # by distances.
     network, layer, checkpoint = networks.load(tmp_path / "resnet_cifar_epoch2_run.pth")
     preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), []
-    layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].double().numpy()))
+    layer.register_forward_pre_hook(
+        lambda module, inputs: caught.append(inputs[0].double().numpy())
+    )
     images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
     images = images.take(data.split_validation(len(images), 32)[0])
     with torch.inference_mode():
@@ -486,15 +753,39 @@ def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_p
 
 def test_track_nc_takes_a_classifier_without_bias(tmp_path):
     file = tmp_path / "net.py"
-    file.write_text("from torch import nn\n\n\ndef build(num_classes):\n"
-                    "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, num_classes, bias=False))\n")
-    start(tmp_path, "--model", f"{file}:build", "--mode", "collapse", "--epochs", "1", "--track-nc", "1", "--lr", "0.01")
+    file.write_text(
+        "from torch import nn\n\n\ndef build(num_classes):\n    return nn.Sequential(nn.Flatten(),"
+        " nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, num_classes, bias=False))\n"
+    )
+    start(
+        tmp_path,
+        "--model",
+        f"{file}:build",
+        "--mode",
+        "collapse",
+        "--epochs",
+        "1",
+        "--track-nc",
+        "1",
+        "--lr",
+        "0.01",
+    )
     assert pd.read_csv(tmp_path / "net_build_curves_run.csv")["nc1"].notna().all()
 
 
 @pytest.mark.parametrize("place", ["{}", "a{b}"])
 def test_braces_in_names_are_taken_as_they_are(tmp_path, place):
-    start(tmp_path / place, "--mode", "collapse", "--epochs", "1", "--suffix", place, "--save-every", "1")
+    start(
+        tmp_path / place,
+        "--mode",
+        "collapse",
+        "--epochs",
+        "1",
+        "--suffix",
+        place,
+        "--save-every",
+        "1",
+    )
     assert (tmp_path / place / f"resnet_cifar_epoch1_{place}.pth").exists()
     assert (tmp_path / place / f"resnet_cifar_final_{place}.pth").exists()
 
@@ -507,8 +798,9 @@ def test_the_log_tells_the_run(finished):
 
 def test_a_finished_run_leaves_no_state_of_an_unfinished_one(finished):
     folder = finished(*REGULARISED)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(f"resnet_cifar_{name}" for name in {*WRITTEN, "log_run.txt"}
-                                                                    - {"last_run.pth"})
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"resnet_cifar_{name}" for name in {*WRITTEN, "log_run.txt"} - {"last_run.pth"}
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

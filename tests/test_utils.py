@@ -1,4 +1,6 @@
-"""On-disk artifacts: exact numbers, whole files or none, and files that are refused because they do not belong together."""
+"""On-disk artifacts: exact numbers, whole files or none, and files that are refused because they do
+not belong together."""
+
 import json
 import os
 import re
@@ -18,17 +20,31 @@ import utils
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make_run(folder, width=4, classes=3, checkpoint_sha256="a" * 64, ood=("svhn",), suffix=".csv", seed=0):
+def make_run(
+    folder, width=4, classes=3, checkpoint_sha256="a" * 64, ood=("svhn",), suffix=".csv", seed=0
+):
     """A folder such as run_networks.py leaves, of random features."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     W, b = generator.normal(size=(classes, width)), generator.normal(size=classes)
-    artifacts.write_head(folder / "head.csv", W, b, [f"class {c}" for c in range(classes)],
-                         {"checkpoint_sha256": checkpoint_sha256})
-    sidecar = {"checkpoint_sha256": checkpoint_sha256, "head_sha256": records.sha256(folder / "head.csv")}
+    artifacts.write_head(
+        folder / "head.csv",
+        W,
+        b,
+        [f"class {c}" for c in range(classes)],
+        {"checkpoint_sha256": checkpoint_sha256},
+    )
+    sidecar = {
+        "checkpoint_sha256": checkpoint_sha256,
+        "head_sha256": records.sha256(folder / "head.csv"),
+    }
     for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
-        artifacts.write_features(folder / f"{stem}{suffix}", generator.normal(size=(6, width)), np.arange(6) % classes,
-                                 sidecar=sidecar)
+        artifacts.write_features(
+            folder / f"{stem}{suffix}",
+            generator.normal(size=(6, width)),
+            np.arange(6) % classes,
+            sidecar=sidecar,
+        )
     return folder
 
 
@@ -39,7 +55,8 @@ def rewrite(path, change):
     path.write_text(json.dumps(content))
 
 
-# ---- whole or not at all ---------------------------------------------------------------------------------------------
+# ---- whole or not at all -------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_exception_leaves_the_old_file_and_no_temporary(tmp_path, error):
@@ -66,7 +83,9 @@ def test_a_finished_block_replaces_the_file_and_leaves_no_temporary(tmp_path):
         assert temporary.parent == tmp_path and temporary.suffix == ".csv"
         temporary.write_text("new")
     assert file.read_text() == "new" and sorted(os.listdir(tmp_path)) == ["link", "table.csv"]
-    assert (tmp_path / "link").read_text() == "old", "the new file was renamed there, not written into the old one"
+    assert (tmp_path / "link").read_text() == "old", (
+        "the new file was renamed there, not written into the old one"
+    )
 
 
 HALF = """
@@ -82,13 +101,17 @@ with utils.replacing(pathlib.Path(sys.argv[1])) as temporary:
 def test_kill_9_in_the_middle_of_a_write_leaves_the_old_file(tmp_path):
     file = tmp_path / "ID_toy_train.csv"
     file.write_text("old")
-    with subprocess.Popen([sys.executable, "-c", HALF, str(file)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF, str(file)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as writer:
         assert writer.stdout.readline() == "writing\n"
         writer.send_signal(signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL
     assert file.read_text() == "old"
     left = [path for path in tmp_path.iterdir() if path != file]
-    assert len(left) == 1 and left[0].name.startswith("."), "what is left over is hidden from listings and from open_run"
+    assert len(left) == 1 and left[0].name.startswith("."), (
+        "what is left over is hidden from listings and from open_run"
+    )
     assert list(tmp_path.glob("ID_*_train.csv")) == [file]
 
 
@@ -98,8 +121,10 @@ import sys
 import numpy as np
 import artifacts
 for number in range(10**9):
-    artifacts.write_features(sys.argv[1], np.full((2000 + 500 * (number % 2), 20), number % 2), np.zeros(2000 + 500 * (number % 2)),
-                         sidecar={"number": number % 2})
+    odd = number % 2
+    rows = 2000 + 500 * odd
+    features = np.full((rows, 20), odd)
+    artifacts.write_features(sys.argv[1], features, np.zeros(rows), sidecar={"number": odd})
     print("written", flush=True)
 """
 
@@ -107,7 +132,9 @@ for number in range(10**9):
 def test_whenever_a_writer_is_killed_the_file_is_whole_and_no_sidecar_lies(tmp_path):
     file = tmp_path / "OOD_x_test.csv"
     for wait in (0.003, 0.011, 0.02):
-        with subprocess.Popen([sys.executable, "-c", FOREVER, str(file)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", FOREVER, str(file)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as writer:
             for _ in range(3):
                 assert writer.stdout.readline() == "written\n"
             time.sleep(wait)
@@ -121,25 +148,41 @@ def test_whenever_a_writer_is_killed_the_file_is_whole_and_no_sidecar_lies(tmp_p
 
 def test_a_failed_write_leaves_a_pair_that_belongs_together(tmp_path):
     file = tmp_path / "x.csv"
-    artifacts.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"checkpoint_sha256": "old"})
+    artifacts.write_features(
+        file, np.ones((3, 2)), np.zeros(3), sidecar={"checkpoint_sha256": "old"}
+    )
     before = file.read_bytes()
-    with pytest.raises(OSError), records.with_sidecar(file, {"checkpoint_sha256": "new"}) as temporary:
+    with (
+        pytest.raises(OSError),
+        records.with_sidecar(file, {"checkpoint_sha256": "new"}) as temporary,
+    ):
         temporary.write_text("half")
         raise OSError("disk full")
-    assert file.read_bytes() == before and records.read_sidecar(file).get("checkpoint_sha256") in (None, "old")
+    assert file.read_bytes() == before and records.read_sidecar(file).get("checkpoint_sha256") in (
+        None,
+        "old",
+    )
     assert {path.name for path in tmp_path.iterdir()} <= {"x.csv", "x.json"}
 
 
 def test_no_sidecar_vouches_for_a_file_that_it_does_not_know(tmp_path, monkeypatch):
-    """Between the renaming of the file and the writing of its sidecar there is none: seen by looking at every step."""
+    """Between the renaming of the file and the writing of its sidecar there is none: seen by
+    looking at every step."""
     file, seen = tmp_path / "x.csv", []
 
     def looking(step):
         def look(*arguments, **options):
             done = step(*arguments, **options)
-            seen.append((file.read_text() if file.exists() else None, records.read_sidecar(file).get("number")))
+            seen.append(
+                (
+                    file.read_text() if file.exists() else None,
+                    records.read_sidecar(file).get("number"),
+                )
+            )
             return done
+
         return look
+
     for number in (1, 2):
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", looking(os.replace))
@@ -156,6 +199,7 @@ def test_a_sidecar_that_cannot_be_written_leaves_a_file_without_one(tmp_path, mo
 
     def full(*_):
         raise OSError("disk full")
+
     monkeypatch.setattr(records, "write_json", full)
     with pytest.raises(OSError, match="disk full"):
         artifacts.write_features(file, np.zeros((5, 2)), np.zeros(5), sidecar={"number": 2})
@@ -163,16 +207,27 @@ def test_a_sidecar_that_cannot_be_written_leaves_a_file_without_one(tmp_path, mo
 
 
 def test_a_file_in_one_form_does_not_leave_an_older_one_in_the_other(tmp_path):
-    """CSV and Parquet of one stem share a sidecar: were both kept, it would vouch for the older one, too."""
+    """CSV and Parquet of one stem share a sidecar: were both kept, it would vouch for the older
+    one, too."""
     for suffix, value in ((".csv", 1), (".parquet", 2), (".csv", 3)):
-        artifacts.write_features(tmp_path / f"OOD_x_test{suffix}", np.full((4, 2), value), np.zeros(4), sidecar={"number": value})
+        artifacts.write_features(
+            tmp_path / f"OOD_x_test{suffix}",
+            np.full((4, 2), value),
+            np.zeros(4),
+            sidecar={"number": value},
+        )
         found = artifacts.feature_file(tmp_path, "OOD_x_test")
-        assert artifacts.read_features(found).features[0, 0] == records.read_sidecar(found)["number"] == value
+        assert (
+            artifacts.read_features(found).features[0, 0]
+            == records.read_sidecar(found)["number"]
+            == value
+        )
 
 
 def test_a_failed_write_in_one_form_leaves_the_file_in_the_other(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("disk full")
+
     artifacts.write_features(tmp_path / "x.csv", np.ones((4, 2)), np.zeros(4))
     monkeypatch.setattr(artifacts.pl.DataFrame, "write_parquet", full)
     with pytest.raises(OSError, match="disk full"):
@@ -195,11 +250,19 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
-# ---- JSON, tables, hashes --------------------------------------------------------------------------------------------
+# ---- JSON, tables, hashes ------------------------------------------------------------------------
+
 
 def test_json_holds_null_for_what_is_not_finite_and_plain_types_for_the_rest(tmp_path):
-    content = {"a": np.float32(0.5), "b": np.nan, "c": (1, np.int64(2)), 4: float("-inf"), "p": Path("a/b"), "t": np.bool_(True),
-               "n": None}
+    content = {
+        "a": np.float32(0.5),
+        "b": np.nan,
+        "c": (1, np.int64(2)),
+        4: float("-inf"),
+        "p": Path("a/b"),
+        "t": np.bool_(True),
+        "n": None,
+    }
     expected = {"a": 0.5, "b": None, "c": [1, 2], "4": None, "p": "a/b", "t": True, "n": None}
     utils.write_json(tmp_path / "x.json", content)
     assert json.loads((tmp_path / "x.json").read_text()) == utils.plain(content) == expected
@@ -216,20 +279,37 @@ def test_a_missing_json_is_empty_and_a_broken_one_is_named(tmp_path):
 def test_a_hash_follows_the_content(tmp_path):
     file = tmp_path / "x"
     file.write_text("one")
-    assert records.sha256(file) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    assert (
+        records.sha256(file) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    )
     file.write_text("two")  # the same size
     os.utime(file, ns=(1, 1))
-    assert records.sha256(file) == "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3"
+    assert (
+        records.sha256(file) == "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3"
+    )
 
 
 def test_a_sidecar_says_what_made_the_file():
     found = records.provenance({"seed": 0}, split="train")
-    assert {"command", "arguments", "split", "versions", "git_commit", "git_dirty", "created"} <= set(found)
-    assert found["arguments"] == {"seed": 0} and found["versions"]["numpy"] == np.__version__ and "python" in found["versions"]
+    assert {
+        "command",
+        "arguments",
+        "split",
+        "versions",
+        "git_commit",
+        "git_dirty",
+        "created",
+    } <= set(found)
+    assert (
+        found["arguments"] == {"seed": 0}
+        and found["versions"]["numpy"] == np.__version__
+        and "python" in found["versions"]
+    )
     assert found["git_commit"] is None or re.fullmatch("[0-9a-f]{40,64}", found["git_commit"])
 
 
-# ---- what is current -------------------------------------------------------------------------------------------------
+# ---- what is current -----------------------------------------------------------------------------
+
 
 @pytest.fixture
 def record(tmp_path):
@@ -237,8 +317,12 @@ def record(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("in/features.csv", "table.csv", "figure.png"):
         (tmp_path / name).write_text(name)
-    records.write_record(tmp_path / "stage.json", {"temperature": 1.0, "ood": ("svhn",)}, [tmp_path / "in/features.csv"],
-                       [tmp_path / "table.csv", tmp_path / "figure.png"])
+    records.write_record(
+        tmp_path / "stage.json",
+        {"temperature": 1.0, "ood": ("svhn",)},
+        [tmp_path / "in/features.csv"],
+        [tmp_path / "table.csv", tmp_path / "figure.png"],
+    )
     return tmp_path / "stage.json"
 
 
@@ -247,17 +331,28 @@ ARGUMENTS = {"temperature": 1.0, "ood": ["svhn"]}
 
 def test_a_stage_is_current_while_nothing_changes(record):
     assert records.is_current(record, ARGUMENTS)
-    assert records.is_current(record, {"ood": ("svhn",), "temperature": np.float64(1)})  # as JSON has them
+    assert records.is_current(
+        record, {"ood": ("svhn",), "temperature": np.float64(1)}
+    )  # as JSON has them
 
 
-@pytest.mark.parametrize("arguments", [{"temperature": 2.0, "ood": ["svhn"]}, {"temperature": 1.0}, {**ARGUMENTS, "more": None},
-                                       {"temperature": 1.0, "ood": ["svhn", "mnist"]}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"temperature": 2.0, "ood": ["svhn"]},
+        {"temperature": 1.0},
+        {**ARGUMENTS, "more": None},
+        {"temperature": 1.0, "ood": ["svhn", "mnist"]},
+    ],
+)
 def test_a_stage_with_other_arguments_is_not_current(record, arguments):
     assert not records.is_current(record, arguments)
 
 
 @pytest.mark.parametrize("name", ["in/features.csv", "table.csv", "figure.png"])
-@pytest.mark.parametrize("change", [lambda path: path.write_text(path.read_text() + "x"), lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "change", [lambda path: path.write_text(path.read_text() + "x"), lambda path: path.unlink()]
+)
 def test_a_stage_with_a_changed_or_missing_file_is_not_current(record, name, change):
     change(record.parent / name)
     assert not records.is_current(record, ARGUMENTS)
@@ -283,7 +378,8 @@ def test_a_record_moves_with_its_folder(record):
     assert records.is_current(moved / record.name, ARGUMENTS)
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(
     ("text", "name", "folder"),

@@ -1,4 +1,5 @@
 """Files are written whole or not at all: full disks, killed writers, hidden files, odd names."""
+
 import errno
 import os
 import re
@@ -40,7 +41,8 @@ def left_over(folder, name, age=0):
     return path
 
 
-# ---- full disks ------------------------------------------------------------------------------------------------------
+# ---- full disks ----------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def tiny_disk(tmp_path):
@@ -80,6 +82,7 @@ WRITERS = {
 
 def pandas_table():
     import pandas as pd
+
     return pd.DataFrame(LARGE)
 
 
@@ -89,7 +92,9 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_keeps_the_old_one(tiny_
     path.write_text("old")
     ended = shell(lambda: WRITERS[name](path))
     assert ended.code == 2 and ended.err.count("\n") == 1 and "~" not in ended.err
-    assert ended.err.startswith(f"error: cannot write {path} (No space left on device); the file that was there is unch")
+    assert ended.err.startswith(
+        f"error: cannot write {path} (No space left on device); the file that was there is unch"
+    )
     assert f"make room first (df -h {tiny_disk} shows it)" in ended.err
     assert names_in(tiny_disk) == [name]
     assert path.read_text().startswith("old")
@@ -99,6 +104,7 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(tiny_disk):
     import torch
 
     import checkpoints
+
     path = tiny_disk / "x.pth"
     path.write_text("old")
     ended = shell(lambda: checkpoints.write(path, {"weights": torch.rand(100_000)}))
@@ -108,13 +114,16 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(tiny_disk):
 
 def test_a_full_disk_is_seen_before_the_work(tiny_disk):
     (tiny_disk / "ballast").write_bytes(bytes(250 * 1024))
-    with pytest.raises(ValueError, match=r"cannot write into .*No space left on device.*--output-dir"):
+    with pytest.raises(
+        ValueError, match=r"cannot write into .*No space left on device.*--output-dir"
+    ):
         utils.writable_folder(tiny_disk)
 
 
 def failing(error):
     def write(*_, **__):
         raise error
+
     return write
 
 
@@ -127,20 +136,32 @@ def test_polars_words_of_a_full_disk_become_the_files(tmp_path, monkeypatch):
     assert "nothing was left there" in str(caught.value) and names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(("number", "advice"), [
-    (errno.ENOSPC, "make room first"), (errno.EDQUOT, "make room first"),
-    (errno.EROFS, "--output-dir"), (errno.EACCES, "--output-dir"), (errno.EIO, "run the same command")])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room first"),
+        (errno.EDQUOT, "make room first"),
+        (errno.EROFS, "--output-dir"),
+        (errno.EACCES, "--output-dir"),
+        (errno.EIO, "run the same command"),
+    ],
+)
 def test_what_the_system_says_and_what_helps(tmp_path, number, advice):
     path = tmp_path / "x.csv"
     path.write_text("old")
     with pytest.raises(utils.WriteError) as caught, utils.replacing(path):
         raise OSError(number, os.strerror(number))
-    assert str(caught.value).startswith(f"cannot write {path} ({os.strerror(number)}); the file that was there is unch")
+    assert str(caught.value).startswith(
+        f"cannot write {path} ({os.strerror(number)}); the file that was there is unch"
+    )
     assert advice in str(caught.value) and path.read_text() == "old"
 
 
 def test_the_error_of_another_file_within_the_block_is_not_the_writers(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.csv"), utils.replacing(tmp_path / "x.csv"):
+    with (
+        pytest.raises(FileNotFoundError, match=r"absent\.csv"),
+        utils.replacing(tmp_path / "x.csv"),
+    ):
         (tmp_path / "absent.csv").read_text()
     with pytest.raises(KeyError), utils.replacing(tmp_path / "x.csv"):
         raise KeyError("a bug")
@@ -167,12 +188,19 @@ def test_a_full_disk_behind_the_output_is_one_line():
         pytest.skip("no /dev/full here")
     code = "import cli\ncli.run(lambda: print('a line'))"
     with open("/dev/full", "w") as full:
-        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, timeout=60,
-                               stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=full,
+            timeout=60,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert ended.returncode == 2 and ended.stderr == "error: [Errno 28] No space left on device\n"
 
 
-# ---- temporary files -------------------------------------------------------------------------------------------------
+# ---- temporary files -----------------------------------------------------------------------------
+
 
 def test_a_temporary_name_holds_host_and_process_and_is_never_used_twice(tmp_path):
     made = [utils.temporary_beside(tmp_path / "table.csv") for _ in range(3)]
@@ -184,7 +212,9 @@ def test_a_temporary_name_holds_host_and_process_and_is_never_used_twice(tmp_pat
         assert re.fullmatch(r"[A-Za-z0-9-]+", utils.this_host())
 
 
-@pytest.mark.parametrize("stem", ["a" * 251, "ü" * 125, "a~b~1-2", "lr[1]*?", "-x", ".x", "new\nline"])
+@pytest.mark.parametrize(
+    "stem", ["a" * 251, "ü" * 125, "a~b~1-2", "lr[1]*?", "-x", ".x", "new\nline"]
+)
 def test_any_file_name_can_be_written(tmp_path, stem):
     path = tmp_path / f"{stem}.csv"
     with utils.replacing(path) as temporary:
@@ -194,10 +224,12 @@ def test_any_file_name_can_be_written(tmp_path, stem):
 
 
 def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path):
-    code = ("import sys, os, signal, utils\n"
-            "with utils.replacing(sys.argv[1]) as temporary:\n"
-            "    temporary.write_text('half')\n"
-            "    os.kill(os.getpid(), signal.SIGKILL)")
+    code = (
+        "import sys, os, signal, utils\n"
+        "with utils.replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "table.csv")], cwd=ROOT, timeout=60)
     assert len(names_in(tmp_path)) == 1 and names_in(tmp_path)[0].startswith(".table~")
     utils.write_text(tmp_path / "other.txt", "text")
@@ -206,16 +238,20 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path):
 
 def test_only_what_is_surely_left_over_is_swept(tmp_path):
     here, week = utils.this_host(), utils.WEEK
-    gone = [left_over(tmp_path, temporary_name(here, GONE)),
-            left_over(tmp_path, temporary_name("elsewhere-123abc", 1), age=week + 3600)]
-    kept = [left_over(tmp_path, temporary_name(here, os.getpid()), age=2 * week),
-            left_over(tmp_path, temporary_name(here, 1), age=2 * week),  # it lives, and is not ours
-            left_over(tmp_path, temporary_name("elsewhere-123abc", GONE), age=week - 3600),
-            left_over(tmp_path, f"table~{here}~{GONE}-0.csv"),
-            left_over(tmp_path, f".table~{here}~{GONE}.csv"),
-            left_over(tmp_path, f".table~{here}~{GONE}-0.csv.bak"),
-            left_over(tmp_path, ".table.4194305.csv", age=2 * week),
-            left_over(tmp_path, ".hidden", age=2 * week)]
+    gone = [
+        left_over(tmp_path, temporary_name(here, GONE)),
+        left_over(tmp_path, temporary_name("elsewhere-123abc", 1), age=week + 3600),
+    ]
+    kept = [
+        left_over(tmp_path, temporary_name(here, os.getpid()), age=2 * week),
+        left_over(tmp_path, temporary_name(here, 1), age=2 * week),  # it lives, and is not ours
+        left_over(tmp_path, temporary_name("elsewhere-123abc", GONE), age=week - 3600),
+        left_over(tmp_path, f"table~{here}~{GONE}-0.csv"),
+        left_over(tmp_path, f".table~{here}~{GONE}.csv"),
+        left_over(tmp_path, f".table~{here}~{GONE}-0.csv.bak"),
+        left_over(tmp_path, ".table.4194305.csv", age=2 * week),
+        left_over(tmp_path, ".hidden", age=2 * week),
+    ]
     folder = tmp_path / temporary_name(here, GONE, "folder")
     folder.mkdir()
     link = tmp_path / temporary_name(here, GONE, "link")
@@ -241,20 +277,37 @@ def test_half_written_files_of_others_do_not_count_as_results(tmp_path):
     assert report.read_records(folder) == {} and report.figure_files(folder, {}) == []
 
 
-# ---- values of flags that become names of files ----------------------------------------------------------------------
+# ---- values of flags that become names of files --------------------------------------------------
 
-@pytest.mark.parametrize("suffix", ["", " ", "../../x", "a/b", "/x", "a\\b", "new\nline", "a\tb", "nul\0", "bell\a"])
+
+@pytest.mark.parametrize(
+    "suffix", ["", " ", "../../x", "a/b", "/x", "a\\b", "new\nline", "a\tb", "nul\0", "bell\a"]
+)
 def test_a_suffix_that_is_no_part_of_a_file_name_is_refused(tmp_path, suffix):
-    ended = shell(lambda: train.main(["--dataset", "digits", f"--suffix={suffix}",
-                                      "--output-dir", str(tmp_path / "results")]))
+    ended = shell(
+        lambda: train.main(
+            ["--dataset", "digits", f"--suffix={suffix}", "--output-dir", str(tmp_path / "results")]
+        )
+    )
     assert ended.code == 2 and "error: argument --suffix: " in ended.err
     assert "Traceback" not in ended.err and names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("suffix", ["-x", ".x", "..", "lr[1]", "a b", "v1.5", "ünï", "*", "~", "$HOME", "x" * 200])
+@pytest.mark.parametrize(
+    "suffix", ["-x", ".x", "..", "lr[1]", "a b", "v1.5", "ünï", "*", "~", "$HOME", "x" * 200]
+)
 def test_any_other_suffix_names_files_in_the_folder(tmp_path, suffix):
-    args = train.parse_args(["--dataset", "digits", "--model", "resnet_cifar", f"--suffix={suffix}",
-                             "--output-dir", str(tmp_path)])
+    args = train.parse_args(
+        [
+            "--dataset",
+            "digits",
+            "--model",
+            "resnet_cifar",
+            f"--suffix={suffix}",
+            "--output-dir",
+            str(tmp_path),
+        ]
+    )
     assert args.suffix == suffix
     for path in train.run_files(tmp_path, args.model, args.suffix).values():
         assert isinstance(path, tuple) or path.parent == tmp_path
@@ -264,11 +317,16 @@ def test_any_other_suffix_names_files_in_the_folder(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["x" * 300, "ü" * 120])
 def test_a_suffix_too_long_for_a_file_name_is_refused_at_once(tmp_path, suffix):
-    ended = shell(lambda: train.main(["--dataset", "digits", "--suffix", suffix, "--output-dir",
-                                      str(tmp_path / "results")]))
+    ended = shell(
+        lambda: train.main(
+            ["--dataset", "digits", "--suffix", suffix, "--output-dir", str(tmp_path / "results")]
+        )
+    )
     assert ended.code == 2 and names_in(tmp_path) == []
     shorter = int(re.search(r"give a --suffix that is (\d+) bytes shorter", ended.err)[1])
-    assert train.parse_args(["--dataset", "digits", "--suffix", suffix.encode()[:-shorter].decode()])
+    assert train.parse_args(
+        ["--dataset", "digits", "--suffix", suffix.encode()[:-shorter].decode()]
+    )
 
 
 @pytest.mark.parametrize("flag", ["--output-dir", "--data-dir", "--checkpoint"])
@@ -286,8 +344,10 @@ def test_a_path_that_begins_with_a_dash_can_be_handed_on(tmp_path, monkeypatch):
     assert cli.path("./out") == "./out"
 
 
-@pytest.mark.parametrize(("text", "words"), [("-x=folder", "neither a name"), ("x=a\0b", "NUL"),
-                                             ("x" * 101 + "=folder", "101 bytes long")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("-x=folder", "neither a name"), ("x=a\0b", "NUL"), ("x" * 101 + "=folder", "101 bytes long")],
+)
 def test_a_data_set_whose_name_makes_no_file_name_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         utils.split_name(text)
