@@ -1,8 +1,8 @@
 """Data sets: a registry of ID and OOD sets, preprocessing and splits.
 
 Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what
-lies in files is decoded batch by batch (image_files.py). A new set is a function here and a row in
-ID or OOD."""
+lies in files is decoded batch by batch (images/reading.py). A new set is a function here and a row
+in ID or OOD."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -13,9 +13,9 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
-from downloads import Published, fetched
-from image_files import Images, image_folder
-from image_folders import absence, listing_hash, quoted
+from images.downloads import Published, fetched
+from images.folders import absence, listing_hash, quoted
+from images.reading import Images, image_folder
 from utils import split_name
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names

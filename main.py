@@ -25,12 +25,12 @@ from pathlib import Path
 import cli
 import neural_collapse
 import ood_methods
-import recipes
-import records
 import report
 import run_networks
 import train
 import utils
+from artifacts import records
+from training import recipes
 
 # Without --dataset: handwritten digits, trained far past the point where every training image is
 # classified right.

@@ -26,16 +26,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-import artifacts
 import cli
-import collapse
+import feature_files
 import figures
-import layers
-import records
-import runs
-import scores
-import series
 import utils
+from artifacts import records, store
+from collapse import epochs as collapse_epochs
+from collapse import layers, metrics
+from scores import registry
 
 # What is printed: metric, split -> (label, value under full collapse). All that is measured stands
 # in nc_metrics.csv.
@@ -132,15 +130,16 @@ def main(argv=None):
     opened = []
     for checkpoint in args.checkpoint:
         own = records.Stale(args.allow_stale)
-        run = runs.open_run(
+        run = feature_files.open_run(
             checkpoint, args.output_dir, args.dataset, args.ood, own, needs_head=False
         )
         opened.append(run)
         stale[run.folder] = own
-    epochs = series.order(opened, stale) if len(opened) > 1 else {}
+    epochs = collapse_epochs.order(opened, stale) if len(opened) > 1 else {}
     stages = {run.folder: layers.find(run) for run in opened}
     scored = {
-        folder: series.read_scored(folder, facts, stale[folder]) for folder, facts in epochs.items()
+        folder: collapse_epochs.read_scored(folder, facts, stale[folder])
+        for folder, facts in epochs.items()
     }
     for run in opened:
         utils.writable_folder(run.folder / "figures")
@@ -161,7 +160,7 @@ class Components:
     """NECO as ood_methods.py scores it by default, and the spectrum that it takes its components
     from."""
 
-    neco: scores.State
+    neco: registry.State
     variances: np.ndarray  # (D,) of the standardised training features, descending
 
     @property
@@ -171,15 +170,15 @@ class Components:
 
     def share(self, features):
         """(n, D) -> (n,): the norm of an image's first d components over its whole norm."""
-        return scores.score_all(features, {"NECO": self.neco}, None, None)["NECO"]
+        return registry.score_all(features, {"NECO": self.neco}, None, None)["NECO"]
 
 
 def fit_components(train, W, b):
     """Fit NECO to the training features; ood_methods.py is where its warnings are said."""
-    fitted = scores.Training(train.features, train.labels, W, b)
+    fitted = registry.Training(train.features, train.labels, W, b)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        state = scores.fit_all(fitted, ["NECO"], {})["NECO"]
+        state = registry.fit_all(fitted, ["NECO"], {})["NECO"]
     return Components(state, fitted.spectrum_standardised[0][::-1].clip(0))
 
 
@@ -187,18 +186,18 @@ def fit_components(train, W, b):
 class Measured:
     """One checkpoint's files, features and all that was found in them."""
 
-    run: runs.Run
+    run: feature_files.Run
     files: list  # all that was looked for, there or not
     stale: records.Stale
     W: np.ndarray  # None without a head, like b
     b: np.ndarray
     class_names: list
-    test: artifacts.Features
+    test: store.Features
     ood: dict  # name: features
-    moments: collapse.Moments
+    moments: metrics.Moments
     components: "Components"
-    nc4: dict  # split: result of collapse.nc4
-    nc5: dict  # "test" or "ood:<name>": result of collapse.nc5
+    nc4: dict  # split: result of metrics.nc4
+    nc5: dict  # "test" or "ood:<name>": result of metrics.nc5
     table: pd.DataFrame
     per_class: pd.DataFrame
     layers: pd.DataFrame  # None without layers/
@@ -206,32 +205,30 @@ class Measured:
 
 def measure(run, stages, args, stale):
     W, b, class_names = read_head(run, stale)
-    train, test = (
-        artifacts.read_features(path, stale, run.command) for path in (run.train, run.test)
-    )
+    train, test = (store.read_features(path, stale, run.command) for path in (run.train, run.test))
     if class_names is None:
         class_names = names_without_head(run, train)
     for found in (train, test):
-        artifacts.check_labels(found, class_names)
+        store.check_labels(found, class_names)
     ood = {
-        name: artifacts.read_features(path, stale, run.command).features
+        name: store.read_features(path, stale, run.command).features
         for name, path in run.ood.items()
     }
     classes, width = len(class_names), train.features.shape[1]
     moments = (
-        collapse.Accumulator(classes, width, exact=args.exact)
+        metrics.Accumulator(classes, width, exact=args.exact)
         .update(train.features, train.labels)
         .finish()
     )
     nc4 = {
-        split: collapse.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
+        split: metrics.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
         for split, found in (("train", train), ("test", test))
     }
     nc5 = {
-        "test": collapse.nc5(moments, test.features),
-        **{f"ood:{name}": collapse.nc5(moments, features) for name, features in ood.items()},
+        "test": metrics.nc5(moments, test.features),
+        **{f"ood:{name}": metrics.nc5(moments, features) for name, features in ood.items()},
     }
-    table = pd.DataFrame(collapse.all_rows(collapse.measure(moments, W, b), nc4, nc5))
+    table = pd.DataFrame(metrics.all_rows(metrics.measure(moments, W, b), nc4, nc5))
     table.insert(0, "checkpoint", run.folder.name)
     if args.bootstrap:
         bounds = intervals(train, test, ood, W, moments, nc4, args)
@@ -239,7 +236,7 @@ def measure(run, stages, args, stale):
         table[["low", "high"]] = np.array(
             [bounds.get(key, (None, None)) for key in keys], np.float64
         )
-    per_class = pd.DataFrame(collapse.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
+    per_class = pd.DataFrame(metrics.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
     return Measured(
         run,
         looked_for(run, stages),
@@ -263,7 +260,7 @@ def read_head(run, stale):
     """W, b and class names, or three times None for bare features."""
     if run.head is None:
         return None, None, None
-    return artifacts.read_head(run.head, stale, run.command)
+    return store.read_head(run.head, stale, run.command)
 
 
 def names_without_head(run, train):
@@ -286,16 +283,16 @@ def intervals(train, test, ood, W, moments, nc4, args):
     count = args.bootstrap
     classes = len(moments.means)
     bounds = {
-        "train": collapse.bootstrap(
+        "train": metrics.bootstrap(
             train.features, train.labels, W, count, exact=args.exact, classes=classes
         )
     }
-    bounds["train"] |= collapse.bootstrap_nc4(nc4["train"], train.labels, count)
-    bounds["test"] = collapse.bootstrap_nc4(
-        nc4["test"], test.labels, count
-    ) | collapse.bootstrap_nc5(moments, test.features, test.labels, count)
+    bounds["train"] |= metrics.bootstrap_nc4(nc4["train"], train.labels, count)
+    bounds["test"] = metrics.bootstrap_nc4(nc4["test"], test.labels, count) | metrics.bootstrap_nc5(
+        moments, test.features, test.labels, count
+    )
     bounds |= {
-        f"ood:{name}": collapse.bootstrap_nc5(moments, features, None, count)
+        f"ood:{name}": metrics.bootstrap_nc5(moments, features, None, count)
         for name, features in ood.items()
     }
     return {
@@ -306,7 +303,7 @@ def intervals(train, test, ood, W, moments, nc4, args):
 
 
 def nc5_per_class(nc5, class_names):
-    """Results of collapse.nc5 by split -> nc5_per_class.csv: the cosines whose mean size is NC5, a
+    """Results of metrics.nc5 by split -> nc5_per_class.csv: the cosines whose mean size is NC5, a
     row a class and set."""
     return pd.concat(
         [
@@ -345,7 +342,7 @@ def write(found, args):
         "nc5_per_class": nc5_per_class(found.nc5, found.class_names),
     } | ({} if found.layers is None else {"nc_layers": found.layers})
     for name, table in tables.items():
-        artifacts.write_table(run.folder / f"{name}.csv", table, sidecar)
+        store.write_table(run.folder / f"{name}.csv", table, sidecar)
     written = [
         *(run.folder / f"{name}.csv" for name in tables),
         *draw(run.folder / "figures", found, args.tsne),
@@ -393,7 +390,7 @@ def listings(run, ood):
         f"{folder}/{glob.escape(split)}_*" for folder in layers.FOLDERS.values() for split in splits
     ]
     patterns += [] if ood else ["OOD_*_test"]
-    return [f"{pattern}{suffix}" for pattern in patterns for suffix in artifacts.SUFFIXES]
+    return [f"{pattern}{suffix}" for pattern in patterns for suffix in store.SUFFIXES]
 
 
 def shown(table):
@@ -412,7 +409,7 @@ def shown(table):
 
 
 def nc5_table(nc5):
-    """Results of collapse.nc5 by split -> a row a set: the ID test set, the null, first."""
+    """Results of metrics.nc5 by split -> a row a set: the ID test set, the null, first."""
     return pd.DataFrame(
         [
             {
@@ -460,7 +457,7 @@ def draw_features(found):
     """{name: figure} of what features alone show."""
     moments, W = found.moments, found.W
     distances = {
-        name: collapse.centre_distances(rows, moments.means) for name, rows in found.ood.items()
+        name: metrics.centre_distances(rows, moments.means) for name, rows in found.ood.items()
     }
     drawn = (
         {}
@@ -479,7 +476,7 @@ def draw_features(found):
         "class_mean_distances": figures.class_mean_distances(moments.means, found.class_names),
         "nc5": figures.nc5_bars(nc5_table(found.nc5)),
         "nc_centre_distances": figures.centre_distances(
-            collapse.centre_distances(found.test.features, moments.means), distances
+            metrics.centre_distances(found.test.features, moments.means), distances
         ),
     }
 
@@ -546,14 +543,16 @@ def follow(epochs, tables, deep, scored, args, stale):
     """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest
     epoch."""
     folder = list(epochs)[-1]
-    table = series.over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
+    table = collapse_epochs.over_epochs(epochs, tables)[
+        ["checkpoint", "epoch", "train_acc", *COLUMNS]
+    ]
     drawn = {
         "nc_epochs": figures.collapse_curves(table, CURVES),
         "nc5_epochs": figures.nc5_curves(table),
     }
     if all(layers is not None for layers in deep.values()):
         drawn["nc_layers_epochs"] = figures.layer_epoch_maps(
-            series.over_epochs(epochs, deep), LAYERS
+            collapse_epochs.over_epochs(epochs, deep), LAYERS
         )
     together = records.Stale(
         args.allow_stale, [reason for own in stale.values() for reason in own.reasons]
@@ -587,7 +586,7 @@ def write_joined(folder, name, table, drawn, inputs, sidecar):
     """A table over several checkpoints; its sidecar is its record too, so that report.py knows its
     figures."""
     figures_written = save(folder / "figures", drawn)
-    artifacts.write_table(
+    store.write_table(
         folder / f"{name}.csv",
         table,
         {
@@ -604,18 +603,18 @@ def write_joined(folder, name, table, drawn, inputs, sidecar):
 def beside_ood(folder, epochs, table, scored, sidecar):
     """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on,
     their correlation."""
-    joined = series.join(epochs, table, scored)
+    joined = collapse_epochs.join(epochs, table, scored)
     inputs = [path / name for path in scored for name in ("nc_metrics.csv", "ood_metrics.csv")]
     write_joined(folder, "nc_ood", joined, {}, inputs, sidecar)
     print(f"\ncollapse beside OOD detection: {folder / 'nc_ood.csv'}")
     if len(scored) < 3:
         print(f"no correlation over {len(scored)} checkpoints: it takes at least 3")
         return
-    found = series.correlate(joined)
+    found = collapse_epochs.correlate(joined)
     drawn = {"nc_ood_correlation": figures.correlation_maps(found, BESIDE)}
     write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
     cli.print_table(
-        series.answer(found),
+        collapse_epochs.answer(found),
         "does more collapse mean better detection? Spearman of AUROC with NC1 over "
         f"{len(scored)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}",
     )

@@ -34,17 +34,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-import artifacts
 import cli
-import detection
+import feature_files
 import figures
-import joining
-import metrics
-import records
-import runs
-import scores
-import tables
 import utils
+from artifacts import records, store
+from detection import evaluation, joining, metrics, tables
+from scores import registry
 
 # flag: (parameter, the methods that it is of). A new parameter is a row here.
 PARAMETERS = {
@@ -93,15 +89,15 @@ def add_input_flags(parser):
 
 
 def add_method_flags(group):
-    variants = [name for name in scores.METHODS if name not in scores.DEFAULT]
+    variants = [name for name in registry.METHODS if name not in registry.DEFAULT]
     group.add_argument(
         "--methods",
         nargs="+",
         type=method,
         metavar="METHOD",
         help=(
-            f"scores to compute, by default all but the variants: {', '.join(scores.DEFAULT)},"
-            f" {detection.ODIN}; variants: {', '.join(variants)}"
+            f"scores to compute, by default all but the variants: {', '.join(registry.DEFAULT)},"
+            f" {evaluation.ODIN}; variants: {', '.join(variants)}"
         ),
     )
     group.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
@@ -210,7 +206,7 @@ class Job:
     """One checkpoint's files, the methods that are computed, and what an earlier table keeps beside
     them."""
 
-    run: runs.Run
+    run: feature_files.Run
     names: list  # methods to compute
     asked: list  # OOD sets that are asked for
     # OOD sets that stand in the table: these, but for --val-ood, and those of the earlier table
@@ -221,7 +217,7 @@ class Job:
 
     @property
     def odin(self):
-        return detection.ODIN in self.names
+        return evaluation.ODIN in self.names
 
     @property
     def inputs(self):
@@ -229,7 +225,7 @@ class Job:
         chose = [
             self.run.folder / f"OOD_{name}_test{suffix}"
             for name in self.earlier.tuned_on()
-            for suffix in artifacts.SUFFIXES
+            for suffix in store.SUFFIXES
         ]
         return list(dict.fromkeys([*self.run.files, *self.run.optional, *chose]))
 
@@ -237,11 +233,11 @@ class Job:
 def prepare(checkpoint, args):
     """One checkpoint's files, and which methods and sets make its table."""
     stale = records.Stale(args.allow_stale)
-    folder, dataset = runs.locate(checkpoint, args.output_dir, args.dataset)
+    folder, dataset = feature_files.locate(checkpoint, args.output_dir, args.dataset)
     earlier = joining.Earlier() if args.replace else joining.find(folder, dataset)
-    asked = [utils.split_name(text)[0] for text in args.ood or runs.sets_in(folder)]
+    asked = [utils.split_name(text)[0] for text in args.ood or feature_files.sets_in(folder)]
     more = [name for name in earlier.sets if name not in asked]
-    run = runs.open_run(
+    run = feature_files.open_run(
         checkpoint, args.output_dir, dataset, [*(args.ood or asked), *more], stale, needs_head=False
     )
     names, lines = methods_of(run, args)
@@ -268,12 +264,14 @@ def check_edited(earlier, names, folder):
 def methods_of(run, args):
     """-> the methods to compute, and a line on those that are left out without a head; ValueError
     for one that was named."""
-    names = list(args.methods or [*scores.DEFAULT, *([detection.ODIN] if run.odin else [])])
+    names = list(args.methods or [*registry.DEFAULT, *([evaluation.ODIN] if run.odin else [])])
     if run.head:
         return names, []
     given = parameters(args)
     lacking = [
-        name for name in names if name == detection.ODIN or scores.needs_head(name, given.get(name))
+        name
+        for name in names
+        if name == evaluation.ODIN or registry.needs_head(name, given.get(name))
     ]
     if lacking and (args.methods or any(values.get("max_logit") for values in given.values())):
         raise ValueError(
@@ -314,7 +312,7 @@ def check(run, args):
         )
     check_val_ood(run, args)
     check_groups(run, args)
-    width = artifacts.width_of(run.train)
+    width = store.width_of(run.train)
     for flag in ("vim_dim", "neco_dim"):
         if (getattr(args, flag) or 0) >= width:
             expected = f"1 to {width - 1}" if width > 1 else "no such flag"
@@ -322,7 +320,7 @@ def check(run, args):
                 f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for"
                 f" {width} features"
             )
-    if detection.ODIN in (args.methods or []) and not run.odin:
+    if evaluation.ODIN in (args.methods or []) and not run.odin:
         raise ValueError(
             f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
             f"{run.command_with('--odin-epsilon 0.0014')}"
@@ -385,16 +383,16 @@ class Data:
     """The features of one checkpoint, and its head: W (C, D), b (C,) and class names, None where
     there is none."""
 
-    train: artifacts.Features
-    val: artifacts.Features  # None without validation images
-    test: artifacts.Features
+    train: store.Features
+    val: store.Features  # None without validation images
+    test: store.Features
     ood: dict  # name: features
     W: np.ndarray = None
     b: np.ndarray = None
     class_names: list = None
 
     def logits(self, found):
-        return None if self.W is None else scores.compute_logits(found.features, self.W, self.b)
+        return None if self.W is None else registry.compute_logits(found.features, self.W, self.b)
 
 
 def score_run(job, args):
@@ -414,7 +412,7 @@ def score_run(job, args):
     with cli.timed(seconds, "tables"):
         logits = data.logits(data.test)
         right = None if logits is None else logits.argmax(1) == data.test.labels
-        table = detection.tabulate(run, scored, right, args.tpr)
+        table = evaluation.tabulate(run, scored, right, args.tpr)
         written = write(job, args, table, scored, data)
     with cli.timed(seconds, "figures"):
         written += draw(job, fitted, data, table, scored, args)
@@ -426,10 +424,10 @@ def read(run, stale):
     """All features of one checkpoint, each once."""
 
     def features(path):
-        return artifacts.read_features(path, stale, run.command) if path else None
+        return store.read_features(path, stale, run.command) if path else None
 
     W, b, class_names = (
-        artifacts.read_head(run.head, stale, run.command) if run.head else (None, None, None)
+        store.read_head(run.head, stale, run.command) if run.head else (None, None, None)
     )
     data = Data(
         features(run.train),
@@ -442,18 +440,18 @@ def read(run, stale):
     )
     for found in (data.train, data.val, data.test):
         if found and run.head:
-            artifacts.check_labels(found, class_names)
+            store.check_labels(found, class_names)
     for found in (data.val, data.test, *data.ood.values()):
         if found:
             with about(found.file):
-                scores.check_rows(found.features)
+                registry.check_rows(found.features)
     return data
 
 
 def fit(data):
     """The training set, which each method is fitted to."""
     with about(data.train.file):
-        return scores.Training(
+        return registry.Training(
             data.train.features,
             data.train.labels,
             data.W,
@@ -474,22 +472,22 @@ def about(path):
 def score(job, fitted, data, args):
     """The scores that are asked for, and the earlier ones beside them."""
     run, overrides = job.run, parameters(args)
-    names = [name for name in job.names if name != detection.ODIN]
+    names = [name for name in job.names if name != evaluation.ODIN]
     chosen = (
-        detection.tune(fitted, names, overrides, data.ood[args.val_ood].features)
+        evaluation.tune(fitted, names, overrides, data.ood[args.val_ood].features)
         if args.val_ood
         else {}
     )
     ood = {name: data.ood[name] for name in job.tested}
-    scored = detection.score(
+    scored = evaluation.score(
         fitted, names, {**chosen, **overrides}, data.test, ood, {args.val_ood: chosen}
     )
     scored.parameters.update(
         {name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen}
     )
     if job.odin:
-        detection.add_odin(run, scored, {"": data.test, **ood}, data.W, data.b, job.stale)
-    detection.note_undefined(scored)
+        evaluation.add_odin(run, scored, {"": data.test, **ood}, data.W, data.b, job.stale)
+    evaluation.note_undefined(scored)
     rows = {
         "": len(data.test.labels),
         **{name: len(found.labels) for name, found in data.ood.items()},
@@ -524,7 +522,7 @@ def finish(job, args, table, written, seconds):
 
 def method(text):
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
-    known = {plain_name(name): name for name in (*scores.METHODS, detection.ODIN)}
+    known = {plain_name(name): name for name in (*registry.METHODS, evaluation.ODIN)}
     if plain_name(text) not in known:
         raise cli.ArgumentTypeError(
             f"unknown method {text!r}; expected one of {', '.join(known.values())}"
@@ -585,7 +583,7 @@ def parameters(args):
         for name in names:
             given.setdefault(name, {})[parameter] = value
     return {
-        name: values for name, values in given.items() if name in (args.methods or scores.DEFAULT)
+        name: values for name, values in given.items() if name in (args.methods or registry.DEFAULT)
     }
 
 
@@ -614,7 +612,7 @@ def compare_checkpoints(measured, args, reasons):
             tables.over_checkpoints(means, ["group", "sets", "method"]),
         )
     for name, (what, spread) in parts.items():
-        artifacts.write_table(folder / name, spread, sidecar)
+        store.write_table(folder / name, spread, sidecar)
         cli.print_table(
             spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
             f"{len(measured)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1]"
@@ -635,11 +633,11 @@ def write(job, args, table, scored, data):
     }
     summary = tables.summarise(table, args.groups)
     written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
-    artifacts.write_table(written[0], table, sidecar)
+    store.write_table(written[0], table, sidecar)
     utils.write_text(written[1], tables.markdown(summary, table, args.tpr))
     if args.groups:
         written.append(run.folder / "ood_groups.csv")
-        artifacts.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
+        store.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
     if args.latex:
         written.append(run.folder / "ood_metrics.tex")
         utils.write_text(
@@ -654,7 +652,7 @@ def write(job, args, table, scored, data):
     }
     for stem, (found, values) in sets.items():
         written.append(run.folder / f"scores_{stem}.csv")
-        artifacts.write_table(
+        store.write_table(
             written[-1],
             score_table(found, values, thresholds, data.logits(found), data.class_names),
             sidecar,
@@ -714,7 +712,7 @@ def draw(job, fitted, data, table, scored, args):
     drawn = {"auroc_bars": figures.auroc_bars(table)}
     everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
     mean = table[everywhere].groupby("method")["auroc"].mean()
-    shown = [name for name in scored.id if name in scores.CORE] + (
+    shown = [name for name in scored.id if name in registry.CORE] + (
         [mean.idxmax()] if mean.notna().any() else []
     )
     for name in dict.fromkeys([*shown, *job.earlier.drawn]):

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 
-import artifacts
 import cli
-import records
-import report_page
-import report_summary
 import utils
+from artifacts import records, store
+from reporting import page as reporting_page
+from reporting import summary as reporting_summary
 
 OOD_COLUMNS = ["ood", "method", "auroc", "auroc_low", "auroc_high", "fpr95"]
 OOD_NUMBERS = ["auroc", "auroc_low", "auroc_high", "fpr95", "accuracy", "n_id", "n_ood"]
@@ -59,10 +58,10 @@ def main(argv=None):
     stale = records.Stale(args.allow_stale)
     found = gather(args.checkpoint, folder, stale, args.output_dir)
     inputs = records.fingerprints([file for file in found["files"] if file.is_file()], folder)
-    summary = report_summary.summarise(
+    summary = reporting_summary.summarise(
         found, records.provenance(cli.material(args), stale, inputs=inputs)
     )
-    page = report_page.render(summary, found)
+    page = reporting_page.render(summary, found)
     utils.write_json(folder / "summary.json", summary)
     utils.write_text(folder / "report.html", page)
     records.write_record(
@@ -174,7 +173,7 @@ def read_checked(table, network, stale):
         was, expected = (str(one.get("checkpoint_sha256"))[:12] for one in (made_from, network))
         reason = f"{table.file} was made from another checkpoint ({was}, expected {expected})"
         stale.found(reason, table.command)
-    frame = artifacts.read_table(table.file, table.columns, stale, table.command)
+    frame = store.read_table(table.file, table.columns, stale, table.command)
     frame = texts(frame, [name for name in table.columns if name not in table.numbers])
     return typed(frame, table.numbers, table.file, table.command)
 
@@ -215,7 +214,7 @@ def read_curves(path, sidecar, stale):
     if path is None:
         return None
     command = training_command(sidecar)
-    curves = artifacts.read_table(path, CURVES_COLUMNS, stale, command)
+    curves = store.read_table(path, CURVES_COLUMNS, stale, command)
     return typed(curves, [*CURVES_COLUMNS, "seconds"], path, command)
 
 

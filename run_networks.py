@@ -49,21 +49,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import artifacts
-import checkpoints
 import cli
 import data
-import distributed
-import expected_inputs
-import feature_jobs
-import image_files
-import layers
-import network_files
-import networks
-import records
+import processes
 import utils
-from expected_inputs import Source
-from extraction import Extractor
+from artifacts import records, store
+from collapse import layers
+from extraction import expected_inputs, plan
+from extraction.expected_inputs import Source
+from extraction.extractor import Extractor
+from images import reading
+from networks import checkpoints, registry, source_files
 
 # ---- arguments -----------------------------------------------------------------------------------
 
@@ -77,7 +73,7 @@ def make_parser():
     parser.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
     cli.add_flags(parser, "batch-size", batch_size={"default": 500, "type": cli.positive})
     cli.add_flags(
-        parser, "max-pixels", max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive}
+        parser, "max-pixels", max_pixels={"default": reading.MAX_PIXELS, "type": cli.positive}
     )
     cli.add_flags(parser, "image-size", "crop-share", "mean", "std")
     cli.add_flags(parser, "interpolation", interpolation={"choices": checkpoints.INTERPOLATIONS})
@@ -166,8 +162,8 @@ def command(args, **changes):
 
 def main(argv=None):
     args = parse_args(argv)
-    image_files.limit_pixels(args.max_pixels)
-    with distributed.join("cpu" if args.fetch else cli.device(args.device)) as world:
+    reading.limit_pixels(args.max_pixels)
+    with processes.join("cpu" if args.fetch else cli.device(args.device)) as world:
         if args.fetch:
             with world.together():
                 fetch(args) if world.first else None
@@ -220,12 +216,12 @@ class Work:
 
     path: str
     extractor: Extractor
-    checkpoint: dict  # as networks.load has it
+    checkpoint: dict  # as networks.registry.load has it
     choice: expected_inputs.Choice
-    given: feature_jobs.Given
+    given: plan.Given
     jobs: list
-    shelf: feature_jobs.Shelf
-    verdicts: dict = field(default_factory=dict)  # {stem: feature_jobs.Verdict}
+    shelf: plan.Shelf
+    verdicts: dict = field(default_factory=dict)  # {stem: plan.Verdict}
     files: list = field(default_factory=list)  # written or kept so far; the head first
 
     @property
@@ -309,7 +305,7 @@ def keep(work, job, args):
 def finish(work, args):
     """The record of what was looked at, written and kept."""
     path = work.shelf.folder / "run_networks.json"
-    inputs = [work.path, *network_files.files(work.checkpoint["model"])]
+    inputs = [work.path, *source_files.files(work.checkpoint["model"])]
     before = records.read_record(path).get("folders", {})
     folders = work.shelf.folders(work.jobs, work.waiting, before)
     arguments, stale = cli.material(args), work.shelf.stale
@@ -323,7 +319,7 @@ def prepare(path, args, world):
     """Read the checkpoint: what is missing or contradicts itself shows before the long work."""
     content = checkpoints.read(path)
     check_described(path, content, args)
-    network, classifier, checkpoint = networks.load(path, args.model, content)
+    network, classifier, checkpoint = registry.load(path, args.model, content)
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise ValueError(
             f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a "
@@ -336,8 +332,8 @@ def prepare(path, args, world):
     choice = choose_inputs(path, args, checkpoint, network)
     given = given_by(path, checkpoint, args, choice, folder)
     odin = {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
-    jobs = feature_jobs.plan(given, None if args.odin_epsilon is None else odin)
-    stages = networks.stages(network, checkpoint["model"]) if args.layers else {}
+    jobs = plan.plan(given, None if args.odin_epsilon is None else odin)
+    stages = registry.stages(network, checkpoint["model"]) if args.layers else {}
     extractor = make_extractor(network, classifier, stages, choice, args, world)
     shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, args)
     return Work(path, extractor, checkpoint, choice, given, jobs, shelf)
@@ -368,7 +364,7 @@ def make_shelf(folder, origin, stages, given, args):
         "precision": "bfloat16" if args.amp else "float32",
     }
     stale = records.Stale(args.allow_stale)
-    return feature_jobs.Shelf(
+    return plan.Shelf(
         folder, facts, args.data_dir, args.format, args.layers, tuple(stages), stale, args.verify
     )
 
@@ -408,14 +404,14 @@ def known_inputs(args):
 def guesses(path, content):
     """A network of the registry that the file fits, and a data set of as many classes."""
     model, classes = "FILE.py:FUNCTION", None
-    for name in networks.MODELS:
+    for name in registry.MODELS:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                network, _ = networks.fitted(path, name, content, {})
+                network, _ = registry.fitted(path, name, content, {})
         except ValueError:
             continue
-        model, classes = name, len(networks.classifier(network, name).weight)
+        model, classes = name, len(registry.classifier(network, name).weight)
         break
     return {"model": model, "dataset": {10: "cifar10", 100: "cifar100"}.get(classes, "NAME=FOLDER")}
 
@@ -444,7 +440,7 @@ def choose_inputs(path, args, checkpoint, network):
     name, folder = data.check_id(args.dataset or checkpoint["dataset"])
     sources = [Source("the command line", flags), Source("the checkpoint", own)]
     if not own and len(flags) < len(expected_inputs.WORDS):
-        said = networks.preprocessing_of(network, model)
+        said = registry.preprocessing_of(network, model)
         stated = None if said is None else expected_inputs.check_stated(said, f"--model {model}")
         sources.append(Source(Path(model).name, stated))
     if not own and folder is None:
@@ -478,8 +474,8 @@ def unknown_inputs(path, args, missing, model):
     }
     place = (
         ""
-        if model in networks.MODELS
-        else f", or by a line preprocessing = {{...}} in {network_files.parts(model)[0]}"
+        if model in registry.MODELS
+        else f", or by a line preprocessing = {{...}} in {source_files.parts(model)[0]}"
     )
     return (
         f"{path} does not say what its images must be like, and neither does the folder "
@@ -504,9 +500,9 @@ def given_by(path, checkpoint, args, choice, folder):
     text = args.dataset or own
     name, held_out = data.check_id(text)[0], held_out_by(path, checkpoint, args)
     ood = default_sets(name, held_out) if args.ood is None else args.ood
-    kept = {text for text in ood if feature_jobs.was_made(folder, text)}
+    kept = {text for text in ood if plan.was_made(folder, text)}
     data.check_ood(ood, name, held_out, kept)
-    return feature_jobs.Given(
+    return plan.Given(
         text, held_out, ood, checkpoint.get("val_size", 0), choice.preprocessing, args.data_dir
     )
 
@@ -563,7 +559,7 @@ def left_out(work):
 def judge(work, args):
     """{stem: Verdict} of every job, training images first: NC4's counts depend on them."""
     if args.force:
-        return {job.stem: feature_jobs.Verdict(False) for job in work.jobs}
+        return {job.stem: plan.Verdict(False) for job in work.jobs}
     verdicts = {work.training.stem: work.shelf.judge(work.training)}
     training = None
     if args.layers == "stream":
@@ -621,7 +617,7 @@ def check_files(work, seen):
         if not job.odin and not known and (job.stem, job.images.source) not in seen:
             failures += job.images.unreadable(cli.progress)
             seen.add((job.stem, job.images.source))
-    image_files.refuse(failures)
+    reading.refuse(failures)
 
 
 def say_left_out(work, seen):
@@ -713,9 +709,7 @@ def write(work, job, args, found, summaries, start):
         if name in summaries:
             layers.write_summary(file, summaries[name], {**sidecar, "images": len(images)})
         else:
-            artifacts.write_features(
-                file, found[name], images.labels.numpy(), images.paths, sidecar
-            )
+            store.write_features(file, found[name], images.labels.numpy(), images.paths, sidecar)
         remove_other_way(shelf.folder, file) if name else None
     print(
         f"  {job.stem}.{args.format}: {images_in_words(len(images))},"
@@ -726,7 +720,7 @@ def write(work, job, args, found, summaries, start):
 def remove_other_way(folder, file):
     """Remove the same layer stored the other way: features or moments."""
     for other in layers.FOLDERS.values():
-        for ending in (".json", *artifacts.SUFFIXES) if other != file.parent.name else ():
+        for ending in (".json", *store.SUFFIXES) if other != file.parent.name else ():
             (folder / other / file.name).with_suffix(ending).unlink(missing_ok=True)
 
 
@@ -734,7 +728,7 @@ def accuracy(work, job, found):
     """{"accuracy": share of ID test images that are classified right}, {} of other images."""
     if not job.in_distribution or job.split != "test":
         return {}
-    W, b = networks.head(work.extractor.classifier)
+    W, b = registry.head(work.extractor.classifier)
     labels = job.images.labels.numpy()
     return {
         "accuracy": float(((found[""] @ W.T + b).argmax(1) == labels).mean()),
@@ -771,16 +765,16 @@ def write_head(work, args):
         "has_bias": classifier.bias is not None,
     }
     names = work.shelf.origin["class_names"]
-    artifacts.write_head(work.head, *networks.head(classifier), names, sidecar)
+    store.write_head(work.head, *registry.head(classifier), names, sidecar)
     return work.head
 
 
 def keeps_head(work, facts):
     """True where head.csv is there, current, and unedited or allowed to be stale."""
     sidecar = records.read_sidecar(work.head)
-    if not work.head.is_file() or not feature_jobs.describes(sidecar, facts):
+    if not work.head.is_file() or not plan.describes(sidecar, facts):
         return False
-    if not feature_jobs.is_edited(work.head, sidecar):
+    if not plan.is_edited(work.head, sidecar):
         return True
     reason = f"{work.head} was edited since it was written"
     if work.shelf.stale.allowed:
@@ -813,7 +807,7 @@ def fetch(args):
         images = load(preprocessing, args.data_dir)
         failures += images.unreadable(cli.progress)
         print(f"{name}: {count(images, ' at hand')}")
-    image_files.refuse(failures)
+    reading.refuse(failures)
 
 
 if __name__ == "__main__":

@@ -33,20 +33,17 @@ import filelock
 import pandas as pd
 import torch
 
-import augment
 import cli
 import data
-import distributed
-import extraction
 import figures
-import image_files
-import image_folders
-import network_files
-import networks
-import recipes
-import records
-import training
+import processes
 import utils
+from artifacts import records
+from extraction import extractor
+from images import folders, reading
+from networks import registry, source_files
+from training import augment, recipes
+from training import run as training_run
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
 NAME_BYTES = 255  # of a file name, on nearly every file system
@@ -94,7 +91,7 @@ def add_shared_flags(parser):
         epochs={"type": cli.positive},
         mode={"default": "best", "choices": list(recipes.RECIPES)},
         batch_size={"type": cli.positive, "help": "images a step, of all processes together"},
-        max_pixels={"default": image_files.MAX_PIXELS, "type": cli.positive},
+        max_pixels={"default": reading.MAX_PIXELS, "type": cli.positive},
     )
 
 
@@ -229,11 +226,11 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    image_files.limit_pixels(args.max_pixels)
-    networks.check_model(args.model)
+    reading.limit_pixels(args.max_pixels)
+    registry.check_model(args.model)
     check_packages(args)
     files = run_files(utils.writable_folder(args.output_dir), args.model, args.suffix)
-    with training.signals() as signalled, distributed.join(cli.device(args.device)) as world:
+    with training_run.signals() as signalled, processes.join(cli.device(args.device)) as world:
         if refuse_or_skip(args, files):
             return
         with world.together(first_ahead=True):
@@ -248,9 +245,9 @@ def train(job, args, files, world, signalled):
     signal stopped it."""
     cli.seed_everything(args.seed)
     board = (
-        Path(args.output_dir) / "tensorboard" / f"{networks.short_name(args.model)}_{args.suffix}"
+        Path(args.output_dir) / "tensorboard" / f"{registry.short_name(args.model)}_{args.suffix}"
     )
-    options = training.Options(
+    options = training_run.Options(
         args.seed,
         not args.no_amp,
         args.compile,
@@ -258,7 +255,9 @@ def train(job, args, files, world, signalled):
         args.track_nc,
         board if args.tensorboard else None,
     )
-    run = training.Run(files, job.facts, job.recipe, job.preprocessing, world, signalled, options)
+    run = training_run.Run(
+        files, job.facts, job.recipe, job.preprocessing, world, signalled, options
+    )
     if args.resume and files["last"].exists():
         run.resume(cli.material(args))
     run.log(
@@ -369,14 +368,14 @@ def folders_of(dataset):
     changed; none of a named set."""
     folder = utils.split_name(dataset)[1]
     splits = [Path(folder) / split for split in ("train", "test")] if folder else []
-    return {str(path): image_folders.fingerprint(path) for path in splits}
+    return {str(path): folders.fingerprint(path) for path in splits}
 
 
 def prove(args, recipe, class_names, size):
     """Build the network once while nothing has been written or removed yet: what extraction would
     refuse is refused now."""
     try:
-        network = networks.build(args.model, len(class_names), dropout=recipe.dropout)
+        network = registry.build(args.model, len(class_names), dropout=recipe.dropout)
     except ValueError as error:
         if recipe.dropout and "argument 'dropout'" in str(error):
             raise ValueError(
@@ -384,27 +383,27 @@ def prove(args, recipe, class_names, size):
                 " argument dropout, or choose another --mode"
             ) from None
         raise
-    if args.model not in networks.MODELS:
+    if args.model not in registry.MODELS:
         rehearse(args.model, network, len(class_names), size)
 
 
 def rehearse(model, network, classes, size):
     """Send two images of noise through a person's own network, fresh; ValueError for what
     extraction would refuse in the end."""
-    layer = networks.classifier(network, model)
+    layer = registry.classifier(network, model)
     batch = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    with network_files.explained(model, f" on images of {size} x {size} pixels"):
-        features, logits = extraction.rehearse(network, layer, batch)
+    with source_files.explained(model, f" on images of {size} x {size} pixels"):
+        features, logits = extractor.rehearse(network, layer, batch)
     try:
-        extraction.check_hook(features, logits, layer, amp=False)
+        extractor.check_hook(features, logits, layer, amp=False)
     except ValueError as error:
-        place = networks.output_layer(network, batch) if isinstance(logits, torch.Tensor) else None
+        place = registry.output_layer(network, batch) if isinstance(logits, torch.Tensor) else None
         if place is None or network.get_submodule(place) is layer:
             raise ValueError(f"--model {model}: {error}") from None
         raise ValueError(
-            f"--model {model}: {networks.classifier_path(network, model)} does not make the"
+            f"--model {model}: {registry.classifier_path(network, model)} does not make the"
             f" network's output, {place} "
-            f'does; add this line to {network_files.parts(model)[0]}: classifier = "{place}"'
+            f'does; add this line to {source_files.parts(model)[0]}: classifier = "{place}"'
         ) from None
     if len(layer.weight) != classes:
         raise ValueError(
@@ -433,7 +432,7 @@ def resolve(args, dataset):
 def run_files(folder, model, suffix):
     """{part: path} of a run; "epoch" is what stands before and after the epoch's number in a file
     name."""
-    name = networks.short_name(model)
+    name = registry.short_name(model)
 
     def path(part, ending):
         return Path(folder) / f"{name}_{part}_{suffix}.{ending}"

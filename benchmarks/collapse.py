@@ -1,4 +1,4 @@
-"""Time collapse.py against the matrix product that it needs and against the plain ways of doing the
+"""Time collapse/ against the matrix product that it needs and against the plain ways of doing the
 same, in one run.
 
     # 50,000 x 512, 100 classes, in memory
@@ -27,11 +27,10 @@ import polars as pl
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
-import artifacts
 import cli
-import collapse
-import records
 import utils
+from artifacts import records, store
+from collapse import metrics
 
 PART = 16384  # rows a Parquet file of the streamed case
 
@@ -76,8 +75,8 @@ def make(rows, width, classes, generator):
 
 
 def ours(features, labels, W, b, exact=False):
-    moments = collapse.Accumulator(*W.shape, exact=exact).update(features, labels).finish()
-    values = collapse.nc1(moments) | collapse.nc2(moments.centred) | collapse.nc3(moments, W)
+    moments = metrics.Accumulator(*W.shape, exact=exact).update(features, labels).finish()
+    values = metrics.nc1(moments) | metrics.nc2(moments.centred) | metrics.nc3(moments, W)
     return values["nc1"], moments.within, moments.means
 
 
@@ -108,15 +107,15 @@ def closed_forms(within, means, W):
     rank = min(len(means) - 1, means.shape[1])
     kept = vectors[:, -rank:]
     nc1 = np.trace((kept / values[-rank:]) @ kept.T @ within) / len(means)
-    collapse.nc2(centred)
+    metrics.nc2(centred)
     np.sum((W / np.linalg.norm(W) - centred / np.linalg.norm(centred)) ** 2)
     return nc1, within, means
 
 
 WAYS = {
     "product X'X, float32": lambda features, labels, W, b: features.T @ features,
-    "NC1-NC3, collapse.py": ours,
-    "NC1-NC3, collapse.py exact": lambda *data: ours(*data, exact=True),
+    "NC1-NC3, ours": ours,
+    "NC1-NC3, ours exact": lambda *data: ours(*data, exact=True),
     "NC1-NC3, two-pass NumPy float64": two_pass,
     "NC1-NC3, per-class loop float64": per_class_loop,
 }
@@ -162,10 +161,8 @@ def in_memory(repeats, seed, rows=50_000, width=512, classes=100):
     columns = np.concatenate([truth[2], W]).astype(np.float32).T
     nc4 = {
         "product X[M, W]', float32": lambda: features @ columns,
-        "NC4, collapse.py": lambda: collapse.nc4(features, labels, W, b, truth[2]),
-        "NC4, collapse.py exact": lambda: collapse.nc4(
-            features, labels, W, b, truth[2], exact=True
-        ),
+        "NC4, ours": lambda: metrics.nc4(features, labels, W, b, truth[2]),
+        "NC4, ours exact": lambda: metrics.nc4(features, labels, W, b, truth[2], exact=True),
     }
     seconds, _, memory = compare(nc4, (), repeats)
     return table + [
@@ -213,7 +210,7 @@ def row(case, way, shape, classes, seconds, memory, error, product):
 
 def parts(folder):
     for path in sorted(Path(folder).glob("*.parquet")):
-        found = artifacts.read_features(path)
+        found = store.read_features(path)
         yield found.features, found.labels
 
 
@@ -231,7 +228,7 @@ def streamed_ways(width, classes):
             total += features.T @ features
 
     def accumulate(folder, exact=False):
-        accumulator = collapse.Accumulator(classes, width, exact)
+        accumulator = metrics.Accumulator(classes, width, exact)
         for features, labels in parts(folder):
             accumulator.update(features, labels)
         return accumulator.finish()
@@ -239,8 +236,8 @@ def streamed_ways(width, classes):
     def with_nc4(folder):
         moments = accumulate(folder)
         for features, labels in parts(folder):
-            collapse.nc4(features, labels, W, b, moments.means)
-        return collapse.nc1(moments)["nc1"]
+            metrics.nc4(features, labels, W, b, moments.means)
+        return metrics.nc1(moments)["nc1"]
 
     def two_passes(folder):
         sums, counts, within = (
@@ -260,11 +257,9 @@ def streamed_ways(width, classes):
     return {
         "reading alone": read,
         "reading, product X'X, float32": product,
-        "NC1-NC3, collapse.py": lambda folder: collapse.nc1(accumulate(folder))["nc1"],
-        "NC1-NC3, collapse.py exact": lambda folder: collapse.nc1(accumulate(folder, exact=True))[
-            "nc1"
-        ],
-        "NC1-NC4, collapse.py": with_nc4,
+        "NC1-NC3, ours": lambda folder: metrics.nc1(accumulate(folder))["nc1"],
+        "NC1-NC3, ours exact": lambda folder: metrics.nc1(accumulate(folder, exact=True))["nc1"],
+        "NC1-NC4, ours": with_nc4,
         "NC1, two-pass NumPy float64": two_passes,
     }
 
@@ -348,7 +343,7 @@ def main(argv=None):
         rows += streamed(args.rows, args.width, args.classes, args.seed)
     table = pd.DataFrame(rows)
     found = machine.facts(repeats=args.repeats)
-    artifacts.write_table(
+    store.write_table(
         folder / "collapse.csv", table, {**records.provenance(cli.material(args)), "machine": found}
     )
     shown = table.assign(

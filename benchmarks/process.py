@@ -28,18 +28,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 import scoring
 
-import artifacts
 import cli
-import records
-import scores
 import utils
+from artifacts import records, store
+from scores import registry
 
 STAGES = ("reading", "scoring", "tables", "figures")
-BANK = [name for name, method in scores.METHODS.items() if method.kind == "neighbour"]
+BANK = [name for name, method in registry.METHODS.items() if method.kind == "neighbour"]
 METHODS = {
-    "core": list(scores.CORE),
-    "searchless": [name for name in scores.DEFAULT if name not in BANK],
-    "all": list(scores.DEFAULT),
+    "core": list(registry.CORE),
+    "searchless": [name for name in registry.DEFAULT if name not in BANK],
+    "all": list(registry.DEFAULT),
 }
 POSITIONS = 4
 SETS = {"svhn": 10, "textures": 6, "cifar10": 10}  # shares of the OOD images
@@ -68,7 +67,7 @@ def write_run(folder, args):
     """What run_networks.py leaves of a network: head and features, with sidecars that belong
     together."""
     data = Pooled(args)
-    artifacts.write_head(
+    store.write_head(
         folder / "head.csv",
         data.W,
         data.b,
@@ -77,13 +76,11 @@ def write_run(folder, args):
     )
     sidecar = {"checkpoint_sha256": "drawn", "head_sha256": records.sha256(folder / "head.csv")}
     labels = np.random.default_rng(args.seed).integers(args.classes, size=len(data.id))
-    artifacts.write_features(
-        folder / "ID_drawn_train.csv", data.features, data.labels, sidecar=sidecar
-    )
-    artifacts.write_features(folder / "ID_drawn_test.csv", data.id, labels, sidecar=sidecar)
+    store.write_features(folder / "ID_drawn_train.csv", data.features, data.labels, sidecar=sidecar)
+    store.write_features(folder / "ID_drawn_test.csv", data.id, labels, sidecar=sidecar)
     edges = np.cumsum(list(SETS.values()))[:-1] * len(data.ood) // sum(SETS.values())
     for name, rows in zip(SETS, np.split(data.ood, edges), strict=True):
-        artifacts.write_features(
+        store.write_features(
             folder / f"OOD_{name}_test.csv", rows, np.full(len(rows), -1), sidecar=sidecar
         )
 
@@ -128,7 +125,7 @@ def main(argv=None):
                 }
             )
             table = pd.DataFrame(rows)
-            artifacts.write_table(
+            store.write_table(
                 path, table, {**sidecar, "mebibytes": round(size)}
             )  # row by row, as the last takes longest
     cli.print_table(

@@ -21,10 +21,9 @@ from pathlib import Path
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import artifacts
 import cli
-import records
 import utils
+from artifacts import records, store
 
 ROOT = Path(__file__).resolve().parents[1]
 CANDIDATES = {  # what is added to `train.py --mode best`
@@ -101,7 +100,7 @@ def main(argv=None):
         )
         table = pd.DataFrame(rows)
         table["test_gain"] = table["test_acc"] - table["test_acc"][0]
-        artifacts.write_table(folder / "recipes.csv", table, records.provenance(vars(args)))
+        store.write_table(folder / "recipes.csv", table, records.provenance(vars(args)))
         print(table.iloc[-1].to_string(), flush=True)
     cli.print_table(
         table.round(4),
@@ -155,7 +154,7 @@ def measure(name, flags, seed, args, folder):
         str(folder),
     )
     summary = records.read_sidecar(checkpoint)
-    metrics = artifacts.read_table(folder / checkpoint.stem / "ood_metrics.csv")
+    metrics = store.read_table(folder / checkpoint.stem / "ood_metrics.csv")
     return {
         "val_acc": summary["val_acc"],
         "test_acc": summary["test_acc"],

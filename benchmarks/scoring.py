@@ -29,13 +29,12 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
-import artifacts
 import cli
-import metrics
-import records
-import scores
-import scores_blocks
 import utils
+from artifacts import records, store
+from detection import metrics
+from scores import blocks as scores_blocks
+from scores import registry
 
 BATCH = 1000  # rows that pytorch-ood scores at a time
 BLOCK = 4096  # rows of a bare product
@@ -79,7 +78,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=list(scores.METHODS),
+        choices=list(registry.METHODS),
         metavar="METHOD",
         help="default: all but the variants",
     )
@@ -123,10 +122,12 @@ def ours(data, names):
     sets."""
 
     def fit():
-        return scores.fit_all(scores.Training(data.features, data.labels, data.W, data.b), names)
+        return registry.fit_all(
+            registry.Training(data.features, data.labels, data.W, data.b), names
+        )
 
     def score(states):
-        found = [scores.score_all(rows, states, data.W, data.b) for rows in (data.id, data.ood)]
+        found = [registry.score_all(rows, states, data.W, data.b) for rows in (data.id, data.ood)]
         return [values[names[-1]] for values in found]
 
     return fit, score
@@ -231,8 +232,8 @@ def their_feature_ways(data, head, features, labels):
 
     W, b = head.weight, head.bias
     dim = (
-        scores.METHODS["ViM"]
-        .fit(scores.Training(data.features[:2], data.labels[:2], data.W, data.b))
+        registry.METHODS["ViM"]
+        .fit(registry.Training(data.features[:2], data.labels[:2], data.W, data.b))
         .parameters["dim"]
     )
     return {
@@ -270,8 +271,9 @@ def bare_products(data):
     principal space. To score: the logits, the whitened features, ViM's residual and NECO's
     components, and the distances to the class means."""
     classes, width = data.W.shape
-    states = scores.fit_all(
-        scores.Training(data.features, data.labels, data.W, data.b), ["Mahalanobis", "ViM", "NECO"]
+    states = registry.fit_all(
+        registry.Training(data.features, data.labels, data.W, data.b),
+        ["Mahalanobis", "ViM", "NECO"],
     )
     once = np.ones((width, classes + states["ViM"].matrix.shape[1]), np.float32)
     stacked = np.ones(
@@ -423,7 +425,7 @@ def compare_metrics(data, repeats):
 
 def measure(args):
     """Row by row: the metrics, each score alone, then the core six and all of them together."""
-    data, names = Data(args), args.methods or list(scores.DEFAULT)
+    data, names = Data(args), args.methods or list(registry.DEFAULT)
     others = theirs(data)
     yield compare_metrics(data, args.repeats)
     for name in cli.progress(names):
@@ -438,11 +440,11 @@ def measure(args):
             yield compare(
                 name, "scikit-learn", ours(data, [name]), scikit_learn_knn(data), args.repeats
             )
-    if set(scores.CORE) <= set(names):
+    if set(registry.CORE) <= set(names):
         yield compare(
             "the core six",
             "bare products",
-            ours(data, list(scores.CORE)),
+            ours(data, list(registry.CORE)),
             bare_products(data),
             args.repeats,
         )
@@ -468,7 +470,7 @@ def main(argv=None):
         for row in measure(args):
             rows.append(row)
             table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-            artifacts.write_table(
+            store.write_table(
                 path, table, sidecar
             )  # row by row: minutes of work survive an interruption
     shown = table.rename(columns={name: title for name, (title, _) in COLUMNS.items()})

@@ -44,13 +44,12 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
-import artifacts
-import augment
 import cli
 import data
-import networks
-import records
 import utils
+from artifacts import records, store
+from networks import registry
+from training import augment
 
 CLASSES, SIZE = 100, 32
 SMALL = {"images": 1000, "steps": 1, "repeats": 1, "batch_size": 32, "no_compile": True}
@@ -78,7 +77,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--models",
         nargs="+",
-        choices=list(networks.MODELS),
+        choices=list(registry.MODELS),
         default=["resnet18", "resnet_cifar"],
         metavar="MODEL",
         help="networks of the compute path",
@@ -147,7 +146,7 @@ def main(argv=None):
         parts += [compute_part(model, images, device, args), both_part(model, images, device, args)]
     for part in parts:
         rows += measure(part, device, args.repeats, rate)
-        artifacts.write_table(
+        store.write_table(
             path, pd.DataFrame(rows), sidecar
         )  # part by part: what was measured survives an interruption
     table = pd.DataFrame(rows)
@@ -253,7 +252,7 @@ def make_step(model, device, fused=False, channels_last=False, amp=False, compil
     """A function of (images, labels) that takes one step of SGD; `compiled` is torch.compile's
     mode."""
     torch.manual_seed(0)
-    network = networks.build(model, CLASSES).to(device)
+    network = registry.build(model, CLASSES).to(device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     # fused=None leaves the choice to torch, as a textbook does: a loop over parameters on a CPU,
@@ -279,7 +278,7 @@ def training_flops(model):
     """Floating-point operations of one image's forward and backward pass: matrix products and
     convolutions, 2 a multiply-add."""
     network, images = (
-        networks.build(model, CLASSES).to("meta"),
+        registry.build(model, CLASSES).to("meta"),
         torch.empty(2, 3, SIZE, SIZE, device="meta"),
     )
     with FlopCounterMode(display=False) as counter:

@@ -91,14 +91,14 @@ def own_digits_run(digits_run, tmp_path):
 def finished(tmp_path_factory, one_thread):
     """finished(*words) -> the folder of a small run that nothing interrupted; made once for each
     set of words."""
-    import small_runs
+    from helpers import start_training
 
     made = {}
 
     def folder_of(*words):
         if words not in made:
             made[words] = tmp_path_factory.mktemp("finished")
-            assert small_runs.start(made[words], *words) is None
+            assert start_training(made[words], *words) is None
         return made[words]
 
     return folder_of

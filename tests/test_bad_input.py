@@ -12,19 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import another_checkpoint, shell
 from PIL import Image
-from small_runs import another_checkpoint
-from test_cli import shell
 
-import artifacts
 import main
 import neural_collapse
 import ood_methods
-import records
 import report
 import run_networks
 import train
 import utils
+from artifacts import records, store
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORERS = {"ood_methods": ood_methods, "neural_collapse": neural_collapse}
@@ -356,10 +354,8 @@ def test_a_report_of_nothing_names_the_commands_that_come_before_it(digits_run):
 def change(own_digits_run, name, edit):
     """Rewrite a feature file by edit(features, labels) -> the two, under its old sidecar."""
     path = own_digits_run.folder / f"{name}.csv"
-    found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
-    artifacts.write_features(
-        path, *edit(found.features.copy(), found.labels.copy()), sidecar=sidecar
-    )
+    found, sidecar = store.read_features(path), records.read_sidecar(path)
+    store.write_features(path, *edit(found.features.copy(), found.labels.copy()), sidecar=sidecar)
 
 
 def refuse_features(own_digits_run, script, *said):

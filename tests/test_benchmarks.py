@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_cli import write_blank
+from helpers import write_blank
 from torch import nn
 
-import artifacts
-import augment
-import networks
-import records
 import utils
+from artifacts import records, store
+from networks import registry
+from training import augment
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -126,7 +125,7 @@ def test_flops_are_those_of_a_network_counted_by_hand(training, monkeypatch):
         nn.Flatten(),
         nn.Linear(8, 100),
     )
-    monkeypatch.setattr(networks, "build", lambda name, classes: network)
+    monkeypatch.setattr(registry, "build", lambda name, classes: network)
     convolution, linear = 2 * 32 * 32 * 3 * 8 * 9, 2 * 8 * 100
     assert training.training_flops("any") == 2 * convolution + 3 * linear
 
@@ -218,7 +217,7 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "benchmarks" / "training.csv"
-    table, sidecar = artifacts.read_table(path), records.read_sidecar(path)
+    table, sidecar = store.read_table(path), records.read_sidecar(path)
     assert list(table["part"].unique()) == ["data", "compute", "both"]
     assert list(table.columns)[-1] == "ratio"
     assert (table.groupby("part", sort=False)["ratio"].first() == 1).all()
@@ -303,7 +302,7 @@ def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_fin
         str(tmp_path),
     ]
     recipes.main(words)
-    table = artifacts.read_table(tmp_path / "benchmarks" / "recipes.csv")
+    table = store.read_table(tmp_path / "benchmarks" / "recipes.csv")
     assert (
         table["candidate"].tolist() == ["baseline", "mine"]
         and table["flags"].tolist()[1] == "--lr 0.02 --ema 0.5"

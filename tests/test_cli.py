@@ -1,73 +1,22 @@
 """The shell's shared vocabulary: flags, exit codes, what a person sees of a mistake, printed
 tables."""
 
-import contextlib
 import importlib
-import io
 import signal
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import Ended, shell
 
 import cli
-import utils
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train", "run_networks", "ood_methods", "neural_collapse", "report", "main")
-
-
-# pandas reads decimals exactly by itself from 3.1 on, and warns of the option.
-EXACT = (
-    {"float_precision": "round_trip"}
-    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
-    else {}
-)
-
-
-def read_csv(path):
-    """A CSV by pandas: decimals exactly, and only an empty cell is a missing value."""
-    return pd.read_csv(path, keep_default_na=False, na_values=[""], **EXACT)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a script left at the shell."""
-
-    code: int
-    out: str
-    err: str
-
-
-def shell(main, *words):
-    """Run a script's main under cli.run as the shell would run it, but in this process: importing
-    torch costs seconds."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["script.py", *map(str, words)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        warnings.catch_warnings(),
-    ):
-        try:
-            cli.run(main)
-        except SystemExit as stop:
-            code = stop.code
-    if isinstance(code, str):  # as the interpreter does with a text
-        print(code, file=err)
-    return Ended(1 if isinstance(code, str) else code or 0, out.getvalue(), err.getvalue())
-
-
-def write_blank(path, figure):
-    """In place of utils.write_figure where figures are not what is tested: drawing takes most of
-    the time."""
-    utils.write_text(path, "a figure")
 
 
 def raising(error):

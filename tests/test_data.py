@@ -26,8 +26,8 @@ from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import v2
 
 import data
-import image_files
 import run_networks
+from images import reading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -587,7 +587,7 @@ def test_a_row_of_an_ood_folder_has_label_minus_one_and_its_class_is_the_first_f
 
 
 def test_the_source_of_a_set_is_known_without_its_pixels(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_files, "read", None)
+    monkeypatch.setattr(reading, "read", None)
     assert data.source_of(f"mine={folder}", None) == data.image_folder(folder, plainly(20)).source
     assert (
         data.source_of(f"mine={tmp_path / 'absent'}", None) is None
@@ -764,7 +764,7 @@ def test_an_unreadable_image_is_named(folder, content):
 
 def test_an_image_of_absurd_size_is_named(folder, monkeypatch):
     save(folder / "ant" / "1.PNG", noise(30, 30, 3))
-    monkeypatch.setattr(image_files, "max_pixels", 899)
+    monkeypatch.setattr(reading, "max_pixels", 899)
     with pytest.raises(
         ValueError,
         match=r"ant/1\.PNG cannot be read as an image \(30 x 30 pixels, more than --max-pixels 899",
@@ -835,7 +835,7 @@ def test_images_beside_the_class_folders_are_refused_before_any_is_decoded(
     class_folder(tmp_path)
     save(tmp_path / split / "left over.png", noise(8, 8, 3))
     save(tmp_path / split / "other.png", noise(8, 8, 3))
-    monkeypatch.setattr(image_files, "read", None)
+    monkeypatch.setattr(reading, "read", None)
     with pytest.raises(
         ValueError, match=rf"{split} holds left over\.png and 1 more beside its class folders"
     ) as caught:

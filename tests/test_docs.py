@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import collapse
-import detection
-import metrics
 import ood_methods
-import scores
+from collapse import metrics as nc
+from detection import evaluation, metrics
+from scores import registry
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 METHODS, COLLAPSE = (
@@ -61,29 +60,29 @@ def test_every_score_and_no_other_has_a_formula_and_a_row_of_differences():
         described(METHODS, "score", "needs"),
         described(METHODS, "our default is from"),
     )
-    assert set(formulas) == {*scores.METHODS, detection.ODIN}
+    assert set(formulas) == {*registry.METHODS, evaluation.ODIN}
     assert all(row["score"] and row["needs"] for row in formulas.values())
     without = {"MaxLogit"}  # in which nobody disagrees
     assert set(differences) == set(formulas) - without
 
 
-@pytest.mark.parametrize("name", scores.METHODS)
+@pytest.mark.parametrize("name", registry.METHODS)
 def test_the_defaults_shown_are_those_of_the_code(name):
     cell = described(METHODS, "score", "parameters")[name]["parameters"].strip("`")
     shown = {
         key.strip(): value(text)
         for key, text in (part.split("=") for part in cell.split(",") if part.strip())
     }
-    assert shown == scores.METHODS[name].parameters
+    assert shown == registry.METHODS[name].parameters
     assert [type(default) for default in shown.values()] == [
-        type(value) for value in scores.METHODS[name].parameters.values()
+        type(value) for value in registry.METHODS[name].parameters.values()
     ]
 
 
-@pytest.mark.parametrize("name", scores.METHODS)
+@pytest.mark.parametrize("name", registry.METHODS)
 def test_the_source_shown_is_that_of_the_registry(name):
     assert described(METHODS, "score", "source")[name]["source"].startswith(
-        scores.METHODS[name].source
+        registry.METHODS[name].source
     )
 
 
@@ -104,9 +103,9 @@ def test_the_tuning_grids_shown_are_those_of_the_code():
         name: (row["parameter"].strip("`"), tuple(map(value, row["values"].split(","))))
         for name, row in shown.items()
     }
-    assert grids == detection.GRIDS
+    assert grids == evaluation.GRIDS
     assert all(
-        scores.METHODS[name].parameters[parameter] in values
+        registry.METHODS[name].parameters[parameter] in values
         for name, (parameter, values) in grids.items()
     )
 
@@ -130,15 +129,15 @@ def test_the_examples_give_what_is_shown():
 
 
 def collapse_metrics():
-    """Every metric that collapse.py writes, of a small case in which all are defined."""
+    """Every metric that collapse/metrics.py writes, of a small case in which all are defined."""
     rng, classes, width = np.random.default_rng(0), 3, 5
     features, labels = rng.normal(size=(60, width)).astype(np.float32), np.arange(60) % classes
     W, b = rng.normal(size=(classes, width)), rng.normal(size=classes)
-    moments = collapse.Accumulator(classes=classes, width=width).update(features, labels).finish()
+    moments = nc.Accumulator(classes=classes, width=width).update(features, labels).finish()
     rows = [
-        *collapse.measure(moments, W, b),
-        *collapse.nc4_rows(collapse.nc4(features, labels, W, b, moments.means), "test"),
-        *collapse.nc5_rows(collapse.nc5(moments, features[:7]), "ood:any"),
+        *nc.measure(moments, W, b),
+        *nc.nc4_rows(nc.nc4(features, labels, W, b, moments.means), "test"),
+        *nc.nc5_rows(nc.nc5(moments, features[:7]), "ood:any"),
     ]
     return moments, {row["metric"] for row in rows}
 
@@ -159,6 +158,6 @@ def test_every_column_of_the_table_by_class_is_named():
     section = COLLAPSE.partition("## nc_per_class.csv")[2].partition("\n## ")[0]
     assert not [
         column
-        for column in collapse.per_class(moments, np.eye(3, 5))
+        for column in nc.per_class(moments, np.eye(3, 5))
         if not re.search(rf"\b{column}\b", section)
     ]

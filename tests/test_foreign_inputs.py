@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-import artifacts
 import data
-import networks
-import records
 import run_networks
+from artifacts import records, store
+from networks import registry
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -133,12 +132,12 @@ def test_flags_make_the_features_of_the_networks_own_training(elsewhere, shifted
         "crop_share": 1.0,
     }
     pixels, labels = digits("test", data.Preprocessing(**SHIFTED))
-    found = artifacts.read_features(folder / "ID_digits_test.csv")
+    found = store.read_features(folder / "ID_digits_test.csv")
     assert (
         np.abs(found.features - pixels.numpy()).max() < 1e-5
         and found.labels.tolist() == labels.tolist()
     )
-    W, b, _ = artifacts.read_head(folder / "head.csv")
+    W, b, _ = store.read_head(folder / "head.csv")
     assert ((found.features @ W.T + b).argmax(1) == found.labels).mean() == pytest.approx(
         shifted[1]
     )
@@ -146,7 +145,7 @@ def test_flags_make_the_features_of_the_networks_own_training(elsewhere, shifted
 
 def test_mean_0_and_std_1_are_pixels_as_they_are(elsewhere):
     folder = start(elsewhere, "--mean", 0, "--std", 1)
-    found = artifacts.read_features(folder / "ID_digits_test.csv").features
+    found = store.read_features(folder / "ID_digits_test.csv").features
     assert (
         np.abs(found - digits("test", RAW)[0].numpy()).max() < 1e-6
         and found.min() == 0
@@ -184,7 +183,7 @@ def test_size_crop_share_and_interpolation_reach_every_image(tmp_path):
     assert preprocessing.resized == 32
     assert (
         np.abs(
-            artifacts.read_features(folder / "ID_digits_test.csv").features
+            store.read_features(folder / "ID_digits_test.csv").features
             - digits("test", preprocessing)[0].numpy()
         ).max()
         < 1e-5
@@ -283,7 +282,7 @@ def insects(tmp_path):
                 pixels = generator.integers(0, 256, (40, 30, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "insects" / split / name / f"{number}.png")
     torch.manual_seed(0)
-    torch.save(networks.build("resnet_cifar", 2).state_dict(), tmp_path / "old.pth")
+    torch.save(registry.build("resnet_cifar", 2).state_dict(), tmp_path / "old.pth")
     return tmp_path
 
 
@@ -363,7 +362,7 @@ def own_words(run):
 
 def test_a_checkpoint_of_ours_says_it_all_itself(own_digits_run, capsys):
     run_networks.main(own_words(own_digits_run))
-    out, stated = capsys.readouterr().out, networks.load(own_digits_run.checkpoint)[2]["test_acc"]
+    out, stated = capsys.readouterr().out, registry.load(own_digits_run.checkpoint)[2]["test_acc"]
     assert "preprocessing: 16 px, bilinear, mean 0.3054, std 0.3186 (from the checkpoint)" in out
     assert f"test accuracy {stated:.2%} (as the checkpoint states)" in out
     assert sidecar(own_digits_run.folder)["accuracy"] == pytest.approx(stated)
@@ -389,7 +388,7 @@ def test_flags_that_contradict_a_checkpoint_of_ours_hold_and_are_said(own_digits
 
 
 def test_a_bare_file_asks_for_network_and_data_in_one_go(insects, tmp_path):
-    torch.save(networks.build("resnet18", 100).state_dict(), tmp_path / "bare.pth")
+    torch.save(registry.build("resnet18", 100).state_dict(), tmp_path / "bare.pth")
     with pytest.raises(ValueError, match="nor which data") as caught:
         run_networks.main(["--checkpoint", str(tmp_path / "bare.pth")])
     said = str(caught.value)

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import read_csv, shell, write_blank
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
-from test_cli import read_csv, shell, write_blank
 
-import checkpoints
 import main
-import records
-import scores
-import training
 import utils
+from artifacts import records
+from networks import checkpoints
+from scores import registry
+from training import run as training_run
 
 ROOT = Path(__file__).resolve().parent.parent
 STEM = "resnet_cifar_final_digits_s0"
@@ -134,7 +134,7 @@ def test_every_file_is_there_and_no_other(chain):
         "auroc_bars",
         "principal_components",
         "principal_components_three",
-        *(f"scores_{name}" for name in scores.CORE),
+        *(f"scores_{name}" for name in registry.CORE),
         "within_class_variance",
         "cosine_histogram",
         "weight_mean_alignment",
@@ -168,7 +168,7 @@ def test_every_csv_has_its_columns_and_rows(chain):
     for name, count in rows.items():
         found = table(chain, name)
         assert list(found.columns) == FEATURES and len(found) == count, name
-    methods = list(scores.DEFAULT)
+    methods = list(registry.DEFAULT)
     for name, count in {
         "ID_digits": 481,
         **{f"OOD_{name}": count for name, count in SETS.items()},
@@ -335,7 +335,7 @@ def test_nc1_equals_a_loop_over_images(chain):
 def test_the_printed_tables_are_the_written_ones(chain):
     measured = table(chain, "ood_metrics").set_index(["method", "ood"])
     lines = {line.split()[0]: line.split()[1:] for line in chain[1].splitlines() if line.strip()}
-    for method in scores.DEFAULT:
+    for method in registry.DEFAULT:
         rates = [
             100 * measured.loc[(method, name), column]
             for name in SETS
@@ -363,7 +363,7 @@ def test_the_summary_holds_the_tables_and_the_report_shows_them(chain):
     page = (chain[0] / STEM / "report.html").read_text()
     assert (
         STEM in page
-        and all(name in page for name in (*SETS, *scores.DEFAULT))
+        and all(name in page for name in (*SETS, *registry.DEFAULT))
         and page.count("data:image/png;base64,") >= 15
     )
 
@@ -708,7 +708,7 @@ def test_a_folder_of_photographs_is_scored_like_the_rest_with_its_paths(again, t
 def test_training_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch, one_thread):
     words = [*SHORT]
     words[words.index("--epochs") + 1] = "3"
-    real = training.Run.end_epoch
+    real = training_run.Run.end_epoch
 
     def end_epoch(self, *arguments):
         real(self, *arguments)
@@ -718,7 +718,7 @@ def test_training_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(utils, "write_figure", write_blank)
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "end_epoch", end_epoch)
+        patch.setattr(training_run.Run, "end_epoch", end_epoch)
         ended = shell(main.main, *words)
     assert ended.code == 75 and stages(ended.out) == ["train"] and "go on with" in ended.out
     results = tmp_path / "results"

@@ -8,16 +8,15 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import read_csv, shell, write_blank
 from scipy import stats
-from test_cli import read_csv, shell, write_blank
 
-import artifacts
 import cli
-import collapse
 import neural_collapse
-import records
-import series as series_library  # `series` is the fixture of three epochs here
 import utils
+from artifacts import records, store
+from collapse import epochs as series_library  # `series` is the fixture of three epochs here
+from collapse import metrics
 
 METRICS = ["checkpoint", "metric", "value", "split", "centring", "source", "note"]
 PER_CLASS = [
@@ -39,12 +38,10 @@ NAMES = ["cat", "dog", "bird", "frog"]
 def write_run(folder, W, b, sets):
     """A folder such as run_networks.py leaves; sets = {stem: (features, labels)}."""
     folder.mkdir(parents=True)
-    artifacts.write_head(
-        folder / "head.csv", W, b, NAMES[: len(W)], {"checkpoint_sha256": "a" * 64}
-    )
+    store.write_head(folder / "head.csv", W, b, NAMES[: len(W)], {"checkpoint_sha256": "a" * 64})
     sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
     for stem, (features, labels) in sets.items():
-        artifacts.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+        store.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
     return folder
 
 
@@ -483,11 +480,11 @@ def test_fewer_dimensions_than_a_simplex_needs_are_said_and_left_empty(tmp_path)
 def test_a_class_without_test_images_has_an_empty_cell(tmp_path):
     folder = random_run(tmp_path / "net_s0")
     found, sidecar = (
-        artifacts.read_features(folder / "ID_toy_test.csv"),
+        store.read_features(folder / "ID_toy_test.csv"),
         records.read_sidecar(folder / "ID_toy_test.csv"),
     )
     kept = found.labels != 2
-    artifacts.write_features(
+    store.write_features(
         folder / "ID_toy_test.csv", found.features[kept], found.labels[kept], sidecar=sidecar
     )
     _, per_class, _ = run(folder)
@@ -499,11 +496,11 @@ def test_a_class_without_test_images_has_an_empty_cell(tmp_path):
 def test_a_class_without_training_images_is_said_and_its_cells_are_empty(tmp_path):
     folder = random_run(tmp_path / "net_s0")
     found, sidecar = (
-        artifacts.read_features(folder / "ID_toy_train.csv"),
+        store.read_features(folder / "ID_toy_train.csv"),
         records.read_sidecar(folder / "ID_toy_train.csv"),
     )
     kept = found.labels != 1
-    artifacts.write_features(
+    store.write_features(
         folder / "ID_toy_train.csv", found.features[kept], found.labels[kept], sidecar=sidecar
     )
     table, per_class, ended = run(folder)
@@ -668,18 +665,18 @@ def test_the_bootstrap_adds_intervals_of_what_is_resampled_and_nothing_else(tmp_
     assert plain["value"].equals(table["value"])
     by = table.set_index(["metric", "split"])
     (features, labels), (W, _) = arrays(folder, "ID_toy_train"), head(folder)
-    expected = collapse.bootstrap(features.astype(np.float32), labels, W.astype(np.float32), 15)
+    expected = metrics.bootstrap(features.astype(np.float32), labels, W.astype(np.float32), 15)
     for metric in ("nc1", "nc1_cdnv", "nc2_means_cosine_std", "nc3_self_duality"):
         assert tuple(by.loc[(metric, "train"), ["low", "high"]]) == pytest.approx(
             expected[metric], rel=1e-9
         )
     test, test_labels = arrays(folder, "ID_toy_test")
-    moments = collapse.Accumulator(4, 6).update(features.astype(np.float32), labels).finish()
+    moments = metrics.Accumulator(4, 6).update(features.astype(np.float32), labels).finish()
     expected = {
-        "ood:svhn": collapse.bootstrap_nc5(moments, arrays(folder, "OOD_svhn_test")[0], None, 15)[
+        "ood:svhn": metrics.bootstrap_nc5(moments, arrays(folder, "OOD_svhn_test")[0], None, 15)[
             "nc5"
         ],
-        "test": collapse.bootstrap_nc5(moments, test, test_labels, 15)["nc5"],
+        "test": metrics.bootstrap_nc5(moments, test, test_labels, 15)["nc5"],
     }
     for split, interval in expected.items():
         assert tuple(by.loc[("nc5", split), ["low", "high"]]) == pytest.approx(interval, rel=1e-6)
@@ -703,9 +700,9 @@ def add_layers(folder, ood=("svhn", "uniform"), suffix="csv"):
     (folder / "layers").mkdir()
     sidecar = records.read_sidecar(folder / "ID_toy_train.csv")
     for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
-        found = artifacts.read_features(folder / f"{stem}.csv")
+        found = store.read_features(folder / f"{stem}.csv")
         for depth, (name, width) in enumerate((("wide", 4), ("deep", found.features.shape[1]))):
-            artifacts.write_features(
+            store.write_features(
                 folder / "layers" / f"{stem}_{name}.{suffix}",
                 found.features[:, :width],
                 found.labels,
@@ -856,7 +853,7 @@ def epoch_run(folder, epoch, classes=4, **facts):
         "epoch": epoch,
         "train_acc": 1 - 1 / epoch,
     } | facts
-    artifacts.write_head(
+    store.write_head(
         folder / "head.csv",
         centres - centres.mean(axis=0),
         np.zeros(classes),
@@ -869,10 +866,10 @@ def epoch_run(folder, epoch, classes=4, **facts):
     }
     for stem in ("ID_toy_train", "ID_toy_test"):
         features = centres[labels] + 1 + generator.normal(size=(60, 6)) * 3 / epoch
-        artifacts.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
+        store.write_features(folder / f"{stem}.csv", features, labels, sidecar=sidecar)
     for number, name in enumerate(("svhn", "uniform")):
         features = generator.normal(size=(20, 6)) + number
-        artifacts.write_features(
+        store.write_features(
             folder / f"OOD_{name}_test.csv", features, np.full(20, -1), sidecar=sidecar
         )
     return folder
@@ -890,7 +887,7 @@ def add_scores(folder, epoch):
         for name in ("svhn", "uniform")
         for method in "AB"
     ]
-    artifacts.write_table(
+    store.write_table(
         folder / "ood_metrics.csv", pd.DataFrame(rows), {"checkpoint_sha256": f"{epoch:064d}"}
     )
 
@@ -1147,7 +1144,7 @@ def test_scores_may_lack_a_method_on_a_set(tmp_path):
         add_scores(folders[-1], epoch)
         table = read_csv(folders[-1] / "ood_metrics.csv")
         kept = table[~((table["ood"] == "svhn") & (table["method"] == "A"))]
-        artifacts.write_table(
+        store.write_table(
             folders[-1] / "ood_metrics.csv", kept, {"checkpoint_sha256": f"{epoch:064d}"}
         )
     ended = shell(neural_collapse.main, "--checkpoint", *folders)
@@ -1227,10 +1224,10 @@ def test_a_wrong_argument_ends_with_one_message_and_nothing_written(tmp_path, wo
 def test_training_features_of_one_class_are_refused_before_anything_is_written(tmp_path):
     folder = random_run(tmp_path / "net_s0")
     found, sidecar = (
-        artifacts.read_features(folder / "ID_toy_train.csv"),
+        store.read_features(folder / "ID_toy_train.csv"),
         records.read_sidecar(folder / "ID_toy_train.csv"),
     )
-    artifacts.write_features(
+    store.write_features(
         folder / "ID_toy_train.csv", found.features, np.zeros(len(found.labels)), sidecar=sidecar
     )
     ended = shell(neural_collapse.main, "--checkpoint", folder)

@@ -10,21 +10,18 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import CLASSES, WIDTH, read_csv, score, shell, toy_run, write_blank
 from scipy.special import logsumexp, softmax
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from test_cli import read_csv, shell, write_blank
 
-import artifacts
-import detection
-import metrics
 import neural_collapse
 import ood_methods
-import records
 import report
-import scores
-import tables
 import utils
+from artifacts import records, store
+from detection import evaluation, metrics, tables
+from scores import registry
 
 METRICS = [
     "checkpoint",
@@ -49,49 +46,14 @@ METRICS = [
     "best",
     "note",
 ]
-CLASSES, WIDTH = 4, 12
 CORE = ("MSP", "MaxLogit", "Energy")
-
-
-def make_run(folder, ood=("far_noise", "near"), suffix=".csv", seed=0):
-    """A folder such as run_networks.py leaves: ReLU-like features around class centres; one OOD set
-    far, one near."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(CLASSES, WIDTH)) * 2
-    artifacts.write_head(
-        folder / "head.csv",
-        centres / 4,
-        generator.normal(size=CLASSES) / 10,
-        ["cat", "dog", "bird", "frog"],
-        {"checkpoint_sha256": "a" * 64},
-    )
-    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
-
-    def write(stem, labels, spread, pull, paths=None):
-        noise = generator.normal(size=(len(labels), WIDTH)) * spread
-        features = np.maximum(pull * centres[labels % CLASSES] + noise, 0)
-        artifacts.write_features(folder / f"{stem}{suffix}", features, labels, paths, sidecar)
-
-    write("ID_toy_train", np.arange(240) % CLASSES, 1.0, 1.0)
-    write("ID_toy_val", np.arange(40) % CLASSES, 1.0, 1.0)
-    write("ID_toy_test", np.arange(100) % CLASSES, 1.0, 1.0)
-    for number, name in enumerate(ood):
-        write(
-            f"OOD_{name}_test",
-            np.arange(60 + 20 * number),
-            1.5,
-            0.3 + 0.3 * number,
-            [f"{name}/{n:03}.png" for n in range(60)] if number == 0 else None,
-        )
-    return folder
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """(folder, what was printed) of a run with every method and a LaTeX table; read it, change
     nothing."""
-    folder = make_run(tmp_path_factory.mktemp("scored") / "net_s0")
+    folder = toy_run(tmp_path_factory.mktemp("scored") / "net_s0")
     ended = shell(
         ood_methods.main,
         "--checkpoint",
@@ -110,13 +72,7 @@ def done(tmp_path_factory):
 def folder(tmp_path, monkeypatch):
     """A run to score, with blank figures; those of `done` are drawn."""
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    return make_run(tmp_path / "net_s0")
-
-
-def run(folder, *words):
-    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
-    assert ended.code == 0, ended.err
-    return read_csv(folder / "ood_metrics.csv"), ended.out
+    return toy_run(tmp_path / "net_s0")
 
 
 def logits_of(folder, stem):
@@ -138,7 +94,7 @@ def printed_rows(text):
     return {
         words[0]: [float(word) for word in words[1:]]
         for words in lines
-        if words and words[0] in scores.METHODS
+        if words and words[0] in registry.METHODS
     }
 
 
@@ -149,7 +105,7 @@ def test_the_table_has_a_row_a_set_and_method_and_these_columns(done):
     table = read_csv(done[0] / "ood_metrics.csv")
     assert list(table.columns) == METRICS
     assert list(zip(table["ood"], table["method"], strict=True)) == [
-        (name, method) for name in ("far_noise", "near") for method in scores.DEFAULT
+        (name, method) for name in ("far_noise", "near") for method in registry.DEFAULT
     ]
     assert set(table["checkpoint"]) == {"net_s0"} and set(table["dataset"]) == {"toy"}
     assert set(table["n_id"]) == {100} and list(table.groupby("ood")["n_ood"].first()) == [60, 80]
@@ -166,8 +122,8 @@ def test_score_files_have_a_row_an_image_and_a_column_a_method(done, stem, first
         "label",
         "prediction",
         "predicted_class",
-        *scores.DEFAULT,
-        *(f"{name}_accepted" for name in scores.DEFAULT),
+        *registry.DEFAULT,
+        *(f"{name}_accepted" for name in registry.DEFAULT),
     ]
     assert len(table) == rows == records.read_sidecar(done[0] / f"scores_{stem}.csv")["rows"]
 
@@ -226,7 +182,7 @@ def test_thresholds_keep_95_percent_of_id_and_say_which_images_pass(done):
     inside = read_csv(done[0] / "scores_ID_toy.csv")
     table = read_csv(done[0] / "ood_metrics.csv").set_index(["ood", "method"])
     thresholds = records.read_sidecar(done[0] / "scores_ID_toy.csv")["thresholds"]
-    assert list(thresholds) == list(scores.DEFAULT)
+    assert list(thresholds) == list(registry.DEFAULT)
     for method, threshold in thresholds.items():
         assert threshold == np.sort(inside[method])[5]  # 95 of 100 at or above it
         assert (
@@ -303,7 +259,7 @@ def test_the_components_drawn_are_those_of_scikit_learn():
     features = (
         generator.normal(size=(500, WIDTH)) @ generator.normal(size=(WIDTH, WIDTH)) + 3
     ).astype(np.float32)
-    fitted = scores.Training(
+    fitted = registry.Training(
         features, np.arange(500) % CLASSES, np.ones((CLASSES, WIDTH)), np.zeros(CLASSES)
     )
     centre, axes, explained = ood_methods.leading_components(fitted)
@@ -319,7 +275,7 @@ def test_the_components_drawn_are_those_of_scikit_learn():
 def test_the_printed_table_is_the_written_one_in_percent(done):
     table = read_csv(done[0] / "ood_metrics.csv").set_index(["method", "ood"])
     shown = printed_rows(done[1])
-    assert list(shown) == list(scores.DEFAULT)
+    assert list(shown) == list(registry.DEFAULT)
     for method, numbers in shown.items():
         rates = (
             100
@@ -341,7 +297,8 @@ def test_the_markdown_table_holds_the_printed_numbers(done):
     rows = {
         cells[1]: [float(cell.strip("*")) for cell in cells[2:-1]]
         for line in text.splitlines()
-        if (cells := [cell.strip() for cell in line.split("|")])[1:2] and cells[1] in scores.DEFAULT
+        if (cells := [cell.strip() for cell in line.split("|")])[1:2]
+        and cells[1] in registry.DEFAULT
     }
     assert rows == printed_rows(done[1])
     assert text.count("**") == 2 * read_csv(done[0] / "ood_metrics.csv")["best"].sum()
@@ -359,7 +316,7 @@ def test_the_latex_table_is_escaped_and_sets_what_is_best_in_bold(done):
     body = [
         re.sub(r"\\textbf\{(.*?)\}", r"*\1", line).removesuffix(r" \\").split(" & ")
         for line in text.splitlines()
-        if line.partition(" ")[0] in scores.DEFAULT
+        if line.partition(" ")[0] in registry.DEFAULT
     ]
     assert {row[0]: [float(cell.strip("*")) for cell in row[1:]] for row in body} == printed_rows(
         done[1]
@@ -374,8 +331,8 @@ def test_many_sets_stand_in_panels_that_fit_a_page_and_the_caption_says_what_the
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c", "d", "e_1"))
-    printed = run(folder, "--methods", "MSP", "Energy", "--latex", "--tpr", "0.9")[1]
+    folder = toy_run(tmp_path / "net_s0", ood=("a", "b", "c", "d", "e_1"))
+    printed = score(folder, "--methods", "MSP", "Energy", "--latex", "--tpr", "0.9")[1]
     text = (folder / "ood_metrics.tex").read_text()
     assert (
         r"AUROC, and FPR at 90\% TPR" in text and r"net\_s0: toy" in text and "p $<$ 0.05" in text
@@ -430,20 +387,20 @@ def test_accuracy_is_that_of_the_id_images_and_of_those_that_are_kept(done):
 
 
 def test_what_was_made_of_an_earlier_table_goes_and_score_files_stay(folder):
-    run(folder, "--methods", "MSP", "ViM", "--groups", "all=near,far_noise", "--latex")
+    score(folder, "--methods", "MSP", "ViM", "--groups", "all=near,far_noise", "--latex")
     mine = folder / "figures" / "mine.png"
     mine.write_bytes(b"a person's own")
     before = (folder / "scores_OOD_far_noise.csv").read_bytes()
-    printed = run(folder, "--methods", "MSP", "--ood", "near", "--replace")[1]
+    printed = score(folder, "--methods", "MSP", "--ood", "near", "--replace")[1]
     for name in ("ood_groups.csv", "ood_groups.json", "ood_metrics.tex", "figures/scores_ViM.png"):
         assert not (folder / name).exists(), name
     assert "ood_groups.csv" in printed and "figures/scores_ViM.png" in printed and mine.exists()
     assert (folder / "scores_OOD_far_noise.csv").read_bytes() == before
-    assert "removed" not in run(folder, "--methods", "MSP", "--ood", "near")[1]
+    assert "removed" not in score(folder, "--methods", "MSP", "--ood", "near")[1]
 
 
 def test_no_latex_is_written_unasked(folder):
-    run(folder, "--methods", "MSP")
+    score(folder, "--methods", "MSP")
     assert not (folder / "ood_metrics.tex").exists() and (folder / "ood_metrics.md").exists()
 
 
@@ -452,11 +409,11 @@ def test_no_latex_is_written_unasked(folder):
 
 @pytest.mark.parametrize("name", ["KL-Matching", "klmatching", "KL_matching"])
 def test_hyphens_and_underscores_in_a_methods_name_are_read_over(folder, name):
-    assert set(run(folder, "--methods", name, "ash_s")[0]["method"]) == {"KLMatching", "ASH-S"}
+    assert set(score(folder, "--methods", name, "ash_s")[0]["method"]) == {"KLMatching", "ASH-S"}
 
 
 def test_methods_come_in_the_asked_order_whatever_their_case(folder):
-    table, printed = run(folder, "--methods", "vim", "msp")
+    table, printed = score(folder, "--methods", "vim", "msp")
     assert list(table["method"]) == ["ViM", "MSP"] * 2 and list(printed_rows(printed)) == [
         "ViM",
         "MSP",
@@ -473,14 +430,14 @@ def test_methods_come_in_the_asked_order_whatever_their_case(folder):
 
 
 def test_only_the_asked_sets_are_scored_in_their_order(folder):
-    table, _ = run(folder, "--methods", "MSP", "--ood", "near", "far_noise=anywhere")
+    table, _ = score(folder, "--methods", "MSP", "--ood", "near", "far_noise=anywhere")
     assert list(table["ood"]) == ["near", "far_noise"]
-    table, _ = run(folder, "--methods", "MSP", "--ood", "near", "--replace")
+    table, _ = score(folder, "--methods", "MSP", "--ood", "near", "--replace")
     assert list(table["ood"]) == ["near"]
 
 
 def test_the_temperature_is_energys_and_stands_in_the_table(folder):
-    table, _ = run(folder, "--methods", "Energy", "MSP", "--temperature", "10")
+    table, _ = score(folder, "--methods", "Energy", "MSP", "--temperature", "10")
     assert {
         method: json.loads(text)
         for method, text in zip(table["method"], table["parameters"].fillna("{}"), strict=True)
@@ -505,8 +462,8 @@ def test_the_temperature_is_energys_and_stands_in_the_table(folder):
     ],
 )
 def test_each_parameter_reaches_its_method_and_stands_in_the_table(folder, words, method, expected):
-    before = run(folder, "--methods", method)[0]
-    table, _ = run(folder, "--methods", method, *words)
+    before = score(folder, "--methods", method)[0]
+    table, _ = score(folder, "--methods", method, *words)
     for text in table["parameters"]:
         assert expected.items() <= json.loads(text).items()
     assert (not words) == (
@@ -517,7 +474,7 @@ def test_each_parameter_reaches_its_method_and_stands_in_the_table(folder, words
 
 
 def test_another_share_moves_the_thresholds_and_the_false_positives(folder):
-    table, printed = run(folder, "--methods", "MSP", "--tpr", "0.8")
+    table, printed = score(folder, "--methods", "MSP", "--tpr", "0.8")
     inside, outside = (read_csv(folder / f"scores_{stem}.csv") for stem in ("ID_toy", "OOD_near"))
     threshold = np.sort(inside["MSP"])[20]
     assert inside["MSP_accepted"].sum() == 80 and "80% TPR" in printed
@@ -568,7 +525,7 @@ def test_a_wrong_argument_ends_with_one_message_and_nothing_written(folder, word
 
 
 def test_without_ood_features_the_command_that_makes_them_is_told(tmp_path):
-    ended = shell(ood_methods.main, "--checkpoint", make_run(tmp_path / "net_s0", ood=()))
+    ended = shell(ood_methods.main, "--checkpoint", toy_run(tmp_path / "net_s0", ood=()))
     assert (
         ended.code == 2
         and "holds no OOD features" in ended.err
@@ -580,7 +537,7 @@ def test_without_ood_features_the_command_that_makes_them_is_told(tmp_path):
 
 
 def test_groups_average_their_sets_each_counting_alike(folder):
-    table, printed = run(
+    table, printed = score(
         folder, "--methods", "MSP", "ViM", "--groups", "far=far_noise", "both=far_noise,near"
     )
     groups = read_csv(folder / "ood_groups.csv")
@@ -643,7 +600,7 @@ def test_a_group_or_validation_set_that_was_not_extracted_is_refused(folder, wor
 
 def test_several_checkpoints_give_their_mean_and_standard_deviation(tmp_path, folder):
     results = tmp_path / "results"
-    folders = [make_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
+    folders = [toy_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
     ended = shell(
         ood_methods.main,
         "--checkpoint",
@@ -681,7 +638,7 @@ def test_several_checkpoints_give_their_mean_and_standard_deviation(tmp_path, fo
 
 def test_groups_have_a_mean_and_spread_over_checkpoints_too(tmp_path, folder):
     results = tmp_path / "results"
-    folders = [make_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
+    folders = [toy_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
     words = [
         "--output-dir",
         results,
@@ -717,7 +674,7 @@ def test_groups_have_a_mean_and_spread_over_checkpoints_too(tmp_path, folder):
 
 
 def test_a_validation_set_chooses_and_is_not_tested_on(folder):
-    table, _ = run(folder, "--methods", "MSP", "Energy", "ViM", "--val-ood", "near")
+    table, _ = score(folder, "--methods", "MSP", "Energy", "ViM", "--val-ood", "near")
     assert set(table["ood"]) == {"far_noise"} and not (folder / "scores_OOD_near.csv").exists()
     chosen = {
         row.method: json.loads(row.parameters) if isinstance(row.parameters, str) else {}
@@ -734,13 +691,13 @@ def test_a_validation_set_chooses_and_is_not_tested_on(folder):
         values = temperature * logsumexp(np.concatenate([inside, outside]) / temperature, axis=1)
         return roc_auc_score(np.repeat([1, 0], [len(inside), len(outside)]), values)
 
-    grid = detection.GRIDS["Energy"][1]
+    grid = evaluation.GRIDS["Energy"][1]
     assert area(chosen["Energy"]["temperature"]) == pytest.approx(max(map(area, grid)), abs=1e-4)
     assert len({round(area(value), 3) for value in grid}) > 1, "the choice matters here"
 
 
 def test_what_a_validation_set_chose_is_said_wherever_the_numbers_stand(folder):
-    printed = run(folder, "--methods", "MSP", "Energy", "GEN", "--val-ood", "near", "--latex")[1]
+    printed = score(folder, "--methods", "MSP", "Energy", "GEN", "--val-ood", "near", "--latex")[1]
     said = "hyper-parameters of Energy, GEN chosen on near"
     for text in (
         printed,
@@ -748,7 +705,7 @@ def test_what_a_validation_set_chose_is_said_wherever_the_numbers_stand(folder):
         (folder / "ood_metrics.tex").read_text(),
     ):
         assert said in text
-    assert "chosen on" not in run(folder, "--methods", "MSP", "Energy", "--replace")[1]
+    assert "chosen on" not in score(folder, "--methods", "MSP", "Energy", "--replace")[1]
 
 
 def test_a_validation_set_that_leaves_a_score_undefined_chooses_nothing(folder):
@@ -773,7 +730,7 @@ def test_a_validation_set_that_leaves_a_score_undefined_chooses_nothing(folder):
 
 def test_checkpoints_that_cannot_be_averaged_are_refused(tmp_path, folder):
     results = tmp_path / "results"
-    one, other = make_run(results / "net_s0"), make_run(results / "net_s1", ood=("near",), seed=1)
+    one, other = toy_run(results / "net_s0"), toy_run(results / "net_s1", ood=("near",), seed=1)
     for given, said in [
         ((one, f"{one}/"), "more than once"),
         ((one, other), "name those to average over with --ood"),
@@ -785,14 +742,14 @@ def test_checkpoints_that_cannot_be_averaged_are_refused(tmp_path, folder):
 
 
 def test_a_given_value_is_not_chosen_again(folder):
-    table, _ = run(folder, "--methods", "Energy", "--val-ood", "near", "--temperature", "3")
+    table, _ = score(folder, "--methods", "Energy", "--val-ood", "near", "--temperature", "3")
     assert json.loads(table["parameters"][0]) == {"temperature": 3.0}
 
 
 @pytest.mark.parametrize("name", ["dtd", "Textures", "texture"])
 def test_a_validation_set_goes_by_any_of_its_names(tmp_path, folder, name):
-    folder = make_run(tmp_path / "other" / "net_s0", ood=("near", "textures"))
-    assert set(run(folder, "--methods", "Energy", "--val-ood", name)[0]["ood"]) == {"near"}
+    folder = toy_run(tmp_path / "other" / "net_s0", ood=("near", "textures"))
+    assert set(score(folder, "--methods", "Energy", "--val-ood", name)[0]["ood"]) == {"near"}
 
 
 def test_a_validation_set_needs_validation_images(folder):
@@ -806,10 +763,10 @@ def with_odin(folder):
     """A run whose test sets were extracted a second time, perturbed."""
     for stem in ("ID_toy_test", "OOD_far_noise_test", "OOD_near_test"):
         found, sidecar = (
-            artifacts.read_features(folder / f"{stem}.csv"),
+            store.read_features(folder / f"{stem}.csv"),
             records.read_sidecar(folder / f"{stem}.csv"),
         )
-        artifacts.write_features(
+        store.write_features(
             folder / f"ODIN_{stem}.csv",
             found.features * 1.1,
             found.labels,
@@ -820,7 +777,7 @@ def with_odin(folder):
 
 
 def test_odin_scores_its_own_features_at_their_temperature(with_odin):
-    table, _ = run(with_odin, "--methods", "ODIN", "MSP")
+    table, _ = score(with_odin, "--methods", "ODIN", "MSP")
     assert list(table["method"][:2]) == ["MSP", "ODIN"] or list(table["method"][:2]) == [
         "ODIN",
         "MSP",
@@ -837,13 +794,13 @@ def test_odin_scores_its_own_features_at_their_temperature(with_odin):
 
 
 def test_odin_is_among_all_methods_where_its_features_are(with_odin):
-    assert "ODIN" in set(run(with_odin)[0]["method"])
+    assert "ODIN" in set(score(with_odin)[0]["method"])
     (with_odin / "ODIN_ID_toy_test.csv").unlink()
-    assert "ODIN" not in set(run(with_odin)[0]["method"])
+    assert "ODIN" not in set(score(with_odin)[0]["method"])
 
 
 def test_a_set_without_perturbed_images_is_empty_for_odin_and_says_so(with_odin):
-    before = run(with_odin, "--methods", "MSP", "ODIN")[0].set_index(["ood", "method"])
+    before = score(with_odin, "--methods", "MSP", "ODIN")[0].set_index(["ood", "method"])
     (with_odin / "ODIN_OOD_near_test.csv").unlink()
     ended = shell(ood_methods.main, "--checkpoint", with_odin, "--methods", "MSP", "ODIN")
     table = read_csv(with_odin / "ood_metrics.csv").set_index(["ood", "method"])
@@ -881,8 +838,8 @@ def test_perturbed_images_that_cannot_be_compared_are_refused_by_name(with_odin,
     if change == "sidecar":
         records.sidecar_path(path).unlink()
     else:
-        found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
-        artifacts.write_features(path, found.features[:9], found.labels[:9], sidecar=sidecar)
+        found, sidecar = store.read_features(path), records.read_sidecar(path)
+        store.write_features(path, found.features[:9], found.labels[:9], sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", with_odin)
     assert (
         ended.code == 2 and "ODIN_OOD_near_test.csv" in ended.err and "Traceback" not in ended.err
@@ -907,9 +864,9 @@ def test_sets_perturbed_differently_are_refused(with_odin):
 
 
 def test_necos_variants_are_rows_that_are_named_to_be_scored(folder):
-    alone, _ = run(folder, "--methods", "NECO", "--no-neco-scaler")
-    assert not set(run(folder)[0]["method"]) & {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
-    table, printed = run(
+    alone, _ = score(folder, "--methods", "NECO", "--no-neco-scaler")
+    assert not set(score(folder)[0]["method"]) & {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+    table, printed = score(
         folder,
         "--methods",
         "neco",
@@ -941,7 +898,7 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
     """Whatever the number of OOD sets: each file read once, each method fitted once, one training
     set, each set scored once."""
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c", "d"))
+    folder = toy_run(tmp_path / "net_s0", ood=("a", "b", "c", "d"))
     calls = []
 
     def counted(label, function):
@@ -949,23 +906,23 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
 
     methods = {
         name: replace(row, fit=counted(lambda *_, name=name: f"fit {name}", row.fit))
-        for name, row in scores.METHODS.items()
+        for name, row in registry.METHODS.items()
     }
-    monkeypatch.setattr(scores, "METHODS", methods)
+    monkeypatch.setattr(registry, "METHODS", methods)
     monkeypatch.setattr(
-        scores, "score_all", counted(lambda rows, *_: f"score {len(rows)}", scores.score_all)
+        registry, "score_all", counted(lambda rows, *_: f"score {len(rows)}", registry.score_all)
     )
-    monkeypatch.setattr(scores, "Training", counted(lambda *_: "training set", scores.Training))
+    monkeypatch.setattr(registry, "Training", counted(lambda *_: "training set", registry.Training))
     monkeypatch.setattr(
-        artifacts,
+        store,
         "read_features",
-        counted(lambda path, *_: f"read {path.name}", artifacts.read_features),
+        counted(lambda path, *_: f"read {path.name}", store.read_features),
     )
     with mock.patch.object(ood_methods, "draw", lambda *given: []):
         assert shell(ood_methods.main, "--checkpoint", folder).code == 0
     sets = ["ID_toy_train", "ID_toy_val", "ID_toy_test", *(f"OOD_{name}_test" for name in "abcd")]
     expected = [
-        *(f"fit {name}" for name in scores.DEFAULT),
+        *(f"fit {name}" for name in registry.DEFAULT),
         "training set",
         *(f"read {name}.csv" for name in sets),
         *(f"score {n}" for n in (60, 80, 100, 120, 100)),
@@ -975,15 +932,15 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
 
 def test_a_guard_warns_once_by_name_however_many_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    folder = make_run(tmp_path / "net_s0", ood=("a", "b", "c"))
+    folder = toy_run(tmp_path / "net_s0", ood=("a", "b", "c"))
     for path in folder.glob(
         "*_t*.csv"
     ):  # a unit that never fires, a class that is never seen, negative features
-        found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
+        found, sidecar = store.read_features(path), records.read_sidecar(path)
         features = found.features - np.float32(0.1)
         features[:, 3] = 0
         kept = found.labels != 2 if "train" in path.name else slice(None)
-        artifacts.write_features(path, features[kept], found.labels[kept], sidecar=sidecar)
+        store.write_features(path, features[kept], found.labels[kept], sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", folder)
     said = [line for line in ended.err.splitlines() if line.startswith("warning: ")]
     assert ended.code == 0 and len(said) == len(set(said))
@@ -1001,8 +958,8 @@ def test_a_guard_warns_once_by_name_however_many_sets(tmp_path, monkeypatch):
 
 def test_a_persons_photographs_get_a_row_each_ready_to_sort(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    folder = make_run(tmp_path / "net_s0", ood=("mine", "near"))
-    run(folder, "--ood", "mine=some/photographs", "--tpr", "0.9", "--methods", "Energy", "ViM")
+    folder = toy_run(tmp_path / "net_s0", ood=("mine", "near"))
+    score(folder, "--ood", "mine=some/photographs", "--tpr", "0.9", "--methods", "Energy", "ViM")
     table = pd.read_csv(folder / "scores_OOD_mine.csv")
     assert list(table.columns) == [
         "path",
@@ -1026,46 +983,46 @@ def test_a_persons_photographs_get_a_row_each_ready_to_sort(tmp_path, monkeypatc
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path):
-    folder = make_run(tmp_path / "net_s0")
-    run(folder, "--methods", *CORE, "ViM", "KNN")
+    folder = toy_run(tmp_path / "net_s0")
+    score(folder, "--methods", *CORE, "ViM", "KNN")
     files = [path for path in folder.rglob("*") if path.suffix in (".csv", ".md", ".png")]
     before = {path: path.read_bytes() for path in files}
-    run(folder, "--methods", *CORE, "ViM", "KNN")
+    score(folder, "--methods", *CORE, "ViM", "KNN")
     assert len(files) > 8 and {path: path.read_bytes() for path in files} == before
 
 
 def test_parquet_features_give_the_table_of_csv_features(tmp_path, folder):
     tables = [
-        run(
-            make_run(tmp_path / f"{suffix[1:]}" / "net_s0", suffix=suffix),
+        score(
+            toy_run(tmp_path / f"{suffix[1:]}" / "net_s0", suffix=suffix),
             "--methods",
             *CORE,
             "Mahalanobis",
         )[0]
-        for suffix in artifacts.SUFFIXES
+        for suffix in store.SUFFIXES
     ]
     pd.testing.assert_frame_equal(*tables)
 
 
 def test_the_order_of_images_moves_no_metric(folder):
-    before, _ = run(folder, "--methods", *CORE, "Mahalanobis")
+    before, _ = score(folder, "--methods", *CORE, "Mahalanobis")
     for stem in ("ID_toy_test", "OOD_near_test"):
         found, sidecar = (
-            artifacts.read_features(folder / f"{stem}.csv"),
+            store.read_features(folder / f"{stem}.csv"),
             records.read_sidecar(folder / f"{stem}.csv"),
         )
         order = np.random.default_rng(1).permutation(len(found.labels))
-        artifacts.write_features(
+        store.write_features(
             folder / f"{stem}.csv", found.features[order], found.labels[order], sidecar=sidecar
         )
-    after, _ = run(folder, "--methods", *CORE, "Mahalanobis")
+    after, _ = score(folder, "--methods", *CORE, "Mahalanobis")
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-6)
 
 
 def test_the_scores_of_one_set_do_not_depend_on_the_others(folder):
-    run(folder, "--methods", *CORE, "ViM", "NECO")
+    score(folder, "--methods", *CORE, "ViM", "NECO")
     together = (folder / "scores_OOD_near.csv").read_bytes()
-    run(folder, "--methods", *CORE, "ViM", "NECO", "--ood", "near")
+    score(folder, "--methods", *CORE, "ViM", "NECO", "--ood", "near")
     assert (folder / "scores_OOD_near.csv").read_bytes() == together
 
 
@@ -1074,7 +1031,7 @@ def test_the_scores_of_one_set_do_not_depend_on_the_others(folder):
 
 def write_ood(folder, name, features):
     sidecar = records.read_sidecar(folder / "OOD_near_test.csv")
-    artifacts.write_features(
+    store.write_features(
         folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar
     )
 
@@ -1083,13 +1040,11 @@ def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
     """One dead ID image: KNN has no direction for it; no image is then called accepted or rejected
     by KNN."""
     found, sidecar = (
-        artifacts.read_features(folder / "ID_toy_test.csv"),
+        store.read_features(folder / "ID_toy_test.csv"),
         records.read_sidecar(folder / "ID_toy_test.csv"),
     )
     found.features[3] = 0
-    artifacts.write_features(
-        folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar
-    )
+    store.write_features(folder / "ID_toy_test.csv", found.features, found.labels, sidecar=sidecar)
     ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "KNN", "ASH-S")
     assert ended.code == 0
     assert ended.out.count("undefined for") == 2
@@ -1110,7 +1065,7 @@ def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
 
 def test_a_single_image_is_scored_and_its_interval_is_empty(folder):
     write_ood(folder, "one", np.full((1, WIDTH), 0.5))
-    table, _ = run(folder, "--methods", *CORE, "KNN")
+    table, _ = score(folder, "--methods", *CORE, "KNN")
     rows = table[table["ood"] == "one"]
     assert (
         set(rows["n_ood"]) == {1} and rows["auroc"].notna().all() and rows["auroc_low"].isna().all()
@@ -1120,14 +1075,14 @@ def test_a_single_image_is_scored_and_its_interval_is_empty(folder):
 
 def test_identical_images_are_all_tied_with_each_other(folder):
     write_ood(folder, "same", np.zeros((5, WIDTH)))
-    run(folder, "--methods", *CORE)
+    score(folder, "--methods", *CORE)
     assert all(read_csv(folder / "scores_OOD_same.csv")[name].nunique() == 1 for name in CORE)
 
 
 def test_an_undefined_score_is_an_empty_cell_and_no_mean_hides_it(folder, monkeypatch):
     """A method that is NaN on one image: its metrics there are undefined, on the other set they are
     not."""
-    real = scores.score_all
+    real = registry.score_all
 
     def with_nan(features, states, W, b):
         values = real(features, states, W, b)
@@ -1135,8 +1090,8 @@ def test_an_undefined_score_is_an_empty_cell_and_no_mean_hides_it(folder, monkey
             values["MSP"][3] = np.nan
         return values
 
-    monkeypatch.setattr(scores, "score_all", with_nan)
-    table, printed = run(folder, "--methods", "MSP", "Energy")
+    monkeypatch.setattr(registry, "score_all", with_nan)
+    table, printed = score(folder, "--methods", "MSP", "Energy")
     near = table.set_index(["ood", "method"]).loc[("near", "MSP")]
     assert math.isnan(near["auroc"]) and math.isnan(near["fpr95"]) and near["n_ood"] == 80
     scored = (folder / "scores_OOD_near.csv").read_text().splitlines()
@@ -1149,7 +1104,7 @@ def test_an_undefined_score_is_an_empty_cell_and_no_mean_hides_it(folder, monkey
     assert len(row.split()) == 3, (
         "AUROC and FPR of far_noise only: a mean over one set of two would flatter"
     )
-    run(folder, "--methods", "MSP", "Energy", "--groups", "both=far_noise,near")
+    score(folder, "--methods", "MSP", "Energy", "--groups", "both=far_noise,near")
     groups = read_csv(folder / "ood_groups.csv").set_index("method")
     assert np.isnan(groups.loc["MSP", "auroc"]) and np.isfinite(groups.loc["Energy", "auroc"]), (
         "nor does one of a group"
@@ -1170,7 +1125,7 @@ HEADLESS = ["Mahalanobis", "RelativeMahalanobis", "NECO", "KNN"]
 
 @pytest.mark.parametrize("sidecars", [True, False])
 def test_bare_features_are_scored_by_what_needs_no_head(folder, tmp_path, sidecars):
-    whole = run(make_run(tmp_path / "other" / "net_s0"), "--methods", *HEADLESS)[0].set_index(
+    whole = score(toy_run(tmp_path / "other" / "net_s0"), "--methods", *HEADLESS)[0].set_index(
         ["ood", "method"]
     )
     (folder / "head.csv").unlink()
@@ -1225,12 +1180,12 @@ def test_what_needs_a_head_is_refused_where_it_was_named(folder, words, said):
 def test_a_head_that_comes_brings_its_methods(folder):
     head, sidecar = (folder / "head.csv").read_bytes(), (folder / "head.json").read_bytes()
     (folder / "head.csv").unlink()
-    run(folder)
+    score(folder)
     (folder / "head.csv").write_bytes(head)
     (folder / "head.json").write_bytes(sidecar)
     record = folder / "ood_methods.json"
     assert not records.is_current(record, utils.read_json(record)["arguments"])
-    assert set(run(folder)[0]["method"]) == set(scores.DEFAULT)
+    assert set(score(folder)[0]["method"]) == set(registry.DEFAULT)
 
 
 # ---- files that were edited ----------------------------------------------------------------------
@@ -1285,11 +1240,11 @@ def test_an_edited_digit_or_label_is_refused_unless_it_is_allowed(with_odin, nam
     "change", [lambda data: data.replace(b"\n", b"\r\n"), lambda data: b"\xef\xbb\xbf" + data]
 )
 def test_other_bytes_that_say_the_same_are_the_same_features(folder, change):
-    before = run(folder, "--methods", "MSP", "KNN")[0]
+    before = score(folder, "--methods", "MSP", "KNN")[0]
     for name in ("ID_toy_train", "OOD_near_test"):
         path = folder / f"{name}.csv"
         path.write_bytes(change(path.read_bytes()))
-    pd.testing.assert_frame_equal(run(folder, "--methods", "MSP", "KNN", "--replace")[0], before)
+    pd.testing.assert_frame_equal(score(folder, "--methods", "MSP", "KNN", "--replace")[0], before)
 
 
 # ---- why a cell is empty -------------------------------------------------------------------------
@@ -1300,8 +1255,8 @@ def test_a_temperature_at_its_bound_stands_in_the_table_and_is_marked(folder):
     for split in ("val", "train"):
         path = folder / f"ID_toy_{split}.csv"
         labels = logits_of(folder, path.stem)[1].argmax(1)
-        artifacts.write_features(
-            path, artifacts.read_features(path).features, labels, None, records.read_sidecar(path)
+        store.write_features(
+            path, store.read_features(path).features, labels, None, records.read_sidecar(path)
         )
     ended = shell(ood_methods.main, "--checkpoint", folder, "--methods", "MSP", "TempScaling")
     table = read_csv(folder / "ood_metrics.csv").set_index(["ood", "method"])
@@ -1325,8 +1280,8 @@ def test_a_temperature_at_its_bound_stands_in_the_table_and_is_marked(folder):
 
 def test_constant_features_have_no_infinite_scores(folder):
     for path in [*folder.glob("ID_*.csv"), *folder.glob("OOD_near*.csv")]:
-        found, sidecar = artifacts.read_features(path), records.read_sidecar(path)
-        artifacts.write_features(
+        found, sidecar = store.read_features(path), records.read_sidecar(path)
+        store.write_features(
             path, found.features * 0 + np.float32(0.3), found.labels, None, sidecar
         )
     ended = shell(ood_methods.main, "--checkpoint", folder)
@@ -1345,20 +1300,20 @@ def test_constant_features_have_no_infinite_scores(folder):
 
 
 def test_one_feature_is_scored_by_what_can(tmp_path):
-    folder = make_run(tmp_path / "net_s0")
+    folder = toy_run(tmp_path / "net_s0")
     sidecar = {"checkpoint_sha256": "a" * 64}
-    W, b, names = artifacts.read_head(folder / "head.csv")
-    artifacts.write_head(folder / "head.csv", W[:, :1], b, names, sidecar)
+    W, b, names = store.read_head(folder / "head.csv")
+    store.write_head(folder / "head.csv", W[:, :1], b, names, sidecar)
     for path in [*folder.glob("ID_*.csv"), *folder.glob("OOD_*.csv")]:
-        found = artifacts.read_features(path)
-        artifacts.write_features(
+        found = store.read_features(path)
+        store.write_features(
             path,
             found.features[:, :1] + 1,
             found.labels,
             found.paths,
             {**sidecar, "head_sha256": records.sha256(folder / "head.csv")},
         )
-    table = run(folder)[0].set_index(["ood", "method"])
+    table = score(folder)[0].set_index(["ood", "method"])
     assert np.isfinite(table["auroc"]["near", "Mahalanobis"]) and np.isnan(
         table["auroc"]["near", "ViM"]
     )
@@ -1378,9 +1333,9 @@ def test_one_feature_is_scored_by_what_can(tmp_path):
 )
 def test_features_beyond_float32_are_refused_by_name(folder, name, factor, said):
     path = folder / f"{name}.csv"
-    found = artifacts.read_features(path)
+    found = store.read_features(path)
     scaled = np.minimum(found.features, 3) * np.float64(factor)
-    artifacts.write_features(path, scaled, found.labels, None, records.read_sidecar(path))
+    store.write_features(path, scaled, found.labels, None, records.read_sidecar(path))
     ended = shell(ood_methods.main, "--checkpoint", folder)
     assert ended.code == 2 and f"{name}.csv: {said}" in ended.err and "Traceback" not in ended.err
     assert not (folder / "ood_metrics.csv").exists()
@@ -1390,7 +1345,7 @@ def test_one_photograph_has_no_printed_rates_and_is_part_of_no_mean(folder):
     """The one set beside it then is the whole mean: in the printed table, in Markdown, in LaTeX and
     in the group's table."""
     write_ood(folder, "one", np.full((1, WIDTH), 0.5))
-    table, printed = run(
+    table, printed = score(
         folder, "--methods", "MSP", "Energy", "--groups", "all=one,near", "alone=one", "--latex"
     )
     cells = table.set_index(["ood", "method"])
@@ -1429,13 +1384,11 @@ def test_names_that_look_like_numbers_are_text_in_every_table_report_and_mean(tm
     folder, generator = tmp_path / "results" / "1e5", np.random.default_rng(0)
     folder.mkdir(parents=True)
     W = generator.normal(size=(5, 8))
-    artifacts.write_head(
-        folder / "head.csv", W, np.zeros(5), names, {"checkpoint_sha256": "a" * 64}
-    )
+    store.write_head(folder / "head.csv", W, np.zeros(5), names, {"checkpoint_sha256": "a" * 64})
     facts = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
     for stem in ("ID_2024_train", "ID_2024_test", *(f"OOD_{name.lower()}_test" for name in names)):
         labels = np.arange(40) % 5 if stem.startswith("ID") else np.full(40, -1)
-        artifacts.write_features(
+        store.write_features(
             folder / f"{stem}.csv",
             W[labels] + generator.normal(size=(40, 8)),
             labels,
@@ -1455,10 +1408,10 @@ def test_names_that_look_like_numbers_are_text_in_every_table_report_and_mean(tm
             )
         ]
     assert [end.code for end in ended] == [0, 0, 0], ended
-    table = artifacts.read_table(folder / "ood_metrics.csv")
+    table = store.read_table(folder / "ood_metrics.csv")
     assert list(dict.fromkeys(table["ood"])) == sets
     assert set(table["checkpoint"]) == {"1e5"} and set(table["dataset"]) == {"2024"}
-    groups = artifacts.read_table(folder / "ood_groups.csv")
+    groups = store.read_table(folder / "ood_groups.csv")
     assert dict(zip(groups["group"], groups["sets"], strict=True)) == {
         "2025": "2023 007",
         "7": "na 1e5",
@@ -1467,9 +1420,9 @@ def test_names_that_look_like_numbers_are_text_in_every_table_report_and_mean(tm
     assert groups[groups["group"] == "2025"].set_index("method")[
         "auroc"
     ].to_dict() == pytest.approx(mean.to_dict())
-    assert artifacts.read_table(folder / "nc_per_class.csv")["class_name"].tolist() == names
+    assert store.read_table(folder / "nc_per_class.csv")["class_name"].tolist() == names
     assert {f"ood:{name}" for name in sets} <= set(
-        artifacts.read_table(folder / "nc_metrics.csv")["split"]
+        store.read_table(folder / "nc_metrics.csv")["split"]
     )
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert (

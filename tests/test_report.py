@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import artifacts
 import cli
 import figures
 import neural_collapse
-import records
 import report
-import report_page
 import utils
+from artifacts import records, store
+from reporting import page as reporting_page
 
 ROOT = Path(__file__).resolve().parents[1]
 SHA = "ab" * 32
@@ -128,10 +127,10 @@ def run(tmp_path):
         "git_commit": "0123456789abcdef",
         "seconds": 3.0,
     }
-    artifacts.write_table(folder / "ood_metrics.csv", ood_table(), sidecar | {"tpr": 0.95})
-    artifacts.write_table(folder / "nc_metrics.csv", nc_table(), sidecar)
-    artifacts.write_table(folder / "nc_per_class.csv", per_class_table(), sidecar)
-    artifacts.write_table(tmp_path / "net_curves_s0.csv", curves_table())
+    store.write_table(folder / "ood_metrics.csv", ood_table(), sidecar | {"tpr": 0.95})
+    store.write_table(folder / "nc_metrics.csv", nc_table(), sidecar)
+    store.write_table(folder / "nc_per_class.csv", per_class_table(), sidecar)
+    store.write_table(tmp_path / "net_curves_s0.csv", curves_table())
     utils.write_json(
         tmp_path / "net_best_s0.json",
         {
@@ -294,7 +293,7 @@ def test_every_figure_is_embedded_whole_and_the_curves_are_drawn(run):
     files = {path.read_bytes() for path in (run / "figures").glob("*.png")}
     assert files <= embedded
     (drawn,) = embedded - files
-    assert drawn == report_page.drawing(figures.training_curves(curves_table()))
+    assert drawn == reporting_page.drawing(figures.training_curves(curves_table()))
     assert "2 more of these" in page, "of three histograms one is in sight"
     assert "Further figures" in page and "my own" in text_of(page)
 
@@ -336,7 +335,7 @@ def test_methods_stand_by_their_mean_and_groups_beside_it(run):
             "fpr95": 0.5,
         }
     )
-    artifacts.write_table(run / "ood_groups.csv", groups, {})
+    store.write_table(run / "ood_groups.csv", groups, {})
     summary, page = make(run)
     assert summary["groups"] == [] and "near:" not in text_of(page), (
         "no record has it: an older run left it behind"
@@ -360,7 +359,7 @@ def test_variants_of_a_method_are_told_apart(run):
     table = pd.concat(
         [ood_table().assign(parameters="T=1"), ood_table().assign(parameters="T=2", auroc=0.5)]
     )
-    artifacts.write_table(run / "ood_metrics.csv", table, {})
+    store.write_table(run / "ood_metrics.csv", table, {})
     summary, page = make(run)
     assert summary["best"]["svhn"]["method"] == "Energy T=1"
     assert '<th scope="row">Energy T=1</th>' in page and page.count('class="near"') == 4, (
@@ -371,7 +370,7 @@ def test_variants_of_a_method_are_told_apart(run):
 def test_a_note_of_many_metrics_is_said_once(run):
     table = nc_table()
     table.loc[3:, "note"] = "no simplex <here>"
-    artifacts.write_table(run / "nc_metrics.csv", table, {})
+    store.write_table(run / "nc_metrics.csv", table, {})
     page = make(run)[1]
     assert (
         page.count("no simplex") == 1
@@ -406,7 +405,7 @@ def test_names_are_escaped_everywhere(run):
 
 def test_a_dollar_sign_in_a_name_is_not_a_placeholder(run):
     table = ood_table().replace({"ood": {"svhn": "$title ${x}"}})
-    artifacts.write_table(run / "ood_metrics.csv", table, {})
+    store.write_table(run / "ood_metrics.csv", table, {})
     assert "$title ${x} (Energy, AUROC 87.5%, interval 86.5–88.5)" in text_of(make(run)[1])
 
 
@@ -452,7 +451,7 @@ def test_paired_tests_settle_what_intervals_leave_open(run):
     table = ood_table().assign(
         best=lambda rows: (rows["ood"] == "svhn") & (rows["method"] == "Energy")
     )
-    artifacts.write_table(run / "ood_metrics.csv", table, {})
+    store.write_table(run / "ood_metrics.csv", table, {})
     said = (
         "On <i>mine</i> the best method is not significantly ahead of every other: the order is not"
         " settled."
@@ -462,7 +461,7 @@ def test_paired_tests_settle_what_intervals_leave_open(run):
 
 def test_the_reading_does_not_name_one_winner_of_a_tie(run):
     table = ood_table().assign(auroc=1.0, auroc_low=1.0, auroc_high=1.0, fpr95=0.0)
-    artifacts.write_table(run / "ood_metrics.csv", table, {})
+    store.write_table(run / "ood_metrics.csv", table, {})
     summary, _ = make(run)
     assert summary["best"]["svhn"]["tied_with"] == ["Energy", "ViM"]
     said = " ".join(summary["reading"])
@@ -475,18 +474,18 @@ def test_the_reading_does_not_name_one_winner_of_a_tie(run):
 
 def test_the_reading_of_one_set_and_of_one_winner(run):
     table = ood_table()
-    artifacts.write_table(run / "ood_metrics.csv", table[table["ood"] == "svhn"], {})
+    store.write_table(run / "ood_metrics.csv", table[table["ood"] == "svhn"], {})
     assert (
         "The best score on svhn is Energy, AUROC 87.5%, interval 86.5–88.5."
         in make(run)[0]["reading"]
     )
-    artifacts.write_table(run / "ood_metrics.csv", table[table["method"] == "ViM"], {})
+    store.write_table(run / "ood_metrics.csv", table[table["method"] == "ViM"], {})
     assert any("ViM is best on all 2." in sentence for sentence in make(run)[0]["reading"])
 
 
 def test_no_defined_score_is_said_and_nothing_is_best(run):
     table = ood_table().assign(auroc=np.nan, auroc_low=np.nan, auroc_high=np.nan, fpr95=np.nan)
-    artifacts.write_table(run / "ood_metrics.csv", table, {})
+    store.write_table(run / "ood_metrics.csv", table, {})
     summary, page = make(run)
     assert "No OOD score is defined." in summary["reading"]
     assert (
@@ -495,7 +494,7 @@ def test_no_defined_score_is_said_and_nothing_is_best(run):
 
 
 def test_another_share_of_id_images_is_named(run):
-    artifacts.write_table(
+    store.write_table(
         run / "ood_metrics.csv",
         ood_table(),
         {"tpr": 0.8, "command": "python ood_methods.py --tpr 0.8"},
@@ -510,7 +509,7 @@ def test_another_share_of_id_images_is_named(run):
     "tpr, said", [(0.955, "95.5"), (0.07, "7"), (0.9999, "99.99"), (1.0, "100"), (0.995, "99.5")]
 )
 def test_the_share_of_id_images_is_not_rounded(run, tpr, said):
-    artifacts.write_table(
+    store.write_table(
         run / "ood_metrics.csv", ood_table(), {"tpr": tpr, "command": "python ood_methods.py"}
     )
     text = text_of(make(run)[1])
@@ -646,7 +645,7 @@ def test_files_of_the_same_weights_are_of_one_network(run):
         ("nc_metrics", nc_table()),
         ("nc_per_class", per_class_table()),
     ):
-        artifacts.write_table(
+        store.write_table(
             run / f"{name}.csv",
             table,
             {"checkpoint_sha256": "cd" * 32, "weights_sha256": "ef" * 32},
@@ -675,7 +674,7 @@ def make_foreign(run):
         run / "head.json",
         {"command": "python run_networks.py", "model": "timm_net", "checkpoint_sha256": SHA},
     )
-    artifacts.write_table(
+    store.write_table(
         run / "ood_metrics.csv", ood_table().assign(accuracy=0.5125), {"checkpoint_sha256": SHA}
     )
     return run
@@ -705,7 +704,7 @@ def test_without_scores_the_accuracy_is_that_of_the_collapse_table(run):
             for split, value in (("train", 0.75), ("test", 0.625))
         ]
     )
-    artifacts.write_table(
+    store.write_table(
         run / "nc_metrics.csv", pd.concat([nc_table(), more]), {"checkpoint_sha256": SHA}
     )
     summary = make(run)[0]
@@ -726,7 +725,7 @@ def test_an_undefined_cell_says_why_and_a_noted_one_is_marked(run):
     )
     table.loc[energy, "note"] = "every validation image is right, so that no <T> is best"
     table.loc[vim, "note"] = "T stands at its bound"
-    artifacts.write_table(run / "ood_metrics.csv", table, {})
+    store.write_table(run / "ood_metrics.csv", table, {})
     summary, page = make(run)
     assert (
         '<td title="every validation image is right, so that no &lt;T&gt; is'
@@ -744,7 +743,7 @@ def test_an_undefined_cell_says_why_and_a_noted_one_is_marked(run):
 def test_a_method_that_was_not_scored_on_a_set_has_an_empty_cell_that_says_so(run):
     table = ood_table()
     ragged = table[~((table["method"] == "MSP") & (table["ood"] == "svhn"))]
-    artifacts.write_table(run / "ood_metrics.csv", ragged, {})
+    store.write_table(run / "ood_metrics.csv", ragged, {})
     summary, page = make(run)
     assert page.count("<td>not scored</td>") == 1 and len(summary["ood_metrics"]) == 5
     assert [row["method"] for row in summary["mean_over_sets"]] == ["ViM"], (
@@ -759,7 +758,7 @@ def one_photograph():
 
 
 def test_the_auroc_of_one_photograph_is_not_shown_without_an_interval(run):
-    artifacts.write_table(run / "ood_metrics.csv", pd.concat([ood_table(), one_photograph()]), {})
+    store.write_table(run / "ood_metrics.csv", pd.concat([ood_table(), one_photograph()]), {})
     summary, page = make(run)
     assert summary["best"]["photo"] is None
     assert (
@@ -777,7 +776,7 @@ def test_the_auroc_of_one_photograph_is_not_shown_without_an_interval(run):
     assert {row["method"]: row["auroc"] for row in summary["mean_over_sets"]} == pytest.approx(
         {"ViM": 0.905, "MSP": 0.55625}
     )
-    artifacts.write_table(run / "ood_metrics.csv", one_photograph(), {})
+    store.write_table(run / "ood_metrics.csv", one_photograph(), {})
     summary, page = make(run)
     assert summary["reading"][2:4] == [
         "No OOD score is defined.",
@@ -789,7 +788,7 @@ def test_the_auroc_of_one_photograph_is_not_shown_without_an_interval(run):
 def test_a_method_that_is_undefined_on_one_photograph_costs_no_mean(run):
     photograph = one_photograph()
     photograph.loc[photograph["method"] == "MSP", "auroc"] = np.nan
-    artifacts.write_table(run / "ood_metrics.csv", pd.concat([ood_table(), photograph]), {})
+    store.write_table(run / "ood_metrics.csv", pd.concat([ood_table(), photograph]), {})
     summary, page = make(run)
     assert summary["averaged_sets"] == list(dict.fromkeys(ood_table()["ood"]))
     assert {row["method"]: row["auroc"] for row in summary["mean_over_sets"]} == pytest.approx(
@@ -820,7 +819,7 @@ def test_what_is_missing_or_changed_is_made_by_a_command_that_finds_the_run(run,
 
 def test_of_one_set_the_first_numbers_are_its_own_with_their_interval(run):
     table = ood_table()
-    artifacts.write_table(run / "ood_metrics.csv", table[table["ood"] == "svhn"], {})
+    store.write_table(run / "ood_metrics.csv", table[table["ood"] == "svhn"], {})
     text = text_of(make(run)[1])
     assert (
         "AUROC 87.5% Energy, interval 86.5–88.5 FPR@95 23.4% Energy, keeping 95% of ID" in text
@@ -868,7 +867,7 @@ def test_allow_stale_takes_an_edited_table_and_says_so(run, name):
 
 
 def test_a_table_made_from_a_changed_file_says_so_in_the_report_too(run):
-    artifacts.write_table(
+    store.write_table(
         run / "nc_metrics.csv",
         nc_table(),
         {"command": "python x.py", "allowed_stale": ["a.csv was changed"]},
@@ -942,7 +941,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("name", OURS)
 def test_json_of_any_wrong_shape_is_refused_by_name(run, name, monkeypatch):
-    monkeypatch.setattr(report_page, "drawing", lambda figure: b"")
+    monkeypatch.setattr(reporting_page, "drawing", lambda figure: b"")
     for text in SHAPES:
         if name == "../net_best_s0.json" and text.startswith("{"):  # else it is another project's
             text = text.replace("{", '{"recipe": {}, ', 1)

@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-import networks
 import resnet
+from networks import registry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,7 +58,7 @@ def cifar_names():
 
 @pytest.mark.parametrize(("name", "count"), [("resnet_cifar", 181_108), ("resnet18", 11_220_132)])
 def test_parameter_counts_with_100_classes(name, count):
-    assert parameters(networks.build(name, 100)) == count
+    assert parameters(registry.build(name, 100)) == count
 
 
 def test_state_dict_names_of_resnet_cifar_are_those_of_checkpoints_trained_elsewhere():
@@ -68,7 +68,7 @@ def test_state_dict_names_of_resnet_cifar_are_those_of_checkpoints_trained_elsew
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_state_dict_names_with_the_cifar_stem_are_those_of_torchvision(name):
     ours, theirs = (
-        networks.build(name, 10).state_dict(),
+        registry.build(name, 10).state_dict(),
         getattr(torchvision.models, name)(num_classes=10).state_dict(),
     )
     assert list(ours) == list(theirs)
@@ -97,7 +97,7 @@ def test_torchvision_weights_give_torchvision_outputs(name, block, blocks):
 
 def test_resnet_imagenet_of_the_registry_is_torchvisions_resnet18():
     theirs = settle(torchvision.models.resnet18(num_classes=7))
-    ours = networks.build("resnet_imagenet", 7).eval()
+    ours = registry.build("resnet_imagenet", 7).eval()
     ours.load_state_dict(theirs.state_dict())
     x = images(size=64)
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_resnet_cifar_equals_the_network_written_out_from_its_state_dict():
 
 @pytest.mark.parametrize("name", ["resnet_cifar", "resnet18", "resnet_imagenet"])
 def test_outputs_are_logits_and_linear_in_the_features(name):
-    network, caught = settle(networks.build(name, 5)), []
+    network, caught = settle(registry.build(name, 5)), []
     network.fc.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
     with torch.no_grad():
         network.fc.weight.mul_(3)
@@ -161,12 +161,12 @@ def test_outputs_are_logits_and_linear_in_the_features(name):
     [("resnet_cifar", 64), ("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)],
 )
 def test_feature_widths(name, width):
-    assert networks.build(name, 3).fc.in_features == width
+    assert registry.build(name, 3).fc.in_features == width
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18", 32), ("resnet_imagenet", 8)])
 def test_the_cifar_stem_keeps_the_resolution_and_the_imagenet_stem_quarters_it(name, side):
-    network, shapes = networks.build(name, 2).eval(), []
+    network, shapes = registry.build(name, 2).eval(), []
     network.layer1.register_forward_hook(
         lambda module, inputs, output: shapes.append(tuple(output.shape[2:]))
     )
@@ -184,7 +184,7 @@ def test_images_of_any_size_are_accepted(size):
 @pytest.mark.parametrize("name", ["resnet_cifar", "resnet18"])
 def test_dropout_stands_before_the_classifier_in_training_alone(name):
     torch.manual_seed(0)
-    plain, dropped = settle(networks.build(name, 3)), networks.build(name, 3, dropout=0.5)
+    plain, dropped = settle(registry.build(name, 3)), registry.build(name, 3, dropout=0.5)
     assert list(plain.state_dict()) == list(dropped.state_dict())
     dropped.load_state_dict(plain.state_dict())
     caught, x = [], images(8)
@@ -199,7 +199,7 @@ def test_dropout_stands_before_the_classifier_in_training_alone(name):
 
 def test_convolutions_start_he_normal_over_the_fan_out():
     torch.manual_seed(0)
-    network = networks.build("resnet18", 10)
+    network = registry.build("resnet18", 10)
     for layer in (
         network.layer2[0].conv1,
         network.layer4[1].conv2,

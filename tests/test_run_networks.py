@@ -10,23 +10,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from helpers import another_checkpoint, by_two, extract, launch, modified
 from PIL import Image
-from small_runs import another_checkpoint
-from test_distributed import fork, launch
 
-import artifacts
-import checkpoints
 import cli
 import data
-import distributed
-import extraction
-import image_files
-import image_folders
-import networks
-import records
+import feature_files
+import processes
 import run_networks
-import runs
 import train
+from artifacts import records, store
+from extraction import extractor
+from images import folders, reading
+from networks import checkpoints, registry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEMS = [
@@ -37,30 +33,8 @@ STEMS = [
 ]
 
 
-def start(run, *words):
-    return run_networks.main(
-        [
-            "--checkpoint",
-            str(run.checkpoint),
-            "--device",
-            "cpu",
-            "--output-dir",
-            str(run.output_dir),
-            *map(str, words),
-        ]
-    )
-
-
 def features_of(folder, name):
-    return artifacts.read_features(artifacts.feature_file(folder, name))
-
-
-def modified(folder):
-    return {
-        path.name: path.stat().st_mtime_ns
-        for path in folder.iterdir()
-        if path.suffix in (".csv", ".parquet")
-    }
+    return store.read_features(store.feature_file(folder, name))
 
 
 def contents(folder):
@@ -125,7 +99,7 @@ def extract_foreign(tmp_path, path, *words):
 
 @pytest.mark.parametrize("name", STEMS)
 def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run, name):
-    network, _, checkpoint = networks.load(digits_run.checkpoint)
+    network, _, checkpoint = registry.load(digits_run.checkpoint)
     images, found = image_set(checkpoint, name), features_of(digits_run.folder, name)
     network.fc = torch.nn.Identity()
     mean, std = (
@@ -140,8 +114,8 @@ def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run,
 
 
 def test_logits_are_features_times_the_head(digits_run):
-    network, _, checkpoint = networks.load(digits_run.checkpoint)
-    W, b, names = artifacts.read_head(digits_run.folder / "head.csv")
+    network, _, checkpoint = registry.load(digits_run.checkpoint)
+    W, b, names = store.read_head(digits_run.folder / "head.csv")
     assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(
         b, network.fc.bias.detach()
     )
@@ -159,18 +133,18 @@ def test_logits_are_features_times_the_head(digits_run):
 
 
 def test_the_csv_holds_the_extracted_float32_exactly(own_digits_run, monkeypatch):
-    written, real = {}, artifacts.write_features
+    written, real = {}, store.write_features
 
     def write(path, features, *arguments):
         written[path] = features.copy()
         real(path, features, *arguments)
 
-    monkeypatch.setattr(artifacts, "write_features", write)
-    start(own_digits_run, "--ood", "photos", "--force")
+    monkeypatch.setattr(store, "write_features", write)
+    extract(own_digits_run, "--ood", "photos", "--force")
     assert len(written) == 4
     for path, features in written.items():
         assert features.dtype == np.float32 and np.array_equal(
-            artifacts.read_features(path).features, features
+            store.read_features(path).features, features
         )
     lines = path.read_text().splitlines()
     assert lines[0] == ",".join([*(f"ct{index}" for index in range(64)), "label"]) and len(
@@ -190,14 +164,14 @@ def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_s
     rows = [index for index in range(len(whole)) if index not in held]
     found = features_of(digits_run.folder, "ID_digits_train")
     assert len(held) == 96 and found.labels.tolist() == whole.labels[rows].tolist()
-    W, b, _ = artifacts.read_head(digits_run.folder / "head.csv")
+    W, b, _ = store.read_head(digits_run.folder / "head.csv")
     right = (found.features @ W.T + b).argmax(1) == found.labels
     assert right.mean() == pytest.approx(checkpoint["train_acc"], abs=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [17, 481])
 def test_the_batch_size_does_not_matter(own_digits_run, digits_run, batch_size):
-    start(own_digits_run, "--ood", "held_out", "--force", "--batch-size", batch_size)
+    extract(own_digits_run, "--ood", "held_out", "--force", "--batch-size", batch_size)
     for name in ("ID_digits_test", "OOD_held_out_test"):
         one, other = (
             features_of(run.folder, name).features for run in (own_digits_run, digits_run)
@@ -215,7 +189,7 @@ def test_dropout_does_not_touch_the_features(tmp_path, digits_run):
 
 
 def test_bfloat16_is_close_and_said_in_the_sidecar(own_digits_run, digits_run):
-    start(own_digits_run, "--amp", "--ood", "held_out")
+    extract(own_digits_run, "--amp", "--ood", "held_out")
     one, other = (
         features_of(run.folder, "ID_digits_test").features for run in (own_digits_run, digits_run)
     )
@@ -286,7 +260,7 @@ def test_sidecars_say_how_each_file_was_made(digits_run):
 def test_the_files_belong_together(digits_run):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run = runs.open_run(digits_run.checkpoint, digits_run.output_dir)
+        run = feature_files.open_run(digits_run.checkpoint, digits_run.output_dir)
     assert run.dataset == "digits" and sorted(run.ood) == [
         "gaussian",
         "held_out",
@@ -297,11 +271,11 @@ def test_the_files_belong_together(digits_run):
 
 def test_a_second_call_keeps_every_file_and_force_remakes_them(own_digits_run, capsys):
     before, bytes_before = modified(own_digits_run.folder), contents(own_digits_run.folder)
-    start(own_digits_run)
+    extract(own_digits_run)
     assert modified(own_digits_run.folder) == before and capsys.readouterr().out.count(
         "kept as it is"
     ) == len(STEMS)
-    start(own_digits_run, "--ood", "held_out", "--force")
+    extract(own_digits_run, "--ood", "held_out", "--force")
     after = modified(own_digits_run.folder)
     remade = {
         "head.csv",
@@ -318,7 +292,7 @@ def test_what_is_missing_is_made_and_the_rest_is_kept(own_digits_run):
     before = modified(own_digits_run.folder)
     (own_digits_run.folder / "OOD_photos_test.csv").unlink()
     (own_digits_run.folder / "OOD_uniform_test.json").unlink()
-    start(own_digits_run)
+    extract(own_digits_run)
     after = modified(own_digits_run.folder)
     assert {name for name in before if after[name] != before[name]} == {
         "OOD_photos_test.csv",
@@ -335,22 +309,22 @@ def test_a_file_that_was_edited_is_made_again(own_digits_run, name):
         "\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n"
     )  # two rows change places
     assert path.read_bytes() != before and path.stat().st_size == len(before)
-    start(own_digits_run)
+    extract(own_digits_run)
     assert path.read_bytes() == before
 
 
 def test_another_checkpoint_under_the_same_name_remakes_everything(own_digits_run):
     before = modified(own_digits_run.folder)
     another_checkpoint(own_digits_run).replace(own_digits_run.checkpoint)
-    start(own_digits_run)
+    extract(own_digits_run)
     after = modified(own_digits_run.folder)
     assert all(after[name] != before[name] for name in before)
-    runs.open_run(own_digits_run.checkpoint, own_digits_run.output_dir)
+    feature_files.open_run(own_digits_run.checkpoint, own_digits_run.output_dir)
 
 
 def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_path):
     words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}", "held_out"]
-    start(own_digits_run, *words)
+    extract(own_digits_run, *words)
     stems = (
         "ID_digits_train",
         "ID_digits_val",
@@ -361,21 +335,21 @@ def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_p
     before = {
         stem: (
             features_of(own_digits_run.folder, stem),
-            artifacts.columns_of(own_digits_run.folder / f"{stem}.csv"),
+            store.columns_of(own_digits_run.folder / f"{stem}.csv"),
         )
         for stem in stems
     }
-    start(own_digits_run, *words, "--format", "parquet")
+    extract(own_digits_run, *words, "--format", "parquet")
     for stem, (one, columns) in before.items():
-        path = artifacts.feature_file(own_digits_run.folder, stem)
-        other = artifacts.read_features(path)
-        assert path.suffix == ".parquet" and artifacts.columns_of(path) == columns
+        path = store.feature_file(own_digits_run.folder, stem)
+        other = store.read_features(path)
+        assert path.suffix == ".parquet" and store.columns_of(path) == columns
         assert np.array_equal(one.features, other.features) and np.array_equal(
             one.labels, other.labels
         )
         assert one.paths == other.paths
     kept = modified(own_digits_run.folder)
-    start(own_digits_run, *words, "--format", "parquet")
+    extract(own_digits_run, *words, "--format", "parquet")
     assert modified(own_digits_run.folder) == kept
 
 
@@ -384,10 +358,10 @@ def test_parquet_holds_the_same_as_csv_and_takes_its_place(own_digits_run, tmp_p
 
 def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(own_digits_run):
     epsilon, temperature = 0.02, 100.0
-    start(
+    extract(
         own_digits_run, "--ood", "photos", "--odin-epsilon", epsilon, "--temperature", temperature
     )
-    network, _, checkpoint = networks.load(own_digits_run.checkpoint)
+    network, _, checkpoint = registry.load(own_digits_run.checkpoint)
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     std = torch.tensor(preprocessing.std).view(3, 1, 1)
     for name in ("ID_digits_test", "OOD_photos_test"):
@@ -397,7 +371,7 @@ def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(o
         images.requires_grad_()
         (network(images) / temperature).softmax(1).max(1).values.log().sum().backward()
         moved = images.detach() - epsilon / std * (-images.grad).sign()
-        body = networks.load(own_digits_run.checkpoint)[0]
+        body = registry.load(own_digits_run.checkpoint)[0]
         body.fc = torch.nn.Identity()
         with torch.no_grad():
             expected = body(moved).numpy()
@@ -415,7 +389,7 @@ def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(o
 
 def test_odin_with_an_epsilon_of_zero_changes_nothing(own_digits_run):
     before = contents(own_digits_run.folder)
-    start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0")
+    extract(own_digits_run, "--ood", "photos", "--odin-epsilon", "0")
     for name in ("ID_digits_test", "OOD_photos_test"):
         one, other = (
             features_of(own_digits_run.folder, stem).features for stem in (name, f"ODIN_{name}")
@@ -427,9 +401,9 @@ def test_odin_with_an_epsilon_of_zero_changes_nothing(own_digits_run):
 
 
 def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_digits_run):
-    start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.001")
+    extract(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.001")
     before = modified(own_digits_run.folder)
-    start(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.002")
+    extract(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.002")
     after = modified(own_digits_run.folder)
     assert {name for name in after if after[name] != before[name]} == {
         "ODIN_ID_digits_test.csv",
@@ -442,8 +416,8 @@ def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_d
 
 def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits_run):
     before = modified(own_digits_run.folder)
-    start(own_digits_run, "--ood", "photos", "--layers")
-    network, _, checkpoint = networks.load(own_digits_run.checkpoint)
+    extract(own_digits_run, "--ood", "photos", "--layers")
+    network, _, checkpoint = registry.load(own_digits_run.checkpoint)
     preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), {}
     for name in ("stack1", "stack2", "stack3"):
         network.get_submodule(name).register_forward_hook(
@@ -454,14 +428,14 @@ def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits
         with torch.inference_mode():
             network(preprocessing.normalise(images.pixels))
         for name, width in (("stack1", 16), ("stack2", 32), ("stack3", 64)):
-            found = artifacts.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
+            found = store.read_features(own_digits_run.folder / "layers" / f"{stem}_{name}.csv")
             assert (
                 found.features.shape == (len(images), width)
                 and found.labels.tolist() == images.labels.tolist()
             )
             assert np.abs(found.features - caught[name].mean((2, 3)).numpy()).max() < 1e-5
     penultimate = features_of(own_digits_run.folder, "ID_digits_test").features
-    last = artifacts.read_features(
+    last = store.read_features(
         own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv"
     ).features
     assert (
@@ -497,40 +471,6 @@ def test_several_checkpoints_are_extracted_each_into_its_own_folder(own_digits_r
 # ---- several processes ---------------------------------------------------------------------------
 
 
-def by_two(tmp_path, run, *runs):
-    """run_networks.py in two processes, once for each list of words -> [(exit codes by rank,
-    [(stdout, stderr) by rank])]."""
-    starts = []
-    for number, words in enumerate(runs):
-        address = {
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "localhost",
-            "MASTER_PORT": str(32000 + os.getpid() % 2000 * 8 + number),
-        }
-        ranks = [
-            address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-            for rank in (0, 1)
-        ]
-        words = [
-            "--checkpoint",
-            run.checkpoint,
-            "--device",
-            "cpu",
-            "--output-dir",
-            run.output_dir,
-            *words,
-        ]
-        starts.append((tmp_path / f"ranks{number}", Path(run_networks.__file__), words, *ranks))
-    said = [
-        [tuple((folder / f"{rank}.{name}") for name in ("out", "err")) for rank in (0, 1)]
-        for folder, *_ in starts
-    ]
-    return [
-        (codes, [tuple(path.read_text() for path in rank) for rank in ranks])
-        for codes, ranks in zip(fork(starts), said, strict=True)
-    ]
-
-
 def tables(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.csv")
@@ -551,7 +491,7 @@ def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
         "200",
         "--force",
     ]
-    start(own_digits_run, *words)
+    extract(own_digits_run, *words)
     alone, before = tables(own_digits_run.folder), modified(own_digits_run.folder)
     done = launch(
         Path(run_networks.__file__),
@@ -586,7 +526,7 @@ def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits
         "--batch-size",
         "40",
     ]  # 481 test images: the last batch holds one
-    start(own_digits_run, *words, "--force")
+    extract(own_digits_run, *words, "--force")
     alone, path = tables(own_digits_run.folder), own_digits_run.folder / "OOD_mine_test.csv"
     content = records.read_sidecar(path)["source_content"]
     remade, kept, fetched = by_two(
@@ -601,9 +541,7 @@ def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits
     assert tables(own_digits_run.folder) == alone
     assert len(features_of(own_digits_run.folder, "OOD_mine_test").paths) == 90
     assert (
-        records.read_sidecar(path)["source_content"]
-        == content
-        == image_folders.content_hash(photographs)
+        records.read_sidecar(path)["source_content"] == content == folders.content_hash(photographs)
     )
     assert remade[1][0][0].count("kept as it is") == 0 and kept[1][0][0].count("kept as it is") == 4
     assert fetched[1][0][0].count("photos: 456 images at hand") == 1
@@ -614,7 +552,7 @@ def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stay
 ):
     photographs = folder_of_images(tmp_path / "photographs", count=60)
     words = ["--ood", f"mine={photographs}", "--batch-size", "40"]
-    start(own_digits_run, *words)
+    extract(own_digits_run, *words)
     before = tables(own_digits_run.folder)
     last = sorted(photographs.rglob("*.png"))[-1]  # of the second rank
     last.write_bytes(b"no image")
@@ -633,9 +571,9 @@ def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stay
 )
 def test_shares_are_whole_batches_and_together_all_images(count, size, batch_size):
     shares = [
-        extraction.Extractor(
-            None, None, None, distributed.World(rank, size, "cpu"), batch_size
-        ).share(count)
+        extractor.Extractor(None, None, None, processes.World(rank, size, "cpu"), batch_size).share(
+            count
+        )
         for rank in range(size)
     ]
     assert [row for share in shares for row in range(count)[share]] == list(range(count))
@@ -649,12 +587,12 @@ def test_shares_are_whole_batches_and_together_all_images(count, size, batch_siz
 
 def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path):
     photographs = folder_of_images(tmp_path / "photographs")
-    start(own_digits_run, "--ood", f"mine={photographs}")
+    extract(own_digits_run, "--ood", f"mine={photographs}")
     path = own_digits_run.folder / "OOD_mine_test.csv"
     assert path.read_text().splitlines()[0].endswith(",ct63,label,path")
     found, (network, _, checkpoint) = (
-        artifacts.read_features(path),
-        networks.load(own_digits_run.checkpoint),
+        store.read_features(path),
+        registry.load(own_digits_run.checkpoint),
     )
     assert found.paths == ["0.png", "3.png", "cats/1.png", "cats/4.png", "dogs/2.png"]
     assert found.labels.tolist() == [-1] * 5
@@ -673,26 +611,26 @@ def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path
 def test_a_changed_folder_is_extracted_anew_and_an_unchanged_one_is_not(own_digits_run, tmp_path):
     photographs = folder_of_images(tmp_path / "photographs")
     path = own_digits_run.folder / "OOD_mine_test.csv"
-    start(own_digits_run, "--ood", f"mine={photographs}")
+    extract(own_digits_run, "--ood", f"mine={photographs}")
     first = path.stat().st_mtime_ns, features_of(own_digits_run.folder, "OOD_mine_test").features
-    start(own_digits_run, "--ood", f"mine={photographs}")
+    extract(own_digits_run, "--ood", f"mine={photographs}")
     assert path.stat().st_mtime_ns == first[0]
     Image.fromarray(np.zeros((22, 30, 3), np.uint8)).save(photographs / "dogs" / "2.png")
     os.utime(photographs / "dogs" / "2.png", ns=(1, 1))
-    start(own_digits_run, "--ood", f"mine={photographs}")
+    extract(own_digits_run, "--ood", f"mine={photographs}")
     second = features_of(own_digits_run.folder, "OOD_mine_test").features
     assert np.array_equal(second[:4], first[1][:4]) and not np.array_equal(second[4], first[1][4])
-    start(own_digits_run, "--ood", f"mine={folder_of_images(tmp_path / 'others', 3, seed=1)}")
+    extract(own_digits_run, "--ood", f"mine={folder_of_images(tmp_path / 'others', 3, seed=1)}")
     assert len(features_of(own_digits_run.folder, "OOD_mine_test").features) == 3
 
 
 def test_an_unreadable_image_is_named_and_the_old_file_stays(own_digits_run, tmp_path):
     photographs = folder_of_images(tmp_path / "photographs")
-    start(own_digits_run, "--ood", f"mine={photographs}")
+    extract(own_digits_run, "--ood", f"mine={photographs}")
     before = contents(own_digits_run.folder)
     (photographs / "cats" / "1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"cats/1\.png cannot be read as an image"):
-        start(own_digits_run, "--ood", f"mine={photographs}")
+        extract(own_digits_run, "--ood", f"mine={photographs}")
     assert contents(own_digits_run.folder) == before
 
 
@@ -712,7 +650,7 @@ def test_unreadable_images_of_all_sets_are_named_before_anything_is_extracted(
         ValueError,
         match=r"^3 files cannot be read as images: .*first/0\.png .*/2\.png .*second/cats/4\.png",
     ):
-        start(own_digits_run, "--ood", "uniform", f"one={first}", f"two={second}", "--force")
+        extract(own_digits_run, "--ood", "uniform", f"one={first}", f"two={second}", "--force")
     assert contents(own_digits_run.folder) == before
 
 
@@ -720,10 +658,10 @@ def test_a_set_is_looked_through_once_until_its_files_change(own_digits_run, tmp
     photographs, looked, real = (
         folder_of_images(tmp_path / "photographs"),
         [],
-        image_files.complaint,
+        reading.complaint,
     )
     monkeypatch.setattr(
-        image_files, "complaint", lambda path, *more: looked.append(path) or real(path, *more)
+        reading, "complaint", lambda path, *more: looked.append(path) or real(path, *more)
     )
     best = str(own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth")
     words = [
@@ -735,15 +673,15 @@ def test_a_set_is_looked_through_once_until_its_files_change(own_digits_run, tmp
         str(own_digits_run.checkpoint),
         best,
     ]
-    start(own_digits_run, *words)
+    extract(own_digits_run, *words)
     assert len(looked) == 5  # for two checkpoints, and for ODIN too
-    start(own_digits_run, *words, "--force")
+    extract(own_digits_run, *words, "--force")
     assert len(looked) == 5
     os.utime(photographs / "0.png", ns=(1, 1))
-    start(own_digits_run, *words)
+    extract(own_digits_run, *words)
     assert len(looked) == 5, "other times, the same content"
     Image.new("RGB", (20, 30)).save(photographs / "0.png")
-    start(own_digits_run, *words)
+    extract(own_digits_run, *words)
     assert len(looked) == 10
 
 
@@ -754,7 +692,7 @@ def test_a_folder_that_the_checkpoint_knows_is_not_measured_again(tmp_path, monk
     preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
     path = foreign(
         tmp_path,
-        networks.build("resnet_cifar", 2),
+        registry.build("resnet_cifar", 2),
         model="resnet_cifar",
         dataset=f"insects={tmp_path / 'insects'}",
         class_names=["ant", "bee"],
@@ -771,7 +709,7 @@ def test_what_a_folder_holds_beside_images_is_said_once(own_digits_run, tmp_path
     for name in ("a.heic", "cats/b.txt", "c", ".hidden", "Thumbs.db"):
         (photographs / name).write_text("x")
     best = str(own_digits_run.output_dir / "resnet_cifar_best_digits_s0.pth")
-    start(
+    extract(
         own_digits_run,
         "--ood",
         f"mine={photographs}",
@@ -798,7 +736,7 @@ def test_a_class_folder_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
     preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
     path = foreign(
         tmp_path,
-        networks.build("resnet_cifar", 2),
+        registry.build("resnet_cifar", 2),
         model="resnet_cifar",
         dataset=f"insects={tmp_path / 'insects'}",
         class_names=["ant", "bee"],
@@ -818,11 +756,11 @@ def test_features_of_files_that_were_read_by_older_rules_are_made_anew(
     own_digits_run, tmp_path, monkeypatch
 ):
     words = ["--ood", f"mine={folder_of_images(tmp_path / 'photographs')}"]
-    monkeypatch.setattr(image_folders, "RULES", "1: as the pixels lie")
-    start(own_digits_run, *words)
+    monkeypatch.setattr(folders, "RULES", "1: as the pixels lie")
+    extract(own_digits_run, *words)
     before = modified(own_digits_run.folder)
     monkeypatch.undo()
-    start(own_digits_run, *words)
+    extract(own_digits_run, *words)
     after = modified(own_digits_run.folder)
     assert {name for name in before if after[name] != before[name]} == {"OOD_mine_test.csv"}
 
@@ -833,7 +771,7 @@ def test_a_file_name_with_commas_quotes_and_letters_of_all_kinds_comes_back(
     names = ['a, "b".png', "ünï 中文.png"]
     for name in names:
         Image.new("RGB", (16, 16)).save(tmp_path / name)
-    start(own_digits_run, "--ood", f"mine={tmp_path}")
+    extract(own_digits_run, "--ood", f"mine={tmp_path}")
     assert {
         name
         for name in features_of(own_digits_run.folder, "OOD_mine_test").paths
@@ -887,7 +825,7 @@ def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp
         row // 10 for row in rows
     ]
     assert features_of(folder, "ID_insects_test").labels.tolist() == [0] * 3 + [1] * 3
-    assert artifacts.read_head(folder / "head.csv")[2] == ["ant", "bee"]
+    assert store.read_head(folder / "head.csv")[2] == ["ant", "bee"]
 
 
 def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refused(tmp_path):
@@ -898,7 +836,7 @@ def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refus
     preprocessing = data.Preprocessing(8, (0.5,) * 3, (0.5,) * 3).as_dict()
     path = foreign(
         tmp_path,
-        networks.build("resnet_cifar", 2),
+        registry.build("resnet_cifar", 2),
         model="resnet_cifar",
         dataset=f"beasts={tmp_path / 'beasts'}",
         class_names=["ant", "bee"],
@@ -913,7 +851,7 @@ def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refus
 
 def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_path):
     torch.manual_seed(0)
-    path = foreign(tmp_path, networks.build("resnet_cifar", 10))
+    path = foreign(tmp_path, registry.build("resnet_cifar", 10))
     extract_foreign(
         tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform"
     )
@@ -921,7 +859,7 @@ def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_
     assert (
         len(features_of(folder, "ID_digits_train").labels) == 1198
     )  # nothing is held out, nothing known of a validation set
-    assert artifacts.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
+    assert store.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
     assert records.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(
         data.ID["digits"].mean
     )
@@ -945,7 +883,7 @@ def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_
     ],
 )
 def test_a_bare_state_dict_that_is_not_described_well_is_refused(tmp_path, classes, words, message):
-    path = foreign(tmp_path, networks.build("resnet_cifar", classes))
+    path = foreign(tmp_path, registry.build("resnet_cifar", classes))
     with pytest.raises(ValueError, match=message):
         extract_foreign(tmp_path, path, *words)
     assert not list(tmp_path.rglob("*.csv"))
@@ -974,7 +912,7 @@ def test_held_out_does_not_overrule_the_checkpoint(digits_run, tmp_path):
 
 
 def test_where_nothing_is_held_out_the_default_sets_are_the_others(tmp_path):
-    path = foreign(tmp_path, networks.build("resnet_cifar", 10))
+    path = foreign(tmp_path, registry.build("resnet_cifar", 10))
     extract_foreign(tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits")
     found = {file.name for file in (tmp_path / "results" / "foreign").glob("OOD_*.csv")}
     assert found == {"OOD_photos_test.csv", "OOD_uniform_test.csv", "OOD_gaussian_test.csv"}
@@ -1044,7 +982,7 @@ def own(tmp_path, name, classes=10, change=None):
     file = tmp_path / "my_networks.py"
     file.write_text(NETWORKS)
     torch.manual_seed(0)
-    network = networks.build(f"{file}:{name}", classes)
+    network = registry.build(f"{file}:{name}", classes)
     if change:
         change(network)
     digits = data.ID["digits"]
@@ -1076,7 +1014,7 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
     path = own(tmp_path, "Net")
     extract_own(tmp_path, path)
     found = features_of(tmp_path / "results" / "Net", "ID_digits_test").features
-    network, _, _ = networks.load(path, f"{tmp_path / 'my_networks.py'}:Net")
+    network, _, _ = registry.load(path, f"{tmp_path / 'my_networks.py'}:Net")
     images = data.load_id(
         data.ID["digits"],
         "test",
@@ -1093,9 +1031,7 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
 def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
     extract_own(tmp_path, own(tmp_path, "Biasless"))
     head = tmp_path / "results" / "Biasless" / "head.csv"
-    assert (
-        not artifacts.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
-    )
+    assert not store.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
 
 
 @pytest.mark.parametrize("name", ["Scaled", "Softmax", "Projected", "Pair", "Spatial"])
@@ -1152,7 +1088,7 @@ def test_mistakes_end_with_exit_code_2_and_one_line_and_change_nothing(
     before = contents(own_digits_run.folder)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # cli.run replaces it
     with pytest.raises(SystemExit) as caught:
-        cli.run(lambda: start(own_digits_run, *words))
+        cli.run(lambda: extract(own_digits_run, *words))
     errors = capsys.readouterr().err
     assert caught.value.code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
     with pytest.raises(ValueError, match=message):
@@ -1162,7 +1098,7 @@ def test_mistakes_end_with_exit_code_2_and_one_line_and_change_nothing(
 
 def test_the_same_data_set_may_be_named_again(own_digits_run):
     before = modified(own_digits_run.folder)
-    start(own_digits_run, "--dataset", "digits", "--model", "resnet_cifar")
+    extract(own_digits_run, "--dataset", "digits", "--model", "resnet_cifar")
     assert modified(own_digits_run.folder) == before
 
 
@@ -1187,9 +1123,9 @@ def test_an_empty_folder_and_a_folder_that_cannot_be_written_are_refused(own_dig
     (tmp_path / "nothing").mkdir()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="holds no images"):
-        start(own_digits_run, "--ood", f"mine={tmp_path / 'nothing'}")
+        extract(own_digits_run, "--ood", f"mine={tmp_path / 'nothing'}")
     with pytest.raises(ValueError, match="cannot write into"):
-        start(own_digits_run, "--output-dir", tmp_path / "file")
+        extract(own_digits_run, "--output-dir", tmp_path / "file")
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -1204,7 +1140,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_ne
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pl.DataFrame, f"write_{ending}", die)
-        start(
+        extract(
             own_digits_run,
             "--ood",
             "photos",
@@ -1214,9 +1150,9 @@ def test_an_interrupted_write_leaves_the_old_file_and_the_next_call_makes_the_ne
         )
     assert not [path for path in own_digits_run.folder.iterdir() if path.name.startswith(".")]
     for stem in STEMS:
-        path = artifacts.feature_file(own_digits_run.folder, stem)
-        assert path and len(artifacts.read_features(path).labels), stem
-    start(own_digits_run, "--ood", "photos", "--format", ending)
+        path = store.feature_file(own_digits_run.folder, stem)
+        assert path and len(store.read_features(path).labels), stem
+    extract(own_digits_run, "--ood", "photos", "--format", ending)
     assert np.array_equal(features_of(own_digits_run.folder, "OOD_photos_test").features, before)
 
 

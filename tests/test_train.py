@@ -16,27 +16,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import (
+from helpers import (
     COLUMNS,
     REGULARISED,
     SMALL,
     assert_same_end,
     equal,
     files_of,
-    read,
+    read_checkpoint,
     signalled,
-    start,
+    start_training,
     timeless,
 )
 
 import cli
 import data
-import networks
-import recipes
-import records
 import train
-import training
 import utils
+from artifacts import records
+from networks import registry
+from training import recipes
+from training import run as training_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,15 +44,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
-    taken, real = [], training.Run.step
+    taken, real = [], training_run.Run.step
 
     def step(run, *arguments):
         result = real(run, *arguments)
         taken.append(run.optimizer.param_groups[0]["lr"])
         return result
 
-    monkeypatch.setattr(training.Run, "step", step)
-    start(
+    monkeypatch.setattr(training_run.Run, "step", step)
+    start_training(
         tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110"
     )  # 3 steps an epoch
     assert taken == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
@@ -67,9 +67,9 @@ def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", list(recipes.RECIPES))
 def test_every_recipe_trains(finished, mode):
     folder = finished("--mode", mode, "--epochs", "1")
-    checkpoint = read(folder)
+    checkpoint = read_checkpoint(folder)
     torch.manual_seed(0)
-    fresh = networks.build("resnet_cifar", 3)
+    fresh = registry.build("resnet_cifar", 3)
     assert (
         checkpoint["mode"] == mode
         and checkpoint["epoch"] == 1
@@ -141,7 +141,7 @@ def test_the_command_line_overrides_the_recipe(words, changes):
 
 
 def test_the_overrides_reach_the_optimiser(finished):
-    group = read(
+    group = read_checkpoint(
         finished(
             "--mode",
             "sgd",
@@ -185,14 +185,14 @@ def test_the_suffix_names_data_set_and_seed_where_none_is_given():
     ids=["float32", "autocast"],
 )
 def test_the_same_seed_gives_the_same_bits(tmp_path, finished, words):
-    start(tmp_path, *words)
+    start_training(tmp_path, *words)
     assert_same_end(tmp_path, finished(*words))
 
 
 def test_another_seed_gives_other_weights_and_the_same_validation_images(tmp_path, finished):
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
-    start(tmp_path, *words, "--seed", "1")
-    one, other = read(tmp_path), read(finished(*words))
+    start_training(tmp_path, *words, "--seed", "1")
+    one, other = read_checkpoint(tmp_path), read_checkpoint(finished(*words))
     assert not torch.equal(
         one["model_state_dict"]["conv1.weight"], other["model_state_dict"]["conv1.weight"]
     )
@@ -212,14 +212,14 @@ def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
         )
 
     monkeypatch.setitem(data.ID, "digits", dataclasses.replace(data.ID["digits"], load=shifted))
-    start(tmp_path, *words)
+    start_training(tmp_path, *words)
     for kind in ("final", "best"):
-        one, other = read(tmp_path, kind), read(untouched, kind)
+        one, other = read_checkpoint(tmp_path, kind), read_checkpoint(untouched, kind)
         assert (
             equal(one["model_state_dict"], other["model_state_dict"])
             and one["best"] == other["best"]
         )
-        network, _, checkpoint = networks.load(files_of(tmp_path)[kind])
+        network, _, checkpoint = registry.load(files_of(tmp_path)[kind])
         preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
         images = data.load_id(
             data.ID["digits"], "test", preprocessing, None, tuple("3456789")
@@ -246,10 +246,10 @@ def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_wa
 ):
     before = signal.getsignal(getattr(signal, number))
     signalled(monkeypatch, getattr(signal, number), at)
-    codes = [start(tmp_path, *REGULARISED, "--resume")]
+    codes = [start_training(tmp_path, *REGULARISED, "--resume")]
     while codes[-1] is not None:
         assert files_of(tmp_path)["last"].exists() and not files_of(tmp_path)["final"].exists()
-        codes.append(start(tmp_path, *REGULARISED, "--resume"))
+        codes.append(start_training(tmp_path, *REGULARISED, "--resume"))
     assert codes == [75] * len(at) + [None]
     assert signal.getsignal(getattr(signal, number)) == before
     assert_same_end(tmp_path, finished(*REGULARISED))
@@ -262,15 +262,15 @@ def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_wa
 )
 def test_resume_is_exact_for_other_recipes_too(tmp_path, finished, monkeypatch, words):
     signalled(monkeypatch, signal.SIGTERM, {4, 9})
-    assert [start(tmp_path, *words, "--resume") for _ in range(3)] == [75, 75, None]
+    assert [start_training(tmp_path, *words, "--resume") for _ in range(3)] == [75, 75, None]
     assert_same_end(tmp_path, finished(*words))
 
 
 def test_a_stop_says_where_and_how_to_go_on(tmp_path, monkeypatch, capsys):
     signalled(monkeypatch, signal.SIGTERM, {8})
-    assert start(tmp_path, *REGULARISED) == train.RESUME_ME == 75
+    assert start_training(tmp_path, *REGULARISED) == train.RESUME_ME == 75
     assert "stopped in epoch 2; go on with --resume" in capsys.readouterr().out
-    start(tmp_path, *REGULARISED, "--resume")
+    start_training(tmp_path, *REGULARISED, "--resume")
     assert "resumed after epoch 1, step 2" in capsys.readouterr().out
 
 
@@ -305,7 +305,7 @@ WRITTEN = [
 
 def test_a_run_of_one_epoch_writes_these_files_in_this_order(tmp_path, monkeypatch):
     names = count_replacements(monkeypatch)
-    start(tmp_path, "--mode", "collapse", "--epochs", "1", "--no-amp")
+    start_training(tmp_path, "--mode", "collapse", "--epochs", "1", "--no-amp")
     assert names == [f"resnet_cifar_{name}" for name in WRITTEN]
 
 
@@ -319,9 +319,9 @@ def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was
     untouched = finished(*words)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         count_replacements(patch, kill_at)
-        start(tmp_path, *words)
+        start_training(tmp_path, *words)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert start(tmp_path, *words, "--resume") is None
+    assert start_training(tmp_path, *words, "--resume") is None
     assert_same_end(tmp_path, untouched)
 
 
@@ -347,53 +347,53 @@ def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tm
     finally:
         child.kill()
     assert (child.returncode, errors) == (75, "")
-    assert 1 <= read(tmp_path, "last")["epoch"] < 8
-    assert start(tmp_path, *words, "--resume") is None
+    assert 1 <= read_checkpoint(tmp_path, "last")["epoch"] < 8
+    assert start_training(tmp_path, *words, "--resume") is None
     assert_same_end(tmp_path, finished(*words))
 
 
 def test_resume_where_there_is_nothing_starts(tmp_path, finished):
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
-    start(tmp_path, *words, "--resume")
+    start_training(tmp_path, *words, "--resume")
     assert_same_end(tmp_path, finished(*words))
 
 
 def test_a_resume_with_contradicting_arguments_names_them(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, {8})
-        start(tmp_path, *REGULARISED)
+        start_training(tmp_path, *REGULARISED)
     before = files_of(tmp_path)["last"].read_bytes()
     with pytest.raises(
         ValueError, match=r"started with other arguments, data, or recipe: .*lr None then, 0\.5 now"
     ):
-        start(tmp_path, *REGULARISED, "--resume", "--lr", "0.5")
+        start_training(tmp_path, *REGULARISED, "--resume", "--lr", "0.5")
     with pytest.raises(ValueError, match="mode regularised then, collapse now"):
-        start(tmp_path, *REGULARISED, "--mode", "collapse", "--resume")
+        start_training(tmp_path, *REGULARISED, "--mode", "collapse", "--resume")
     with pytest.raises(
         ValueError, match=r"is an interrupted run; go on with --resume, or start over with --force"
     ):
-        start(tmp_path, *REGULARISED)
+        start_training(tmp_path, *REGULARISED)
     assert files_of(tmp_path)["last"].read_bytes() == before
 
 
 def test_a_finished_run_is_not_replaced_unasked(tmp_path, capsys):
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
-    start(tmp_path, *words)
+    start_training(tmp_path, *words)
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(
         ValueError, match=r"there already, finished with these arguments; .*--suffix.*--force"
     ):
-        start(tmp_path, *words)
+        start_training(tmp_path, *words)
     with pytest.raises(ValueError, match="there already, from another run"):
-        start(tmp_path, *words, "--lr", "0.3")
+        start_training(tmp_path, *words, "--lr", "0.3")
     with pytest.raises(ValueError, match="there already, from another run"):
-        start(tmp_path, *words, "--lr", "0.3", "--resume")
+        start_training(tmp_path, *words, "--lr", "0.3", "--resume")
     capsys.readouterr()
-    assert start(tmp_path, *words, "--resume") is None
+    assert start_training(tmp_path, *words, "--resume") is None
     assert "is finished; nothing to resume" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
-    start(tmp_path, *words, "--lr", "0.3", "--force")
-    assert read(tmp_path)["recipe"]["lr"] == 0.3
+    start_training(tmp_path, *words, "--lr", "0.3", "--force")
+    assert read_checkpoint(tmp_path)["recipe"]["lr"] == 0.3
 
 
 # ---- what stops a run ----------------------------------------------------------------------------
@@ -449,15 +449,15 @@ def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(
 ):
     with monkeypatch.context() as patch, pytest.raises(ValueError) as caught:
         explode(patch, (1 + 2 / 6) / 3)
-        start(tmp_path, *REGULARISED)
+        start_training(tmp_path, *REGULARISED)
     # The infinite step is the third of epoch 2; the loss after it is the first that is not finite.
     assert "in epoch 2, step 4" in str(caught.value)
     assert f"the state after epoch 1 is kept in {files_of(tmp_path)['last']}" in str(caught.value)
-    last = read(tmp_path, "last")
+    last = read_checkpoint(tmp_path, "last")
     assert last["epoch"] == 1 and all(
         value.isfinite().all() for value in last["model_state_dict"].values()
     )
-    start(tmp_path, *REGULARISED, "--resume")
+    start_training(tmp_path, *REGULARISED, "--resume")
     assert_same_end(tmp_path, finished(*REGULARISED))
 
 
@@ -467,9 +467,10 @@ def test_a_signal_after_a_step_that_diverged_does_not_save_what_is_not_finite(
     explode(monkeypatch, (1 + 2 / 6) / 3)
     signalled(monkeypatch, signal.SIGTERM, {6 + 5})
     with pytest.raises(ValueError, match="in epoch 2, step 4"):
-        start(tmp_path, *REGULARISED)
+        start_training(tmp_path, *REGULARISED)
     assert all(
-        value.isfinite().all() for value in read(tmp_path, "last")["model_state_dict"].values()
+        value.isfinite().all()
+        for value in read_checkpoint(tmp_path, "last")["model_state_dict"].values()
     )
 
 
@@ -479,7 +480,7 @@ def test_a_run_whose_very_last_step_diverges_is_no_finished_run(tmp_path, monkey
         monkeypatch, 5 / 6
     )  # the loss of that step, the sixth, is still finite: it stands before the update
     with pytest.raises(ValueError, match="--lr"):
-        start(tmp_path, "--mode", "collapse", "--epochs", "1", "--val-size", val_size)
+        start_training(tmp_path, "--mode", "collapse", "--epochs", "1", "--val-size", val_size)
     assert not files_of(tmp_path)["final"].exists()
 
 
@@ -534,13 +535,13 @@ def test_arguments_that_cannot_be_read_are_usage_errors(words, capsys):
 def test_a_folder_that_cannot_be_written_into_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match=r"cannot write into .*file.*--output-dir"):
-        start(tmp_path / "file")
+        start_training(tmp_path / "file")
 
 
 def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
     # Two validation images: three accuracies are possible, so that there are ties, and the first of
     # equals is the best.
-    start(
+    start_training(
         tmp_path,
         "--mode",
         "collapse",
@@ -554,12 +555,12 @@ def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
         "--val-size",
         "2",
     )
-    history = read(tmp_path)["history"]
+    history = read_checkpoint(tmp_path)["history"]
     accuracies = [row["val_acc"] for row in history]
     assert len(history) == accuracies.index(max(accuracies)) + 1 + 3 < 40
     assert (
-        read(tmp_path)["epoch"] == len(history)
-        and read(tmp_path, "best")["epoch"] == len(history) - 3
+        read_checkpoint(tmp_path)["epoch"] == len(history)
+        and read_checkpoint(tmp_path, "best")["epoch"] == len(history) - 3
     )
 
 
@@ -568,9 +569,9 @@ def test_patience_stops_after_so_many_epochs_without_a_better_one(tmp_path):
 
 def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(finished):
     folder = finished(*REGULARISED)
-    history = read(folder)["history"]
+    history = read_checkpoint(folder)["history"]
     accuracies = [row["val_acc"] for row in history]
-    best = read(folder, "best")
+    best = read_checkpoint(folder, "best")
     assert best["epoch"] == accuracies.index(max(accuracies)) + 1 and best["val_acc"] == max(
         accuracies
     )
@@ -579,7 +580,7 @@ def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(finish
 
 def test_without_validation_images_the_last_epoch_is_kept(finished):
     folder = finished("--mode", "sgd", "--epochs", "2", "--val-size", "0")
-    final, best = read(folder), read(folder, "best")
+    final, best = read_checkpoint(folder), read_checkpoint(folder, "best")
     assert final["epoch"] == best["epoch"] == 2 and equal(
         final["model_state_dict"], best["model_state_dict"]
     )
@@ -593,7 +594,7 @@ def test_without_validation_images_the_last_epoch_is_kept(finished):
 
 
 def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
-    checkpoint = read(finished(*REGULARISED))  # read with weights_only=True
+    checkpoint = read_checkpoint(finished(*REGULARISED))  # read with weights_only=True
     for key in (
         "epoch",
         "model_state_dict",
@@ -639,7 +640,7 @@ def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
 @pytest.mark.parametrize("kind", ["final", "best"])
 def test_the_accuracies_are_those_of_the_network_on_clean_images(finished, kind):
     folder = finished(*REGULARISED)
-    network, _, checkpoint = networks.load(files_of(folder)[kind])
+    network, _, checkpoint = registry.load(files_of(folder)[kind])
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
     rows, val_rows = data.split_validation(len(images), 32)
@@ -656,7 +657,7 @@ def test_the_accuracies_are_those_of_the_network_on_clean_images(finished, kind)
 
 def test_the_curves_are_the_history(finished):
     folder = finished(*REGULARISED)
-    curves, history = pd.read_csv(files_of(folder)["curves"]), read(folder)["history"]
+    curves, history = pd.read_csv(files_of(folder)["curves"]), read_checkpoint(folder)["history"]
     assert list(curves.columns) == COLUMNS and curves["epoch"].tolist() == [1, 2, 3]
     pd.testing.assert_frame_equal(curves, pd.DataFrame(history))
     assert curves[["train_acc", "val_acc"]].stack().between(0, 1).all()
@@ -668,7 +669,7 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
     folder = finished(*REGULARISED)
     for kind in ("final", "best"):
         path = files_of(folder)[kind]
-        summary, checkpoint = records.read_sidecar(path), read(folder, kind)
+        summary, checkpoint = records.read_sidecar(path), read_checkpoint(folder, kind)
         for key in (
             "model",
             "model_args",
@@ -696,31 +697,33 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
 def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_else(
     tmp_path, finished
 ):
-    start(tmp_path, *REGULARISED, "--save-every", "2")
+    start_training(tmp_path, *REGULARISED, "--save-every", "2")
     kept = tmp_path / "resnet_cifar_epoch2_run.pth"
     assert [path.name for path in tmp_path.glob("*_epoch*.pth")] == [kept.name]
-    checkpoint, final = torch.load(kept, weights_only=True), read(tmp_path)
+    checkpoint, final = torch.load(kept, weights_only=True), read_checkpoint(tmp_path)
     assert checkpoint["epoch"] == 2 and timeless(checkpoint["history"]) == timeless(
         final["history"][:2]
     )
     assert not equal(checkpoint["model_state_dict"], final["model_state_dict"])
-    assert equal(final["model_state_dict"], read(finished(*REGULARISED))["model_state_dict"])
-    assert networks.load(kept)[2]["class_names"] == ["0", "1", "2"]
+    assert equal(
+        final["model_state_dict"], read_checkpoint(finished(*REGULARISED))["model_state_dict"]
+    )
+    assert registry.load(kept)[2]["class_names"] == ["0", "1", "2"]
     assert records.read_sidecar(kept)["checkpoint_sha256"] == records.sha256(kept)
 
 
 def test_force_removes_the_epochs_of_this_run_and_of_no_other(tmp_path):
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
-    start(tmp_path, *words, "--save-every", "1")
+    start_training(tmp_path, *words, "--save-every", "1")
     mine, another = (tmp_path / f"resnet_cifar_epoch{name}_run.pth" for name in ("1", "5_other"))
     another.write_bytes(b"of the run with --suffix other_run")
-    start(tmp_path, *words, "--force")
+    start_training(tmp_path, *words, "--force")
     assert another.exists() and not mine.exists()
 
 
 def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_path, finished):
-    start(tmp_path, *REGULARISED, "--track-nc", "2", "--save-every", "2")
-    curves, final = pd.read_csv(files_of(tmp_path)["curves"]), read(tmp_path)
+    start_training(tmp_path, *REGULARISED, "--track-nc", "2", "--save-every", "2")
+    curves, final = pd.read_csv(files_of(tmp_path)["curves"]), read_checkpoint(tmp_path)
     measures = ["nc1", "nc2_norm_cv", "nc2_cosine_std", "nc3_self_duality", "nc4_mismatch"]
     assert list(curves.columns) == COLUMNS + measures
     assert curves[measures].notna().all(axis=1).tolist() == [
@@ -728,10 +731,12 @@ def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_p
         True,
         True,
     ]  # every second epoch, and the last
-    assert equal(final["model_state_dict"], read(finished(*REGULARISED))["model_state_dict"])
+    assert equal(
+        final["model_state_dict"], read_checkpoint(finished(*REGULARISED))["model_state_dict"]
+    )
     # The slow way for epoch 2: class means, NC1 with a full pseudo-inverse cut at rank C - 1, NC4
     # by distances.
-    network, layer, checkpoint = networks.load(tmp_path / "resnet_cifar_epoch2_run.pth")
+    network, layer, checkpoint = registry.load(tmp_path / "resnet_cifar_epoch2_run.pth")
     preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), []
     layer.register_forward_pre_hook(
         lambda module, inputs: caught.append(inputs[0].double().numpy())
@@ -757,7 +762,7 @@ def test_track_nc_takes_a_classifier_without_bias(tmp_path):
         "from torch import nn\n\n\ndef build(num_classes):\n    return nn.Sequential(nn.Flatten(),"
         " nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, num_classes, bias=False))\n"
     )
-    start(
+    start_training(
         tmp_path,
         "--model",
         f"{file}:build",
@@ -775,7 +780,7 @@ def test_track_nc_takes_a_classifier_without_bias(tmp_path):
 
 @pytest.mark.parametrize("place", ["{}", "a{b}"])
 def test_braces_in_names_are_taken_as_they_are(tmp_path, place):
-    start(
+    start_training(
         tmp_path / place,
         "--mode",
         "collapse",
@@ -807,5 +812,5 @@ def test_a_finished_run_leaves_no_state_of_an_unfinished_one(finished):
 def test_a_run_on_a_gpu_learns_and_can_be_resumed(tmp_path, monkeypatch):
     signalled(monkeypatch, signal.SIGTERM, {8})
     words = ("--mode", "regularised", "--epochs", "3", "--device", "cuda")
-    assert [start(tmp_path, *words, "--resume") for _ in range(2)] == [75, None]
-    assert read(tmp_path)["epoch"] == 3 and files_of(tmp_path)["best"].exists()
+    assert [start_training(tmp_path, *words, "--resume") for _ in range(2)] == [75, None]
+    assert read_checkpoint(tmp_path)["epoch"] == 3 and files_of(tmp_path)["best"].exists()

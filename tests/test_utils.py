@@ -12,47 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import change_json
 
-import artifacts
-import records
 import utils
+from artifacts import records, store
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def make_run(
-    folder, width=4, classes=3, checkpoint_sha256="a" * 64, ood=("svhn",), suffix=".csv", seed=0
-):
-    """A folder such as run_networks.py leaves, of random features."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(seed)
-    W, b = generator.normal(size=(classes, width)), generator.normal(size=classes)
-    artifacts.write_head(
-        folder / "head.csv",
-        W,
-        b,
-        [f"class {c}" for c in range(classes)],
-        {"checkpoint_sha256": checkpoint_sha256},
-    )
-    sidecar = {
-        "checkpoint_sha256": checkpoint_sha256,
-        "head_sha256": records.sha256(folder / "head.csv"),
-    }
-    for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
-        artifacts.write_features(
-            folder / f"{stem}{suffix}",
-            generator.normal(size=(6, width)),
-            np.arange(6) % classes,
-            sidecar=sidecar,
-        )
-    return folder
-
-
-def rewrite(path, change):
-    """Change a sidecar's content."""
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 # ---- whole or not at all -------------------------------------------------------------------------
@@ -119,12 +84,12 @@ def test_kill_9_in_the_middle_of_a_write_leaves_the_old_file(tmp_path):
 FOREVER = """
 import sys
 import numpy as np
-import artifacts
+from artifacts import store
 for number in range(10**9):
     odd = number % 2
     rows = 2000 + 500 * odd
     features = np.full((rows, 20), odd)
-    artifacts.write_features(sys.argv[1], features, np.zeros(rows), sidecar={"number": odd})
+    store.write_features(sys.argv[1], features, np.zeros(rows), sidecar={"number": odd})
     print("written", flush=True)
 """
 
@@ -139,7 +104,7 @@ def test_whenever_a_writer_is_killed_the_file_is_whole_and_no_sidecar_lies(tmp_p
                 assert writer.stdout.readline() == "written\n"
             time.sleep(wait)
             writer.send_signal(signal.SIGKILL)
-        found = artifacts.read_features(file)
+        found = store.read_features(file)
         number = int(found.features[0, 0])
         assert len(found.features) == 2000 + 500 * number and (found.features == number).all()
         sidecar = records.read_sidecar(file)
@@ -148,9 +113,7 @@ def test_whenever_a_writer_is_killed_the_file_is_whole_and_no_sidecar_lies(tmp_p
 
 def test_a_failed_write_leaves_a_pair_that_belongs_together(tmp_path):
     file = tmp_path / "x.csv"
-    artifacts.write_features(
-        file, np.ones((3, 2)), np.zeros(3), sidecar={"checkpoint_sha256": "old"}
-    )
+    store.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"checkpoint_sha256": "old"})
     before = file.read_bytes()
     with (
         pytest.raises(OSError),
@@ -195,30 +158,30 @@ def test_no_sidecar_vouches_for_a_file_that_it_does_not_know(tmp_path, monkeypat
 
 def test_a_sidecar_that_cannot_be_written_leaves_a_file_without_one(tmp_path, monkeypatch):
     file = tmp_path / "x.csv"
-    artifacts.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"number": 1})
+    store.write_features(file, np.ones((3, 2)), np.zeros(3), sidecar={"number": 1})
 
     def full(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(records, "write_json", full)
     with pytest.raises(OSError, match="disk full"):
-        artifacts.write_features(file, np.zeros((5, 2)), np.zeros(5), sidecar={"number": 2})
-    assert len(artifacts.read_features(file).features) == 5 and records.read_sidecar(file) == {}
+        store.write_features(file, np.zeros((5, 2)), np.zeros(5), sidecar={"number": 2})
+    assert len(store.read_features(file).features) == 5 and records.read_sidecar(file) == {}
 
 
 def test_a_file_in_one_form_does_not_leave_an_older_one_in_the_other(tmp_path):
     """CSV and Parquet of one stem share a sidecar: were both kept, it would vouch for the older
     one, too."""
     for suffix, value in ((".csv", 1), (".parquet", 2), (".csv", 3)):
-        artifacts.write_features(
+        store.write_features(
             tmp_path / f"OOD_x_test{suffix}",
             np.full((4, 2), value),
             np.zeros(4),
             sidecar={"number": value},
         )
-        found = artifacts.feature_file(tmp_path, "OOD_x_test")
+        found = store.feature_file(tmp_path, "OOD_x_test")
         assert (
-            artifacts.read_features(found).features[0, 0]
+            store.read_features(found).features[0, 0]
             == records.read_sidecar(found)["number"]
             == value
         )
@@ -228,12 +191,12 @@ def test_a_failed_write_in_one_form_leaves_the_file_in_the_other(tmp_path, monke
     def full(*_):
         raise OSError("disk full")
 
-    artifacts.write_features(tmp_path / "x.csv", np.ones((4, 2)), np.zeros(4))
-    monkeypatch.setattr(artifacts.pl.DataFrame, "write_parquet", full)
+    store.write_features(tmp_path / "x.csv", np.ones((4, 2)), np.zeros(4))
+    monkeypatch.setattr(store.pl.DataFrame, "write_parquet", full)
     with pytest.raises(OSError, match="disk full"):
-        artifacts.write_features(tmp_path / "x.parquet", np.ones((4, 2)), np.zeros(4))
-    assert artifacts.feature_file(tmp_path, "x") == tmp_path / "x.csv"
-    assert len(artifacts.read_features(tmp_path / "x.csv").features) == 4
+        store.write_features(tmp_path / "x.parquet", np.ones((4, 2)), np.zeros(4))
+    assert store.feature_file(tmp_path, "x") == tmp_path / "x.csv"
+    assert len(store.read_features(tmp_path / "x.csv").features) == 4
 
 
 def test_a_folder_that_is_a_file_cannot_be_written_into(tmp_path):
@@ -369,7 +332,7 @@ def test_a_stage_without_a_record_is_not_current(tmp_path):
 
 @pytest.mark.parametrize("missing", ["arguments", "inputs", "outputs"])
 def test_a_record_that_lacks_a_part_is_not_current_rather_than_an_error(record, missing):
-    rewrite(record, lambda content: content.pop(missing))
+    change_json(record, lambda content: content.pop(missing))
     assert records.is_current(record, ARGUMENTS) is False
 
 

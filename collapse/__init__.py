@@ -1,0 +1,1 @@
+"""Neural collapse, NC1 to NC5: metrics, layers, epochs."""

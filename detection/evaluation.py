@@ -1,0 +1,205 @@
+"""The scores of one checkpoint on every test set: hyper-parameters, ODIN's perturbed images, what
+is undefined, the table."""
+
+import json
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+import utils
+from artifacts import records, store
+from detection import metrics, tables
+from scores import registry
+
+# What --val-ood tries, the default among them: a few values around it. Published searches are
+# wider, but for ASH and SCALE.
+GRIDS = {
+    "Energy": ("temperature", (0.5, 1, 2, 5, 10)),
+    "GEN": ("gamma", (0.01, 0.1, 0.5, 1)),
+    "ReAct": ("percentile", (85, 90, 95, 99)),
+    "ASH-P": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    "ASH-B": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    "ASH-S": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    "SCALE": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    "DICE": ("percentile", (10, 30, 50, 70, 90)),
+    "KNN": ("k", (1, 10, 50, 100, 200)),
+    "NNGuide": ("k", (1, 10, 50, 100)),
+    "NCI": ("alpha", (0, 1e-4, 1e-3, 1e-2)),
+}
+ODIN = "ODIN"  # scores features of its own, which run_networks.py --odin-epsilon extracts
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All scores of one checkpoint. A method need not have been computed on every set: its scores
+    there are absent."""
+
+    id: dict  # {method: (N,)}
+    ood: dict  # {set: {method: (M,)}}
+    parameters: dict  # {method: {name: value}}
+    notes: dict  # {(set, method): why a score is missing, or what to know of it}
+
+
+def score(fitted, names, overrides, test, ood, tuned=None):
+    """Fit by the training set and score every test set once; `tuned`, {set: methods}, are left out
+    there."""
+    W, b, tuned = fitted.W, fitted.b, tuned or {}
+    states = fit(fitted, names, overrides)
+    inside = registry.score_all(test.features, states, W, b)
+    outside = {}
+    for name, found in ood.items():
+        tested = {
+            method: state for method, state in states.items() if method not in tuned.get(name, ())
+        }
+        outside[name] = registry.score_all(found.features, tested, W, b)
+    notes = {
+        (name, method): states[method].note
+        for name, found in outside.items()
+        for method in found
+        if hasattr(states[method], "note")
+    }
+    return Scored(
+        inside, outside, {name: state.parameters for name, state in states.items()}, notes
+    )
+
+
+def fit(fitted, names, overrides):
+    """scores.fit_all without the warnings that stand in a state's note: they are told once, beneath
+    the table."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", registry.Noted)
+        return registry.fit_all(fitted, names, overrides)
+
+
+def tune(fitted, names, overrides, ood):
+    """Hyper-parameters by AUROC of the ID validation images against one OOD set (M, D) that is not
+    tested on -> {method: {name: value}}."""
+    best, (val, _), W, b = {}, fitted.validation, fitted.W, fitted.b
+    for name in (name for name in names if name in GRIDS and name not in overrides):
+        parameter, values = GRIDS[name]
+        areas = []
+        for value in values:
+            state = fit(fitted, [name], {name: {parameter: value}})
+            areas.append(
+                metrics.auroc(
+                    registry.score_all(val, state, W, b)[name],
+                    registry.score_all(ood, state, W, b)[name],
+                )
+            )
+        if np.isnan(areas).any():
+            warnings.warn(
+                f"{name}: undefined for some image that --val-ood compares, so its {parameter} is"
+                " not chosen but its authors'",
+                stacklevel=2,
+            )
+        else:
+            best[name] = {parameter: values[int(np.argmax(areas))]}
+    return best
+
+
+def add_odin(run, scored, sets, W, b, stale=None):
+    """ODIN (Liang et al. 2018): the largest softmax probability at temperature T of perturbed
+    images, ID and OOD alike.
+
+    sets: {"": the plain ID test images, name: those of an OOD set}. One without perturbed images is
+    left empty, with a note."""
+    found = {
+        key: records.read_sidecar(run.odin[""]).get(key) for key in ("odin_epsilon", "temperature")
+    }
+    anew = run.command_with(f"--odin-epsilon {found['odin_epsilon'] or 0.0014}")
+    for name, into in [("", scored.id), *scored.ood.items()]:
+        rows = len(sets[name].labels)
+        if name not in run.odin:
+            into[ODIN] = np.full(rows, np.nan)
+            scored.notes[name, ODIN] = f"no perturbed images of {name}; make them with: {anew}"
+            continue
+        path = run.odin[name]
+        if (
+            None in found.values()
+            or {key: records.read_sidecar(path).get(key) for key in found} != found
+        ):
+            raise ValueError(
+                f"{path} was perturbed with another epsilon or temperature than {run.odin['']}, or"
+                f" does not say with which; delete it, or make both anew with: {anew}"
+            )
+        features = store.read_features(path, stale, anew).features
+        if len(features) != rows:
+            raise ValueError(
+                f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew"
+                f" with: {anew}"
+            )
+        into[ODIN] = registry.max_softmax(
+            registry.compute_logits(features, W, b), found["temperature"]
+        )
+    scored.parameters[ODIN] = found
+
+
+def note_undefined(scored):
+    """A note for each method that has no score for some of a set's images, or of the ID test
+    images, where it has none yet."""
+    for name, found in scored.ood.items():
+        for method, values in found.items():
+            said = [
+                text
+                for text in (
+                    missing(scored.id[method], "ID", method),
+                    missing(values, name, method),
+                )
+                if text
+            ]
+            if said and (name, method) not in scored.notes:
+                scored.notes[name, method] = "; ".join(said)
+
+
+def missing(values, name, method):
+    """Why a method's metrics stay empty, in words; "" where it has a score for each image of this
+    set."""
+    rows = np.flatnonzero(np.isnan(values))
+    if not len(rows):
+        return ""
+    why = "its perturbed image has no score" if method == ODIN else registry.METHODS[method].missing
+    return (
+        f"undefined for {len(rows):,} of {len(values):,} {name} test images, first in data row"
+        f" {rows[0] + 1:,}: {why}; metrics with these images stay empty"
+    )
+
+
+def tabulate(run, scored, right, tpr):
+    """Scores -> the tidy table: one row per OOD set and method. `best` says that a paired test
+    against each other method of that set agrees; `right` (N,), None without a head: whether each ID
+    test image is classified right."""
+    rows = []
+    for name, found in scored.ood.items():
+        measured = {
+            method: metrics.evaluate(scored.id[method], found[method], tpr) for method in found
+        }
+        leader = tables.significant_leader(measured, scored.id, found)
+        for method, values in measured.items():
+            parameters = scored.parameters[method]
+            rows.append(
+                {
+                    "checkpoint": run.folder.name,
+                    "dataset": run.dataset,
+                    "ood": name,
+                    "method": method,
+                    "parameters": json.dumps(utils.plain(parameters)) if parameters else "",
+                    **values,
+                    **accuracies(right, scored.id[method], tpr),
+                    "best": method == leader,
+                    "note": scored.notes.get((name, method), ""),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def accuracies(right, id_scores, tpr):
+    """The share of ID test images classified right, of all and of those that the threshold
+    keeps."""
+    if right is None:
+        return {"accuracy": np.nan, "accuracy_at_tpr": np.nan}
+    return {
+        "accuracy": right.mean(),
+        "accuracy_at_tpr": metrics.accuracy_at_coverage(right, id_scores, tpr),
+    }

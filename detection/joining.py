@@ -1,0 +1,248 @@
+"""What an earlier run of ood_methods.py scored by the same head and ID features: it stays, and the
+new scores join it.
+
+    earlier = joining.find(folder, "cifar100")                          # cheap: names, parameters
+        and hashes
+    scored = joining.join(scored, earlier, folder, "cifar100", rows)    # its scores of each image
+        beside the new ones
+
+An earlier score stays where the head, the ID features and its OOD set are what its record says that
+they were, and the tables that hold it are as they were written. Methods that are asked for now are
+computed anew on every set."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+import utils
+from artifacts import csv_files, records, store
+from detection import evaluation
+from scores import registry
+
+RECORD = "ood_methods.json"
+ORDER = [*registry.METHODS, evaluation.ODIN]
+
+
+@dataclass
+class Earlier:
+    """What stays of an earlier table, and what does not, in words."""
+
+    parameters: dict = field(default_factory=dict)  # {method: {name: value}}
+    notes: dict = field(default_factory=dict)  # {(set, method): text}
+    cells: list = field(default_factory=list)  # [(set, method)]: what was computed
+    drawn: list = field(default_factory=list)  # methods that have a histogram
+    lost: dict = field(
+        default_factory=dict
+    )  # {why rows do not stay, in words: methods of these rows}
+    edited: list = field(
+        default_factory=list
+    )  # methods of a table that was changed after it was written
+
+    @property
+    def sets(self):
+        return list(dict.fromkeys(name for name, _ in self.cells))
+
+    def tuned_on(self):
+        """OOD sets that chose some method's hyper-parameters."""
+        return sorted(
+            {values["val_ood"] for values in self.parameters.values() if values.get("val_ood")}
+        )
+
+    def without(self, methods):
+        """The same but for these methods, which are computed anew."""
+        kept = {name: values for name, values in self.parameters.items() if name not in methods}
+        cells = [cell for cell in self.cells if cell[1] in kept]
+        notes = {cell: text for cell, text in self.notes.items() if cell[1] in kept}
+        lost = {text: of for text, of in self.lost.items() if not of <= set(methods)}
+        drawn = [name for name in self.drawn if name in kept]
+        return Earlier(kept, notes, cells, drawn, lost)
+
+    @property
+    def summary(self):
+        """A line on what stays."""
+        number = len(self.parameters)
+        stays = (
+            "1 method of the earlier table stays"
+            if number == 1
+            else f"{number} methods of the earlier table stay"
+        )
+        return f"{stays} beside what is computed now; --replace starts over"
+
+
+# ---- what stays ----------------------------------------------------------------------------------
+
+
+def find(folder, dataset):
+    """What stays of the table in a folder of features -> Earlier, which may be empty."""
+    record = records.read_record(folder / RECORD)
+    if not record.get("outputs") or not record.get("inputs"):
+        return Earlier()
+    reason = why_not(folder, dataset, record)
+    if reason:
+        return Earlier(lost={f"the earlier table starts over: {reason}": {"all"}})
+    changed = changed_tables(folder, record)
+    if changed:
+        reason = f"{', '.join(changed)} was changed after it was written"
+        return Earlier(
+            lost={f"the earlier table starts over: {reason}": {"all"}},
+            edited=methods_in(folder / "ood_metrics.csv"),
+        )
+    return read_table(folder, dataset, record)
+
+
+def why_not(folder, dataset, record):
+    """Why nothing of the earlier table can stay, in words; "" where it can."""
+    if f"scores_ID_{dataset}.csv" not in record["outputs"]:
+        return "it was of another ID data set"
+    for stem in ("head", *(f"ID_{dataset}_{split}" for split in ("train", "val", "test"))):
+        if not same(folder, stem, record):
+            return f"{stem} changed, came or went since"
+    return ""
+
+
+def changed_tables(folder, record):
+    """Names of the tables that are no longer what the record says was written."""
+    tables = [name for name in record["outputs"] if name.startswith("scores_")]
+    contents = record.get("contents", {})
+    return [
+        name
+        for name in ("ood_metrics.csv", *tables)
+        if not records.unchanged(folder / name, record["outputs"].get(name), contents.get(name))
+    ]
+
+
+def methods_in(path):
+    """The methods that a table names, edited or not; none where it cannot be read."""
+    try:
+        return list(dict.fromkeys(map(str, csv_files.read_table(path)["method"])))
+    except (ValueError, KeyError, OSError):
+        return []
+
+
+def same(folder, stem, record):
+    """True if the feature file of this stem is the one that the record read, or is absent now as it
+    was then."""
+    names = [f"{stem}{suffix}" for suffix in store.SUFFIXES]
+    contents = record.get("contents", {})
+    return all(
+        records.unchanged(folder / name, record["inputs"].get(name), contents.get(name))
+        for name in names
+    )
+
+
+def read_table(folder, dataset, record):
+    """The rows of ood_metrics.csv whose OOD set, and what chose their parameters, are as they
+    were."""
+    found = Earlier(
+        drawn=[
+            Path(name).stem.removeprefix("scores_")
+            for name in record["outputs"]
+            if name.startswith("figures/scores_")
+        ]
+    )
+    table = store.read_table(folder / "ood_metrics.csv", ["ood", "method", "parameters"])
+    for row in table.to_dict("records"):
+        name, method = str(row["ood"]), str(row["method"])
+        values = parsed(text_of(row["parameters"]), folder)
+        lost = why_row_goes(folder, dataset, record, name, method, values)
+        if lost:
+            found.lost.setdefault(lost, set()).add(method)
+            continue
+        found.cells.append((name, method))
+        found.parameters[method] = values
+        found.notes[name, method] = text_of(row.get("note"))
+    return found
+
+
+def text_of(cell):
+    """A cell of a table as text: "" where it is empty."""
+    return cell if isinstance(cell, str) else ""
+
+
+def parsed(text, folder):
+    """The column `parameters` -> {name: value}."""
+    try:
+        values = json.loads(text) if text else {}
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{folder / 'ood_metrics.csv'} has {text[:40]!r} under parameters, expected JSON; start"
+            " over with --replace"
+        )
+    return values
+
+
+def why_row_goes(folder, dataset, record, name, method, values):
+    """Why an earlier row does not stay, in words; "" where it does."""
+    utils.split_name(name)  # a name, and no path
+    if method not in ORDER:
+        return f"{method} is no method of this version; its rows go"
+    if (
+        not same(folder, f"OOD_{name}_test", record)
+        or f"scores_OOD_{name}.csv" not in record["outputs"]
+    ):
+        return f"OOD_{name}_test changed, or is gone; the earlier rows of {name} go"
+    chosen_on = values.get("val_ood")
+    if chosen_on and not same(folder, f"OOD_{utils.split_name(str(chosen_on))[0]}_test", record):
+        return (
+            f"OOD_{chosen_on}_test, which chose the parameters of {method}, changed or is gone; the"
+            f" earlier rows of {method} go"
+        )
+    perturbed = (
+        (f"ODIN_ID_{dataset}_test", f"ODIN_OOD_{name}_test") if method == evaluation.ODIN else ()
+    )
+    if not all(same(folder, stem, record) for stem in perturbed):
+        return f"perturbed images of {name} changed, or are gone; the earlier row of {method} goes"
+    return ""
+
+
+# ---- its scores ----------------------------------------------------------------------------------
+
+
+def join(scored, earlier, folder, dataset, rows):
+    """New scores and earlier ones together, by the order of the registry; `rows`, {"": N, set: M},
+    are those of each set."""
+    if not earlier.cells:
+        return scored
+    inside = {
+        **read_scores(folder / f"scores_ID_{dataset}.csv", list(earlier.parameters), rows[""]),
+        **scored.id,
+    }
+    outside = {}
+    for name in dict.fromkeys([*scored.ood, *earlier.sets]):
+        methods = [method for place, method in earlier.cells if place == name]
+        found = (
+            read_scores(folder / f"scores_OOD_{name}.csv", methods, rows[name]) if methods else {}
+        )
+        outside[name] = in_order({**found, **scored.ood.get(name, {})})
+    return evaluation.Scored(
+        in_order(inside),
+        outside,
+        in_order({**earlier.parameters, **scored.parameters}),
+        {**earlier.notes, **scored.notes},
+    )
+
+
+def in_order(by_method):
+    return {name: by_method[name] for name in ORDER if name in by_method}
+
+
+def read_scores(path, methods, rows):
+    """{method: (N,)} from a table of scores, exactly as they were written; an empty cell is NaN."""
+    try:
+        with open(path, "rb") as file:
+            frame = pl.read_csv(
+                file, columns=methods, schema_overrides=dict.fromkeys(methods, pl.Float64)
+            )
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}; start over with --replace"
+        ) from None
+    if len(frame) != rows:
+        raise ValueError(
+            f"{path} holds {len(frame)} rows, its features {rows}; start over with --replace"
+        )
+    return {method: frame[method].fill_null(float("nan")).to_numpy().copy() for method in methods}

@@ -1,0 +1,319 @@
+"""Tables of OOD metrics: over groups and checkpoints, as printed, in Markdown and in LaTeX.
+
+The tidy table has one row per OOD set and method, as ood_metrics.csv has (README.md says its
+columns)."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+
+from detection import metrics
+
+SIGNIFICANT = 0.05  # p below which a paired test sets the best method apart
+BOLD = (
+    "Bold: the best AUROC where paired DeLong tests set it apart from every other (p <"
+    f" {SIGNIFICANT})."
+)
+# OOD sets and means side by side in LaTeX: at its size they fit a page's width, and two panels of
+# 26 methods its height
+BESIDE = 4
+
+
+def significant_leader(measured, id_scores, ood_scores):
+    """The method of the highest AUROC where a paired DeLong test sets it apart from every other;
+    else None."""
+    areas = {
+        name: values["auroc"] for name, values in measured.items() if not np.isnan(values["auroc"])
+    }
+    if len(areas) < 2:
+        return None
+    leader = max(areas, key=areas.get)
+    others = (
+        metrics.paired_delong(
+            id_scores[leader], ood_scores[leader], id_scores[name], ood_scores[name]
+        ).p_value
+        for name in sorted(areas, key=areas.get, reverse=True)
+        if name != leader
+    )
+    return leader if all(p < SIGNIFICANT for p in others) else None
+
+
+def printable(table):
+    """The tidy table without the rates of sets of one image, which have no interval: they say
+    nothing of other images."""
+    known = table["auroc_low"].notna()
+    return table.assign(auroc=table["auroc"].where(known), fpr95=table["fpr95"].where(known))
+
+
+def single(table):
+    """[name] of the sets of one image, whose rates have no interval: they are left out of every
+    mean."""
+    return list(dict.fromkeys(table.loc[table["n_ood"] == 1, "ood"]))
+
+
+def averaged(members, table):
+    """The sets of a group that its mean is taken over."""
+    left_out = single(table)
+    return [name for name in members if name not in left_out]
+
+
+def summarise(table, groups=()):
+    """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then
+    means over the groups.
+
+    A method that was not computed on a set, or is undefined there, has an empty cell, and no mean
+    of which that set is part. Sets of a single image are part of no mean."""
+    table = printable(table)
+    frame = pd.DataFrame({"Method": list(dict.fromkeys(table["method"]))})
+    sets = list(dict.fromkeys(table["ood"]))
+    for name in sets:
+        part = table[table["ood"] == name].set_index("method").reindex(frame["Method"])
+        frame[f"{name} AUROC"], frame[f"{name} FPR"] = (
+            100 * part["auroc"].to_numpy(),
+            100 * part["fpr95"].to_numpy(),
+        )
+    for name, members in groups or [("mean", sets)]:
+        members = averaged([member for member in members if member in sets], table)
+        for measure in ("AUROC", "FPR"):
+            frame[f"{name} {measure}"] = frame[[f"{member} {measure}" for member in members]].mean(
+                axis=1, skipna=False
+            )
+    return frame.round(2)
+
+
+def over_groups(table, groups):
+    """The tidy table -> one row per group and method: metrics averaged over the group's OOD sets,
+    each set counting alike.
+
+    A set on which a method is undefined, or was not computed, leaves that method no mean. A set of
+    a single image is no part of a group's mean, unless the group has no others: then the mean stays
+    empty."""
+    measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
+    table, parts = printable(table), []
+    for name, members in groups:
+        members = averaged(members, table) or members
+        part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
+        complete = part.size() == len(members)
+        part = part.agg(lambda values: values.mean(skipna=False)).where(complete).reset_index()
+        part.insert(0, "group", name)
+        part.insert(1, "sets", " ".join(members))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def in_common(measured):
+    """Tables of several checkpoints -> the same, with the sets and methods that all of them
+    have."""
+    measured = [printable(table) for table in measured]
+    keys = [set(zip(table["ood"], table["method"], strict=True)) for table in measured]
+    shared = set.intersection(*keys)
+    return [
+        table[[key in shared for key in zip(table["ood"], table["method"], strict=True)]]
+        for table in measured
+    ]
+
+
+def over_checkpoints(table, by):
+    """Tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR over
+    them, for each `by`.
+
+    A group's spread is that of its mean, not the mean of its sets' spreads: the sets share each
+    checkpoint's luck."""
+
+    def mean(values):
+        return values.mean(skipna=False)  # undefined for one checkpoint leaves no mean
+
+    def std(values):
+        return values.std(skipna=False)
+
+    grouped = table.groupby(by, sort=False)
+    return grouped.agg(
+        checkpoints=("auroc", "size"),
+        auroc_mean=("auroc", mean),
+        auroc_std=("auroc", std),
+        fpr95_mean=("fpr95", mean),
+        fpr95_std=("fpr95", std),
+    ).reset_index()
+
+
+def heading(table, tpr, escape=str):
+    """What a table shows, with names as `escape` writes them in the table's language."""
+    row = table.iloc[0]
+    right = (
+        ""
+        if np.isnan(row["accuracy"])
+        else f", {100 * row['accuracy']:.2f}{escape('%')} classified right"
+    )
+    counts = table.groupby("ood", sort=False)["n_ood"].first()
+    return (
+        f"{escape(row['checkpoint'])}: {escape(row['dataset'])} ({row['n_id']:,} test"
+        f" images{right}) against "
+        + ", ".join(f"{escape(name)} ({count:,})" for name, count in counts.items())
+        + f"; AUROC, and FPR at {100 * tpr:g}{escape('%')} TPR with ID as positive, in"
+        f" {escape('%')}" + left_out(table, escape) + tuned(table, escape)
+    )
+
+
+def left_out(table, escape):
+    """Which sets are part of no mean, in words."""
+    names = [escape(name) for name in single(table)]
+    if not names or len(names) == table["ood"].nunique():
+        return ""
+    return f"; means over all sets but {listed(names)}"
+
+
+def notes(table):
+    """Why cells are empty, or what to know of them: one line per text, with the methods and sets
+    that it is of."""
+    said = {}
+    for row in table[table["note"] != ""].to_dict("records"):
+        said.setdefault(row["note"], []).append((row["method"], row["ood"]))
+    lines = [
+        f"{together(method for method, _ in cells)} ({together(name for _, name in cells)}): {text}"
+        for text, cells in said.items()
+    ]
+    lines += [
+        f"{name}: rates over one image have no interval and are left out; its scores, and whether"
+        f" each accepts it, are in scores_OOD_{name}.csv"
+        for name in single(table)
+    ]
+    if table["n_id"].iloc[0] == 1:
+        lines.append("rates over one ID test image have no interval and are left out")
+    return lines
+
+
+def listed(names):
+    """["a", "b", "c"] -> "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def together(names):
+    return ", ".join(dict.fromkeys(names))
+
+
+def tuned(table, escape):
+    """Which methods' hyper-parameters were chosen on a validation OOD set, in words."""
+    chosen = {}
+    for name, text in zip(table["method"], table["parameters"], strict=True):
+        validation = json.loads(text).get("val_ood") if text else None
+        if validation and name not in chosen.setdefault(validation, []):
+            chosen[validation].append(name)
+    return "".join(
+        f"; hyper-parameters of {', '.join(map(escape, names))} chosen on {escape(validation)}"
+        for validation, names in chosen.items()
+    )
+
+
+def cells(summary, table, bold, escape):
+    """The printed table as text, with the AUROCs in bold that a paired test calls the best of their
+    set."""
+    best = set(
+        zip(
+            table.loc[table["best"], "method"],
+            table.loc[table["best"], "ood"] + " AUROC",
+            strict=True,
+        )
+    )
+
+    def cell(method, column, value):
+        if np.isnan(value):
+            return ""
+        return bold(f"{value:.2f}") if (method, column) in best else f"{value:.2f}"
+
+    return [
+        [
+            escape(row["Method"]),
+            *(cell(row["Method"], column, row[column]) for column in summary.columns[1:]),
+        ]
+        for row in summary.to_dict("records")
+    ]
+
+
+def markdown(summary, table, tpr):
+    """The printed table in Markdown, under a line that says what it shows."""
+    rows = [
+        [md(name) for name in summary.columns],
+        ["---", *["---:"] * (summary.shape[1] - 1)],
+        *cells(summary, table, "**{}**".format, md),
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    beneath = [f"- {md(text)}" for text in notes(table)]
+    return "\n".join(
+        [f"{heading(table, tpr, md)}. {BOLD}", "", *lines, *(["", *beneath] if beneath else []), ""]
+    )
+
+
+def md(text):
+    """Escape what Markdown or HTML would take for markup; an underscore within a word is none, and
+    stays readable."""
+    text = " ".join(str(text).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~$!])", r"\\\1", text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    return re.sub(
+        r"^([#+=-])|^(\d+)([.)])",
+        lambda start: "\\" + start[1] if start[1] else f"{start[2]}\\{start[3]}",
+        text,
+    )
+
+
+def latex(summary, table, tpr, caption, label):
+    r"""A booktabs table: AUROC and FPR under each OOD set's name, BESIDE sets side by side, as many
+    panels as that takes.
+
+    `caption` is the person's own LaTeX; without one, the table says what it shows.
+    """
+    names = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in summary.columns[1:]))
+    rows = cells(summary, table, r"\textbf{{{}}}".format, tex)
+    caption = caption or f"{heading(table, tpr, tex)}. {tex(BOLD)}"
+    lines = [
+        r"\begin{table}",
+        r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
+        rf"\caption{{{caption}}}",
+        rf"\label{{{label}}}",
+    ]
+    for start in range(0, len(names), BESIDE):
+        beside = names[start : start + BESIDE]
+        lines += [
+            *([r"\\[1ex]"] if start else []),
+            rf"\begin{{tabular}}{{l{'rr' * len(beside)}}}",
+            r"\toprule",
+            " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in beside)])
+            + r" \\",
+            " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(beside)])
+            + r" \\",
+            r"\midrule",
+        ]
+        lines += [
+            " & ".join([name, *values[2 * start : 2 * (start + BESIDE)]]) + r" \\"
+            for name, *values in rows
+        ]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def tex(text):
+    """Escape what LaTeX would take for a command, for the option of a line end ([ and *), or for a
+    long dash."""
+    special = {
+        "\\": r"\textbackslash{}",
+        "_": r"\_",
+        "%": r"\%",
+        "&": r"\&",
+        "#": r"\#",
+        "$": r"\$",
+        "{": r"\{",
+        "}": r"\}",
+        "<": "$<$",
+        ">": "$>$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "[": "{[}",
+        "]": "{]}",
+        "*": "{*}",
+    }
+    text = " ".join(str(text).split())
+    return "".join(special.get(letter, letter) for letter in text).replace("--", "-{}-")

@@ -1,0 +1,333 @@
+"""The files that belong to one checkpoint, in results/<stem>/: found, and checked against each
+other before any is read.
+
+What the scorers cannot do without is named where it is missing, with the command that makes it;
+what they can do without (ID validation images, perturbed images for ODIN) is left out with a
+warning where it came from another checkpoint."""
+
+import os
+import re
+import shlex
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import utils
+from artifacts import records, store
+
+# Arguments of run_networks.py without which the same features do not come again: those of a network
+# from elsewhere.
+REPEATED = ("model", "image_size", "crop_share", "interpolation", "mean", "std", "format")
+ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
+    "the program that wrote these features"
+)
+CHECKPOINTS = (
+    ".pth",
+    ".pt",
+    ".ckpt",
+    ".bin",
+    ".safetensors",
+)  # a path that ends otherwise is a folder of features
+
+
+@dataclass(frozen=True)
+class Run:
+    """The feature files of one checkpoint."""
+
+    folder: Path
+    dataset: str
+    head: Path  # None where there are only features
+    train: Path
+    val: Path  # None where the run kept no validation images
+    test: Path
+    ood: dict  # name: path
+    # test sets of perturbed images, "": ID, name: OOD; those that are there, none without ID's
+    odin: dict
+    command: str  # that extracts all of it anew
+
+    @property
+    def files(self):
+        return [
+            path
+            for path in (
+                self.head,
+                self.train,
+                self.val,
+                self.test,
+                *self.ood.values(),
+                *self.odin.values(),
+            )
+            if path
+        ]
+
+    def command_with(self, flags):
+        """The command that extracts, with more flags; other programs' features have none that we
+        know."""
+        return self.command if self.command == ELSEWHERE else f"{self.command} {flags}"
+
+    @property
+    def optional(self):
+        """Every path that would be read if it were there: a record of a stage names those that were
+        absent."""
+        stems = ["head", f"ID_{self.dataset}_val", *odin_stems(self.dataset, self.ood).values()]
+        return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
+
+
+def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=None, needs_head=True):
+    """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not
+    belong together.
+
+    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken.
+    Raises ValueError that names what is missing, or made by another checkpoint or head, and the
+    command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
+    features alone will do: `head` is then None."""
+    folder, dataset = locate(checkpoint, output_dir, dataset)
+    images = distinct(sets_in(folder) if ood is None else ood)
+    wanted = {
+        "head": "head",
+        "train": f"ID_{dataset}_train",
+        "test": f"ID_{dataset}_test",
+        **{f"OOD {name}": f"OOD_{name}_test" for name in images},
+    }
+    files = {role: store.feature_file(folder, stem) for role, stem in wanted.items()}
+    sets = [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()]
+    command = remedy(checkpoint, dataset, sets, files["head"] or files["train"], output_dir)
+    missing = [
+        f"{wanted[role]}.csv"
+        for role, path in files.items()
+        if path is None and (needs_head or role != "head")
+    ]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
+    origin = records.origin(files["head"] or files["train"])
+    val = own(store.feature_file(folder, f"ID_{dataset}_val"), origin)
+    perturbed = {
+        name: own(store.feature_file(folder, stem), origin)
+        for name, stem in odin_stems(dataset, images).items()
+    }
+    odin = {name: path for name, path in perturbed.items() if path and perturbed[""]}
+    run = Run(
+        folder,
+        dataset,
+        files["head"],
+        files["train"],
+        val,
+        files["test"],
+        {name: files[f"OOD {name}"] for name in images},
+        odin,
+        command,
+    )
+    check_widths(run)
+    check_origin(run, Path(checkpoint), stale or records.Stale())
+    return run
+
+
+def locate(checkpoint, output_dir="results", dataset=None):
+    """The folder of a checkpoint's features, and the ID data set in it; ValueError where there is
+    none, or several."""
+    folder = utils.results_folder(checkpoint, output_dir)
+    return folder, (
+        utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint, output_dir)
+    )
+
+
+def sets_in(folder):
+    """The names of all OOD sets in a folder, sorted."""
+    found = [
+        name for suffix in store.SUFFIXES for name in records.listing(folder, f"OOD_*_test{suffix}")
+    ]
+    return sorted({Path(name).stem.removeprefix("OOD_").removesuffix("_test") for name in found})
+
+
+def odin_stems(dataset, ood):
+    """Stems of the files of perturbed images, "": ID, name: OOD."""
+    return {"": f"ODIN_ID_{dataset}_test", **{name: f"ODIN_OOD_{name}_test" for name in ood}}
+
+
+def only_dataset(folder, checkpoint, output_dir="results"):
+    found = [
+        name for suffix in store.SUFFIXES for name in records.listing(folder, f"ID_*_train{suffix}")
+    ]
+    found = sorted({Path(name).stem.removeprefix("ID_").removesuffix("_train") for name in found})
+    if len(found) != 1:
+        raise ValueError(
+            f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'});"
+            " expected one: name it with --dataset, or make it with:"
+            f" {remedy(checkpoint, output_dir=output_dir)}"
+        )
+    return found[0]
+
+
+def distinct(ood):
+    """[NAME or NAME=FOLDER] -> {name: folder or None}; ValueError for a set that is named twice."""
+    named = [utils.split_name(text) for text in ood]
+    for name, _ in named:
+        if [other for other, _ in named].count(name) > 1:
+            raise ValueError(f"--ood names {name} more than once; give each set once")
+    return dict(named)
+
+
+def as_extracted(path, name, images):
+    """NAME or NAME=FOLDER, as run_networks.py was asked for the set; ValueError where `images`, a
+    folder, is another one."""
+    words = (records.read_sidecar(path).get("arguments") or {}).get("ood") or [] if path else []
+    given = f"{name}={images}" if images else name
+    extracted = next((word for word in words if utils.split_name(word)[0] == name), given)
+    recorded = utils.split_name(extracted)[1]
+    if images and recorded and Path(images).resolve() != Path(recorded).resolve():
+        raise ValueError(
+            f"{path} holds the images of {recorded}, not of {images}; extract these under a name of"
+            f" their own, such as --ood {shlex.quote(f'{name}2={images}')}"
+        )
+    return extracted
+
+
+def own(path, origin):
+    """A file that can be done without, None where there is none or, with a warning, where another
+    checkpoint made it."""
+    made_by = records.origin(path) if path else {}
+    known = any(made_by.values()) and any(origin.values())
+    if known and not records.same_network(made_by, origin):
+        warnings.warn(
+            f"{path} was made from another checkpoint and is left out; delete it, or extract it"
+            " anew",
+            stacklevel=2,
+        )
+        return None
+    return path
+
+
+def remedy(checkpoint, dataset=None, ood=(), made=None, output_dir="results"):
+    """The command that extracts these features; `made`, one of the files, says by which arguments
+    they were made."""
+    sidecar = records.read_sidecar(made) if made else {}
+    file = checkpoint_file(checkpoint, made)
+    if made and not sidecar and not Path(file).is_file():
+        return ELSEWHERE
+    arguments = sidecar.get("arguments") or {}
+    repeated = {flag: arguments.get(flag) for flag in REPEATED}
+    if repeated["format"] == "csv":
+        del repeated["format"]
+    if str(output_dir) != "results":
+        repeated["output_dir"] = str(output_dir)
+    words = ["python", "run_networks.py", "--checkpoint", file]
+    for flag, value in {
+        **repeated,
+        "dataset": arguments.get("dataset") or dataset,
+        "ood": list(ood),
+    }.items():
+        if value not in (None, []):
+            words += [
+                f"--{flag.replace('_', '-')}",
+                *map(str, value if isinstance(value, list) else [value]),
+            ]
+    return shlex.join(words)
+
+
+def checkpoint_file(given, made=None):
+    """The checkpoint that a person named, or whose folder: where its head says that it lay, or else
+    beside the folder."""
+    name = str(given).rstrip("/")
+    if Path(name).is_file() or Path(name).suffix in CHECKPOINTS:
+        return name
+    at = records.read_sidecar(made).get("checkpoint_at") if made else None
+    found = Path(os.path.normpath(Path(made).parent / at)) if isinstance(at, str) else None
+    return str(found) if found and found.is_file() else f"{name}.pth"
+
+
+# ---- what belongs together -----------------------------------------------------------------------
+
+
+def check_widths(run):
+    """Head and features are equally wide; nothing makes up for it where they are not."""
+    first = run.head or run.train
+    width = width_of_head(first) if run.head else store.width_of(first)
+    for path in run.files:
+        found = width if path == run.head else store.width_of(path)
+        if found != width:
+            raise ValueError(
+                f"{path} is {found} features wide where {first} has {width}: they come from"
+                f" different networks; make them anew with: {run.command}"
+            )
+
+
+def width_of_head(path):
+    return sum(re.fullmatch(r"w\d+", name) is not None for name in store.columns_of(path))
+
+
+def check_origin(run, checkpoint, stale):
+    """Each sidecar names this head and, where the checkpoint file is at hand, this checkpoint's
+    network."""
+    sidecars = {path: records.read_sidecar(path) for path in run.files}
+    named = {path: sidecar for path, sidecar in sidecars.items() if sidecar}
+    warn_of_unnamed(run, [path for path in sidecars if path not in named])
+    expected = (
+        records.network_of(checkpoint)
+        if checkpoint.is_file()
+        else records.origin(run.head or run.train)
+    )
+    if any(expected.values()):
+        foreign = [
+            path for path, sidecar in named.items() if not records.same_network(sidecar, expected)
+        ]
+        refuse_foreign(run, foreign, expected, stale)
+    if run.head:
+        other = [
+            path
+            for path, sidecar in named.items()
+            if path != run.head and not made_with(run.head, sidecar)
+        ]
+        refuse_other_head(run, other, stale)
+
+
+def warn_of_unnamed(run, unnamed):
+    """One line for all files that have no sidecar."""
+    if not unnamed:
+        return
+    names = ", ".join(path.name for path in unnamed)
+    if len(unnamed) == 1:
+        warnings.warn(
+            f"{names} has no sidecar in {run.folder}: nothing says which checkpoint made it, so it"
+            " is taken on trust",
+            stacklevel=2,
+        )
+        return
+    warnings.warn(
+        f"{names} have no sidecars in {run.folder}: nothing says which checkpoint made them, so"
+        " they are taken on trust",
+        stacklevel=2,
+    )
+
+
+def refuse_foreign(run, foreign, expected, stale):
+    if not foreign:
+        return
+    digest = expected.get("checkpoint_sha256") or expected.get("weights_sha256")
+    found = records.read_sidecar(foreign[0]).get("checkpoint_sha256")
+    stale.found(
+        f"{foreign[0]} was made from another checkpoint ({str(found)[:12]}, expected"
+        f" {str(digest)[:12]})" + and_others(foreign),
+        run.command,
+    )
+
+
+def refuse_other_head(run, other, stale):
+    if other:
+        stale.found(
+            f"{other[0]} was made with another head than {run.head}{and_others(other)}", run.command
+        )
+
+
+def and_others(paths):
+    names = ", ".join(path.name for path in paths[1:])
+    return f", and so was {names}" if len(paths) == 2 else f", and so were {names}" if names else ""
+
+
+def made_with(head, sidecar):
+    """True if a file's sidecar names this head, or one of other bytes that says the same."""
+    then = sidecar.get("head_sha256")
+    if then is None:
+        return False
+    written = records.read_sidecar(head)
+    content = written.get("content_sha256") if written.get("sha256") == then else None
+    return records.unchanged(head, then, content)

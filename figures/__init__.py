@@ -1,0 +1,69 @@
+"""Figures of the pipeline: one function a figure, arrays or pandas tables in, a matplotlib Figure
+out.
+
+Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backend, safe in threads.
+Save with `figure.savefig(path)`; each figure carries its own resolution. One style throughout: ID
+has one fixed colour, OOD sets take theirs by position, many sets become small multiples with the
+name beside the data, and shares are drawn as percent. Cells that are NaN are left out and said to
+be in words; nothing is drawn as zero because it is missing.
+
+The functions stand in figures.scores (training, scores, ID beside OOD), figures.collapse (one
+checkpoint's collapse) and figures.series (over checkpoints and layers), their style in
+figures.style; whoever draws imports this module alone."""
+
+from figures.collapse import (
+    angle_histogram,
+    class_mean_distances,
+    cosine_histogram,
+    gram_matrices,
+    mismatch_map,
+    nc5_bars,
+    nearest_mean_agreement,
+    pca_spectrum,
+    weight_mean_alignment,
+    within_class_variance,
+)
+from figures.scores import (
+    auroc_bars,
+    centre_distances,
+    embedding,
+    method_labels,
+    neco_shares,
+    principal_components,
+    score_histograms,
+    three_components,
+    training_curves,
+)
+from figures.series import collapse_curves, correlation_maps, layer_epoch_maps, nc5_curves
+from figures.style import ID_COLOUR, LONG, OOD_COLOURS, ood_colour, percent
+
+__all__ = [
+    "ID_COLOUR",
+    "LONG",
+    "OOD_COLOURS",
+    "angle_histogram",
+    "auroc_bars",
+    "centre_distances",
+    "class_mean_distances",
+    "collapse_curves",
+    "correlation_maps",
+    "cosine_histogram",
+    "embedding",
+    "gram_matrices",
+    "layer_epoch_maps",
+    "method_labels",
+    "mismatch_map",
+    "nc5_bars",
+    "nc5_curves",
+    "nearest_mean_agreement",
+    "neco_shares",
+    "ood_colour",
+    "pca_spectrum",
+    "percent",
+    "principal_components",
+    "score_histograms",
+    "three_components",
+    "training_curves",
+    "weight_mean_alignment",
+    "within_class_variance",
+]

@@ -1,0 +1,1 @@
+"""What report.py does: the summary, the page and its words."""

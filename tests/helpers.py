@@ -1,0 +1,469 @@
+"""What test files share: scripts run as the shell runs them, small networks, runs and folders of
+features, and several processes."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+
+import cli
+import ood_methods
+import run_networks
+import train
+import utils
+from artifacts import records, store
+from networks import registry
+from training import run as training_run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# ---- the shell -----------------------------------------------------------------------------------
+
+
+# pandas reads decimals exactly by itself from 3.1 on, and warns of the option.
+EXACT = (
+    {"float_precision": "round_trip"}
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    else {}
+)
+
+
+def read_csv(path):
+    """A CSV by pandas: decimals exactly, and only an empty cell is a missing value."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], **EXACT)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a script left at the shell."""
+
+    code: int
+    out: str
+    err: str
+
+
+def shell(main, *words):
+    """Run a script's main under cli.run as the shell would run it, but in this process: importing
+    torch costs seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["script.py", *map(str, words)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        try:
+            cli.run(main)
+        except SystemExit as stop:
+            code = stop.code
+    if isinstance(code, str):  # as the interpreter does with a text
+        print(code, file=err)
+    return Ended(1 if isinstance(code, str) else code or 0, out.getvalue(), err.getvalue())
+
+
+def write_blank(path, figure):
+    """In place of utils.write_figure where figures are not what is tested: drawing takes most of
+    the time."""
+    utils.write_text(path, "a figure")
+
+
+# ---- networks and checkpoint files ---------------------------------------------------------------
+
+
+def tiny(classes=4, seed=0):
+    torch.manual_seed(seed)
+    return registry.build("resnet_cifar", classes)
+
+
+def same(state, other):
+    return state.keys() == other.keys() and all(
+        torch.equal(state[key], other[key]) for key in state
+    )
+
+
+def ours(network, **facts):
+    """What train.py writes, as far as it counts: all that makes a file recognisably ours."""
+    classes = len(network.fc.weight)
+    return {
+        "model_state_dict": network.state_dict(),
+        "model": "resnet_cifar",
+        "model_args": {"dropout": 0.0},
+        "dataset": "digits",
+        "class_names": [str(index) for index in range(classes)],
+        "held_out": [],
+        "val_size": 96,
+        "recipe": {},
+        "versions": {},
+        "preprocessing": {
+            "size": 16,
+            "mean": (0.3,) * 3,
+            "std": (0.3,) * 3,
+            "interpolation": "bilinear",
+        },
+        **facts,
+    }
+
+
+def saved(tmp_path, content, name="network.pth"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+# ---- small training runs -------------------------------------------------------------------------
+
+
+# Three digits at 8 x 8 pixels: 326 training, 32 validation and 179 test images; an epoch is a
+# fraction of a second.
+SMALL = [
+    "--dataset",
+    "digits",
+    "--held-out",
+    *"3456789",
+    "--image-size",
+    "8",
+    "--model",
+    "resnet_cifar",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "64",
+    "--val-size",
+    "32",
+    "--suffix",
+    "run",
+]
+
+
+COLUMNS = [
+    "epoch",
+    "train_loss",
+    "train_acc",
+    "val_loss",
+    "val_acc",
+    "lr",
+    "seconds",
+    "images_per_second",
+]
+
+
+TIMES = ["seconds", "images_per_second"]
+
+
+def start_training(folder, *words):
+    return train.main([*SMALL, "--output-dir", str(folder), *words])
+
+
+def files_of(folder):
+    return train.run_files(folder, "resnet_cifar", "run")
+
+
+def read_checkpoint(folder, kind="final"):
+    return torch.load(files_of(folder)[kind], weights_only=True)
+
+
+def another_checkpoint(run):
+    """A checkpoint beside a DigitsRun's, of surely other features: the best epoch may well be the
+    last one."""
+    path = run.output_dir / "resnet_cifar_another_digits_s0.pth"
+    state = torch.load(run.checkpoint, weights_only=True)
+    weights = state["model_state_dict"]
+    flipped = {**weights, "conv1.weight": weights["conv1.weight"].flip(0)}
+    torch.save({**state, "model_state_dict": flipped}, path)
+    return path
+
+
+def equal(one, other):
+    """Whether two nests of dicts and lists hold the same numbers, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return (
+            isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        )
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def timeless(history):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in history]
+
+
+def assert_same_end(folder, other):
+    """Two runs ended in the same weights, optimiser, random state, history, accuracies, choice of
+    epoch and curves."""
+    for kind in ("final", "best"):
+        one, two = read_checkpoint(folder, kind), read_checkpoint(other, kind)
+        for key in (
+            "epoch",
+            "model_state_dict",
+            "optimizer_state_dict",
+            "rng",
+            "best",
+            "train_acc",
+            "val_acc",
+            "test_acc",
+            "class_names",
+            "preprocessing",
+            "recipe",
+            "arguments",
+        ):
+            assert equal(one[key], two[key]), f"{kind}: {key}"
+        assert timeless(one["history"]) == timeless(two["history"])
+        summaries = [records.read_sidecar(files_of(place)[kind]) for place in (folder, other)]
+        for key in ("epoch", "epochs", "train_acc", "val_acc", "test_acc"):
+            assert summaries[0][key] == summaries[1][key]
+    curves = [
+        pd.read_csv(files_of(place)["curves"]).drop(columns=TIMES) for place in (folder, other)
+    ]
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+    assert sorted(path.name for path in Path(folder).iterdir()) == sorted(
+        path.name for path in Path(other).iterdir()
+    )
+
+
+def signalled(monkeypatch, number, at):
+    """Send this process a signal within the optimiser steps of these numbers, counted over the
+    run."""
+    real, count = training_run.Run.step, [0]
+
+    def step(run, *arguments):
+        count[0] += 1
+        if count[0] in at:
+            os.kill(os.getpid(), number)
+        return real(run, *arguments)
+
+    monkeypatch.setattr(training_run.Run, "step", step)
+
+
+REGULARISED = (
+    "--mode",
+    "regularised",
+    "--epochs",
+    "3",
+    "--no-amp",
+)  # dropout and every augmentation: 6 steps an epoch
+
+# ---- folders of features -------------------------------------------------------------------------
+
+
+def random_run(
+    folder, width=4, classes=3, checkpoint_sha256="a" * 64, ood=("svhn",), suffix=".csv", seed=0
+):
+    """A folder such as run_networks.py leaves, of random features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    W, b = generator.normal(size=(classes, width)), generator.normal(size=classes)
+    store.write_head(
+        folder / "head.csv",
+        W,
+        b,
+        [f"class {c}" for c in range(classes)],
+        {"checkpoint_sha256": checkpoint_sha256},
+    )
+    sidecar = {
+        "checkpoint_sha256": checkpoint_sha256,
+        "head_sha256": records.sha256(folder / "head.csv"),
+    }
+    for stem in ("ID_toy_train", "ID_toy_test", *(f"OOD_{name}_test" for name in ood)):
+        store.write_features(
+            folder / f"{stem}{suffix}",
+            generator.normal(size=(6, width)),
+            np.arange(6) % classes,
+            sidecar=sidecar,
+        )
+    return folder
+
+
+def change_json(path, change):
+    """Change a sidecar's content."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+CLASSES, WIDTH = 4, 12
+
+
+def toy_run(folder, ood=("far_noise", "near"), suffix=".csv", seed=0):
+    """A folder such as run_networks.py leaves: ReLU-like features around class centres; one OOD set
+    far, one near."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(CLASSES, WIDTH)) * 2
+    store.write_head(
+        folder / "head.csv",
+        centres / 4,
+        generator.normal(size=CLASSES) / 10,
+        ["cat", "dog", "bird", "frog"],
+        {"checkpoint_sha256": "a" * 64},
+    )
+    sidecar = {"checkpoint_sha256": "a" * 64, "head_sha256": records.sha256(folder / "head.csv")}
+
+    def write(stem, labels, spread, pull, paths=None):
+        noise = generator.normal(size=(len(labels), WIDTH)) * spread
+        features = np.maximum(pull * centres[labels % CLASSES] + noise, 0)
+        store.write_features(folder / f"{stem}{suffix}", features, labels, paths, sidecar)
+
+    write("ID_toy_train", np.arange(240) % CLASSES, 1.0, 1.0)
+    write("ID_toy_val", np.arange(40) % CLASSES, 1.0, 1.0)
+    write("ID_toy_test", np.arange(100) % CLASSES, 1.0, 1.0)
+    for number, name in enumerate(ood):
+        write(
+            f"OOD_{name}_test",
+            np.arange(60 + 20 * number),
+            1.5,
+            0.3 + 0.3 * number,
+            [f"{name}/{n:03}.png" for n in range(60)] if number == 0 else None,
+        )
+    return folder
+
+
+def score(folder, *words):
+    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
+    assert ended.code == 0, ended.err
+    return read_csv(folder / "ood_metrics.csv"), ended.out
+
+
+# ---- extraction ----------------------------------------------------------------------------------
+
+
+def extract(run, *words):
+    return run_networks.main(
+        [
+            "--checkpoint",
+            str(run.checkpoint),
+            "--device",
+            "cpu",
+            "--output-dir",
+            str(run.output_dir),
+            *map(str, words),
+        ]
+    )
+
+
+def modified(folder):
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in folder.iterdir()
+        if path.suffix in (".csv", ".parquet")
+    }
+
+
+def by_two(tmp_path, run, *runs):
+    """run_networks.py in two processes, once for each list of words -> [(exit codes by rank,
+    [(stdout, stderr) by rank])]."""
+    starts = []
+    for number, words in enumerate(runs):
+        address = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(32000 + os.getpid() % 2000 * 8 + number),
+        }
+        ranks = [
+            address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+            for rank in (0, 1)
+        ]
+        words = [
+            "--checkpoint",
+            run.checkpoint,
+            "--device",
+            "cpu",
+            "--output-dir",
+            run.output_dir,
+            *words,
+        ]
+        starts.append((tmp_path / f"ranks{number}", Path(run_networks.__file__), words, *ranks))
+    said = [
+        [tuple((folder / f"{rank}.{name}") for name in ("out", "err")) for rank in (0, 1)]
+        for folder, *_ in starts
+    ]
+    return [
+        (codes, [tuple(path.read_text() for path in rank) for rank in ranks])
+        for codes, ranks in zip(fork(starts), said, strict=True)
+    ]
+
+
+# ---- several processes ---------------------------------------------------------------------------
+
+
+FORKED = """
+import os, runpy, sys
+import run_networks, train
+
+# folder, script, words; then the ranks' environments: one import of torch and ours serves them all
+for line in sys.stdin:
+    folder, script, words, *environments = eval(line)
+    children = []
+    for rank, environment in enumerate(environments):
+        if (child := os.fork()) == 0:
+            os.environ.update(environment)
+            for number, name in ((1, "out"), (2, "err")):
+                os.dup2(os.open(f"{folder}/{rank}.{name}", os.O_CREAT | os.O_WRONLY), number)
+            sys.argv = [script, *words]
+            runpy.run_path(script, run_name="__main__")
+        children.append(child)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
+"""
+
+
+def launch(script, *words, processes=2):
+    """Start a script by torchrun on this machine -> the finished process; one that hangs fails the
+    test."""
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        processes,
+        script,
+        *words,
+    ]
+    return subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, timeout=600, env=clean(), cwd=ROOT
+    )
+
+
+def fork(runs):
+    """[(folder, script, words, environment of each rank ...)] -> [exit codes]; <folder>/<rank>.out
+    and .err hold what was said."""
+    for folder, *_ in runs:
+        folder.mkdir(exist_ok=True)
+    lines = [
+        repr((str(folder), str(script), list(map(str, words)), *ranks))
+        for folder, script, words, *ranks in runs
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=clean(),
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return [list(map(int, line.split())) for line in done.stdout.splitlines()]
+
+
+def clean(**more):
+    """This environment with nothing of a launcher in it, and `more`."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in names and not name.startswith("SLURM_")
+    }
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}

@@ -1,0 +1,530 @@
+"""images/reading.py: which files of a folder are images, how each becomes RGB, and what is said of
+those that cannot."""
+
+import importlib
+import os
+import struct
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+import cli
+import data
+import main
+import train
+from images import folders, reading
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def plainly(size):
+    """Preprocessing whose normalisation only divides by 255."""
+    return data.Preprocessing(size, (0.0,) * 3, (1.0,) * 3)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write(path, array=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(12, 12, 3) if array is None else array).save(path, **options)
+    return path
+
+
+def oriented(number):
+    exif = Image.Exif()
+    exif[reading.ORIENTATION] = number
+    return exif
+
+
+def pixels_of(folder, size):
+    return data.image_folder(folder, plainly(size)).in_memory().pixels.permute(0, 2, 3, 1).numpy()
+
+
+# ---- upright -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("number", range(10))
+def test_an_image_is_turned_as_its_exif_says(tmp_path, ending, number):
+    path = write(tmp_path / f"a.{ending}", noise(9, 14, 3), exif=oriented(number))
+    with Image.open(path) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    assert np.array_equal(np.asarray(reading.read(path)), np.asarray(expected))
+    assert expected.size == ((9, 14) if number in (5, 6, 7, 8) else (14, 9))
+
+
+def test_a_phones_photograph_stands_upright_in_folders_of_every_use(tmp_path):
+    upright = noise(12, 12, 3)
+    for name in ("ant", "bee"):
+        write(
+            tmp_path / "train" / name / "1.png", np.rot90(upright), exif=oriented(6)
+        )  # 6: turn it clockwise to see it
+        write(tmp_path / "test" / name / "1.png", upright)
+    _, dataset = data.id_set(f"insects={tmp_path}", None, 12)
+    train, test = (
+        data.load_id(dataset, split, plainly(12), None).in_memory().pixels
+        for split in ("train", "test")
+    )
+    assert torch.equal(train, test)
+    assert np.array_equal(pixels_of(tmp_path, 12)[-1], upright)
+
+
+def test_an_orientation_in_xmp_alone_counts_too(tmp_path):
+    said = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="3"/></x:xmpmeta>'
+    path = write(tmp_path / "a.webp", xmp=said, lossless=True)
+    assert np.array_equal(np.asarray(reading.read(path)), np.rot90(noise(12, 12, 3), 2))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+@pytest.mark.parametrize(
+    "block", [b"no TIFF at all", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01"]
+)
+def test_a_broken_exif_block_turns_nothing_and_stops_nothing(tmp_path, ending, block):
+    path = write(tmp_path / f"a.{ending}", exif=b"Exif\0\0" + block)
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.array_equal(np.asarray(reading.read(path)), expected)
+
+
+def test_an_exif_block_that_cannot_be_written_again_is_followed_all_the_same(tmp_path):
+    exif = oriented(3).tobytes()
+    entry = struct.pack(
+        ">HHI4s", 0x0100, 12, 1, b"\0\0\0\0"
+    )  # a width of the type double, of four bytes
+    broken = exif[:6] + exif[6:14] + struct.pack(">H", 2) + entry + exif[16:]
+    path = write(tmp_path / "a.png", exif=broken)
+    with Image.open(path) as image, pytest.raises(struct.error):
+        ImageOps.exif_transpose(image)
+    assert np.array_equal(np.asarray(reading.read(path)), np.rot90(noise(12, 12, 3), 2))
+
+
+# ---- grey levels, alpha --------------------------------------------------------------------------
+
+
+def tiff(path, values, bits=16, photometric=1, sample_format=1):
+    """An uncompressed grey TIFF with these tags, little-endian, a strip."""
+    rows = values.shape[0]
+    if bits == 12:
+        pairs = values.reshape(-1, 2).astype(int)
+        packed = bytes(
+            np.stack(
+                [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1
+            )
+            .astype(np.uint8)
+            .ravel()
+        )
+    else:
+        packed = values.tobytes()
+    tags = {
+        256: values.shape[1],
+        257: rows,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: rows,
+        279: len(packed),
+        339: sample_format,
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+        + packed
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["a.png", "little.tif", "big.tif", "a.pgm", "white is zero.tif", "twelve.tif", "twelve.pgm"],
+)
+def test_deep_grey_is_scaled_by_its_own_white(tmp_path, kind):
+    white = 4095 if kind.startswith("twelve") else 65535
+    values, path = np.linspace(0, white, 144).astype(np.uint16).reshape(12, 12), tmp_path / kind
+    expected = np.round(values / white * 255)
+    if kind.endswith("pgm"):
+        path.write_bytes(b"P5 12 12 %d\n" % white + values.astype(">u2").tobytes())
+    elif kind.startswith(("white", "twelve")):
+        tiff(path, values, 12 if white == 4095 else 16, photometric=0 if "zero" in kind else 1)
+        expected = 255 - expected if "zero" in kind else expected
+    else:
+        Image.fromarray(values.astype(">u2") if kind == "big.tif" else values).save(path)
+    found = pixels_of(tmp_path, 12)[0]
+    assert np.abs(found[..., 0] - expected).max() == 0
+    assert (found == found[..., :1]).all()
+    assert {0, 255} <= set(found.ravel().tolist())
+
+
+def test_sixteen_bit_colour_keeps_its_high_bytes(tmp_path):
+    values = np.linspace(0, 65535, 12 * 12 * 3).astype(">u2").reshape(12, 12, 3)
+    (tmp_path / "deep.ppm").write_bytes(b"P6 12 12 65535\n" + values.tobytes())
+    assert np.abs(pixels_of(tmp_path, 12)[0] - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        (np.zeros((8, 8), np.float32), "F"),
+        (np.zeros((8, 8), np.int32), "I"),
+        (Image.new("LAB", (8, 8)), "LAB"),
+        ("signed", "I"),
+    ],
+)
+def test_levels_without_a_defined_white_are_refused_by_name_and_mode(tmp_path, values, mode):
+    path = tmp_path / "a.tif"
+    if isinstance(values, str):
+        tiff(path, np.zeros((8, 8), np.int16), sample_format=2)
+    else:
+        (values if isinstance(values, Image.Image) else Image.fromarray(values)).save(path)
+    images = data.image_folder(tmp_path, plainly(8))
+    for refused in (images.in_memory, lambda: reading.refuse(images.unreadable())):
+        with pytest.raises(
+            ValueError,
+            match=(
+                rf"a\.tif cannot be read as an image \(.*mode {mode}, whose .* save it in 8 or 16"
+            ),
+        ):
+            refused()
+
+
+def test_alpha_is_dropped_and_not_blended(tmp_path):
+    colour = noise(12, 12, 3)
+    few = Image.fromarray(colour).quantize(16)
+    for alpha in (0, 90, 255):
+        write(tmp_path / f"{alpha}.png", np.dstack([colour, np.full((12, 12), alpha, np.uint8)]))
+    few.save(tmp_path / "palette.png", transparency=bytes(range(16)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow warns of a palette with alpha
+        found = pixels_of(tmp_path, 12)
+    assert all(np.array_equal(image, colour) for image in found[:3])
+    assert np.array_equal(found[3], np.asarray(few.convert("RGB")))
+
+
+# ---- which files count ---------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_counted_by_kind_and_hidden_files_are_not(tmp_path):
+    for name in ("a.png", "sub/b.JFIF", "c.jpe"):
+        write(tmp_path / name, format="JPEG" if name != "a.png" else "PNG")
+    for name in (
+        "d.HEIC",
+        "sub/e.heic",
+        "notes.txt",
+        "README",
+        ".hidden.txt",
+        "Thumbs.db",
+        "sub/desktop.ini",
+        ".DS_Store",
+    ):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    images = data.image_folder(tmp_path, plainly(12))
+    assert images.paths == ["a.png", "c.jpe", "sub/b.JFIF"]
+    assert images.left_out == "5 other files left out (.heic, .txt, broken link, no ending)"
+    assert images.in_memory().left_out == images.take(torch.tensor([0])).left_out == images.left_out
+
+
+def test_train_says_what_it_leaves_out_of_each_split(tmp_path, capsys):
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            for index in range(4):
+                write(
+                    tmp_path / "insects" / split / name / f"{index}.png", noise(8, 8, 3, seed=index)
+                )
+    (tmp_path / "insects" / "train" / "ant" / "photo.heic").write_text("x")
+    (tmp_path / "insects" / "train" / "notes").write_text("x")
+    (tmp_path / "insects" / "test" / "bee" / "list.txt").write_text("x")
+    train.main(
+        [
+            "--dataset",
+            f"insects={tmp_path / 'insects'}",
+            "--image-size",
+            "8",
+            "--model",
+            "resnet_cifar",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "4",
+            "--val-size",
+            "0",
+            "--device",
+            "cpu",
+            "--output-dir",
+            str(tmp_path / "results"),
+        ]
+    )
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "insects (train): 8 images; 2 other files left out (.heic, no ending)",
+        "insects (test): 8 images; 1 other file left out (.txt)",
+    ]
+
+
+def test_nothing_left_out_is_no_word(tmp_path):
+    write(tmp_path / "a.png")
+    assert data.image_folder(tmp_path, plainly(12)).left_out == ""
+    (tmp_path / "b.txt").write_text("x")
+    assert data.image_folder(tmp_path, plainly(12)).left_out == "1 other file left out (.txt)"
+
+
+def test_every_ending_is_one_that_pillow_has_a_reader_for():
+    known = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
+    optional = {".webp", ".avif", ".jp2", ".j2k"}  # by libraries that Pillow may be built without
+    assert known >= folders.ENDINGS - optional - {".mpo"}  # which its reader of JPEG takes
+
+
+def test_a_folder_of_unreadable_kinds_names_them_and_the_way_out(tmp_path):
+    for name in ("a.heic", "b.heic", "c"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"holds no images; .*found 3 other files \(\.heic, no ending\); convert them, .*magick"
+        ),
+    ):
+        data.image_folder(tmp_path, plainly(8))
+
+
+def test_linked_folders_count_and_a_link_back_up_ends(tmp_path):
+    write(tmp_path / "elsewhere" / "1.png")
+    write(tmp_path / "set" / "ant" / "1.png")
+    (tmp_path / "set" / "bee").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "ant" / "up").symlink_to(tmp_path / "set")
+    images = data.image_folder(tmp_path / "set", plainly(12))
+    assert images.paths == ["ant/1.png", "bee/1.png"]
+    assert images.labels.tolist() == [0, 1]
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "a.png")
+
+    def fail(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(ValueError, match=r"cannot be listed \(Permission denied\)"):
+        data.image_folder(tmp_path, plainly(12))
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "root"])
+def test_a_name_that_is_not_utf8_is_shown_escaped(tmp_path, place):
+    odd = os.fsdecode(b"caf\xe9")
+    path = {
+        "file": tmp_path / f"{odd}.png",
+        "folder": tmp_path / odd / "a.png",
+        "root": tmp_path / odd / "a.png",
+    }[place]
+    try:
+        write(path)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(
+        ValueError, match=r"caf\\xe9.* is not UTF-8; rename it, such as with: convmv"
+    ) as caught:
+        data.image_folder(path.parent if place == "root" else tmp_path, plainly(12))
+    str(caught.value).encode()
+
+
+def test_an_ending_that_is_not_utf8_is_left_out_like_others(tmp_path):
+    write(tmp_path / "a.png")
+    try:
+        Path(tmp_path / os.fsdecode(b"b.\xe9")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert data.image_folder(tmp_path, plainly(12)).left_out == r"1 other file left out (.\xe9)"
+
+
+# ---- what cannot be read -------------------------------------------------------------------------
+
+
+def broken_folder(root, count=30, broken=14):
+    for index in range(count):
+        path = write(root / f"{index:02}.png")
+        if index < broken:
+            path.write_bytes(path.read_bytes()[:200])
+    return data.image_folder(root, plainly(12))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 500])
+def test_all_unreadable_files_are_named_at_once(tmp_path, batch_size):
+    images = broken_folder(tmp_path)
+    assert [path.name for path, _ in images.unreadable()] == [
+        f"{index:02}.png" for index in range(14)
+    ]
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"^14 files cannot be read as images: .*/00\.png .*/09\.png \([^)]*\), and 4 more; mend"
+        ),
+    ):
+        list(images.batches(batch_size))
+
+
+def test_looking_through_good_files_decodes_none_of_them(tmp_path, monkeypatch):
+    images = broken_folder(tmp_path, broken=0)
+    for ending in ("jpg", "tif", "gif", "webp", "bmp"):
+        write(tmp_path / f"a.{ending}")
+    monkeypatch.setattr(reading, "read", None)
+    assert data.image_folder(tmp_path, plainly(12)).unreadable() == [] == images.unreadable()
+
+
+def test_of_very_many_files_the_headers_are_looked_at(tmp_path, monkeypatch):
+    images = broken_folder(tmp_path, count=200, broken=3)
+    (tmp_path / "150.png").write_bytes(b"no image")
+    monkeypatch.setattr(reading, "THOROUGH", 199)
+    assert [(path.name, why) for path, why in images.unreadable()] == [
+        ("150.png", "no image that Pillow knows")
+    ]
+    monkeypatch.setattr(reading, "THOROUGH", 200)
+    assert [path.name for path, _ in images.unreadable()] == [
+        "00.png",
+        "01.png",
+        "02.png",
+        "150.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "PNG"},
+        {"format": "JPEG"},
+        {"format": "JPEG", "progressive": True},
+        {"format": "TIFF"},
+        {"format": "WEBP"},
+        {"format": "GIF"},
+        {"format": "BMP"},
+    ],
+)
+def test_the_look_and_the_reading_agree_on_files_cut_short(tmp_path, options):
+    path = write(tmp_path / "a.img", noise(40, 50, 3), **options)
+    whole = path.read_bytes()
+    assert reading.complaint(path, thorough=True) is None
+    for length in np.random.default_rng(0).integers(0, len(whole), 60):
+        path.write_bytes(whole[:length])
+        try:
+            why = reading.read(path) and None
+        except Exception as error:
+            why = reading.reason(error)
+        assert reading.complaint(path, thorough=True) == why
+
+
+def test_a_picture_with_a_wrong_checksum_that_decodes_is_no_failure(tmp_path):
+    path = write(tmp_path / "a.png")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # the checksum of the last chunk, which holds nothing
+    path.write_bytes(content)
+    assert reading.complaint(path, thorough=True) is None
+    assert np.array_equal(np.asarray(reading.read(path)), noise(12, 12, 3))
+
+
+# ---- images that are too large -------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_pixels(monkeypatch):
+    monkeypatch.setattr(reading, "max_pixels", 10_000)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "gif", "bmp", "ppm"])
+def test_an_image_of_more_pixels_than_allowed_is_refused_before_it_is_decoded(
+    tmp_path, monkeypatch, few_pixels, ending
+):
+    path = write(tmp_path / f"a.{ending}", np.zeros((101, 100, 3), np.uint8))
+    write(tmp_path / f"b.{ending}", np.zeros((100, 100, 3), np.uint8))
+    monkeypatch.setattr(reading, "check_mode", None)  # which is next, and before the pixels
+    said = (
+        f"{path} cannot be read as an image (100 x 101 pixels, more than --max-pixels 10000 lets"
+        " in; "
+    )
+    images = data.image_folder(path, plainly(8))
+    for refused in (images.in_memory, lambda: reading.refuse(images.unreadable())):
+        with pytest.raises(ValueError) as caught:
+            refused()
+        assert str(caught.value).startswith(
+            said
+        ) and "--max-pixels 10100; mend or remove it" in str(caught.value).replace(")", "")
+    monkeypatch.undo()
+    assert pixels_of(tmp_path / f"b.{ending}", 8).shape == (1, 8, 8, 3)
+
+
+def test_the_bound_is_what_its_flag_says(tmp_path, few_pixels):
+    path = write(tmp_path / "a.png", np.zeros((101, 100, 3), np.uint8))
+    reading.limit_pixels(10_100)
+    assert pixels_of(path, 8).shape == (1, 8, 8, 3)
+    reading.limit_pixels(10_099)
+    with pytest.raises(ValueError, match="--max-pixels 10099"):
+        pixels_of(path, 8)
+
+
+def test_an_image_of_169_megapixels_in_a_small_file_is_refused_by_default(tmp_path):
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 30_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of Pillow's own bound
+        (failure,) = data.image_folder(tmp_path, plainly(8)).unreadable()
+    assert failure[0] == tmp_path / "bomb.png"
+    assert failure[1].startswith("13,000 x 13,000 pixels, more than --max-pixels 100000000 lets in")
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_a_strip_that_resizing_would_make_enormous_is_refused(tmp_path, few_pixels, size):
+    path = tmp_path / "strip.png"
+    Image.new("RGB", size).save(path)
+    (failure,) = data.image_folder(path, plainly(8)).unreadable()
+    assert "320,000 once the shorter side is 8, more than --max-pixels 10000" in failure[1]
+    with pytest.raises(ValueError, match="320,000 once the shorter side is 8"):
+        pixels_of(path, 8)
+    assert pixels_of(path, 1).shape == (1, 1, 1, 3)
+
+
+@pytest.mark.parametrize("script", ["train", "run_networks"])
+def test_the_scripts_take_the_bound_and_it_changes_no_result(script):
+    module = importlib.import_module(script)
+    words = {"train": [], "run_networks": ["--checkpoint", "a.pth"]}[script]
+    args = module.parse_args([*words, "--max-pixels", "123"])
+    assert (
+        args.max_pixels == 123
+        and module.parse_args(words).max_pixels == reading.MAX_PIXELS == 100_000_000
+    )
+    assert "max_pixels" not in cli.material(args)
+
+
+def test_main_hands_the_bound_to_whatever_opens_images(capsys):
+    main.main(["--plan", "--max-pixels", "123"])
+    lines = capsys.readouterr().out.splitlines()
+    taking = [line.split()[1] for line in lines if "--max-pixels 123" in line]
+    assert taking == ["run_networks.py", "train.py", "run_networks.py"] and "--fetch" in lines[0]
+
+
+def test_a_file_that_holds_a_program_is_not_handed_to_one(tmp_path, monkeypatch):
+    """PostScript under an image's name: Pillow, left to itself, runs Ghostscript on it."""
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    Image.init()
+    assert Image.open(tmp_path / "a.png").format == "EPS"
+    monkeypatch.setattr(subprocess, "check_call", None)
+    with pytest.raises(
+        ValueError, match=r"a\.png cannot be read as an image \(no image that Pillow knows\)"
+    ):
+        pixels_of(tmp_path, 8)
+
+
+def test_the_formats_are_those_of_the_endings():
+    known = Image.registered_extensions()
+    assert {known[ending] for ending in folders.ENDINGS & set(known)} - {"MPO"} == set(
+        reading.formats()
+    )  # MPO: JPEG's

@@ -1,0 +1,1 @@
+"""What train.py does: recipes, augmentation, the loop, its measures and its state."""
