@@ -33,6 +33,7 @@ import utils
 from artifacts import records, store
 from collapse import epochs as collapse_epochs
 from collapse import layers, metrics
+from head import Head
 from scores import registry
 
 # What is printed: metric, split -> (label, value under full collapse). All that is measured stands
@@ -189,8 +190,7 @@ class Measured:
     run: feature_files.Run
     files: list  # all that was looked for, there or not
     stale: records.Stale
-    W: np.ndarray  # None without a head, like b
-    b: np.ndarray
+    head: Head | None
     class_names: list
     test: store.Features
     ood: dict  # name: features
@@ -204,10 +204,10 @@ class Measured:
 
 
 def measure(run, stages, args, stale):
-    W, b, class_names = read_head(run, stale)
+    head = store.read_head(run.head, stale, run.command) if run.head else None
+    W, b = (head.W, head.b) if head else (None, None)
     train, test = (store.read_features(path, stale, run.command) for path in (run.train, run.test))
-    if class_names is None:
-        class_names = names_without_head(run, train)
+    class_names = head.class_names if head else names_without_head(run, train)
     for found in (train, test):
         store.check_labels(found, class_names)
     ood = {
@@ -241,8 +241,7 @@ def measure(run, stages, args, stale):
         run,
         looked_for(run, stages),
         stale,
-        W,
-        b,
+        head,
         class_names,
         test,
         ood,
@@ -254,13 +253,6 @@ def measure(run, stages, args, stale):
         per_class,
         measure_layers(run, stages, class_names, stale) if stages else None,
     )
-
-
-def read_head(run, stale):
-    """W, b and class names, or three times None for bare features."""
-    if run.head is None:
-        return None, None, None
-    return store.read_head(run.head, stale, run.command)
 
 
 def names_without_head(run, train):
@@ -439,7 +431,7 @@ def along(table, index):
 def draw(folder, found, tsne):
     """The figures of one checkpoint -> their paths."""
     drawn = draw_features(found)
-    if found.W is not None:
+    if found.head:
         drawn |= draw_head(found)
     if tsne:
         points = embed([found.test.features, *found.ood.values()])
@@ -455,7 +447,7 @@ def draw(folder, found, tsne):
 
 def draw_features(found):
     """{name: figure} of what features alone show."""
-    moments, W = found.moments, found.W
+    moments, W = found.moments, found.head and found.head.W
     distances = {
         name: metrics.centre_distances(rows, moments.means) for name, rows in found.ood.items()
     }
@@ -484,11 +476,11 @@ def draw_features(found):
 def draw_head(found):
     """{name: figure} of the classifier beside the features."""
     moments, names, test = found.moments, found.class_names, found.test.features
-    present, weights = moments.present, found.W[moments.present]
+    present, weights = moments.present, found.head.W[moments.present]
     decisions = found.nc4["test"]
 
     def share_and_logit(features):
-        return found.components.share(features), (features @ found.W.T + found.b).max(axis=1)
+        return found.components.share(features), found.head.logits(features).max(axis=1)
 
     drawn = (
         {}

@@ -40,6 +40,7 @@ import figures
 import utils
 from artifacts import records, store
 from detection import evaluation, joining, metrics, tables
+from head import Head
 from scores import registry
 
 # flag: (parameter, the methods that it is of). A new parameter is a row here.
@@ -380,19 +381,16 @@ def check_groups(run, args):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The features of one checkpoint, and its head: W (C, D), b (C,) and class names, None where
-    there is none."""
+    """The features of one checkpoint, and its head, None where there is none."""
 
     train: store.Features
     val: store.Features  # None without validation images
     test: store.Features
     ood: dict  # name: features
-    W: np.ndarray = None
-    b: np.ndarray = None
-    class_names: list = None
+    head: Head | None
 
     def logits(self, found):
-        return None if self.W is None else registry.compute_logits(found.features, self.W, self.b)
+        return self.head.logits(found.features) if self.head else None
 
 
 def score_run(job, args):
@@ -426,21 +424,17 @@ def read(run, stale):
     def features(path):
         return store.read_features(path, stale, run.command) if path else None
 
-    W, b, class_names = (
-        store.read_head(run.head, stale, run.command) if run.head else (None, None, None)
-    )
+    head = store.read_head(run.head, stale, run.command) if run.head else None
     data = Data(
         features(run.train),
         features(run.val) if run.head else None,
         features(run.test),
         {name: features(path) for name, path in run.ood.items()},
-        W,
-        b,
-        class_names,
+        head,
     )
     for found in (data.train, data.val, data.test):
-        if found and run.head:
-            store.check_labels(found, class_names)
+        if found and head:
+            store.check_labels(found, head.class_names)
     for found in (data.val, data.test, *data.ood.values()):
         if found:
             with about(found.file):
@@ -454,8 +448,8 @@ def fit(data):
         return registry.Training(
             data.train.features,
             data.train.labels,
-            data.W,
-            data.b,
+            data.head and data.head.W,
+            data.head and data.head.b,
             data.val and (data.val.features, data.val.labels),
         )
 
@@ -486,7 +480,7 @@ def score(job, fitted, data, args):
         {name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen}
     )
     if job.odin:
-        evaluation.add_odin(run, scored, {"": data.test, **ood}, data.W, data.b, job.stale)
+        evaluation.add_odin(run, scored, {"": data.test, **ood}, data.head, job.stale)
     evaluation.note_undefined(scored)
     rows = {
         "": len(data.test.labels),
@@ -654,7 +648,9 @@ def write(job, args, table, scored, data):
         written.append(run.folder / f"scores_{stem}.csv")
         store.write_table(
             written[-1],
-            score_table(found, values, thresholds, data.logits(found), data.class_names),
+            score_table(
+                found, values, thresholds, data.logits(found), data.head and data.head.class_names
+            ),
             sidecar,
             thresholds={name: thresholds[name] for name in values},
         )

@@ -17,6 +17,7 @@ import polars as pl
 
 from artifacts import csv_files, records
 from artifacts.csv_files import SUFFIXES, columns_of, width_of
+from head import Head
 
 __all__ = [
     "SUFFIXES",
@@ -132,7 +133,7 @@ def read_features(path, stale=None, remedy=EXTRACT):
 
 
 def read_head(path, stale=None, remedy=EXTRACT):
-    """head.csv -> W (C, D) float32, b (C,) float32, class names [C]."""
+    """head.csv -> Head with W (C, D) and b (C,) in float32."""
     frame = read(csv_files.read_head, path, remedy)
     weights = [name for name in frame.columns if name not in ("class", "bias")]
     if frame.height < 2 or not weights:
@@ -141,11 +142,8 @@ def read_head(path, stale=None, remedy=EXTRACT):
             " least 2 and 1"
         )
     check(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
-    return (
-        frame.select(weights).to_numpy(order="c"),
-        frame["bias"].to_numpy(),
-        frame["class"].to_list(),
-    )
+    W = frame.select(weights).to_numpy(order="c")
+    return Head(W, frame["bias"].to_numpy(), frame["class"].to_list())
 
 
 def read_table(path, columns=(), stale=None, remedy="the script that wrote it"):

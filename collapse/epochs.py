@@ -54,7 +54,7 @@ def shape(run, stale):
     are."""
     if run.head is None:
         return None, store.width_of(run.train)
-    return store.read_head(run.head, stale, run.command)[0].shape
+    return store.read_head(run.head, stale, run.command).W.shape
 
 
 def over_epochs(epochs, tables):

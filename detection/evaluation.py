@@ -99,7 +99,7 @@ def tune(fitted, names, overrides, ood):
     return best
 
 
-def add_odin(run, scored, sets, W, b, stale=None):
+def add_odin(run, scored, sets, head, stale=None):
     """ODIN (Liang et al. 2018): the largest softmax probability at temperature T of perturbed
     images, ID and OOD alike.
 
@@ -130,9 +130,7 @@ def add_odin(run, scored, sets, W, b, stale=None):
                 f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew"
                 f" with: {anew}"
             )
-        into[ODIN] = registry.max_softmax(
-            registry.compute_logits(features, W, b), found["temperature"]
-        )
+        into[ODIN] = registry.max_softmax(head.logits(features), found["temperature"])
     scored.parameters[ODIN] = found
 
 

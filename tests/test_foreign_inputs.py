@@ -137,7 +137,8 @@ def test_flags_make_the_features_of_the_networks_own_training(elsewhere, shifted
         np.abs(found.features - pixels.numpy()).max() < 1e-5
         and found.labels.tolist() == labels.tolist()
     )
-    W, b, _ = store.read_head(folder / "head.csv")
+    head = store.read_head(folder / "head.csv")
+    W, b = head.W, head.b
     assert ((found.features @ W.T + b).argmax(1) == found.labels).mean() == pytest.approx(
         shifted[1]
     )

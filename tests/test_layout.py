@@ -30,6 +30,7 @@ SHARED = (
     "artifacts",
     "images.folders",
     "utils",
+    "head",
 )
 # Script or wing: what it may import beside the shared nouns and itself. Downwards only, so that
 # every row stands above the rows that it names.
@@ -68,6 +69,7 @@ TORCH_FREE = (
     "moments",
     "artifacts",
     "images.folders",
+    "head",
     "utils",
     "cli",
 )

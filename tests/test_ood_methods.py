@@ -1302,7 +1302,8 @@ def test_constant_features_have_no_infinite_scores(folder):
 def test_one_feature_is_scored_by_what_can(tmp_path):
     folder = toy_run(tmp_path / "net_s0")
     sidecar = {"checkpoint_sha256": "a" * 64}
-    W, b, names = store.read_head(folder / "head.csv")
+    head = store.read_head(folder / "head.csv")
+    W, b, names = head.W, head.b, head.class_names
     store.write_head(folder / "head.csv", W[:, :1], b, names, sidecar)
     for path in [*folder.glob("ID_*.csv"), *folder.glob("OOD_*.csv")]:
         found = store.read_features(path)

@@ -115,7 +115,8 @@ def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run,
 
 def test_logits_are_features_times_the_head(digits_run):
     network, _, checkpoint = registry.load(digits_run.checkpoint)
-    W, b, names = store.read_head(digits_run.folder / "head.csv")
+    head = store.read_head(digits_run.folder / "head.csv")
+    W, b, names = head.W, head.b, head.class_names
     assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(
         b, network.fc.bias.detach()
     )
@@ -164,7 +165,8 @@ def test_training_rows_are_those_that_were_trained_on_in_the_order_of_the_data_s
     rows = [index for index in range(len(whole)) if index not in held]
     found = features_of(digits_run.folder, "ID_digits_train")
     assert len(held) == 96 and found.labels.tolist() == whole.labels[rows].tolist()
-    W, b, _ = store.read_head(digits_run.folder / "head.csv")
+    head = store.read_head(digits_run.folder / "head.csv")
+    W, b = head.W, head.b
     right = (found.features @ W.T + b).argmax(1) == found.labels
     assert right.mean() == pytest.approx(checkpoint["train_acc"], abs=1e-6)
 
@@ -825,7 +827,7 @@ def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp
         row // 10 for row in rows
     ]
     assert features_of(folder, "ID_insects_test").labels.tolist() == [0] * 3 + [1] * 3
-    assert store.read_head(folder / "head.csv")[2] == ["ant", "bee"]
+    assert store.read_head(folder / "head.csv").class_names == ["ant", "bee"]
 
 
 def test_a_data_set_whose_classes_have_other_names_than_the_checkpoints_is_refused(tmp_path):
@@ -859,7 +861,7 @@ def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_
     assert (
         len(features_of(folder, "ID_digits_train").labels) == 1198
     )  # nothing is held out, nothing known of a validation set
-    assert store.read_head(folder / "head.csv")[2] == [str(digit) for digit in range(10)]
+    assert store.read_head(folder / "head.csv").class_names == [str(digit) for digit in range(10)]
     assert records.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(
         data.ID["digits"].mean
     )
@@ -1031,7 +1033,7 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
 def test_a_classifier_without_bias_has_zeros_in_its_place(tmp_path):
     extract_own(tmp_path, own(tmp_path, "Biasless"))
     head = tmp_path / "results" / "Biasless" / "head.csv"
-    assert not store.read_head(head)[1].any() and records.read_sidecar(head)["has_bias"] is False
+    assert not store.read_head(head).b.any() and records.read_sidecar(head)["has_bias"] is False
 
 
 @pytest.mark.parametrize("name", ["Scaled", "Softmax", "Projected", "Pair", "Spatial"])

@@ -136,7 +136,8 @@ def test_a_head_comes_back_exactly(tmp_path):
         *(f"w{d}" for d in range(6)),
         "bias",
     ]
-    found, b, classes = store.read_head(tmp_path / "head.csv")
+    head = store.read_head(tmp_path / "head.csv")
+    found, b, classes = head.W, head.b, head.class_names
     assert same_bits(found, W) and same_bits(b, W[:, 3]) and classes == names
 
 
@@ -350,7 +351,8 @@ def test_a_valid_rewriting_of_a_head_is_the_same_head(tmp_path, way):
     assert store.columns_of(tmp_path / "head.csv")[
         -1 if way != "columns in another order" else 0
     ] in ("bias", "w5")
-    found, b, classes = store.read_head(tmp_path / "head.csv")
+    head = store.read_head(tmp_path / "head.csv")
+    found, b, classes = head.W, head.b, head.class_names
     assert same_bits(found, W) and same_bits(b, W[:, 1]) and classes == names
     assert csv_files.file_content_sha256(tmp_path / "head.csv") == content
 
@@ -711,7 +713,7 @@ def test_a_path_is_taken_literally(tmp_path, monkeypatch, folder, suffix):
             stem
         )
         assert store.read_table(Path(folder) / f"t{stem}.csv")["value"][0] == 20 + len(stem)
-        assert store.read_head(Path(folder) / f"h{stem}.csv")[0][0, 0] == 20 + len(stem)
+        assert store.read_head(Path(folder) / f"h{stem}.csv").W[0, 0] == 20 + len(stem)
 
 
 def test_moments_are_read_by_their_literal_path(tmp_path):
@@ -749,7 +751,7 @@ def test_no_text_cell_can_be_run_by_a_spreadsheet_and_each_comes_back(tmp_path):
     count = len(NAMES)
     W = -np.eye(count, dtype=np.float32)
     store.write_head(tmp_path / "head.csv", W, W[0], NAMES)
-    assert store.read_head(tmp_path / "head.csv")[2] == NAMES
+    assert store.read_head(tmp_path / "head.csv").class_names == NAMES
     store.write_features(tmp_path / "x.csv", W, np.full(count, -1), NAMES)
     assert store.read_features(tmp_path / "x.csv").paths == NAMES
     frame = pd.DataFrame({"class_name": NAMES, "ood": NAMES, "value": np.full(count, -1.5)})
@@ -797,7 +799,7 @@ def test_numbers_are_written_as_they_are(tmp_path):
 
 def test_a_quote_in_front_that_was_not_written_here_stays(tmp_path):
     (tmp_path / "head.csv").write_text("class,w0,bias\n'tis,1,2\n'=a,1,2\n")
-    assert store.read_head(tmp_path / "head.csv")[2] == ["'tis", "=a"]
+    assert store.read_head(tmp_path / "head.csv").class_names == ["'tis", "=a"]
 
 
 def test_columns_of_names_are_text_and_others_are_what_their_cells_are(tmp_path):

@@ -347,7 +347,7 @@ def test_a_class_of_a_network_from_elsewhere_may_be_renamed(insects):
     for split in ("train", "test"):
         (insects / "insects" / split / "bee").rename(insects / "insects" / split / "wasp")
     extract(insects, f"mine={insects / 'photographs'}")
-    assert store.read_head(folder / "head.csv")[2] == ["ant", "wasp"]
+    assert store.read_head(folder / "head.csv").class_names == ["ant", "wasp"]
     assert records.read_sidecar(folder / "OOD_mine_test.csv")["class_names"] == ["ant", "wasp"]
 
 

@@ -356,7 +356,8 @@ def test_a_classifier_of_every_kind_is_trained_extracted_and_found_in_a_bare_sta
     folder = extracted(checkpoint, "--model", model)
     network, layer, content = registry.load(checkpoint, model)
     assert layer is network.get_submodule(place) and content["classes"] == 3
-    W, b, names = store.read_head(folder / "head.csv")
+    head = store.read_head(folder / "head.csv")
+    W, b, names = head.W, head.b, head.class_names
     found = store.read_features(folder / "ID_digits_test.csv")
     preprocessing = data.Preprocessing(**content["preprocessing"])
     images = data.load_id(data.ID["digits"], "test", preprocessing, None, tuple("3456789"))
