@@ -1,11 +1,12 @@
-# make demo    install, then the whole chain on handwritten digits (no download, about a minute)
-# make test    install, then the tests
-# make lint    install, then ruff: its rules, and its format
-# make format  install, then put every file into ruff's format
+# make demo        install, then the whole chain on handwritten digits (no download, about a minute)
+# make test        install, then the tests
+# make test-fast   the same without those that take more than about five seconds each
+# make lint        install, then ruff: its rules and its format, and mypy
+# make format      install, then put every file into ruff's format
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-fast lint format clean
 
 demo: .venv/installed
 	$(BIN)/python main.py
@@ -13,9 +14,13 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+test-fast: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
@@ -32,4 +37,5 @@ format: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache __pycache__ tests/__pycache__
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

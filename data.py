@@ -4,6 +4,7 @@ Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small liv
 lies in files is decoded batch by batch (images/reading.py). A new set is a function here and a row
 in ID or OOD."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -257,7 +258,7 @@ def gaussian(split, preprocessing, data_dir):
 class Dataset:
     """A row of the ID registry. mean and std are those of the training images, in [0, 1]."""
 
-    load: callable
+    load: Callable
     size: int
     mean: tuple
     std: tuple

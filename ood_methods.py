@@ -384,7 +384,7 @@ class Data:
     """The features of one checkpoint, and its head, None where there is none."""
 
     train: store.Features
-    val: store.Features  # None without validation images
+    val: store.Features | None
     test: store.Features
     ood: dict  # name: features
     head: Head | None

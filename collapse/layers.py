@@ -95,8 +95,8 @@ class Summary:
 
     images: int
     mean: np.ndarray
-    counts: np.ndarray = None
-    moments: metrics.Moments = None
+    counts: np.ndarray | None = None
+    moments: metrics.Moments | None = None
 
     @classmethod
     def of(cls, tally, moments=None):

@@ -86,17 +86,15 @@ def nc1(moments: Moments) -> dict:
     centred = moments.centred
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     rank = min(rank_bound(centred), int((singular > moments.rounding).sum()))
-    values = {"nc1": None, "nc1_rank": rank, "nc1_condition": None}
+    values: dict[str, float | None] = {"nc1": None, "nc1_rank": rank, "nc1_condition": None}
     if rank:
         values["nc1_condition"] = float((singular[0] / singular[rank - 1]) ** 2)
     if rank and moments.counts.max() > 1:  # one image a class has no scatter: unknown, not zero
         kept = directions[:rank]
-        within = np.maximum(
-            np.einsum("rd,rd->r", kept @ moments.within, kept), 0
-        )  # a variance, but for rounding
-        values["nc1"] = float(
-            (within / singular[:rank] ** 2).sum()
-        )  # the 1/C of Sigma_B and of NC1 cancel
+        within = np.einsum("rd,rd->r", kept @ moments.within, kept)
+        within = np.maximum(within, 0)  # a variance, but for rounding
+        # The 1/C of Sigma_B and that of NC1 cancel.
+        values["nc1"] = float((within / singular[:rank] ** 2).sum())
     return values | spread(moments)
 
 
@@ -366,10 +364,11 @@ def per_class(
         "nearest_class": np.where(np.isnan(closest), None, nearest),
     }
     for split, result in (("train", train), ("test", test)):
-        unknown = result is None or result["mismatches"] is None
-        images = np.zeros(classes, int) if unknown else result["images"]
-        wrong = images if unknown else result["mismatches"]
-        columns[f"{split}_mismatch"] = np.where(images > 0, wrong / np.maximum(images, 1), np.nan)
+        share = np.full(classes, np.nan)
+        if result is not None and result["mismatches"] is not None:
+            seen = result["images"] > 0
+            share[seen] = result["mismatches"][seen] / result["images"][seen]
+        columns[f"{split}_mismatch"] = share
     return {name: [plain(value) for value in column] for name, column in columns.items()}
 
 
@@ -391,7 +390,11 @@ def bootstrap(
     Resamples the images (n, D), labels (n,), within each class; each resample costs a pass.
     Repeated images shrink the scatter by 1/n_c and jitter the means: deviations from a simplex
     rise, and an interval may lie beside its metric."""
-    classes, width = (classes, features.shape[1]) if W is None else W.shape
+    width = features.shape[1]
+    if W is not None:
+        classes, width = W.shape
+    if classes is None:
+        raise ValueError("bootstrap: expected W (C, D), or the number of classes; found neither")
     features, labels = check_features(features, labels, classes, width)
     found = []
     for drawn in draws(labels, resamples, seed):

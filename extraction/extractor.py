@@ -12,6 +12,7 @@ one of 500, since other kernels are chosen; batches of 37 to 1,000, other positi
 threads gave the same bits. Equal bits further need the same kind of device in every rank. A set of
 fewer batches than processes leaves some of them idle."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -42,7 +43,7 @@ class Extractor:
     batch_size: int
     amp: bool = False
     stages: dict = field(default_factory=dict)
-    progress: callable = lambda batches, **_: batches
+    progress: Callable = lambda batches, **_: batches
 
     def share(self, count):
         """This rank's slice of `count` images: whole batches, in the order of ranks."""

@@ -44,7 +44,9 @@ class Job:
     stem: str
     dataset: str
     open: Callable  # () -> Images or ImageFiles, the same ones each time
-    place: str = None  # NAME, NAME=FOLDER or NAME=FILE, by which data.source_of knows the images
+    place: str | None = (
+        None  # NAME, NAME=FOLDER or NAME=FILE, by which data.source_of knows the images
+    )
     odin: dict = field(default_factory=dict)
 
     @property
@@ -142,7 +144,7 @@ class Verdict:
     """Whether a job's files are kept, how many images they hold, and what is to be said of it."""
 
     kept: bool
-    rows: int = None
+    rows: int | None = None
     said: str = ""
 
 

@@ -226,7 +226,7 @@ class Images:
     labels: torch.Tensor
     class_names: list
     source: str
-    paths: list = None
+    paths: list | None = None
     left_out: str = ""
     hashed: str = ""  # of files that were decoded: their content
 

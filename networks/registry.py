@@ -10,6 +10,7 @@ import inspect
 import re
 import shlex
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ class Model:
     """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, its stages from the
     input on, and its classifier."""
 
-    build: callable
+    build: Callable[..., nn.Module]
     stages: tuple
     classifier: str = "fc"
 

@@ -38,7 +38,7 @@ def side_by_side(function: Callable, parts) -> Iterator:
         yield from map(function, parts)
         return
     with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(number) as pool:
-        waiting = deque()
+        waiting: deque = deque()
         try:
             for part in parts:
                 waiting.append(pool.submit(function, part))

@@ -38,9 +38,9 @@ class Options:
     seed: int
     amp: bool = True
     compile: bool = False
-    save_every: int = None  # epochs
-    track_nc: int = None  # epochs
-    tensorboard: str = None  # folder
+    save_every: int | None = None  # epochs
+    track_nc: int | None = None  # epochs
+    tensorboard: str | None = None  # folder
 
 
 class Run(State):
