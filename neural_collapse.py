@@ -33,47 +33,10 @@ import utils
 from artifacts import records, store
 from collapse import epochs as collapse_epochs
 from collapse import layers, metrics
+from collapse import rows as collapse_rows
 from head import Head
 from scores import registry
 
-# What is printed: metric, split -> (label, value under full collapse). All that is measured stands
-# in nc_metrics.csv.
-SHOWN = {
-    ("nc1", "train"): ("NC1  Tr(Sigma_W Sigma_B^+)/C", "0"),
-    ("nc1_trace_ratio", "train"): ("NC1  Tr(Sigma_W)/Tr(Sigma_B)", "0"),
-    ("nc1_cdnv", "train"): ("NC1  class-distance normalised variance", "0"),
-    ("nc2_means_norm_cv", "train"): ("NC2  norms of class means, CV", "0"),
-    ("nc2_weights_norm_cv", "head"): ("NC2  norms of weights, CV", "0"),
-    ("nc2_means_cosine_std", "train"): ("NC2  cosines of class means, std", "0"),
-    ("nc2_means_angle_deviation_mean", "train"): ("NC2  mean |cos + 1/(C-1)|", "0"),
-    ("nc2_means_gram_distance", "train"): ("NC2  Gram matrix to simplex ETF", "0"),
-    ("nc2_means_tight_frame_distance", "train"): ("NC2  Gram matrix to tight frame", "0"),
-    ("nc3_self_duality", "train"): ("NC3  ||W/|W| - M/|M|||^2", "0"),
-    ("nc3_cosine_mean", "train"): ("NC3  mean cos(w_c, mu_c - mu_G)", "1"),
-    ("nc4_mismatch", "train"): ("NC4  mismatch, train", "0"),
-    ("nc4_mismatch", "test"): ("NC4  mismatch, test", "0"),
-}
-# What is drawn and printed over epochs, and over layers, where the head is a probe that NC3 would
-# say nothing of.
-CURVES = {key: label for key, (label, _) in SHOWN.items()} | {("nc1_cdnv", "train"): "NC1  CDNV"}
-LAYERS = {
-    key: label for key, label in CURVES.items() if not key[0].startswith(("nc3", "nc2_weights"))
-} | {
-    ("nc4_nearest_mean_accuracy", "test"): "NC4  nearest mean right, test",
-    ("nc4_head_accuracy", "test"): "NC4  probe right, test",
-}
-BESIDE = CURVES | {
-    ("nc5", "ood"): "NC5  uncentred, this set",
-    ("nc5_centred", "ood"): "NC5  centred, this set",
-}
-PRINTED = (
-    ("nc1", "train"),
-    ("nc2_means_cosine_std", "train"),
-    ("nc4_mismatch", "train"),
-    ("nc4_mismatch", "test"),
-    ("nc4_head_accuracy", "test"),
-    ("nc5", "test"),
-)  # over epochs and layers
 COLUMNS = ["metric", "value", "split", "centring", "source"]
 SAMPLE = 500  # images of a set in the t-SNE
 
@@ -388,16 +351,17 @@ def listings(run, ood):
 def shown(table):
     """The main metrics as they are printed: what, value, value under full collapse."""
     values = table.set_index(["metric", "split"])["value"]
-    return pd.DataFrame(
-        [
+    lines = []
+    for (metric, split), label in collapse_rows.printed().items():
+        value = values[metric, split]
+        lines.append(
             {
                 "metric": label,
-                "value": "" if pd.isna(values[key]) else f"{values[key]:.4g}",
-                "if collapsed": target,
+                "value": "" if pd.isna(value) else f"{value:.4g}",
+                "if collapsed": collapse_rows.ROWS[metric].target,
             }
-            for key, (label, target) in SHOWN.items()
-        ]
-    )
+        )
+    return pd.DataFrame(lines)
 
 
 def nc5_table(nc5):
@@ -417,11 +381,13 @@ def nc5_table(nc5):
 def along(table, index):
     """A tidy table -> a row a step along `index`, a column for each of a few metrics, as it is
     printed."""
-    rows = table[[key in PRINTED for key in zip(table["metric"], table["split"], strict=True)]]
+    rows = table[
+        [key in collapse_rows.PRINTED for key in zip(table["metric"], table["split"], strict=True)]
+    ]
     names = [" ".join(key) for key in zip(rows["metric"], rows["split"], strict=True)]
     wide = rows.assign(name=names).pivot(index=index, columns="name", values="value").astype(float)
     return (
-        wide.reindex(columns=[" ".join(key) for key in PRINTED])
+        wide.reindex(columns=[" ".join(key) for key in collapse_rows.PRINTED])
         .rename_axis(columns=None)
         .round(4)
         .reset_index()
@@ -440,7 +406,7 @@ def draw(folder, found, tsne):
             points[0], dict(zip(found.ood, points[1:], strict=True)), labels
         )
     if found.layers is not None:
-        drawn["nc_layers"] = figures.collapse_curves(found.layers, LAYERS, "depth")
+        drawn["nc_layers"] = figures.collapse_curves(found.layers, collapse_rows.layers(), "depth")
         drawn["nc5_layers"] = figures.nc5_curves(found.layers, "depth")
     return save(folder, drawn)
 
@@ -539,12 +505,12 @@ def follow(epochs, tables, deep, scored, args, stale):
         ["checkpoint", "epoch", "train_acc", *COLUMNS]
     ]
     drawn = {
-        "nc_epochs": figures.collapse_curves(table, CURVES),
+        "nc_epochs": figures.collapse_curves(table, collapse_rows.curves()),
         "nc5_epochs": figures.nc5_curves(table),
     }
     if all(layers is not None for layers in deep.values()):
         drawn["nc_layers_epochs"] = figures.layer_epoch_maps(
-            collapse_epochs.over_epochs(epochs, deep), LAYERS
+            collapse_epochs.over_epochs(epochs, deep), collapse_rows.layers()
         )
     together = records.Stale(
         args.allow_stale, [reason for own in stale.values() for reason in own.reasons]
@@ -603,7 +569,7 @@ def beside_ood(folder, epochs, table, scored, sidecar):
         print(f"no correlation over {len(scored)} checkpoints: it takes at least 3")
         return
     found = collapse_epochs.correlate(joined)
-    drawn = {"nc_ood_correlation": figures.correlation_maps(found, BESIDE)}
+    drawn = {"nc_ood_correlation": figures.correlation_maps(found, collapse_rows.beside_methods())}
     write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
     cli.print_table(
         collapse_epochs.answer(found),

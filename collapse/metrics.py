@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 
 from collapse.etf import GENERALISED, NC2, SIMPLEX, nc2, plain, rank_bound
+from collapse.rows import ROWS
 from moments import BLOCK, EPSILON, Accumulator, Moments, check_features
 
 __all__ = [
@@ -40,38 +41,6 @@ __all__ = [
 # point
 COINCIDE = 1e-12
 
-SOURCES = {  # metric: (centring, source)
-    "nc1": ("mu_G", "Papyan et al. 2020"),
-    "nc1_rank": ("mu_G", "rank of Sigma_B kept in NC1"),
-    "nc1_condition": ("mu_G", "condition number of Sigma_B at that rank"),
-    "nc1_trace_ratio": ("mu_G", "Tr(Sigma_W)/Tr(Sigma_B), Tirer et al. 2023"),
-    "nc1_cdnv": ("none", "Galanti et al. 2022"),
-    "norm_cv": ("mu_G", "equinorm, Papyan et al. 2020"),
-    "cosine_mean": ("mu_G", "mean cosine of pairs; centring alone forces about -1/(C-1)"),
-    "cosine_std": ("mu_G", "equiangularity, Papyan et al. 2020"),
-    "angle_deviation_mean": ("mu_G", "mean |cos + 1/(C-1)|, Papyan et al. 2020"),
-    "angle_deviation_max": ("mu_G", "largest |cos + 1/(C-1)|"),
-    "gram_distance": ("mu_G", "Gram matrix to the simplex ETF's, Zhu et al. 2021"),
-    "cosine_max": ("mu_G", "smallest angle (one-vs-one distance), Jiang et al. 2024"),
-    "one_vs_rest": (
-        "mu_G",
-        "least distance to the hull of the others, unit vectors, Jiang et al. 2024",
-    ),
-    "tight_frame_distance": (
-        "mu_G",
-        "Gram matrix to the nearest tight frame's of rank min(D, C-1)",
-    ),
-    "nc3_self_duality": ("mu_G", "||W/|W| - M/|M|||_F^2, Papyan et al. 2020"),
-    "nc3_cosine_mean": ("mu_G", "mean cos(w_c, mu_c - mu_G)"),
-    "nc3_cosine_min": ("mu_G", "least cos(w_c, mu_c - mu_G)"),
-    "head_bias_std": ("none", "equal biases, Zhu et al. 2021"),
-    "nc4_mismatch": ("none", "Papyan et al. 2020, bias included"),
-    "nc4_nearest_mean_accuracy": ("none", "share of images whose nearest class mean is their own"),
-    "nc4_head_accuracy": ("none", "share of images that the last layer classifies right"),
-    "nc5": ("none", "mean |cos(mu_c, mu_OOD)|, Ammar et al. 2023"),
-    "nc5_centred": ("mu_G", "mean |cos(mu_c - mu_G, mu_OOD - mu_G)|"),
-    "nc5_shift": ("mu_G", "|mu_OOD - mu_G| over the mean |mu_c - mu_G|"),
-}
 UNDEFINED = {"nc1": "class means coincide, or no class has two images", "nc4": "no images"}
 NO_HEAD = "needs the classifier, head.csv"
 OF_HEAD = ("nc4_mismatch", "nc4_head_accuracy")
@@ -281,9 +250,8 @@ def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train"
                 stacklevel=2,
             )
         for name, value in nc2(vectors).items():
-            made = row(name, value, where, note if name in (*SIMPLEX, *GENERALISED) else "", gap)
-            centring = made["centring"] if kind == "means" else "none"
-            rows.append(made | {"metric": f"nc2_{kind}_{name}", "centring": centring})
+            said = note if name in (*SIMPLEX, *GENERALISED) else ""
+            rows.append(row(f"nc2_{kind}_{name}", value, where, said, gap))
     if W is None:
         return rows + rows_without_head(split)
     rows += [row(name, value, split, "", absent) for name, value in nc3(moments, W).items()]
@@ -293,10 +261,7 @@ def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train"
 def rows_without_head(split: str) -> list[dict]:
     """The rows of NC2 of the weights, NC3 and the bias, undefined, as `measure` names and orders
     them."""
-    second = [
-        row(name, None, "head", NO_HEAD) | {"metric": f"nc2_weights_{name}", "centring": "none"}
-        for name in NC2
-    ]
+    second = [row(f"nc2_weights_{name}", None, "head", NO_HEAD) for name in NC2]
     third = [
         row(name, None, split, NO_HEAD)
         for name in ("nc3_self_duality", "nc3_cosine_mean", "nc3_cosine_min")
@@ -487,14 +452,15 @@ def row(metric: str, value, split: str, note: str = "", absent: str = "") -> dic
     """One line of nc_metrics.csv."""
     if value is None and not note:
         note = "undefined: " + UNDEFINED.get(metric[:3], "a vector of length zero")
-    note = "; ".join(filter(None, (note, absent)))
-    return dict(
-        zip(
-            ("metric", "value", "split", "centring", "source", "note"),
-            (metric, value, split, *SOURCES[metric], note),
-            strict=True,
-        )
-    )
+    known = ROWS[metric]
+    return {
+        "metric": metric,
+        "value": value,
+        "split": split,
+        "centring": known.centring,
+        "source": known.source,
+        "note": "; ".join(filter(None, (note, absent))),
+    }
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

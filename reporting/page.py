@@ -10,6 +10,7 @@ import pandas as pd
 
 import figures
 import utils
+from collapse.rows import ROWS
 from reporting.words import (
     CAPTIONS,
     EMPTY,
@@ -21,7 +22,6 @@ from reporting.words import (
     interval,
     kept,
     listed,
-    meaning_of,
     number,
     percent,
     show,
@@ -294,7 +294,9 @@ def nc_section(found):
     marks = dict(zip(repeated, "†‡§", strict=False))  # said once beneath the table
     for metric, rows in nc.replace({"note": marks}).groupby("metric", sort=False):
         rows = rows.to_dict("records")
-        target, meaning = meaning_of(metric, classes)
+        known = ROWS.get(metric)
+        target = known.target_for(classes) if known else ""
+        meaning = known.meaning if known else ""
         values = "".join(
             f"<div>{number(row['value'])} <small>{notes(row, 'split', 'note')}</small></div>"
             for row in rows

@@ -1,8 +1,6 @@
-"""How the report writes: numbers and lists as text, what each collapse metric means, captions, and
-how to read it all."""
+"""How the report writes: numbers and lists as text, captions, and how to read it all."""
 
 import math
-import re
 from string import Template
 
 import figures
@@ -56,90 +54,11 @@ def listed(words, further=0):
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def meaning_of(metric, classes):
-    """(value under full collapse, meaning in one line) of a metric; empty for one that is not
-    known."""
-    target, meaning = MEANINGS.get(re.sub("^nc2_(means|weights)_", "nc2_", metric), ("", ""))
-    if target == "-1/(C-1)" and classes and classes > 1:
-        target = f"{target} = {-1 / (classes - 1):.4g}"
-    return target, (
-        f"classifier's weight rows: {meaning}" if metric.startswith("nc2_weights_") else meaning
-    )
-
-
 OOD_LEGEND = Template(
     """<p class="note">${against}AUROC in percent with its 95% DeLong interval; beneath it FPR@$tpr in percent,
 at the threshold that keeps $tpr% of ID. Methods by their mean over all sets$groups. <b class="best">★</b> marks the
 highest AUROC of a set, shade the intervals that overlap its own.</p>"""
 )
-MEANINGS = {  # metric: (under full collapse, what it says)
-    "nc1": ("0", "spread within classes against that between them, Tr(Σ_W Σ_B⁺)/C"),
-    "nc1_rank": ("min(C-1, D)", "directions of Σ_B that NC1 used; fewer than C-1 leaves some out"),
-    "nc1_condition": ("1", "largest over smallest of those directions' variances"),
-    "nc1_trace_ratio": ("0", "total variance within classes over that between them"),
-    "nc1_cdnv": (
-        "0",
-        "variance of a pair of classes over their squared distance, mean of all pairs",
-    ),
-    "nc2_norm_cv": ("0", "how unequal the norms are: standard deviation over mean"),
-    "nc2_cosine_mean": (
-        "-1/(C-1)",
-        "mean cosine of all pairs; centring alone forces it on class means: no evidence",
-    ),
-    "nc2_cosine_std": ("0", "how unequal the angles are"),
-    "nc2_cosine_max": ("-1/(C-1)", "cosine of the closest pair of classes"),
-    "nc2_one_vs_rest": (
-        "C/(C-1); 1 where D+1 < C ≤ 2D",
-        (
-            "distance of a class from the hull of all others, of the closest one; "
-            "defined also where D is too small for a simplex"
-        ),
-    ),
-    "nc2_angle_deviation_mean": ("0", "mean distance of a pair's cosine from -1/(C-1)"),
-    "nc2_angle_deviation_max": ("0", "that of the worst pair"),
-    "nc2_gram_distance": (
-        "0",
-        "distance of the Gram matrix from the simplex ETF's: norms and angles at once",
-    ),
-    "nc2_tight_frame_distance": (
-        "0",
-        "distance from the nearest tight frame; also where D is too small for a simplex",
-    ),
-    "nc3_self_duality": (
-        "0",
-        "squared distance of the weight matrix from the class means, both scaled to norm 1",
-    ),
-    "nc3_cosine_mean": ("1", "do weight rows point where their class means do"),
-    "nc3_cosine_min": ("1", "the same for the worst class"),
-    "head_bias_std": ("0", "how unequal the classifier's biases are"),
-    "nc4_mismatch": (
-        "0",
-        "share of images where the nearest class mean is not the class that the classifier picks",
-    ),
-    "nc4_nearest_mean_accuracy": (
-        "1 on training images",
-        "accuracy of choosing the nearest class mean",
-    ),
-    "nc4_head_accuracy": ("1 on training images", "accuracy of the classifier on the same images"),
-    "nc5": (
-        "0",
-        (
-            "mean |cosine| of class means and this set's mean, as published; high for any common"
-            " offset"
-        ),
-    ),
-    "nc5_centred": (
-        "compare with test",
-        "the same after centring both; the ID test images give the null",
-    ),
-    "nc5_shift": (
-        "",
-        (
-            "distance of this set's mean from the global mean, in class-mean norms; near 0 angles"
-            " are noise"
-        ),
-    ),
-}
 CAPTIONS = [  # file name, section, caption, in the order of the page; the first that matches
     (
         "^training_curves",

@@ -44,7 +44,7 @@ TABLE = {
     "training": {"collapse"},
     "extraction": {"collapse"},
     "detection": {"scores"},
-    "reporting": set(),
+    "reporting": {"collapse"},
     "collapse": set(),
     "scores": set(),
     "cli": set(),
@@ -54,6 +54,7 @@ ONLY = {
     ("extraction", "collapse"): {"collapse.layers"},
     ("run_networks", "collapse"): {"collapse.layers"},
     ("train", "extraction"): {"extraction.extractor"},
+    ("reporting", "collapse"): {"collapse.rows"},
     ("main", "training"): {"training.recipes"},
 }
 TORCH_FREE = (

@@ -1,10 +1,8 @@
-"""Numbers and lists as the report writes them, and a meaning for whatever collapse/metrics.py
-measures."""
+"""Numbers and lists as the report writes them."""
 
 import numpy as np
 import pytest
 
-from collapse import metrics
 from reporting import words as reporting_words
 
 
@@ -51,21 +49,3 @@ def test_lists_end_in_and(words, further, text):
 )
 def test_a_commit_says_that_the_code_was_changed(record, text):
     assert reporting_words.commit(record) == text
-
-
-def test_every_metric_of_collapse_has_a_meaning():
-    generator = np.random.default_rng(0)
-    W, features, labels = (
-        generator.normal(size=(3, 4)),
-        generator.normal(size=(30, 4)),
-        np.arange(30) % 3,
-    )
-    moments = metrics.Accumulator(3, 4).update(features, labels).finish()
-    rows = [
-        *metrics.measure(moments, W, np.zeros(3)),
-        *metrics.nc5_rows(metrics.nc5(moments, features), "test"),
-        *metrics.nc4_rows(metrics.nc4(features, labels, W, np.zeros(3), moments.means), "train"),
-    ]
-    assert not [
-        row["metric"] for row in rows if not reporting_words.meaning_of(row["metric"], 3)[1]
-    ]
