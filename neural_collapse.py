@@ -379,19 +379,13 @@ def nc5_table(nc5):
 
 
 def along(table, index):
-    """A tidy table -> a row a step along `index`, a column for each of a few metrics, as it is
-    printed."""
-    rows = table[
-        [key in collapse_rows.PRINTED for key in zip(table["metric"], table["split"], strict=True)]
-    ]
-    names = [" ".join(key) for key in zip(rows["metric"], rows["split"], strict=True)]
-    wide = rows.assign(name=names).pivot(index=index, columns="name", values="value").astype(float)
-    return (
-        wide.reindex(columns=[" ".join(key) for key in collapse_rows.PRINTED])
-        .rename_axis(columns=None)
-        .round(4)
-        .reset_index()
-    )
+    """A tidy table -> what is printed: one row per step along `index`, a column for each of a few
+    metrics."""
+    columns = [" ".join(key) for key in collapse_rows.PRINTED]
+    named = table.assign(name=table["metric"] + " " + table["split"])
+    named = named[named["name"].isin(columns)]
+    wide = named.pivot(index=index, columns="name", values="value").astype(float)
+    return wide.reindex(columns=columns).rename_axis(columns=None).round(4).reset_index()
 
 
 def draw(folder, found, tsne):

@@ -16,7 +16,8 @@ import neural_collapse
 import utils
 from artifacts import records, store
 from collapse import epochs as series_library  # `series` is the fixture of three epochs here
-from collapse import metrics, rows
+from collapse import metrics
+from collapse import rows as collapse_rows
 
 METRICS = ["checkpoint", "metric", "value", "split", "centring", "source", "note"]
 PER_CLASS = [
@@ -414,9 +415,12 @@ def test_full_collapse_measures_as_such(tmp_path):
 def test_what_is_printed_is_what_was_written(done):
     folder, table, _, ended = done
     found = values_of(table)
-    for key, label in rows.printed().items():
+    for key, label in collapse_rows.printed().items():
         line = next(line for line in ended.out.splitlines() if line.startswith(label + " "))
-        assert line.removeprefix(label).split() == [f"{found[key]:.4g}", rows.ROWS[key[0]].target]
+        assert line.removeprefix(label).split() == [
+            f"{found[key]:.4g}",
+            collapse_rows.ROWS[key[0]].target,
+        ]
     assert re.search(r"^metric +value +if collapsed", ended.out, re.MULTILINE), (
         "a target, and no verdict"
     )
