@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from arrays import measurable
+
 # rows a product: enough that the steps by class cost little, few enough to bound memory and float32
 # sums
 BLOCK = 16384
@@ -68,7 +70,7 @@ class Accumulator:
     def update(self, features: np.ndarray, labels: np.ndarray) -> "Accumulator":
         """Add features (n, D) of labels (n,). ValueError, and nothing added, on a non-finite value
         or a wrong label."""
-        features, labels = check_features(features, labels, self.classes, self.width)
+        features, labels = measurable(features, labels, self.classes, self.width)
         for start in range(0, len(features), BLOCK):
             self._join(
                 *self._summarise(features[start : start + BLOCK], labels[start : start + BLOCK])
@@ -145,29 +147,3 @@ class Accumulator:
         self.squares[classes] += squares + np.einsum("cd,cd->c", weighted, weighted)
         self.means[classes] += delta * (counts / total)[:, None]
         self.counts[classes] = total
-
-
-def check_features(features, labels, classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D) and labels (n,) as arrays; ValueError names what is wrong and where."""
-    features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or features.shape[1] != width or features.dtype.kind not in "fiu":
-        raise ValueError(
-            f"features have shape {features.shape} and type {features.dtype}, expected numbers of"
-            f" shape (n, {width}); take features and head from one checkpoint"
-        )
-    if labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels have shape {labels.shape} and type {labels.dtype}, expected {len(features)}"
-            " integers"
-        )
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        raise ValueError(
-            f"label {labels[outside[0]]} of row {outside[0]} is outside 0 to {classes - 1}"
-        )
-    for start in range(0, len(features), BLOCK):
-        finite = np.isfinite(features[start : start + BLOCK])
-        if not finite.all():
-            at = start + int(np.flatnonzero(~finite.all(axis=1))[0])
-            raise ValueError(f"the features of row {at} hold NaN or infinity; extract them again")
-    return features, labels.astype(np.int64, copy=False)

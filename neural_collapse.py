@@ -124,7 +124,7 @@ class Components:
     """NECO as ood_methods.py scores it by default, and the spectrum that it takes its components
     from."""
 
-    neco: registry.State
+    neco: registry.Fitted
     variances: np.ndarray  # (D,) of the standardised training features, descending
 
     @property

@@ -10,6 +10,8 @@ network, no torch.
         --methods MSP NECO NECO-NoScaler NECO-MaxLogit NECO-ETF
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 \\
         --groups near=cifar10 far=svhn,textures --latex
+    # any parameter of any method
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --set KNN.k=200 GEN.top=10
     # tune on one set, test on the rest
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --val-ood uniform
     # mean and spread over seeds
@@ -38,6 +40,7 @@ import cli
 import feature_files
 import figures
 import utils
+from arrays import scorable_features
 from artifacts import records, store
 from detection import evaluation, joining, metrics, tables
 from head import Head
@@ -99,6 +102,18 @@ def add_method_flags(group):
         help=(
             f"scores to compute, by default all but the variants: {', '.join(registry.DEFAULT)},"
             f" {evaluation.ODIN}; variants: {', '.join(variants)}"
+        ),
+    )
+    group.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        type=setting,
+        default=[],
+        metavar="METHOD.PARAMETER=VALUE",
+        help=(
+            "any parameter of any method, such as KNN.k=200 SCALE.percentile=90; docs/methods.md"
+            " has them all. The flags below are short for some"
         ),
     )
     group.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
@@ -321,6 +336,11 @@ def check(run, args):
                 f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for"
                 f" {width} features"
             )
+    for name, parameter, value in map(registry.parse_setting, args.set):
+        if parameter == "dim" and value >= width:
+            raise ValueError(
+                f"--set {name}.dim={value}: expected less than the {width} features' number"
+            )
     if evaluation.ODIN in (args.methods or []) and not run.odin:
         raise ValueError(
             f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
@@ -438,7 +458,7 @@ def read(run, stale):
     for found in (data.val, data.test, *data.ood.values()):
         if found:
             with about(found.file):
-                registry.check_rows(found.features)
+                scorable_features(found.features)
     return data
 
 
@@ -514,19 +534,23 @@ def finish(job, args, table, written, seconds):
 # ---- arguments -----------------------------------------------------------------------------------
 
 
+def setting(text):
+    """argparse type: METHOD.PARAMETER=VALUE, in the published spelling of the method."""
+    try:
+        name, parameter, value = registry.parse_setting(text)
+    except ValueError as error:
+        raise cli.ArgumentTypeError(str(error)) from None
+    return f"{name}.{parameter}={value}"
+
+
 def method(text):
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
-    known = {plain_name(name): name for name in (*registry.METHODS, evaluation.ODIN)}
-    if plain_name(text) not in known:
+    known = {registry.plain_name(name): name for name in (*registry.METHODS, evaluation.ODIN)}
+    if registry.plain_name(text) not in known:
         raise cli.ArgumentTypeError(
             f"unknown method {text!r}; expected one of {', '.join(known.values())}"
         )
-    return known[plain_name(text)]
-
-
-def plain_name(text):
-    """KL-Matching, KLMatching and kl_matching are one method."""
-    return text.lower().replace("-", "").replace("_", "")
+    return known[registry.plain_name(text)]
 
 
 def positive_number(text):
@@ -563,9 +587,13 @@ def group_of_sets(text):
 
 
 def parameters(args):
-    """The flags that were given, by method: {"ViM": {"dim": 300}}. One for a method that is not
-    asked for is a mistake."""
-    given = {}
+    """What the flags say, by method: {"ViM": {"dim": 300}}.
+
+    ValueError for a parameter that is given twice with unlike values, and for one of a method that
+    is not asked for.
+    """
+    computed = args.methods or registry.DEFAULT
+    given: dict[str, dict] = {}
     for flag, (parameter, names) in PARAMETERS.items():
         value = getattr(args, flag)
         if value is None:
@@ -576,9 +604,16 @@ def parameters(args):
             )
         for name in names:
             given.setdefault(name, {})[parameter] = value
-    return {
-        name: values for name, values in given.items() if name in (args.methods or registry.DEFAULT)
-    }
+    for name, parameter, value in map(registry.parse_setting, args.set):
+        if name not in computed:
+            raise ValueError(
+                f"--set {name}.{parameter}={value}: {name} is not among the methods to compute;"
+                f" add it with --methods {name}"
+            )
+        before = given.setdefault(name, {}).setdefault(parameter, value)
+        if before != value:
+            raise ValueError(f"{name}.{parameter} is given twice, as {before} and as {value}")
+    return {name: values for name, values in given.items() if name in computed}
 
 
 # ---- tables --------------------------------------------------------------------------------------

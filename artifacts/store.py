@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from arrays import first_outside
 from artifacts import csv_files, records
 from artifacts.csv_files import SUFFIXES, columns_of, width_of
 from head import Head
@@ -180,9 +181,8 @@ def feature_file(folder, name):
 def check_labels(data, class_names):
     """Labels of ID images must be classes of the head: ValueError with the line of the first that
     is not."""
-    wrong = (data.labels < 0) | (data.labels >= len(class_names))
-    if wrong.any():
-        row = int(np.argmax(wrong))
+    row = first_outside(data.labels, len(class_names))
+    if row is not None:
         raise ValueError(
             f"{csv_files.place(data.file, row, 'label')}: found label {data.labels[row]}, and the"
             f" head knows classes 0 to {len(class_names) - 1}"

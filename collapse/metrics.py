@@ -11,9 +11,10 @@ import warnings
 
 import numpy as np
 
+from arrays import measurable, measurable_head
 from collapse.etf import GENERALISED, NC2, SIMPLEX, nc2, plain, rank_bound
 from collapse.rows import ROWS
-from moments import BLOCK, EPSILON, Accumulator, Moments, check_features
+from moments import BLOCK, EPSILON, Accumulator, Moments
 
 __all__ = [
     "Accumulator",
@@ -113,10 +114,10 @@ def nc4(features, labels, W, b, means, exact: bool = False) -> dict:
     chunks and workers; nearest and predicted (n,). Without a head, W and b None, what takes one is
     None."""
     classes, width = means.shape
-    features, labels = check_features(features, labels, classes, width)
+    features, labels = measurable(features, labels, classes, width)
     if W is None:
         return nearest_alone(features, labels, means, exact)
-    W, b = check_head(W, b, classes, width)
+    W, b = measurable_head(W, b, classes, width)
     dtype = np.float64 if exact else np.result_type(features, np.float32)
     present = np.flatnonzero(np.isfinite(means).all(axis=1))
     origin = means[present].mean(axis=0).astype(dtype).astype(np.float64)  # as the rows will see it
@@ -227,7 +228,7 @@ def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train"
     Without a head, W and b None, the rows that take one are undefined, and their note says so.
     """
     classes, width = moments.means.shape
-    W, b = (None, None) if W is None else check_head(W, b, classes, width)
+    W, b = (None, None) if W is None else measurable_head(W, b, classes, width)
     found, first = len(moments.present), nc1(moments)
     absent = "" if found == classes else f"means of {found} of {classes} classes"
     rank = f"rank {first['nc1_rank']} of {rank_bound(moments.centred)}"
@@ -308,7 +309,7 @@ def per_class(
     W = (
         np.full((classes, width), np.nan)
         if W is None
-        else check_head(W, np.zeros(classes), classes, width)[0]
+        else measurable_head(W, np.zeros(classes), classes, width)[0]
     )
     centred = moments.deviations
     norms = np.linalg.norm(centred, axis=1)
@@ -360,7 +361,7 @@ def bootstrap(
         classes, width = W.shape
     if classes is None:
         raise ValueError("bootstrap: expected W (C, D), or the number of classes; found neither")
-    features, labels = check_features(features, labels, classes, width)
+    features, labels = measurable(features, labels, classes, width)
     found = []
     for drawn in draws(labels, resamples, seed):
         with warnings.catch_warnings():
@@ -468,16 +469,3 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(axis=-1) / norms
-
-
-def check_head(W, b, classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last layer in float64; ValueError where it does not fit the features."""
-    W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
-    if W.shape != (classes, width) or b.shape != (classes,):
-        raise ValueError(
-            f"the head has weights {W.shape} and bias {b.shape}, the features need ({classes},"
-            f" {width}) and ({classes},); take head.csv and features from one checkpoint"
-        )
-    if not (np.isfinite(W).all() and np.isfinite(b).all()):
-        raise ValueError("the head holds NaN or infinity; extract it again from a sound checkpoint")
-    return W, b

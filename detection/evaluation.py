@@ -13,21 +13,6 @@ from artifacts import records, store
 from detection import metrics, tables
 from scores import registry
 
-# What --val-ood tries, the default among them: a few values around it. Published searches are
-# wider, but for ASH and SCALE.
-GRIDS = {
-    "Energy": ("temperature", (0.5, 1, 2, 5, 10)),
-    "GEN": ("gamma", (0.01, 0.1, 0.5, 1)),
-    "ReAct": ("percentile", (85, 90, 95, 99)),
-    "ASH-P": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
-    "ASH-B": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
-    "ASH-S": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
-    "SCALE": ("percentile", (65, 70, 75, 80, 85, 90, 95)),
-    "DICE": ("percentile", (10, 30, 50, 70, 90)),
-    "KNN": ("k", (1, 10, 50, 100, 200)),
-    "NNGuide": ("k", (1, 10, 50, 100)),
-    "NCI": ("alpha", (0, 1e-4, 1e-3, 1e-2)),
-}
 ODIN = "ODIN"  # scores features of its own, which run_networks.py --odin-epsilon extracts
 
 
@@ -77,8 +62,11 @@ def tune(fitted, names, overrides, ood):
     """Hyper-parameters by AUROC of the ID validation images against one OOD set (M, D) that is not
     tested on -> {method: {name: value}}."""
     best, (val, _), W, b = {}, fitted.validation, fitted.W, fitted.b
-    for name in (name for name in names if name in GRIDS and name not in overrides):
-        parameter, values = GRIDS[name]
+    for name in names:
+        grid = registry.METHODS[name].grid
+        if grid is None or name in overrides:
+            continue
+        parameter, values = grid.parameter, grid.values
         areas = []
         for value in values:
             state = fit(fitted, [name], {name: {parameter: value}})

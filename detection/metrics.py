@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import (
-    ndtr,
-    ndtri,
-)  # the normal distribution and its inverse: scipy.stats takes as long to import as all else
+
+# The normal distribution and its inverse: scipy.stats takes as long to import as all else.
+from scipy.special import ndtr, ndtri
+
+from arrays import checked_scores
 
 COLUMNS = (
     "auroc",
@@ -75,15 +76,6 @@ class _Curve:
         return int(self.ood_kept[-1])
 
 
-def _vector(scores, what: str) -> np.ndarray:
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 1 or not scores.size:
-        raise ValueError(
-            f"{what} scores have shape {scores.shape}; expected one number an image, at least one"
-        )
-    return scores
-
-
 def _share(tpr: float) -> float:
     if not 0 < tpr <= 1:
         raise ValueError(
@@ -94,7 +86,7 @@ def _share(tpr: float) -> float:
 
 def _curve(id_scores, ood_scores) -> _Curve | None:
     """Sort once and count; None where a score is NaN, for then no metric is defined."""
-    id_scores, ood_scores = _vector(id_scores, "ID"), _vector(ood_scores, "OOD")
+    id_scores, ood_scores = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
     scores = np.concatenate([id_scores, ood_scores])
     if np.isnan(scores).any():
         return None
@@ -202,10 +194,10 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
     Raises ValueError where the two methods were not scored on the same number of images. The
     p-value of two scores that order all images alike is 1."""
     id_a, ood_a, id_b, ood_b = (
-        _vector(id_a, "ID"),
-        _vector(ood_a, "OOD"),
-        _vector(id_b, "ID"),
-        _vector(ood_b, "OOD"),
+        checked_scores(id_a, "ID"),
+        checked_scores(ood_a, "OOD"),
+        checked_scores(id_b, "ID"),
+        checked_scores(ood_b, "OOD"),
     )
     if id_a.shape != id_b.shape or ood_a.shape != ood_b.shape:
         raise ValueError(
@@ -249,7 +241,7 @@ def threshold_at_tpr(id_scores, tpr: float = 0.95) -> float:
 
     NaN where an ID score is NaN: no threshold is then honest.
     """
-    id_scores = _vector(id_scores, "ID")
+    id_scores = checked_scores(id_scores, "ID")
     if np.isnan(id_scores).any():
         return float("nan")
     rank = id_scores.size - _needed(tpr, id_scores.size)
@@ -303,7 +295,7 @@ def ties(id_scores, ood_scores) -> int | float:
 def accuracy_at_coverage(correct, id_scores, coverage: float = 0.95) -> float:
     """Accuracy over the ID images that the threshold for `coverage` keeps; `correct (n,)`, bool, in
     the same order."""
-    correct, id_scores = np.asarray(correct, dtype=bool), _vector(id_scores, "ID")
+    correct, id_scores = np.asarray(correct, dtype=bool), checked_scores(id_scores, "ID")
     if correct.shape != id_scores.shape:
         raise ValueError(
             f"found {correct.size} predictions for {id_scores.size} ID scores; expected one each"

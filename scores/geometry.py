@@ -10,8 +10,9 @@ large product in `scores.registry.score_all`:
 
 import numpy as np
 
-from scores.activation import (
-    State,
+from scores.blocks import summed
+from scores.common import (
+    Fitted,
     class_sums,
     compute_logits,
     logsumexp,
@@ -20,7 +21,6 @@ from scores.activation import (
     undefined,
     warn,
 )
-from scores.blocks import summed
 
 CONSTANT = "all training images have the same features"
 NO_SPREAD = "no training image differs from the mean of its class"
@@ -75,7 +75,7 @@ def _report(method: str, train, rank: int):
         warn(method, f"{dead}, and with a ridge they rule the distance")
 
 
-def mahalanobis_fit(train, ridge: float = 0.0) -> State:
+def mahalanobis_fit(train, ridge: float = 0.0) -> Fitted:
     """Class-centred tied covariance, pseudo-inverse; `ridge`, a share of the mean variance, is
     added where asked for.
 
@@ -93,7 +93,7 @@ def mahalanobis_fit(train, ridge: float = 0.0) -> State:
     if not matrix.shape[1]:
         return undefined("Mahalanobis", NO_SPREAD, {"ridge": float(ridge)})
     _report("Mahalanobis", train, matrix.shape[1])
-    return State(
+    return Fitted(
         parameters={"ridge": float(ridge)},
         centre=train.mean,
         matrix=matrix.astype(np.float32),
@@ -118,7 +118,7 @@ def mahalanobis_finish(whitened, features, logits, state) -> np.ndarray:
     return -_nearest_square(whitened, state.means)
 
 
-def relative_mahalanobis_fit(train) -> State:
+def relative_mahalanobis_fit(train) -> Fitted:
     """As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both
     divided by N."""
     if train.constant:
@@ -134,7 +134,7 @@ def relative_mahalanobis_fit(train) -> State:
         return undefined("RelativeMahalanobis", NO_SPREAD, {})
     _report("RelativeMahalanobis", train, within.shape[1])
     matrix = np.hstack([within, whole])
-    return State(
+    return Fitted(
         parameters={},
         centre=train.mean,
         matrix=matrix.astype(np.float32),
@@ -172,7 +172,7 @@ def vim_origin(W, b) -> np.ndarray:
     return -np.linalg.pinv(W.astype(np.float64), rcond=CUTOFF) @ b.astype(np.float64)
 
 
-def _residual_space(train, method: str, dim: int | None) -> State:
+def _residual_space(train, method: str, dim: int | None) -> Fitted:
     """Directions of least second moment about u, not mean-centred: all but the first `dim`.
 
     `dim`: 1000 for D >= 2048, 512 for D >= 768, else D/2, as ViM's authors have it.
@@ -190,7 +190,7 @@ def _residual_space(train, method: str, dim: int | None) -> State:
         warn(method, "the head has no bias, so the residual is measured from the zero vector")
     matrix = train.vim_axes[:, : train.width - dim]
     offset = (train.mean - train.vim_origin) @ matrix
-    state = State(
+    state = Fitted(
         parameters={"dim": dim}, centre=train.mean, matrix=matrix.astype(np.float32), offset=offset
     )
     residual = sum(
@@ -208,7 +208,7 @@ def _residual_space(train, method: str, dim: int | None) -> State:
     return state
 
 
-def vim_fit(train, dim: int | None = None) -> State:
+def vim_fit(train, dim: int | None = None) -> Fitted:
     """The residual space, and alpha = mean largest logit / mean residual norm over the training
     images (eq. 5)."""
     state = _residual_space(train, "ViM", dim)
@@ -228,7 +228,7 @@ def vim_finish(residual, features, logits, state) -> np.ndarray:
     return logsumexp(logits) - state.alpha * row_norm(residual)
 
 
-def residual_fit(train, dim: int | None = None) -> State:
+def residual_fit(train, dim: int | None = None) -> Fitted:
     """ViM's residual space; OpenOOD fixes dim at 512."""
     return _residual_space(train, "Residual", dim)
 
@@ -238,7 +238,7 @@ def residual_finish(residual, features, logits, state) -> np.ndarray:
     return -row_norm(residual)
 
 
-def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool = False) -> State:
+def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool = False) -> Fitted:
     """PCA of the standardised features; `dim` by ID alone: the least with 90% of the variance (the
     authors tune it).
 
@@ -263,7 +263,7 @@ def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool
         needed = int(np.searchsorted(np.cumsum(values), 0.9 * values.sum())) + 1
         dim = min(needed, max(1, train.width - 1))
     dim = _dimension("NECO", dim, train.width)
-    return State(
+    return Fitted(
         parameters={"dim": dim, **switches},
         centre=train.mean,
         matrix=(vectors[:, :dim] / scale[:, None]).astype(np.float32),
@@ -273,7 +273,7 @@ def neco_fit(train, dim: int | None = None, scaler: bool = True, max_logit: bool
     )
 
 
-def neco_etf_fit(train, scaler: bool = True, max_logit: bool = False) -> State:
+def neco_etf_fit(train, scaler: bool = True, max_logit: bool = False) -> Fitted:
     """C - 1 components, as many as the class means of a collapsed network span: a `dim` that no
     data choose."""
     return neco_fit(
@@ -292,10 +292,10 @@ def neco_finish(components, features, logits, state) -> np.ndarray:
 # ---- class structure ----
 
 
-def nci_fit(train, alpha: float = 1e-4) -> State:
+def nci_fit(train, alpha: float = 1e-4) -> Fitted:
     """alpha = 1e-4 as in OpenOOD, by the same author; the paper tunes it on validation OOD,
     pytorch-ood has 0."""
-    return State(
+    return Fitted(
         parameters={"alpha": float(alpha)},
         mean=train.mean.astype(np.float32),
         base=train.b + train.W @ train.mean,
@@ -311,7 +311,7 @@ def nci_score(features, logits, state) -> np.ndarray:
     return proximity + state.parameters["alpha"] * np.abs(features).sum(axis=1, dtype=np.float64)
 
 
-def fdbd_fit(train) -> State:
+def fdbd_fit(train) -> Fitted:
     """Distances between the rows of W; rows that coincide have no boundary and count as infinitely
     far."""
     from scipy.spatial.distance import cdist  # slow to import, and for this method alone
@@ -324,7 +324,7 @@ def fdbd_fit(train) -> State:
             "all classes have the same weights, so that no boundary lies between any two",
             {},
         )
-    return State(parameters={}, mean=train.mean.astype(np.float32), gaps=gaps)
+    return Fitted(parameters={}, mean=train.mean.astype(np.float32), gaps=gaps)
 
 
 def fdbd_score(features, logits, state) -> np.ndarray:
@@ -335,7 +335,7 @@ def fdbd_score(features, logits, state) -> np.ndarray:
         return distances.sum(axis=1) / (logits.shape[1] - 1) / row_norm(features - state.mean)
 
 
-def she_fit(train) -> State:
+def she_fit(train) -> Fitted:
     """A pattern a class: the mean feature of its rightly classified training images."""
     classes = len(train.W)
 
@@ -353,7 +353,7 @@ def she_fit(train) -> State:
             " predicted",
         )
     with np.errstate(invalid="ignore"):
-        return State(parameters={}, patterns=(sums / counts[:, None]).astype(np.float32))
+        return Fitted(parameters={}, patterns=(sums / counts[:, None]).astype(np.float32))
 
 
 def she_score(features, logits, state) -> np.ndarray:

@@ -80,6 +80,12 @@ def test_the_defaults_shown_are_those_of_the_code(name):
 
 
 @pytest.mark.parametrize("name", registry.METHODS)
+def test_the_formula_shown_is_that_of_the_row(name):
+    shown = described(METHODS, "score", "parameters")[name]["score"]
+    assert shown.replace("\\|", "|") == registry.METHODS[name].formula
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
 def test_the_source_shown_is_that_of_the_registry(name):
     assert described(METHODS, "score", "source")[name]["source"].startswith(
         registry.METHODS[name].source
@@ -103,7 +109,11 @@ def test_the_tuning_grids_shown_are_those_of_the_code():
         name: (row["parameter"].strip("`"), tuple(map(value, row["values"].split(","))))
         for name, row in shown.items()
     }
-    assert grids == evaluation.GRIDS
+    assert grids == {
+        row.name: (row.grid.parameter, row.grid.values)
+        for row in registry.METHODS.values()
+        if row.grid
+    }
     assert all(
         registry.METHODS[name].parameters[parameter] in values
         for name, (parameter, values) in grids.items()

@@ -31,6 +31,7 @@ SHARED = (
     "images.folders",
     "utils",
     "head",
+    "arrays",
 )
 # Script or wing: what it may import beside the shared nouns and itself. Downwards only, so that
 # every row stands above the rows that it names.
@@ -71,6 +72,7 @@ TORCH_FREE = (
     "artifacts",
     "images.folders",
     "head",
+    "arrays",
     "utils",
     "cli",
 )

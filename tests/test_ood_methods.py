@@ -20,7 +20,7 @@ import ood_methods
 import report
 import utils
 from artifacts import records, store
-from detection import evaluation, metrics, tables
+from detection import metrics, tables
 from scores import registry
 
 METRICS = [
@@ -691,7 +691,7 @@ def test_a_validation_set_chooses_and_is_not_tested_on(folder):
         values = temperature * logsumexp(np.concatenate([inside, outside]) / temperature, axis=1)
         return roc_auc_score(np.repeat([1, 0], [len(inside), len(outside)]), values)
 
-    grid = evaluation.GRIDS["Energy"][1]
+    grid = registry.METHODS["Energy"].grid.values
     assert area(chosen["Energy"]["temperature"]) == pytest.approx(max(map(area, grid)), abs=1e-4)
     assert len({round(area(value), 3) for value in grid}) > 1, "the choice matters here"
 
@@ -1431,3 +1431,42 @@ def test_names_that_look_like_numbers_are_text_in_every_table_report_and_mean(tm
         and "2023.0" not in page
         and "100000" not in page
     )
+
+
+# ---- --set ---------------------------------------------------------------------------------------
+
+
+def test_a_setting_reaches_the_table_and_its_scores(folder):
+    table, _ = score(
+        folder, "--methods", "KNN", "Energy", "--set", "KNN.k=3", "energy.temperature=2"
+    )
+    recorded = table.drop_duplicates("method").set_index("method")["parameters"].map(json.loads)
+    assert recorded["KNN"] == {"k": 3} and recorded["Energy"] == {"temperature": 2.0}
+    _, logits = logits_of(folder, "OOD_near_test")
+    expected = 2 * logsumexp(logits / 2, axis=1)
+    found = read_csv(folder / "scores_OOD_near.csv")["Energy"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_short_flag_and_a_setting_are_one_thing(folder):
+    short, _ = score(folder, "--methods", "ViM", "--vim-dim", "3")
+    once = (folder / "scores_OOD_near.csv").read_bytes()
+    long, _ = score(folder, "--methods", "ViM", "--set", "ViM.dim=3", "--replace")
+    assert (folder / "scores_OOD_near.csv").read_bytes() == once
+    pd.testing.assert_frame_equal(short, long)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "KNN.n=3"], "KNN has no parameter 'n'; it has k"),
+        (["--set", "Mahalanobs.ridge=1"], "did you mean Mahalanobis"),
+        (["--set", "KNN.k=3", "--methods", "MSP"], "add it with --methods KNN"),
+        (["--set", "Energy.temperature=2", "--temperature", "3"], "Energy.temperature is given"),
+        (["--set", f"ViM.dim={WIDTH}"], f"--set ViM.dim={WIDTH}: expected less than the {WIDTH}"),
+    ],
+)
+def test_a_wrong_setting_is_told_before_anything_is_computed(folder, words, said):
+    ended = shell(ood_methods.main, "--checkpoint", folder, *words)
+    assert ended.code == 2 and said in ended.err
+    assert not (folder / "ood_metrics.csv").exists()

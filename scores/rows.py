@@ -1,0 +1,434 @@
+"""The scores, one row each: what flags, tables, tuning and the report say of a score.
+
+A new score is a function, or two, in the file of its family and a row here. Nothing else names it.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from scores import common, geometry, logits, neighbours, shaping
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a parameter means in every method that has it, and which values it takes."""
+
+    meaning: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+
+    def refusal(self, value: float) -> str:
+        """What was expected, in words; empty where the value is fine."""
+        if self.above is not None and not value > self.above:
+            return f"a number above {self.above:g}"
+        if self.least is not None and self.most is not None:
+            return "" if self.least <= value <= self.most else f"{self.least:g} to {self.most:g}"
+        if self.least is not None and not value >= self.least:
+            return f"at least {self.least:g}"
+        return ""
+
+
+LIMITS = {
+    "temperature": Limits("what logits are divided by", above=0),
+    "gamma": Limits("the exponent of probabilities", above=0),
+    "top": Limits("how many of the largest probabilities count", least=1),
+    "percentile": Limits("the share of activations or weights that is cut, in percent", 0, 100),
+    "ridge": Limits("share of the mean variance that is added to the covariance", least=0),
+    "dim": Limits("number of principal directions", least=1),
+    "scaler": Limits("whether the features are standardised first"),
+    "max_logit": Limits("whether the score is multiplied by the largest logit"),
+    "alpha": Limits("weight of the features' L1 norm", least=0),
+    "k": Limits("number of neighbours", least=1),
+    "power": Limits("the exponent of a likeness"),
+    "threshold": Limits("the least likeness that counts"),
+}
+TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a method: its name, type and default, read off the signature of `fit`.
+
+    A default of None means that a rule on the ID data decides.
+    """
+
+    name: str
+    kind: type
+    default: Any
+
+    @property
+    def meaning(self) -> str:
+        return LIMITS[self.name].meaning
+
+    def parse(self, text: str) -> bool | int | float:
+        """The value that a text gives; ValueError with what was expected."""
+        if self.kind is bool:
+            if text.lower() not in (*TRUE, *FALSE):
+                raise ValueError(f"expected true or false, found {text!r}")
+            return text.lower() in TRUE
+        wanted = "a whole number" if self.kind is int else "a number"
+        try:
+            value = self.kind(text)
+        except ValueError:
+            raise ValueError(f"expected {wanted}, found {text!r}") from None
+        if not abs(value) < float("inf"):
+            raise ValueError(f"expected {wanted}, found {text!r}")
+        refusal = LIMITS[self.name].refusal(value)
+        if refusal:
+            raise ValueError(f"expected {refusal}, found {text}")
+        return value
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What --val-ood tries: the default and a few values around it.
+
+    Published searches are wider, but for ASH and SCALE.
+    """
+
+    parameter: str
+    values: tuple
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One score.
+
+    name      as it was published
+    does      what it measures, in one line
+    formula   in the words of docs/methods.md
+    source    authors, venue, year
+    fit       fit(train, **parameters) -> Fitted; its keywords are the method's parameters
+    score     score(features, logits, fitted) -> (N,), for kind "row"
+    finish    in place of `score` where methods share one large product: after a linear projection
+              (kind "linear"), or after the search among the training features ("neighbour")
+    needs     "head" and "labels": what the fit or the score cannot do without
+    missing   why a single image may have no score
+    grid      what --val-ood tries
+    variant   of another row: computed only where it is asked for by name
+    """
+
+    name: str
+    does: str
+    formula: str
+    source: str
+    fit: Callable
+    score: Callable | None = None
+    finish: Callable | None = None
+    kind: str = "row"
+    needs: tuple[str, ...] = ("head",)
+    missing: str = "its score is not a finite number"
+    grid: Grid | None = None
+    variant: bool = False
+
+    @property
+    def described(self) -> dict[str, Parameter]:
+        """{name: Parameter}, from the signature of `fit`."""
+        found = {}
+        for argument in inspect.signature(self.fit).parameters.values():
+            if argument.default is not argument.empty:
+                kind = plain_type(argument.annotation)
+                found[argument.name] = Parameter(argument.name, kind, argument.default)
+        return found
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The defaults, {name: value}."""
+        return {name: parameter.default for name, parameter in self.described.items()}
+
+
+def plain_type(annotation) -> type:
+    """int of `int`, and of `int | None`."""
+    if isinstance(annotation, types.UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+AT_MEAN = "its features are the training mean"
+NO_DIRECTION = "its features are all 0, and have no direction"
+NOTHING_KEPT = "the activations that are kept sum to 0"
+NO_PATTERN = "no training image of the class that it is predicted as is classified right"
+
+ALL = (
+    Method(
+        name="MSP",
+        does="the confidence of the predicted class; the baseline",
+        formula="max p, as exp(max l - lse(l))",
+        source="Hendrycks and Gimpel, ICLR 2017",
+        fit=common.no_fit,
+        score=logits.msp_score,
+    ),
+    Method(
+        name="MaxLogit",
+        does="the largest logit, which keeps the length that softmax removes",
+        formula="max l",
+        source="Hendrycks et al., ICML 2022",
+        fit=common.no_fit,
+        score=logits.max_logit_score,
+    ),
+    Method(
+        name="Energy",
+        does="how much evidence there is for all classes together",
+        formula="T lse(l / T), T the temperature",
+        source="Liu et al., NeurIPS 2020",
+        fit=logits.energy_fit,
+        score=logits.energy_score,
+        grid=Grid("temperature", (0.5, 1, 2, 5, 10)),
+    ),
+    Method(
+        name="Entropy",
+        does="how concentrated the softmax is",
+        formula="sum_c p_c log p_c, in nats",
+        source="Chan et al., ICCV 2021",
+        fit=common.no_fit,
+        score=logits.entropy_score,
+    ),
+    Method(
+        name="GEN",
+        does="an entropy that is sharp about small probabilities, over the largest classes",
+        formula="- sum of p_c^gamma (1 - p_c)^gamma over the `top` largest p_c",
+        source="Liu et al., CVPR 2023",
+        fit=logits.gen_fit,
+        score=logits.gen_score,
+        grid=Grid("gamma", (0.01, 0.1, 0.5, 1)),
+    ),
+    Method(
+        name="TempScaling",
+        does="the confidence after calibration on ID images",
+        formula="max softmax(l / T); T minimises the cross-entropy of ID validation images, of "
+        "training images without any",
+        source="Guo et al., ICML 2017",
+        fit=logits.temperature_fit,
+        score=logits.temperature_score,
+        needs=("head", "labels"),
+    ),
+    Method(
+        name="KLMatching",
+        does="how like the softmax is to that of some class's training images",
+        formula="- min_k KL(p to d_k); d_k the mean softmax of the training images predicted as k",
+        source="Hendrycks et al., ICML 2022",
+        fit=logits.kl_matching_fit,
+        score=logits.kl_matching_score,
+    ),
+    Method(
+        name="GradNorm",
+        does="how far the gradient moves that would make the softmax uniform",
+        formula="(sum_c abs(p_c - 1/C)) |h|_1: the L1 norm of the gradient by W of the "
+        "cross-entropy from the uniform distribution to p",
+        source="Huang et al., NeurIPS 2021",
+        fit=common.no_fit,
+        score=logits.gradnorm_score,
+    ),
+    Method(
+        name="ReAct",
+        does="the energy with unusually large activations clipped",
+        formula="lse(W min(h, t) + b); t the percentile of all training activations",
+        source="Sun et al., NeurIPS 2021",
+        fit=shaping.react_fit,
+        score=shaping.react_score,
+        grid=Grid("percentile", (85, 90, 95, 99)),
+    ),
+    Method(
+        name="ASH-P",
+        does="the energy with the smallest activations of an image removed",
+        formula="lse(W h' + b)",
+        source="Djurisic et al., ICLR 2023",
+        fit=shaping.ash_p_fit,
+        score=shaping.ash_p_score,
+        grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    ),
+    Method(
+        name="ASH-B",
+        does="the energy with the largest activations of an image made equal",
+        formula="the same, with each kept activation replaced by (sum h) / k",
+        source="Djurisic et al., ICLR 2023",
+        fit=shaping.ash_b_fit,
+        score=shaping.ash_b_score,
+        grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    ),
+    Method(
+        name="ASH-S",
+        does="the energy with the smallest activations removed and the rest scaled up",
+        formula="lse(W h' exp(sum h / sum h') + b)",
+        source="Djurisic et al., ICLR 2023",
+        fit=shaping.ash_s_fit,
+        score=shaping.ash_s_score,
+        missing=NOTHING_KEPT,
+        grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    ),
+    Method(
+        name="SCALE",
+        does="the energy with activations scaled by how much the largest ones hold",
+        formula="lse(W h exp(sum h / sum h') + b): ASH-S without the pruning",
+        source="Xu et al., ICLR 2024",
+        fit=shaping.scale_fit,
+        score=shaping.scale_score,
+        missing=NOTHING_KEPT,
+        grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    ),
+    Method(
+        name="DICE",
+        does="the energy through the weights that contribute most on training images",
+        formula="lse(W' h + b); W' keeps the weights whose contribution w_cd mu_d is above the "
+        "percentile of all",
+        source="Sun and Li, ECCV 2022",
+        fit=shaping.dice_fit,
+        finish=shaping.dice_finish,
+        kind="linear",
+        grid=Grid("percentile", (10, 30, 50, 70, 90)),
+    ),
+    Method(
+        name="Mahalanobis",
+        does="the distance to the nearest class mean, by the spread within classes",
+        formula="- min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
+        source="Lee et al., NeurIPS 2018",
+        fit=geometry.mahalanobis_fit,
+        finish=geometry.mahalanobis_finish,
+        kind="linear",
+        needs=("labels",),
+    ),
+    Method(
+        name="RelativeMahalanobis",
+        does="the same less the distance to the mean of all, which many images share",
+        formula="(h - mu)' Sigma^+ (h - mu) - min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
+        source="Ren et al., 2021",
+        fit=geometry.relative_mahalanobis_fit,
+        finish=geometry.relative_mahalanobis_finish,
+        kind="linear",
+        needs=("labels",),
+    ),
+    Method(
+        name="ViM",
+        does="the energy less the part of the features that training images do not have",
+        formula="lse(l) - alpha |R'(h - u)|",
+        source="Wang et al., CVPR 2022",
+        fit=geometry.vim_fit,
+        finish=geometry.vim_finish,
+        kind="linear",
+    ),
+    Method(
+        name="Residual",
+        does="how little of the features lies outside the training images' main directions",
+        formula="- |R'(h - u)|",
+        source="Wang et al., CVPR 2022",
+        fit=geometry.residual_fit,
+        finish=geometry.residual_finish,
+        kind="linear",
+    ),
+    Method(
+        name="NECO",
+        does="how much of the features lies in the training images' main directions",
+        formula="|P'z| / |z|, z = (h - mu) / std; with `max_logit`, times max l",
+        source="Ben Ammar et al., ICLR 2024",
+        fit=geometry.neco_fit,
+        finish=geometry.neco_finish,
+        kind="linear",
+        needs=(),
+        missing=AT_MEAN,
+    ),
+    Method(
+        name="NCI",
+        does="how well the centred features point to the predicted class's weights",
+        formula="w_y . (h - mu) / |h - mu| + alpha |h|_1",
+        source="Liu and Qin, CVPR 2025",
+        fit=geometry.nci_fit,
+        score=geometry.nci_score,
+        missing=AT_MEAN,
+        grid=Grid("alpha", (0, 0.0001, 0.001, 0.01)),
+    ),
+    Method(
+        name="fDBD",
+        does="the mean distance to the decision boundaries, by the distance from the mean",
+        formula="mean over c other than y of (l_y - l_c) / |w_y - w_c|, over |h - mu|",
+        source="Liu and Qin, ICML 2024",
+        fit=geometry.fdbd_fit,
+        score=geometry.fdbd_score,
+        missing=AT_MEAN,
+    ),
+    Method(
+        name="SHE",
+        does="the likeness to the mean of the predicted class's right training images",
+        formula="h . S_y; S_c the mean feature of the training images of class c that are "
+        "classified right",
+        source="Zhang et al., ICLR 2023",
+        fit=geometry.she_fit,
+        score=geometry.she_score,
+        needs=("head", "labels"),
+        missing=NO_PATTERN,
+    ),
+    Method(
+        name="KNN",
+        does="the distance to the k-th nearest training image",
+        formula="- sqrt(2 - 2 c), c the k-th largest cos_i: the distance between unit features to "
+        "the k-th neighbour",
+        source="Sun et al., ICML 2022",
+        fit=neighbours.knn_fit,
+        finish=neighbours.knn_finish,
+        kind="neighbour",
+        needs=(),
+        missing=NO_DIRECTION,
+        grid=Grid("k", (1, 10, 50, 100, 200)),
+    ),
+    Method(
+        name="NNGuide",
+        does="the energy, weighted by the likeness to the nearest training images",
+        formula="lse(l) times the mean of the k largest cos_i lse(l_i)",
+        source="Park et al., ICCV 2023",
+        fit=neighbours.nnguide_fit,
+        finish=neighbours.nnguide_finish,
+        kind="neighbour",
+        missing=NO_DIRECTION,
+        grid=Grid("k", (1, 10, 50, 100)),
+    ),
+    Method(
+        name="Relation",
+        does="the likeness in features and in softmax to all training images",
+        formula="sum over i of r_i^power where r_i = cos_i (p . p_i) is above the threshold",
+        source="Kim et al., NeurIPS 2023",
+        fit=neighbours.relation_fit,
+        finish=neighbours.relation_finish,
+        kind="neighbour",
+        missing=NO_DIRECTION,
+    ),
+    Method(
+        name="NECO-NoScaler",
+        does="NECO without standardising the features",
+        formula="as `NECO`",
+        source="Ben Ammar et al., ICLR 2024",
+        fit=partial(geometry.neco_fit, scaler=False),
+        finish=geometry.neco_finish,
+        kind="linear",
+        needs=(),
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    Method(
+        name="NECO-MaxLogit",
+        does="NECO times the largest logit, as the authors use it for transformers",
+        formula="as `NECO`",
+        source="Ben Ammar et al., ICLR 2024",
+        fit=partial(geometry.neco_fit, max_logit=True),
+        finish=geometry.neco_finish,
+        kind="linear",
+        missing=AT_MEAN,
+        variant=True,
+    ),
+    Method(
+        name="NECO-ETF",
+        does="NECO in as many directions as the classes of a collapsed network span",
+        formula="as `NECO`, `dim` = C - 1, at most D - 1",
+        source="Ben Ammar et al., ICLR 2024",
+        fit=geometry.neco_etf_fit,
+        finish=geometry.neco_finish,
+        kind="linear",
+        needs=("labels",),
+        missing=AT_MEAN,
+        variant=True,
+    ),
+)

@@ -1,0 +1,267 @@
+"""Small training sets and heads that the tests of scores share."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
+
+from scores import registry
+
+OVERRIDES = {
+    "KNN": {"k": 20},
+    "TempScaling": {"temperature": 2.5},
+    "ViM": {"dim": 12},
+    "Residual": {"dim": 12},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Training features and labels, a head, and features to score."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    W: np.ndarray
+    b: np.ndarray
+    test: np.ndarray
+
+    @property
+    def train(self) -> registry.Training:
+        return registry.Training(self.features, self.labels, self.W, self.b)
+
+    @property
+    def logits(self) -> np.ndarray:
+        return registry.compute_logits(self.test, self.W, self.b)
+
+    def score(self, name, **parameters) -> np.ndarray:
+        return registry.METHODS[name].score(
+            self.test, self.logits, registry.METHODS[name].fit(self.train, **parameters)
+        )
+
+
+def random_case(n=600, width=40, classes=7, seed=0, spread=1.0) -> Case:
+    """ReLU features around class means, a least-squares head, and half ID, half unrelated images to
+    score."""
+    rng = np.random.default_rng(seed)
+    means, labels = rng.normal(0.5, 1, (classes, width)), rng.integers(0, classes, n)
+    mixing = rng.normal(0, spread, (width, width)) * np.geomspace(0.1, 0.5, width)
+    features = np.maximum(means[labels] + rng.normal(size=(n, width)) @ mixing, 0).astype(
+        np.float32
+    )
+    targets = 8 * np.eye(classes)[labels]
+    solution = np.linalg.lstsq(np.column_stack([features, np.ones(n)]), targets, rcond=None)[
+        0
+    ].astype(np.float32)
+    fresh = np.maximum(
+        means[rng.integers(0, classes, 80)] + rng.normal(size=(80, width)) @ mixing, 0
+    )
+    other = np.maximum(rng.normal(0.3, 1.2, (70, width)), 0)
+    test = np.vstack([fresh, other]).astype(np.float32)
+    return Case(features, labels, solution[:-1].T.copy(), solution[-1].copy(), test)
+
+
+def digits_case() -> Case:
+    """Penultimate ReLU features of a small network on real digits, two of them held out as OOD;
+    some units are dead."""
+    images, labels = load_digits(return_X_y=True)
+    known, images = labels < 8, images / 16
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a few epochs are enough
+        network = MLPClassifier((48,), max_iter=25, random_state=0).fit(
+            images[known][:1000], labels[known][:1000]
+        )
+    features = np.maximum(images @ network.coefs_[0] + network.intercepts_[0], 0).astype(np.float32)
+    test = np.vstack([features[known][1000:1200], features[~known][:200]])
+    W, b = network.coefs_[1].T.astype(np.float32), network.intercepts_[1].astype(np.float32)
+    return Case(features[known][:1000], labels[known][:1000], W, b, test)
+
+
+CASES = {"random": random_case(), "digits": digits_case()}
+
+
+def softmax64(logits):
+    return special.softmax(logits.astype(np.float64), axis=1)
+
+
+def slow_gen(case, x, logits):
+    return [
+        -sum(p**0.1 * (1 - p) ** 0.1 for p in np.sort(row)[::-1][:100]) for row in softmax64(logits)
+    ]
+
+
+def slow_kl_matching(case, x, logits):
+    train = softmax64(case.features.astype(np.float64) @ case.W.T + case.b)
+    predicted = train.argmax(axis=1)
+    typical = [train[predicted == k].mean(axis=0) for k in np.unique(predicted)]
+    return [-min(special.rel_entr(row, d).sum() for d in typical) for row in softmax64(logits)]
+
+
+def slow_gradnorm(case, x, logits):
+    gaps = softmax64(logits) - 1 / logits.shape[1]
+    return [np.abs(np.outer(gap, row)).sum() for gap, row in zip(gaps, x, strict=True)]
+
+
+def energy64(case, x):
+    return special.logsumexp(x @ case.W.T.astype(np.float64) + case.b, axis=1)
+
+
+def slow_shaped(case, x, kind, percentile):
+    shaped = []
+    for row in x:
+        kept = len(row) - round(len(row) * percentile / 100)
+        order = np.argsort(row)[::-1][:kept]
+        pruned = np.zeros_like(row)
+        pruned[order] = row[order]
+        factor = np.exp(row.sum() / pruned.sum())
+        binary = np.zeros_like(row)
+        binary[order] = row.sum() / kept
+        shaped.append({"P": pruned, "B": binary, "S": pruned * factor, "SCALE": row * factor}[kind])
+    return energy64(case, np.array(shaped))
+
+
+def slow_dice(case, x, logits):
+    contribution = case.W * case.features.astype(np.float64).mean(axis=0)
+    kept = contribution > np.quantile(contribution, 0.9)
+    return special.logsumexp(x @ (case.W * kept).T + case.b, axis=1)
+
+
+def squared_distances(x, mean, precision):
+    return np.array([(row - mean) @ precision @ (row - mean) for row in x])
+
+
+def class_gaussians(case):
+    z = case.features.astype(np.float64)
+    means = np.array([z[case.labels == c].mean(axis=0) for c in np.unique(case.labels)])
+    centred = z - means[np.searchsorted(np.unique(case.labels), case.labels)]
+    return means, np.linalg.pinv(
+        EmpiricalCovariance().fit(centred).covariance_, rcond=1e-6, hermitian=True
+    )
+
+
+def slow_mahalanobis(case, x, logits):
+    means, precision = class_gaussians(case)
+    return -np.min([squared_distances(x, mean, precision) for mean in means], axis=0)
+
+
+def slow_relative_mahalanobis(case, x, logits):
+    whole = EmpiricalCovariance().fit(case.features.astype(np.float64))
+    precision = np.linalg.pinv(whole.covariance_, rcond=1e-6, hermitian=True)
+    return slow_mahalanobis(case, x, logits) + squared_distances(x, whole.location_, precision)
+
+
+def slow_residual(case, x, dim=12):
+    u = -np.linalg.pinv(case.W.astype(np.float64), rcond=1e-6) @ case.b
+    moments = EmpiricalCovariance(assume_centered=True).fit(case.features - u).covariance_
+    values, vectors = np.linalg.eig(moments)
+    null = vectors[:, np.argsort(values)[::-1][dim:]].real
+    return np.linalg.norm((x - u) @ null, axis=1)
+
+
+def slow_vim(case, x, logits):
+    z = case.features.astype(np.float64)
+    alpha = (z @ case.W.T + case.b).max(axis=1).mean() / slow_residual(case, z).mean()
+    return energy64(case, x) - alpha * slow_residual(case, x)
+
+
+def slow_neco(case, x, logits, scaler=True, max_logit=False, dim=None):
+    z = case.features.astype(np.float64)
+    if scaler:
+        standard = StandardScaler().fit(z)
+        z, x = standard.transform(z), standard.transform(x)
+    pca = PCA().fit(z)
+    dim = dim or int(np.argmax(np.cumsum(pca.explained_variance_ratio_) >= 0.9)) + 1
+    share = np.linalg.norm(pca.transform(x)[:, :dim], axis=1) / np.linalg.norm(x, axis=1)
+    return share * logits.max(axis=1) if max_logit else share
+
+
+def slow_nci(case, x, logits):
+    mean = case.features.astype(np.float64).mean(axis=0)
+    return [
+        case.W[k] @ (row - mean) / np.linalg.norm(row - mean) + 1e-4 * np.abs(row).sum()
+        for row, k in zip(x, logits.argmax(axis=1), strict=True)
+    ]
+
+
+def slow_fdbd(case, x, logits):
+    mean, values = case.features.astype(np.float64).mean(axis=0), []
+    for row, outputs in zip(x, x @ case.W.T + case.b, strict=True):
+        k = outputs.argmax()
+        others = [c for c in range(len(outputs)) if c != k]
+        distances = [
+            (outputs[k] - outputs[c]) / np.linalg.norm(case.W[k] - case.W[c]) for c in others
+        ]
+        values.append(np.mean(distances) / np.linalg.norm(row - mean))
+    return values
+
+
+def slow_she(case, x, logits):
+    predicted = (case.features @ case.W.T + case.b).argmax(axis=1)
+    right = predicted == case.labels
+    return [
+        row @ case.features[right & (case.labels == k)].astype(np.float64).mean(axis=0)
+        for row, k in zip(x, logits.argmax(axis=1), strict=True)
+    ]
+
+
+def unit64(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def slow_knn(case, x, logits):
+    return (
+        -NearestNeighbors(n_neighbors=20).fit(unit64(case.features)).kneighbors(unit64(x))[0][:, -1]
+    )
+
+
+def slow_nnguide(case, x, logits):
+    bank = unit64(case.features.astype(np.float64)) * energy64(case, case.features)[:, None]
+    guidance = [np.sort(bank @ row)[-10:].mean() for row in unit64(x)]
+    return np.array(guidance) * energy64(case, x)
+
+
+def slow_relation(case, x, logits):
+    bank, train = (
+        unit64(case.features.astype(np.float64)),
+        softmax64(case.features @ case.W.T + case.b),
+    )
+    values = []
+    for row, p in zip(unit64(x), softmax64(logits), strict=True):
+        edges = np.maximum(bank @ row, 0) * (train @ p)
+        values.append(edges[edges > 0.03].sum())
+    return values
+
+
+def tiny(features, labels, W, b=None) -> registry.Training:
+    return registry.Training(features, np.asarray(labels), W, np.zeros(len(W)) if b is None else b)
+
+
+def score_one(name, train, x, **parameters):
+    x = np.asarray([x], dtype=np.float32)
+    method = registry.METHODS[name]
+    return method.score(
+        x, registry.compute_logits(x, train.W, train.b), method.fit(train, **parameters)
+    )[0]
+
+
+def dead(case, units=3) -> Case:
+    """The case with a few units that are constant in training; the OOD rows are ID rows with those
+    units stirred."""
+    constant = np.full((len(case.features), units), 0.3, np.float32)
+    rows = np.column_stack([case.features[:100], np.full((100, units), 0.3, np.float32)])
+    stirred = rows.copy()
+    stirred[:, -units:] += 0.1
+    W = np.column_stack([case.W, np.zeros((len(case.W), units), np.float32)])
+    return Case(
+        np.column_stack([case.features, constant]),
+        case.labels,
+        W,
+        case.b,
+        np.vstack([rows, stirred]),
+    )

@@ -1,0 +1,115 @@
+"""Rows of the scores: parameters with their types, settings as people write them, grids, words."""
+
+import numpy as np
+import pytest
+from score_cases import CASES
+
+from scores import registry, rows
+
+EVERY = [(name, parameter) for name, row in registry.METHODS.items() for parameter in row.described]
+# Another legal value for each parameter, which changes what is recorded.
+OTHER = {
+    "temperature": "2.5",
+    "gamma": "0.5",
+    "top": "3",
+    "percentile": "70",
+    "ridge": "0.1",
+    "dim": "5",
+    "alpha": "0.01",
+    "k": "7",
+    "power": "2",
+    "threshold": "0.1",
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("name", "parameter"), EVERY)
+def test_a_setting_reaches_every_parameter_of_every_method(name, parameter):
+    default = registry.METHODS[name].parameters[parameter]
+    text = str(not default) if isinstance(default, bool) else OTHER[parameter]
+    assert registry.parse_setting(f"{name}.{parameter}={text}")[:2] == (name, parameter)
+    value = registry.parse_setting(f"{name}.{parameter}={text}")[2]
+    train = CASES["random"].train
+    before = registry.METHODS[name].fit(train).parameters
+    after = registry.METHODS[name].fit(train, **{parameter: value}).parameters
+    assert after[parameter] == value
+    assert after != before
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("name", "parameter"), EVERY)
+def test_the_default_written_as_a_setting_changes_no_score(name, parameter):
+    default = registry.METHODS[name].parameters[parameter]
+    if default is None:
+        pytest.skip("a rule on the ID data decides")
+    _, _, value = registry.parse_setting(f"{name}.{parameter}={default}")
+    case = CASES["random"]
+    np.testing.assert_array_equal(case.score(name), case.score(name, **{parameter: value}))
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("KNN.k=200", ("KNN", "k", 200)),
+        ("knn.k = 200", ("KNN", "k", 200)),
+        ("kl-matching.x=1", None),
+        ("ash_s.percentile=85", ("ASH-S", "percentile", 85.0)),
+        ("NECO.max-logit=true", ("NECO", "max_logit", True)),
+        ("NECO.scaler=no", ("NECO", "scaler", False)),
+        ("Relation.threshold=1e-3", ("Relation", "threshold", 0.001)),
+    ],
+)
+def test_settings_as_people_write_them(text, setting):
+    if setting is None:
+        with pytest.raises(ValueError, match="KLMatching has no parameter 'x'; it has none"):
+            registry.parse_setting(text)
+        return
+    found = registry.parse_setting(text)
+    assert found == setting and type(found[2]) is type(setting[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("KNN", "expected METHOD.PARAMETER=VALUE, such as KNN.k=200"),
+        ("k=200", "expected METHOD.PARAMETER=VALUE"),
+        ("KNN.k=", "expected METHOD.PARAMETER=VALUE"),
+        ("Mahalanobs.ridge=1", "unknown method 'Mahalanobs'; did you mean Mahalanobis"),
+        ("KNN.n=3", "KNN has no parameter 'n'; it has k"),
+        ("MSP.temperature=2", "MSP has no parameter 'temperature'; it has none"),
+        ("KNN.k=2.5", "expected a whole number, found '2.5'"),
+        ("KNN.k=0", "expected at least 1, found 0"),
+        ("Energy.temperature=0", "expected a number above 0, found 0"),
+        ("Energy.temperature=inf", "expected a number, found 'inf'"),
+        ("SCALE.percentile=101", "expected 0 to 100, found 101"),
+        ("NECO.scaler=maybe", "expected true or false, found 'maybe'"),
+    ],
+)
+def test_a_mistake_says_what_was_expected(text, said):
+    with pytest.raises(ValueError) as raised:
+        registry.parse_setting(text)
+    assert said in str(raised.value) and repr(text) in str(raised.value)
+
+
+def test_a_row_says_what_its_method_does():
+    for row in rows.ALL:
+        assert row.does and row.formula and row.source
+        assert set(row.needs) <= {"head", "labels"}
+    assert len({row.does for row in rows.ALL}) == len(rows.ALL)
+
+
+def test_every_parameter_has_a_meaning_and_a_type():
+    for row in rows.ALL:
+        for parameter in row.described.values():
+            assert parameter.meaning and parameter.kind in (int, float, bool)
+    assert set(rows.LIMITS) == {parameter for _, parameter in EVERY}
+
+
+def test_a_grid_holds_the_default_and_values_that_the_method_takes():
+    for row in rows.ALL:
+        if row.grid:
+            parameter = row.described[row.grid.parameter]
+            assert parameter.default in row.grid.values
+            assert [parameter.parse(str(value)) for value in row.grid.values] == list(
+                row.grid.values
+            )
