@@ -109,7 +109,6 @@ def add_method_flags(group):
         nargs="+",
         action="extend",
         type=setting,
-        default=[],
         metavar="METHOD.PARAMETER=VALUE",
         help=(
             "any parameter of any method, such as KNN.k=200 SCALE.percentile=90; docs/methods.md"
@@ -336,7 +335,7 @@ def check(run, args):
                 f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for"
                 f" {width} features"
             )
-    for name, parameter, value in map(registry.parse_setting, args.set):
+    for name, parameter, value in map(registry.parse_setting, args.set or []):
         if parameter == "dim" and value >= width:
             raise ValueError(
                 f"--set {name}.dim={value}: expected less than the {width} features' number"
@@ -604,7 +603,7 @@ def parameters(args):
             )
         for name in names:
             given.setdefault(name, {})[parameter] = value
-    for name, parameter, value in map(registry.parse_setting, args.set):
+    for name, parameter, value in map(registry.parse_setting, args.set or []):
         if name not in computed:
             raise ValueError(
                 f"--set {name}.{parameter}={value}: {name} is not among the methods to compute;"

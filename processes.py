@@ -23,9 +23,8 @@ import torch
 from torch import distributed
 
 CONNECT = timedelta(minutes=10)  # nodes of one job may start some minutes apart
-PATIENCE = timedelta(
-    hours=1
-)  # the first rank may load, measure or write for long while the others wait
+# The first rank may load, measure or write for long while the others wait.
+PATIENCE = timedelta(hours=1)
 CHUNK = 1 << 26  # bytes of one message when rows are gathered
 PORTS = range(20000, 32000)  # free of services, and below those that Linux hands out by itself
 
@@ -33,8 +32,7 @@ joined = False  # True from join() on where several processes work together: cli
 
 
 class Elsewhere(SystemExit):
-    """Leaves a rank without a word, since another one says what went wrong and exits with that
-    error's code."""
+    """Exit silently: another rank reports the error and sets the exit code."""
 
 
 @dataclass(frozen=True)
@@ -58,37 +56,37 @@ class World:
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
 
-    def sum(self, tensor):
+    def all_reduce(self, tensor):
         """The sum of each rank's tensor, in place, on all ranks."""
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
-    def copy(self, tensor):
+    def broadcast(self, tensor):
         """The first rank's tensor, in place, on all ranks."""
         if self.size > 1:
             distributed.broadcast(tensor, src=0)
         return tensor
 
-    def any(self, flag):
-        """Whether the flag is set on any rank: the same answer on all."""
-        found = torch.tensor(int(bool(flag)))
-        if self.size > 1:
-            distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return bool(found)
-
-    def wait(self):
-        """Until every rank is here."""
-        self.any(False)
-
-    def share(self, content):
+    def broadcast_object(self, content):
         """What the first rank gives, on all ranks; anything that can be pickled."""
         box = [content]
         if self.size > 1:
             distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def collect(self, content):
+    def any_rank(self, flag):
+        """True, on all ranks, if the flag is set on any."""
+        found = torch.tensor(int(bool(flag)))
+        if self.size > 1:
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return bool(found)
+
+    def barrier(self):
+        """Barrier."""
+        self.any_rank(False)
+
+    def gather_objects(self, content):
         """[what each rank gives] in the order of ranks on the first rank, None on the others;
         anything that can be pickled."""
         if self.size == 1:
@@ -105,7 +103,7 @@ class World:
         """
         if self.size == 1:
             return rows
-        lengths = self.collect(0 if rows is None else len(rows))
+        lengths = self.gather_objects(0 if rows is None else len(rows))
         if not self.first:
             for part in parts(rows):
                 distributed.send(part, dst=0)
@@ -130,16 +128,16 @@ class World:
 
         first_ahead: the others enter once the first rank is through, as where it downloads what
         they then find. No rank may wait for another within the block."""
-        if first_ahead and not self.first and self.any(False):
+        if first_ahead and not self.first and self.any_rank(False):
             raise Elsewhere
         error = None
         try:
             yield
         except Exception as found:
             error = found
-        if first_ahead and self.first and self.any(error is not None):
+        if first_ahead and self.first and self.any_rank(error is not None):
             raise error
-        failed = self.any(error is not None)
+        failed = self.any_rank(error is not None)
         if error is not None:
             raise error
         if failed:
@@ -185,7 +183,7 @@ def join(device):
         with quiet(not world.first):
             yield world
             # the first rank may hold the store: nobody leaves before the last one is done
-            world.wait()
+            world.barrier()
     except (Exception, KeyboardInterrupt) as error:
         if not says_it(store):
             raise Elsewhere from None

@@ -247,10 +247,10 @@ def extract_all(path, args, world, seen):
         work = prepare(path, args, world)
     with world.together():
         names = class_names(work) if world.first else None
-    work.shelf.origin["class_names"] = world.share(names)
+    work.shelf.origin["class_names"] = world.broadcast_object(names)
     with world.together():
         verdicts = judge(work, args) if world.first else None
-    work.verdicts = world.share(verdicts)
+    work.verdicts = world.broadcast_object(verdicts)
     with world.together(first_ahead=True):  # which downloads what the others then find
         check_images(work)
         if world.first:
@@ -283,7 +283,7 @@ def make(work, job, args, probes, world):
     else:
         start = time.perf_counter()
         found, summaries = extract(work, job, args, probes, world)
-        hashes = world.collect(getattr(job.images, "hashes", {}))
+        hashes = world.gather_objects(getattr(job.images, "hashes", {}))
         with world.together():
             if world.first:
                 for part in filter(None, hashes):  # of the files that other ranks decoded
@@ -675,7 +675,7 @@ def extract(work, job, args, probes, world):
                     for name, file in files.items()
                     if name
                 }
-            probes |= world.share(read)
+            probes |= world.broadcast_object(read)
         found, summaries = extractor.tally(job, classes, probes)
         if job.in_distribution and job.split == "train":
             probes |= {name: layers.probe(summary.moments) for name, summary in summaries.items()}

@@ -47,19 +47,6 @@ from training import run as training_run
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
 NAME_BYTES = 255  # of a file name, on nearly every file system
-OVERRIDES = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "momentum",
-    "nesterov",
-    "weight_decay",
-    "warmup_epochs",
-    "label_smoothing",
-    "ema",
-    "augment",
-    "patience",
-)
 
 
 def make_parser():
@@ -103,49 +90,10 @@ def add_recipe_flags(group):
         const="adamw",
         help="old spelling of --mode adamw",
     )
-    group.add_argument("--lr", type=float, help="override the recipe's learning rate")
-    group.add_argument("--momentum", type=float, help="override the recipe's momentum")
-    group.add_argument(
-        "--nesterov", action=cli.YesNo, help="override whether the momentum is Nesterov's"
-    )
-    group.add_argument("--weight-decay", type=float, help="override the recipe's weight decay")
-    group.add_argument(
-        "--warmup",
-        dest="warmup_epochs",
-        type=float,
-        metavar="EPOCHS",
-        help="let the learning rate rise from 0 over so many epochs",
-    )
-    group.add_argument(
-        "--label-smoothing",
-        type=float,
-        metavar="SHARE",
-        help="spread this share of each label over all classes",
-    )
-    group.add_argument(
-        "--ema",
-        type=float,
-        metavar="DECAY",
-        help=(
-            "validate and keep a moving average of the weights, with this "
-            "decay a step, such as 0.999"
-        ),
-    )
-    group.add_argument(
-        "--augment",
-        nargs="*",
-        choices=[*augment.OF_PIXELS, *augment.OF_INPUTS],
-        metavar="NAME",
-        help=(
-            f"in place of the recipe's: {', '.join([*augment.OF_PIXELS, *augment.OF_INPUTS])};"
-            " nothing: none"
-        ),
-    )
-    group.add_argument(
-        "--patience",
-        type=int,
-        help="stop after this many epochs without a better validation accuracy; 0: never",
-    )
+    for name, (spelled, options) in recipes.flags().items():
+        if options.get("type") is bool:
+            options = {"action": cli.YesNo, "help": options["help"]}
+        group.add_argument(spelled, dest=name, **options)
     group.add_argument(
         "--no-stop",
         dest="patience",
@@ -419,9 +367,7 @@ def resolve(args, dataset):
     recipe = replace(
         recipe, augment=tuple(name for name in recipe.augment if dataset.flip or name != "flip")
     )
-    given = {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None}
-    given |= {"augment": tuple(args.augment)} if args.augment is not None else {}
-    recipe = recipes.check(replace(recipe, **given))
+    recipe = recipes.check(recipes.overridden(recipe, vars(args)))
     augment.check(recipe.augment)
     return recipe
 

@@ -474,20 +474,31 @@ def is_current(path, arguments, verify=False):
     Images count as unchanged where their names, sizes and times are; where these changed, or with
     `verify`, by their bytes."""
     record = read_record(path)
-    if not {"arguments", "inputs", "outputs"} <= set(record) or record["arguments"] != plain(
-        arguments
-    ):
+    if not {"arguments", "inputs", "outputs"} <= set(record):
         return False
-    return (
-        all_unchanged(path, record)
-        and all(
-            listing(Path(path).parent, pattern) == names
-            for pattern, names in record.get("listings", {}).items()
-        )
-        and all(
-            same_images(folder, then, verify) for folder, then in record.get("folders", {}).items()
-        )
+    if not same_arguments(record["arguments"], arguments):
+        return False
+    if not all_unchanged(path, record):
+        return False
+    for pattern, names in record.get("listings", {}).items():
+        if listing(Path(path).parent, pattern) != names:
+            return False
+    folders = record.get("folders", {})
+    return all(same_images(folder, then, verify) for folder, then in folders.items())
+
+
+def same_arguments(then, now):
+    """True if two runs were given the same arguments.
+
+    One that is None counts like one that does not exist: a flag that came with a later version
+    changes nothing of what an earlier one made without it. False and empty lists are values:
+    `--no-nesterov` and `--augment` with nothing behind it override a recipe.
+    """
+    then, now = (
+        {name: value for name, value in arguments.items() if value is not None}
+        for arguments in (then, plain(now))
     )
+    return then == now
 
 
 def all_unchanged(path, record):

@@ -183,13 +183,13 @@ class Extractor:
 
     def merge(self, tallies):
         """{stage: tally} of every rank -> all of them as one, the same on each rank."""
-        parts, merged = self.world.collect(tallies), None
+        parts, merged = self.world.gather_objects(tallies), None
         if self.world.first:
             merged = parts[0]
             for part in parts[1:]:
                 for name, tally in part.items():
                     merged[name].merge(tally)
-        return self.world.share(merged)
+        return self.world.broadcast_object(merged)
 
 
 def pooled(values):

@@ -32,16 +32,16 @@ def main():
             "place": [world.rank, world.size, str(world.device), world.first,
                       torch.get_num_threads()],
             "shard": [world.shard(7).start, world.shard(7).stop],
-            "sum": world.sum(torch.tensor([1.0, world.rank])).tolist(),
-            "any": [world.any(world.rank == 1), world.any(False), world.any(True)],
-            "share": world.share({"of": world.rank}),
-            "collect": world.collect(("rank", world.rank)),
+            "sum": world.all_reduce(torch.tensor([1.0, world.rank])).tolist(),
+            "any": [world.any_rank(world.rank == 1), world.any_rank(False), world.any_rank(True)],
+            "share": world.broadcast_object({"of": world.rank}),
+            "collect": world.gather_objects(("rank", world.rank)),
             "gather": listed(world.gather(rows[world.shard(7)])),
             "gather_one": listed(world.gather(rows[:1] if world.first else None)),
             "gather_none": world.gather(None)}
         processes.CHUNK = 12  # one row a message
         found["gather_pieces"] = listed(world.gather(rows[world.shard(7)]))
-        world.wait()
+        world.barrier()
         open(f"{sys.argv[1]}/{world.rank}.json", "w").write(json.dumps(found))
     assert not torch.distributed.is_initialized()
 
@@ -66,7 +66,7 @@ def main():
             print("went on")
         elif where == "alone" and who:
             raise ValueError("no such thing")
-        world.wait()
+        world.barrier()
 
 cli.run(main)
 """
@@ -169,11 +169,15 @@ def test_a_process_that_is_alone_does_nothing(monkeypatch, capsys):
         assert not torch.distributed.is_initialized() and torch.get_num_threads() == threads
         assert world == processes_module.World(0, 1, torch.device("cpu")) and world.first
         assert (
-            world.shard(5) == slice(0, 5) and world.sum(rows) is rows and world.gather(rows) is rows
+            world.shard(5) == slice(0, 5)
+            and world.all_reduce(rows) is rows
+            and world.gather(rows) is rows
         )
         assert rows.tolist() == [[1, 1]] * 3 and world.gather(None) is None
-        assert world.any(True) is True and world.any(0) is False and world.wait() is None
-        assert world.share(rows) is rows and world.collect("a") == ["a"]
+        assert (
+            world.any_rank(True) is True and world.any_rank(0) is False and world.barrier() is None
+        )
+        assert world.broadcast_object(rows) is rows and world.gather_objects("a") == ["a"]
         with world.together(first_ahead=True):
             print("printed")
         with pytest.raises(KeyError, match="as it is"), world.together():

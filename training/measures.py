@@ -55,7 +55,7 @@ class Measures:
         """The network in eval mode; on every process with the running statistics of the first,
         which are those that are saved."""
         for buffer in network.buffers():
-            self.world.copy(buffer)
+            self.world.broadcast(buffer)
         return network.eval()
 
     @torch.inference_mode()
@@ -75,7 +75,7 @@ class Measures:
             torch.stack(part).cpu().double().sum() if part else 0.0 for part in (losses, correct)
         ]
         loss, accuracy = (
-            self.world.sum(torch.tensor(sums, dtype=torch.float64)) / len(images)
+            self.world.all_reduce(torch.tensor(sums, dtype=torch.float64)) / len(images)
         ).tolist()
         return loss, accuracy
 

@@ -6,32 +6,96 @@ and to OOD scores."""
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields, replace
 
 import torch
+
+from training import augment
+
+
+def flag(default=MISSING, *, help, spelled=None, **options):
+    """A field of Recipe with its flag: `help` and, where they differ from the default's, its
+    spelling, type, action, number of values, choices and metavar."""
+    return field(default=default, metadata={"help": help, "spelled": spelled, **options})
+
+
+AUGMENTATIONS = (*augment.OF_PIXELS, *augment.OF_INPUTS)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. `milestones` are shares of the epochs, so that --epochs stretches a schedule
-    and keeps its shape."""
+    """How to train. A field made by `flag` is a flag of train.py, which overrides the mode's value.
+
+    `milestones` are shares of the epochs, so that --epochs stretches a schedule and keeps its
+    shape; without them the rate follows a cosine to zero, step by step. `keep` is the checkpoint
+    that main.py goes on with. epochs and batch_size (images per step of all processes together)
+    have flags that all scripts share.
+    """
 
     epochs: int
-    lr: float
-    weight_decay: float
+    lr: float = flag(type=float, help="override the recipe's learning rate")
+    weight_decay: float = flag(type=float, help="override the recipe's weight decay")
     optimizer: str = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
-    batch_size: int = 128  # of all processes together
-    warmup_epochs: float = 0.0
-    milestones: tuple = ()  # none: cosine to zero, step by step
+    momentum: float = flag(0.9, type=float, help="override the recipe's momentum")
+    nesterov: bool = flag(False, type=bool, help="override whether the momentum is Nesterov's")
+    batch_size: int = 128
+    warmup_epochs: float = flag(
+        0.0,
+        type=float,
+        spelled="--warmup",
+        metavar="EPOCHS",
+        help="let the learning rate rise from 0 over this many epochs",
+    )
+    milestones: tuple = ()
     gamma: float = 0.1
-    augment: tuple = ("crop", "flip")
-    label_smoothing: float = 0.0
-    ema: float = 0.0  # decay a step of the weights' moving average; 0: none
+    augment: tuple = flag(
+        ("crop", "flip"),
+        nargs="*",
+        choices=AUGMENTATIONS,
+        metavar="NAME",
+        help=f"in place of the recipe's: {', '.join(AUGMENTATIONS)}; nothing: none",
+    )
+    label_smoothing: float = flag(
+        0.0, type=float, metavar="SHARE", help="spread this share of each label over all classes"
+    )
+    ema: float = flag(
+        0.0,
+        type=float,
+        metavar="DECAY",
+        help="validate and keep a moving average of the weights, with this decay per step, "
+        "such as 0.999",
+    )
     dropout: float = 0.0
-    patience: int = 0
-    keep: str = "best"  # which checkpoint main.py goes on with
+    patience: int = flag(
+        0,
+        type=int,
+        help="stop after this many epochs without a better validation accuracy; 0: never",
+    )
+    keep: str = "best"
+
+
+SHARED_FLAGS = ("epochs", "batch_size")  # of cli.FLAGS, which every script spells alike
+
+
+def flags() -> dict[str, tuple[str, dict]]:
+    """{field: (its flag, options for argparse)} of the fields that train.py alone has flags
+    for."""
+    found = {}
+    for item in fields(Recipe):
+        if item.metadata:
+            options = dict(item.metadata)
+            spelled = options.pop("spelled") or f"--{item.name.replace('_', '-')}"
+            found[item.name] = (spelled, options)
+    return found
+
+
+def overridden(recipe: Recipe, given: dict) -> Recipe:
+    """The recipe with the values that flags gave, {field: value}, None where one was not given."""
+    names = (*SHARED_FLAGS, *flags())
+    chosen = {name: given[name] for name in names if given.get(name) is not None}
+    if "augment" in chosen:
+        chosen["augment"] = tuple(chosen["augment"])
+    return replace(recipe, **chosen)
 
 
 RECIPES = {

@@ -139,7 +139,10 @@ class Run(State):
             if step % CHECK_EVERY == 0 or step == len(batches) - 1:
                 self.check_finite(losses[: step + 1])
             bar.update()
-        losses, correct = self.world.sum(losses.clone()), self.world.sum(correct.clone())
+        losses, correct = (
+            self.world.all_reduce(losses.clone()),
+            self.world.all_reduce(correct.clone()),
+        )
         self.partial = {
             "step": len(batches),
             "losses": losses * self.world.first,
@@ -261,7 +264,7 @@ class Run(State):
     def stop_if_asked(self, losses=None):
         """Stopped where a signal came to any process; its losses so far must be finite, or the
         state is not worth keeping."""
-        if self.world.any(self.signalled.now):
+        if self.world.any_rank(self.signalled.now):
             if losses is not None:
                 self.check_finite(losses)
             raise Stopped

@@ -46,11 +46,11 @@ class State:
         """The whole state: what rebuilds the network, and all that a resumed run needs. Every
         process calls, the first writes."""
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        rng = self.world.collect({"cpu": torch.get_rng_state(), "cuda": device_rng})
+        rng = self.world.gather_objects({"cpu": torch.get_rng_state(), "cuda": device_rng})
         partial = self.partial and {
             **self.partial,
             **{
-                name: self.world.sum(self.partial[name].clone()).cpu()
+                name: self.world.all_reduce(self.partial[name].clone()).cpu()
                 for name in ("losses", "correct")
             },
         }

@@ -168,6 +168,13 @@ def test_a_stage_is_current_until_what_it_looked_for_in_vain_comes(stage, tmp_pa
     assert not records.is_current(record, {"flag": 1})
 
 
+def test_a_flag_that_came_later_and_was_not_given_changes_nothing(stage):
+    record = stage()
+    assert records.is_current(record, {"flag": 1, "later": None})
+    for value in (False, [], 0, "x"):
+        assert not records.is_current(record, {"flag": 1, "later": value})
+
+
 def test_a_stage_is_current_until_another_file_comes_that_it_would_have_read(stage, tmp_path):
     record = stage()
     (tmp_path / ".OOD_half_test.csv").write_text("half")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import train
 from training import recipes
 
 # ---- learning-rate schedules ---------------------------------------------------------------------
@@ -152,3 +153,38 @@ def test_an_average_follows_weights_that_are_loaded_and_wants_no_gradient():
         torch.equal(average.network.weight, torch.full((2, 2), 3.0))
         and not average.network.weight.requires_grad
     )
+
+
+# ---- flags ---------------------------------------------------------------------------------------
+
+
+def test_every_field_has_a_flag_or_is_known_to_have_none():
+    without = {"optimizer", "milestones", "gamma", "dropout", "keep"}
+    names = {field.name for field in dataclasses.fields(recipes.Recipe)}
+    assert names == {*recipes.flags(), *recipes.SHARED_FLAGS, *without}
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--lr", "0.3"], "lr", 0.3),
+        (["--warmup", "2"], "warmup_epochs", 2.0),
+        (["--no-nesterov"], "nesterov", False),
+        (["--augment"], "augment", ()),
+        (["--augment", "crop"], "augment", ("crop",)),
+        (["--batch-size", "64"], "batch_size", 64),
+        (["--no-stop"], "patience", 0),
+    ],
+)
+def test_a_flag_overrides_its_field_alone(words, field, value):
+    args = train.parse_args(words)
+    before = recipes.RECIPES["best"]
+    after = recipes.overridden(before, vars(args))
+    assert getattr(after, field) == value
+    assert after == dataclasses.replace(before, **{field: value})
+
+
+def test_a_flag_is_there_for_a_field_as_soon_as_the_field_is():
+    parser = train.make_parser()
+    for spelled, _ in recipes.flags().values():
+        assert parser.knows(spelled)
