@@ -270,6 +270,8 @@ def read_json(path):
 
 
 def write_figure(path, figure):
-    """A matplotlib figure as a PNG of 150 dots an inch."""
+    """A matplotlib figure as a PNG of 150 dots per inch, with its caption as the description."""
+    caption = getattr(figure, "caption", "")
+    described = {"Description": caption} if caption else None
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=described)

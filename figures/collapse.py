@@ -15,6 +15,7 @@ from figures.style import (
     WIDTH,
     bar_rows,
     canvas,
+    captioned,
     finite,
     logarithmic,
     ood_colour,
@@ -23,6 +24,7 @@ from figures.style import (
 )
 
 
+@captioned("NC1 by class: mean squared distance of a class's training features from their mean.")
 def within_class_variance(per_class):
     """NC1 by class: mean squared distance of a class's training features from their mean (squared
     feature units).
@@ -38,6 +40,7 @@ def within_class_variance(per_class):
     )
 
 
+@captioned("NC3 by class: cosine between the classifier's weight row and the centred class mean.")
 def weight_mean_alignment(per_class):
     """NC3 by class: cosine between the class's row of the classifier and its centred mean; 1 under
     full collapse.
@@ -138,6 +141,9 @@ def _cosines(vectors):
     return (unit @ unit.T)[np.triu_indices(len(unit), 1)]
 
 
+@captioned(
+    "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line."
+)
 def cosine_histogram(means, weights=None):
     """NC2: cosines between all pairs of centred class means, and of weight rows, beside the simplex
     ETF's -1/(C-1).
@@ -176,6 +182,10 @@ def cosine_histogram(means, weights=None):
     return figure
 
 
+@captioned(
+    "Distance between each pair of class means. Under collapse all are equal; dark cells are "
+    "classes that lie close together."
+)
 def class_mean_distances(means, class_names):
     """Heat map of the Euclidean distances between class means (C, D), in feature units.
 
@@ -248,6 +258,10 @@ def _name_cells(axes, names, values, dark_low=True):
                 )
 
 
+@captioned(
+    "NC5: mean |cosine| between the class means and each OOD set's mean, beside the ID test "
+    "images as the null (dashed)."
+)
 def nc5_bars(table):
     """NC5: mean |cosine| of the class means and each OOD set's mean, uncentred (Ammar et al. 2023)
     and centred at mu_G.
@@ -293,6 +307,7 @@ def nc5_bars(table):
     return figure
 
 
+@captioned("NC4 by class: share of test images on which nearest class mean and classifier agree.")
 def nearest_mean_agreement(per_class):
     """NC4 by class: share of its test images on which the nearest class mean and the classifier
     agree.
@@ -309,6 +324,7 @@ def nearest_mean_agreement(per_class):
     )
 
 
+@captioned("Which class each of the two says where they differ, in test images.")
 def mismatch_map(nearest, predicted, class_names):
     """NC4: how often the nearest class mean says one class (row) and the classifier another
     (column), in images.
@@ -351,6 +367,9 @@ def mismatch_map(nearest, predicted, class_names):
     return figure
 
 
+@captioned(
+    "Angles of pairs of class means and of weight rows, and of each weight row and its class mean."
+)
 def angle_histogram(means, weights):
     """NC2 and NC3 in degrees: angles of pairs of centred class means, of weight rows, and of each
     weight row and its mean.
@@ -391,6 +410,7 @@ def angle_histogram(means, weights):
     return figure
 
 
+@captioned("Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices.")
 def gram_matrices(means, weights, class_names):
     """NC2: cosines of centred class means and of weight rows (C, C), and the eigenvalues of both
     Gram matrices.
@@ -439,6 +459,7 @@ def gram_matrices(means, weights, class_names):
     return figure
 
 
+@captioned("Variance by principal component; collapsed features end at C - 1.")
 def pca_spectrum(variances, dim, classes):
     """Variance by principal component of the standardised training features, and its running sum;
     NECO's d marked.

@@ -15,6 +15,7 @@ from figures.style import (
     bar_rows,
     beyond,
     canvas,
+    captioned,
     close_grid,
     density,
     finite,
@@ -30,6 +31,11 @@ from figures.style import (
 )
 
 
+@captioned(
+    "Accuracy and loss by epoch on training images, and on validation images where some were "
+    "kept. A dot marks the best validation accuracy, a dashed line the first epoch with every "
+    "training image right."
+)
 def training_curves(history):
     """Accuracy and loss by epoch, training and validation.
 
@@ -101,6 +107,10 @@ def _mark_epochs(figure, accuracy, loss, epoch, history):
         figure.supxlabel("      ".join(notes), fontsize=9, color=INK)
 
 
+@captioned(
+    "Densities of the score of ID (blue) and OOD images. The less they overlap, the better "
+    "the score tells them apart."
+)
 def score_histograms(id_scores, ood_scores, method, threshold=None, auroc=None):
     """Densities of one method's score, a row an OOD set, each beside the same ID density.
 
@@ -126,6 +136,7 @@ def score_histograms(id_scores, ood_scores, method, threshold=None, auroc=None):
     )
 
 
+@captioned("Distance of ID and OOD images to the nearest class mean.")
 def centre_distances(id_distances, ood_distances):
     """Densities of each image's distance to the nearest class mean (feature units), a row an OOD
     set.
@@ -175,6 +186,10 @@ def _density_panels(id_values, ood_values, title, quantity, line="", threshold=N
     return figure
 
 
+@captioned(
+    "AUROC of each method on each OOD set, methods sorted by their mean, the best of each set "
+    "dark; bars start at 50%, which is chance."
+)
 def auroc_bars(metrics):
     """AUROC of every method, a panel an OOD set, bars from chance (50%) with 95% DeLong intervals.
 
@@ -276,6 +291,10 @@ def _why_no_bar(value, scored):
     return "no interval" if np.isfinite(value) else "undefined"
 
 
+@captioned(
+    "Features on the two directions in which ID features vary most. Two of many directions: "
+    "sets that overlap here may be apart in others."
+)
 def principal_components(id_points, ood_points, explained=(np.nan, np.nan), id_labels=None):
     """ID and OOD features on the two leading principal components, a panel an OOD set over the same
     ID points.
@@ -300,6 +319,10 @@ def principal_components(id_points, ood_points, explained=(np.nan, np.nan), id_l
 PAIRS = ((0, 1), (0, 2), (1, 2))  # of three components: across, up
 
 
+@captioned(
+    "The same with a third direction, each pair of the three in a panel of its own: a set "
+    "that hides behind ID in one view may stand apart in another."
+)
 def three_components(id_points, ood_points, explained=(np.nan, np.nan, np.nan), id_labels=None):
     """ID and OOD features on the three leading principal components, a row of panels an OOD set, a
     pair a panel.
@@ -354,6 +377,7 @@ def three_components(id_points, ood_points, explained=(np.nan, np.nan, np.nan), 
     return figure
 
 
+@captioned("A t-SNE of a sample; distances between groups mean nothing.")
 def embedding(id_points, ood_points, id_labels=None):
     """t-SNE of ID and OOD features, embedded together: id_points (N, 2), ood_points: name -> (M,
     2), id_labels (N,)."""
@@ -411,6 +435,7 @@ def _scatter_panels(id_points, ood_points, id_labels, title, note):
     return figure
 
 
+@captioned("NECO's share against the largest logit, image by image.")
 def neco_shares(inside, outside):
     """NECO's share, of a feature's norm in the first d components, against the largest logit; a
     panel an OOD set.

@@ -17,6 +17,7 @@ from figures.style import (
     QUIET,
     WIDTH,
     canvas,
+    captioned,
     close_grid,
     finite,
     label_ends,
@@ -29,6 +30,13 @@ from figures.style import (
 COLUMNS = 3  # panels side by side
 
 
+@captioned(
+    epoch=(
+        "Each metric over training. Dashed: the first checkpoint with every clean training "
+        "image right."
+    ),
+    depth=("Each metric against depth, with a least-squares probe in place of the head."),
+)
 def collapse_curves(table, labels, along="epoch"):
     """A panel a metric over `along`: "epoch", or "depth" with the names of the layers (column
     `layer`) as ticks.
@@ -79,6 +87,10 @@ def few_decades(axis, values):
             word(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+@captioned(
+    epoch=("NC5 of each OOD set over training; dashed blue: the ID test images, the null."),
+    depth=("NC5 of each OOD set against depth; dashed blue: the ID test images, the null."),
+)
 def nc5_curves(table, along="epoch"):
     """NC5 of every OOD set over epochs, or layers, uncentred and centred; the ID test images, the
     null, dashed in blue."""
@@ -163,6 +175,7 @@ def _say_axis(figure, along, fitted):
     )
 
 
+@captioned("Layer by epoch: where and when collapse happens.")
 def layer_epoch_maps(table, labels):
     """A heat map a metric: layers upwards in depth, epochs to the right. table: epoch, depth,
     layer, metric, split, value."""
@@ -202,6 +215,10 @@ def layer_epoch_maps(table, labels):
     return figure
 
 
+@captioned(
+    "Spearman correlation over checkpoints of each metric with each method's AUROC; red: less "
+    "of the metric, better detection."
+)
 def correlation_maps(table, labels):
     """Spearman correlation over checkpoints of collapse metrics (rows) and AUROC (columns:
     methods), a panel an OOD set.

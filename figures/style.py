@@ -5,10 +5,16 @@ Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backe
 ID has one fixed colour, OOD sets take theirs by position, and everything that is not data is grey.
 """
 
+import functools
+import inspect
+import io
+from collections.abc import Callable
+
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from PIL import Image
 
 ID_COLOUR = "#0072B2"
 # Mostly Okabe and Ito (2008), without its blue, which is ID's, and its yellow, which vanishes on
@@ -45,6 +51,45 @@ def percent(share, digits=1) -> str:
     if 0 < share < 1 and float(text) in (0, 100):
         return f"<{least:.{digits}f}" if float(text) == 0 else f">{100 - least:.{digits}f}"
     return text
+
+
+def captioned(text: str = "", **by_axis: str) -> Callable:
+    """Let a function that draws a figure give it its caption: `text`, or, where the figure may run
+    along epochs or along depth, the one for its argument `along`.
+
+    The caption travels as `figure.caption` and, in the PNG, as its description.
+    """
+
+    def decorate(draw):
+        parameters = inspect.signature(draw)
+
+        @functools.wraps(draw)
+        def drawn(*given, **named):
+            bound = parameters.bind(*given, **named)
+            bound.apply_defaults()
+            figure = draw(*given, **named)
+            figure.caption = by_axis.get(bound.arguments.get("along"), text)
+            return figure
+
+        drawn.captions = tuple(by_axis.values()) or (text,)
+        return drawn
+
+    return decorate
+
+
+def metadata(figure: Figure) -> dict[str, str]:
+    """What a PNG says of itself: the caption as its description."""
+    caption = getattr(figure, "caption", "")
+    return {"Description": caption} if caption else {}
+
+
+def read_caption(png: bytes) -> str:
+    """The caption that a PNG of ours carries; empty for another's, and for what is no image."""
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            return str(image.info.get("Description", ""))
+    except (OSError, SyntaxError, ValueError):
+        return ""
 
 
 def canvas(rows, columns, height, title, width=WIDTH, layout="constrained", **options):

@@ -11,11 +11,12 @@ import pandas as pd
 import figures
 import utils
 from collapse.rows import ROWS
+from figures.style import metadata, read_caption
 from reporting.words import (
-    CAPTIONS,
     EMPTY,
     HOW_TO_READ,
     OOD_LEGEND,
+    PLACES,
     commit,
     duration,
     finite,
@@ -335,11 +336,9 @@ def figure_list(place, drawn, summary):
     best = summary["mean_over_sets"][0]["method"].lower() if summary["mean_over_sets"] else ""
     groups = {}
     for stem, image in drawn:
-        order, (_, where, caption) = next(
-            row for row in enumerate(CAPTIONS) if re.search(row[1][0], stem)
-        )
+        order, (_, where) = next(row for row in enumerate(PLACES) if re.search(row[1][0], stem))
         if where == place:
-            groups.setdefault((order, caption), []).append((stem, image))
+            groups.setdefault((order, read_caption(image)), []).append((stem, image))
     parts = []
     for (_, caption), members in sorted(groups.items()):
         members.sort(
@@ -371,7 +370,7 @@ def picture(stem, image, caption):
 def drawing(figure):
     """A matplotlib Figure as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata=metadata(figure))
     return buffer.getvalue()
 
 

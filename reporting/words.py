@@ -1,4 +1,5 @@
-"""How the report writes: numbers and lists as text, captions, and how to read it all."""
+"""How the report writes: numbers and lists as text, where each figure stands, and how to
+read it all."""
 
 import math
 from string import Template
@@ -59,136 +60,33 @@ OOD_LEGEND = Template(
 at the threshold that keeps $tpr% of ID. Methods by their mean over all sets$groups. <b class="best">★</b> marks the
 highest AUROC of a set, shade the intervals that overlap its own.</p>"""
 )
-CAPTIONS = [  # file name, section, caption, in the order of the page; the first that matches
-    (
-        "^training_curves",
-        "run",
-        (
-            "Accuracy and loss by epoch on training images, and on validation images where some"
-            " were kept. A dot marks the best validation accuracy, a dashed line the first epoch"
-            " with every training image right."
-        ),
-    ),
-    (
-        "^auroc",
-        "ood",
-        (
-            "AUROC of each method on each OOD set, methods sorted by their mean, the best of each"
-            " set dark; bars start at 50%, which is chance."
-        ),
-    ),
-    (
-        "^(score|hist)",
-        "ood",
-        (
-            "Densities of the score of ID (blue) and OOD images. The less they overlap, the better "
-            "the score tells them apart."
-        ),
-    ),
-    (
-        "^(principal_components$|pca)",
-        "ood",
-        (
-            "Features on the two directions in which ID features vary most. Two of many "
-            "directions: sets that overlap here may be apart in others."
-        ),
-    ),
-    (
-        "^principal",
-        "ood",
-        (
-            "The same with a third direction, each pair of the three in a panel of its own: a set"
-            " that hides behind ID in one view may stand apart in another."
-        ),
-    ),
-    (
-        "^(nc1|within)",
-        "nc",
-        "NC1 by class: mean squared distance of a class's training features from their mean.",
-    ),
-    (
-        "^(nc2|cosine)",
-        "nc",
-        "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line.",
-    ),
-    (
-        "^nc_angles",
-        "nc",
-        (
-            "Angles of pairs of class means and of weight rows, and of each weight row and its"
-            " class mean."
-        ),
-    ),
-    (
-        "^nc_gram",
-        "nc",
-        "Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices.",
-    ),
-    (
-        "^class_mean_dist",
-        "nc",
-        (
-            "Distance between each pair of class means. Under collapse all are equal; dark cells "
-            "are classes that lie close together."
-        ),
-    ),
-    (
-        "^(nc3|weight)",
-        "nc",
-        "NC3 by class: cosine between the classifier's weight row and the centred class mean.",
-    ),
-    (
-        "^nc4_agree",
-        "nc",
-        "NC4 by class: share of test images on which nearest class mean and classifier agree.",
-    ),
-    ("^nc4_mis", "nc", "Which class each of the two says where they differ, in test images."),
-    (
-        "^nc5$",
-        "nc",
-        (
-            "NC5: mean |cosine| between the class means and each OOD set's mean, beside the ID test"
-            " images as the null (dashed)."
-        ),
-    ),
-    ("^nc_centre", "nc", "Distance of ID and OOD images to the nearest class mean."),
-    ("^nc_neco", "nc", "NECO's share against the largest logit, image by image."),
-    ("^nc_pca", "nc", "Variance by principal component; collapsed features end at C - 1."),
-    ("^nc_tsne", "nc", "t-SNE of a sample; distances between groups mean nothing."),
-    (
-        "^nc_layers$",
-        "nc",
-        "Each metric against depth, with a least-squares probe in place of the head.",
-    ),
-    (
-        "^nc5_layers",
-        "nc",
-        "NC5 of each OOD set against depth; dashed blue: the ID test images, the null.",
-    ),
-    (
-        "^nc_epochs",
-        "nc",
-        (
-            "Each metric over training. Dashed: the first checkpoint with every clean training"
-            " image right."
-        ),
-    ),
-    (
-        "^nc5_epochs",
-        "nc",
-        "NC5 of each OOD set over training; dashed blue: the ID test images, the null.",
-    ),
-    ("^nc_layers_epochs", "nc", "Layer by epoch: where and when collapse happens."),
-    (
-        "^nc_ood",
-        "nc",
-        (
-            "Spearman correlation over checkpoints of each metric with each method's AUROC; red:"
-            " less of the metric, better detection."
-        ),
-    ),
-    ("^nc", "nc", ""),
-    ("", "other", ""),
+PLACES = [  # file names and their section, in the order of the page; the first that matches
+    ("^training_curves", "run"),
+    ("^auroc", "ood"),
+    ("^(score|hist)", "ood"),
+    ("^(principal_components$|pca)", "ood"),
+    ("^principal", "ood"),
+    ("^(nc1|within)", "nc"),
+    ("^(nc2|cosine)", "nc"),
+    ("^nc_angles", "nc"),
+    ("^nc_gram", "nc"),
+    ("^class_mean_dist", "nc"),
+    ("^(nc3|weight)", "nc"),
+    ("^nc4_agree", "nc"),
+    ("^nc4_mis", "nc"),
+    ("^nc5$", "nc"),
+    ("^nc_centre", "nc"),
+    ("^nc_neco", "nc"),
+    ("^nc_pca", "nc"),
+    ("^nc_tsne", "nc"),
+    ("^nc_layers$", "nc"),
+    ("^nc5_layers", "nc"),
+    ("^nc_epochs", "nc"),
+    ("^nc5_epochs", "nc"),
+    ("^nc_layers_epochs", "nc"),
+    ("^nc_ood", "nc"),
+    ("^nc", "nc"),
+    ("", "other"),
 ]
 HOW_TO_READ = Template("""<dl>
 <dt>Scores</dt><dd>Every score is higher for images that look more in-distribution (ID). ID is the positive
