@@ -232,7 +232,7 @@ def training_files(args, words):
 
 def chosen(files, args, words):
     """The checkpoint of the run that the later stages go on with."""
-    return files[args.use or recipes.RECIPES[train.parse_args(words).mode].keep]
+    return files.checkpoint(args.use or recipes.RECIPES[train.parse_args(words).mode].keep)
 
 
 def is_current(name, folder, files, words):
@@ -263,7 +263,7 @@ def run_stage(name, args, words, files, forced):
     own = [*words[name]]
     if name == "train":
         run_networks.main(fetch_words(args, words))
-        finished = files["final"].exists() and not files["last"].exists()
+        finished = files.final.exists() and not files.last.exists()
         own += [
             "--force" if forced or finished else "--resume"
         ]  # a run with other arguments is redone, as asked

@@ -44,6 +44,7 @@ from images import folders, reading
 from networks import registry, source_files
 from training import augment, recipes
 from training import run as training_run
+from training.files import RunFiles
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
 NAME_BYTES = 255  # of a file name, on nearly every file system
@@ -192,9 +193,7 @@ def train(job, args, files, world, signalled):
     """The run from its start, or from where it was stopped, to its end: None, or RESUME_ME where a
     signal stopped it."""
     cli.seed_everything(args.seed)
-    board = (
-        Path(args.output_dir) / "tensorboard" / f"{registry.short_name(args.model)}_{args.suffix}"
-    )
+    board = files.tensorboard
     options = training_run.Options(
         args.seed,
         not args.no_amp,
@@ -206,7 +205,7 @@ def train(job, args, files, world, signalled):
     run = training_run.Run(
         files, job.facts, job.recipe, job.preprocessing, world, signalled, options
     )
-    if args.resume and files["last"].exists():
+    if args.resume and files.last.exists():
         run.resume(cli.material(args))
     run.log(
         f"{job.name}: {len(job.train)} training, {len(job.val)} validation, {len(job.test)} test"
@@ -229,8 +228,8 @@ def train(job, args, files, world, signalled):
     if not done or not run.finish(job.train, job.test):
         return RESUME_ME
     if world.first:
-        utils.write_figure(files["figure"], figures.training_curves(pd.DataFrame(run.history)))
-        files["last"].unlink(
+        utils.write_figure(files.figure, figures.training_curves(pd.DataFrame(run.history)))
+        files.last.unlink(
             missing_ok=True
         )  # the last thing to go: as long as it is there, --resume goes on
 
@@ -376,22 +375,8 @@ def resolve(args, dataset):
 
 
 def run_files(folder, model, suffix):
-    """{part: path} of a run; "epoch" is what stands before and after the epoch's number in a file
-    name."""
-    name = registry.short_name(model)
-
-    def path(part, ending):
-        return Path(folder) / f"{name}_{part}_{suffix}.{ending}"
-
-    files = {part: path(part, "pth") for part in ("best", "final", "last")}
-    files |= {
-        "curves": path("curves", "csv"),
-        "figure": path("curves", "png"),
-        "log": path("log", "txt"),
-        "history": path("training_history", "json"),
-        "lock": Path(folder) / f".{name}_{suffix}.lock",
-    }
-    return {**files, "epoch": (f"{name}_epoch", f"_{suffix}.pth")}
+    """The files of a run of a model, by its name or FILE.py:FUNCTION."""
+    return RunFiles(Path(folder), registry.short_name(model), suffix)
 
 
 def is_finished(files, arguments, verify=False):
@@ -400,18 +385,17 @@ def is_finished(files, arguments, verify=False):
 
     `arguments` are the material ones (cli.material). Folders of images are compared too, by names,
     sizes and times or, with `verify`, by content."""
-    if files["last"].exists():
+    if files.last.exists():
         return False
     return all(
-        records.is_current(records.sidecar_path(files[kind]), arguments, verify)
+        records.is_current(records.sidecar_path(files.checkpoint(kind)), arguments, verify)
         for kind in ("final", "best")
     )
 
 
 def check_length(args):
     """ValueError where a file of the run would have a longer name than file systems take."""
-    files = run_files(args.output_dir, args.model, args.suffix).values()
-    names = [path.name for path in files if isinstance(path, Path)]
+    names = [path.name for path in run_files(args.output_dir, args.model, args.suffix).all]
     longest = max(names, key=lambda name: len(name.encode()))
     over = len(longest.encode()) - NAME_BYTES
     if over > 0:
@@ -427,27 +411,27 @@ def refuse_or_skip(args, files):
     this one unasked."""
     if args.force:
         return False
-    if files["last"].exists():
+    if files.last.exists():
         if not args.resume:
             raise ValueError(
-                f"{files['last']} is an interrupted run; go on with --resume, or start over with"
+                f"{files.last} is an interrupted run; go on with --resume, or start over with"
                 " --force"
             )
         return False
-    if not files["final"].exists():
+    if not files.final.exists():
         return False
     if args.resume and is_finished(files, cli.material(args)):
-        print(f"{files['final']} is finished; nothing to resume")
+        print(f"{files.final} is finished; nothing to resume")
         return True
     raise ValueError(
-        f"{files['final']} is there already, {difference(args, files)}; give this run another"
+        f"{files.final} is there already, {difference(args, files)}; give this run another"
         " --suffix, or replace that one with --force"
     )
 
 
 def difference(args, files):
     """What tells the finished run from the one that is asked for, as the end of a clause."""
-    if records.read_sidecar(files["final"]).get("arguments") != utils.plain(cli.material(args)):
+    if records.read_sidecar(files.final).get("arguments") != utils.plain(cli.material(args)):
         return "from another run"
     if is_finished(files, cli.material(args)):
         return "finished with these arguments"
@@ -457,27 +441,27 @@ def difference(args, files):
 @contextlib.contextmanager
 def sole_writer(files, world):
     """Within the block no other process writes these files; ValueError where one does already."""
-    lock = filelock.FileLock(files["lock"], timeout=0)
+    lock = filelock.FileLock(files.lock, timeout=0)
     with world.together():
         try:
             if world.first:
                 lock.acquire()
         except NotImplementedError:  # some network file systems
             warnings.warn(
-                f"{files['lock'].parent} knows no locks: nothing keeps a second process from these"
+                f"{files.lock.parent} knows no locks: nothing keeps a second process from these"
                 " files",
                 stacklevel=2,
             )
         except filelock.Timeout:
             raise ValueError(
-                f"another process is writing {files['final']} and the files beside it at this"
+                f"another process is writing {files.final} and the files beside it at this"
                 " moment; wait for it, or give this run another --suffix"
             ) from None
     try:
         yield
     finally:
         if world.first:
-            files["lock"].unlink(
+            files.lock.unlink(
                 missing_ok=True
             )  # while it is held: who waits for it sees that it is gone
             lock.release()
@@ -489,21 +473,12 @@ def begin(args, files, world):
     with world.together():
         if world.first and not args.force and refuse_or_skip(args, files):
             raise ValueError(
-                f"{files['final']} was finished by another process just now; nothing to resume"
+                f"{files.final} was finished by another process just now; nothing to resume"
             )
         if world.first and args.force:
-            start, end = files["epoch"]
-            names = [
-                name
-                for name in records.listing(args.output_dir, "*.pth")
-                if name.startswith(start) and name.endswith(end)
-            ]
-            epochs = [
-                Path(args.output_dir) / name
-                for name in names
-                if name[len(start) : -len(end)].isdecimal()
-            ]
-            for path in (files["last"], files["final"], files["best"], *epochs):
+            names = records.listing(files.folder, "*.pth")
+            epochs = [files.folder / name for name in names if files.is_epoch(name)]
+            for path in (files.last, files.final, files.best, *epochs):
                 path.unlink(missing_ok=True)
                 records.sidecar_path(path).unlink(missing_ok=True)
 

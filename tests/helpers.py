@@ -169,7 +169,7 @@ def files_of(folder):
 
 
 def read_checkpoint(folder, kind="final"):
-    return torch.load(files_of(folder)[kind], weights_only=True)
+    return torch.load(files_of(folder).checkpoint(kind), weights_only=True)
 
 
 def another_checkpoint(run):
@@ -221,12 +221,12 @@ def assert_same_end(folder, other):
         ):
             assert equal(one[key], two[key]), f"{kind}: {key}"
         assert timeless(one["history"]) == timeless(two["history"])
-        summaries = [records.read_sidecar(files_of(place)[kind]) for place in (folder, other)]
+        summaries = [
+            records.read_sidecar(files_of(place).checkpoint(kind)) for place in (folder, other)
+        ]
         for key in ("epoch", "epochs", "train_acc", "val_acc", "test_acc"):
             assert summaries[0][key] == summaries[1][key]
-    curves = [
-        pd.read_csv(files_of(place)["curves"]).drop(columns=TIMES) for place in (folder, other)
-    ]
+    curves = [pd.read_csv(files_of(place).curves).drop(columns=TIMES) for place in (folder, other)]
     pd.testing.assert_frame_equal(*curves, check_exact=True)
     assert sorted(path.name for path in Path(folder).iterdir()) == sorted(
         path.name for path in Path(other).iterdir()

@@ -56,7 +56,7 @@ def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
         tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110"
     )  # 3 steps an epoch
     assert taken == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
-    assert pd.read_csv(files_of(tmp_path)["curves"])["lr"].tolist() == pytest.approx(
+    assert pd.read_csv(files_of(tmp_path).curves)["lr"].tolist() == pytest.approx(
         [taken[2], taken[5]]
     )
 
@@ -219,7 +219,7 @@ def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
             equal(one["model_state_dict"], other["model_state_dict"])
             and one["best"] == other["best"]
         )
-        network, _, checkpoint = registry.load(files_of(tmp_path)[kind])
+        network, _, checkpoint = registry.load(files_of(tmp_path).checkpoint(kind))
         preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
         images = data.load_id(
             data.ID["digits"], "test", preprocessing, None, tuple("3456789")
@@ -248,7 +248,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_ends_bit_for_bit_like_one_that_wa
     signalled(monkeypatch, getattr(signal, number), at)
     codes = [start_training(tmp_path, *REGULARISED, "--resume")]
     while codes[-1] is not None:
-        assert files_of(tmp_path)["last"].exists() and not files_of(tmp_path)["final"].exists()
+        assert files_of(tmp_path).last.exists() and not files_of(tmp_path).final.exists()
         codes.append(start_training(tmp_path, *REGULARISED, "--resume"))
     assert codes == [75] * len(at) + [None]
     assert signal.getsignal(getattr(signal, number)) == before
@@ -337,7 +337,7 @@ def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tm
     try:
         deadline = time.monotonic() + 120
         while (
-            not files_of(tmp_path)["last"].exists()
+            not files_of(tmp_path).last.exists()
             and child.poll() is None
             and time.monotonic() < deadline
         ):
@@ -362,7 +362,7 @@ def test_a_resume_with_contradicting_arguments_names_them(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, {8})
         start_training(tmp_path, *REGULARISED)
-    before = files_of(tmp_path)["last"].read_bytes()
+    before = files_of(tmp_path).last.read_bytes()
     with pytest.raises(
         ValueError, match=r"started with other arguments, data, or recipe: .*lr None then, 0\.5 now"
     ):
@@ -373,7 +373,7 @@ def test_a_resume_with_contradicting_arguments_names_them(tmp_path, monkeypatch)
         ValueError, match=r"is an interrupted run; go on with --resume, or start over with --force"
     ):
         start_training(tmp_path, *REGULARISED)
-    assert files_of(tmp_path)["last"].read_bytes() == before
+    assert files_of(tmp_path).last.read_bytes() == before
 
 
 def test_a_finished_run_is_not_replaced_unasked(tmp_path, capsys):
@@ -431,7 +431,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_and_exit_code_2(
         and ", step " in errors
         and "--lr" in errors
     )
-    assert not files_of(tmp_path)["final"].exists()
+    assert not files_of(tmp_path).final.exists()
 
 
 def explode(monkeypatch, after):
@@ -452,7 +452,7 @@ def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(
         start_training(tmp_path, *REGULARISED)
     # The infinite step is the third of epoch 2; the loss after it is the first that is not finite.
     assert "in epoch 2, step 4" in str(caught.value)
-    assert f"the state after epoch 1 is kept in {files_of(tmp_path)['last']}" in str(caught.value)
+    assert f"the state after epoch 1 is kept in {files_of(tmp_path).last}" in str(caught.value)
     last = read_checkpoint(tmp_path, "last")
     assert last["epoch"] == 1 and all(
         value.isfinite().all() for value in last["model_state_dict"].values()
@@ -481,7 +481,7 @@ def test_a_run_whose_very_last_step_diverges_is_no_finished_run(tmp_path, monkey
     )  # the loss of that step, the sixth, is still finite: it stands before the update
     with pytest.raises(ValueError, match="--lr"):
         start_training(tmp_path, "--mode", "collapse", "--epochs", "1", "--val-size", val_size)
-    assert not files_of(tmp_path)["final"].exists()
+    assert not files_of(tmp_path).final.exists()
 
 
 @pytest.mark.parametrize(
@@ -585,7 +585,7 @@ def test_without_validation_images_the_last_epoch_is_kept(finished):
         final["model_state_dict"], best["model_state_dict"]
     )
     assert final["val_acc"] is None and final["val_size"] == 0
-    curves = pd.read_csv(files_of(folder)["curves"])
+    curves = pd.read_csv(files_of(folder).curves)
     assert (
         curves["val_acc"].isna().all()
         and curves["val_loss"].isna().all()
@@ -640,7 +640,7 @@ def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
 @pytest.mark.parametrize("kind", ["final", "best"])
 def test_the_accuracies_are_those_of_the_network_on_clean_images(finished, kind):
     folder = finished(*REGULARISED)
-    network, _, checkpoint = registry.load(files_of(folder)[kind])
+    network, _, checkpoint = registry.load(files_of(folder).checkpoint(kind))
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
     rows, val_rows = data.split_validation(len(images), 32)
@@ -657,18 +657,18 @@ def test_the_accuracies_are_those_of_the_network_on_clean_images(finished, kind)
 
 def test_the_curves_are_the_history(finished):
     folder = finished(*REGULARISED)
-    curves, history = pd.read_csv(files_of(folder)["curves"]), read_checkpoint(folder)["history"]
+    curves, history = pd.read_csv(files_of(folder).curves), read_checkpoint(folder)["history"]
     assert list(curves.columns) == COLUMNS and curves["epoch"].tolist() == [1, 2, 3]
     pd.testing.assert_frame_equal(curves, pd.DataFrame(history))
     assert curves[["train_acc", "val_acc"]].stack().between(0, 1).all()
     assert (curves["images_per_second"] * curves["seconds"]).tolist() == pytest.approx([326] * 3)
-    assert files_of(folder)["figure"].read_bytes().startswith(b"\x89PNG")
+    assert files_of(folder).figure.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
     folder = finished(*REGULARISED)
     for kind in ("final", "best"):
-        path = files_of(folder)[kind]
+        path = files_of(folder).checkpoint(kind)
         summary, checkpoint = records.read_sidecar(path), read_checkpoint(folder, kind)
         for key in (
             "model",
@@ -723,7 +723,7 @@ def test_force_removes_the_epochs_of_this_run_and_of_no_other(tmp_path):
 
 def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_path, finished):
     start_training(tmp_path, *REGULARISED, "--track-nc", "2", "--save-every", "2")
-    curves, final = pd.read_csv(files_of(tmp_path)["curves"]), read_checkpoint(tmp_path)
+    curves, final = pd.read_csv(files_of(tmp_path).curves), read_checkpoint(tmp_path)
     measures = ["nc1", "nc2_norm_cv", "nc2_cosine_std", "nc3_self_duality", "nc4_mismatch"]
     assert list(curves.columns) == COLUMNS + measures
     assert curves[measures].notna().all(axis=1).tolist() == [
@@ -796,7 +796,7 @@ def test_braces_in_names_are_taken_as_they_are(tmp_path, place):
 
 
 def test_the_log_tells_the_run(finished):
-    text = files_of(finished(*REGULARISED))["log"].read_text()
+    text = files_of(finished(*REGULARISED)).log.read_text()
     assert "digits: 326 training, 32 validation" in text and "3 classes; resnet_cifar" in text
     assert "epoch 3  train_loss" in text and "final: epoch 3" in text and "best: epoch" in text
 
@@ -813,4 +813,4 @@ def test_a_run_on_a_gpu_learns_and_can_be_resumed(tmp_path, monkeypatch):
     signalled(monkeypatch, signal.SIGTERM, {8})
     words = ("--mode", "regularised", "--epochs", "3", "--device", "cuda")
     assert [start_training(tmp_path, *words, "--resume") for _ in range(2)] == [75, None]
-    assert read_checkpoint(tmp_path)["epoch"] == 3 and files_of(tmp_path)["best"].exists()
+    assert read_checkpoint(tmp_path)["epoch"] == 3 and files_of(tmp_path).best.exists()

@@ -101,7 +101,7 @@ class Run(State):
                 row |= self.measure_collapse(train)
             except Stopped:
                 self.partial["seconds"] = time.perf_counter() - start
-                self.save(self.files["last"])
+                self.save(self.files.last)
                 self.log(f"stopped in epoch {self.epoch + 1}; go on with --resume")
                 return False
             self.end_epoch(row)
@@ -225,16 +225,16 @@ class Run(State):
                 "val_acc": -1.0 if row["val_acc"] is None else row["val_acc"],
                 "epoch": self.epoch,
             }
-            self.save(self.files["best"])
+            self.save(self.files.best)
         if self.options.save_every and self.epoch % self.options.save_every == 0:
-            path = self.files["last"].with_name(str(self.epoch).join(self.files["epoch"]))
+            path = self.files.epoch(self.epoch)
             self.save(path)
             if self.world.first:
                 utils.write_json(
                     records.sidecar_path(path),
                     {**self.facts, **row, "checkpoint_sha256": records.sha256(path)},
                 )
-        self.save(self.files["last"])
+        self.save(self.files.last)
         self.log(
             "  ".join(f"{name} {value:.4g}" for name, value in row.items() if value is not None),
             quiet=True,
@@ -242,8 +242,8 @@ class Run(State):
 
     def write_history(self, row):
         """The curves and the training history anew, whole; the epoch's row to TensorBoard."""
-        store.write_table(self.files["curves"], pd.DataFrame(self.history), self.facts)
-        utils.write_json(self.files["history"], {**self.facts, "history": self.history})
+        store.write_table(self.files.curves, pd.DataFrame(self.history), self.facts)
+        utils.write_json(self.files.history, {**self.facts, "history": self.history})
         if self.options.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a package of its own
 
@@ -281,7 +281,7 @@ class Run(State):
 
     def last_good(self):
         kept = (
-            f"the state after epoch {self.epoch} is kept in {self.files['last']}"
+            f"the state after epoch {self.epoch} is kept in {self.files.last}"
             if self.epoch
             else "no epoch was finished"
         )
@@ -306,7 +306,7 @@ class Run(State):
             else "not even one image fits"
         )
         kept = (
-            f"; the state after epoch {self.epoch} is kept in {self.files['last']}"
+            f"; the state after epoch {self.epoch} is kept in {self.files.last}"
             if self.epoch
             else ""
         )
@@ -330,14 +330,14 @@ class Run(State):
         try:
             for kind in ("final", "best"):
                 if kind == "best":
-                    state = checkpoints.read(self.files["best"])
+                    state = checkpoints.read(self.files.best)
                     self.load(state)
                     self.epoch, self.history = state["epoch"], whole[: state["epoch"]]
                 accuracy = {
                     f"{split}_acc": self.measures.evaluate(self.kept, images, exact=True)[1]
                     for split, images in (("train", train), ("test", test))
                 }
-                self.save(self.files[kind], **accuracy)
+                self.save(self.files.checkpoint(kind), **accuracy)
                 self.summarise(kind, accuracy)
         except Stopped:
             self.log("stopped while the trained network was measured; go on with --resume")
@@ -360,7 +360,7 @@ class Run(State):
         """The sidecar of a finished checkpoint, and its line in the log."""
         if not self.world.first:
             return
-        path, val_acc = self.files[kind], self.history[-1]["val_acc"]
+        path, val_acc = self.files.checkpoint(kind), self.history[-1]["val_acc"]
         weights = checkpoints.weights_sha256(
             self.facts["model"], self.facts["model_args"], self.kept.state_dict()
         )
@@ -375,7 +375,7 @@ class Run(State):
                 "processes": self.world.size,
                 "checkpoint_sha256": records.sha256(path),
                 "weights_sha256": weights,
-                "curves": self.files["curves"].name,
+                "curves": self.files.curves.name,
                 **records.all_files(
                     path,
                     source_files.files(self.facts["model"]),

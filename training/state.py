@@ -94,7 +94,7 @@ class State:
     def resume(self, arguments):
         """Go on from the newest state; ValueError where it was begun with other arguments than
         these."""
-        state = checkpoints.read(self.files["last"])
+        state = checkpoints.read(self.files.last)
         self.check_state(state)
         self.check_same_run(state, arguments)
         self.restore(state)
@@ -123,12 +123,12 @@ class State:
         }
         if not needed <= set(state) or not isinstance(state.get("rng"), list):
             raise ValueError(
-                f"{self.files['last']} is no state that this version could resume; start over with"
+                f"{self.files.last} is no state that this version could resume; start over with"
                 " --force"
             )
         if state["class_names"] != self.facts["class_names"]:
             raise ValueError(
-                f"{self.files['last']} was started with {len(state['class_names'])} classes and the"
+                f"{self.files.last} was started with {len(state['class_names'])} classes and the"
                 f" data has {len(self.facts['class_names'])}, or others; give it the data it had,"
                 " or start over with --force"
             )
@@ -150,7 +150,7 @@ class State:
         ]
         if different:
             raise ValueError(
-                f"{self.files['last']} was started with other arguments, data, or recipe:"
+                f"{self.files.last} was started with other arguments, data, or recipe:"
                 f" {'; '.join(different)}. Repeat those, or start over with --force"
             )
 
@@ -161,7 +161,7 @@ class State:
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             said = checkpoints.shown(" ".join(str(error).split()))
             raise ValueError(
-                f"{self.files['last']} is no state that could be resumed ({said}); start over with"
+                f"{self.files.last} is no state that could be resumed ({said}); start over with"
                 " --force"
             ) from error
         self.epoch, self.history, self.best, self.partial = (
@@ -180,4 +180,4 @@ class State:
             return
         if not quiet or not sys.stderr.isatty():
             print(text, flush=True)
-        utils.append_text(self.files["log"], text + "\n")
+        utils.append_text(self.files.log, text + "\n")

@@ -308,10 +308,10 @@ def test_any_other_suffix_names_files_in_the_folder(tmp_path, suffix):
         ]
     )
     assert args.suffix == suffix
-    for path in train.run_files(tmp_path, args.model, args.suffix).values():
-        assert isinstance(path, tuple) or path.parent == tmp_path
-        if isinstance(path, Path):
-            utils.write_text(path, "text")
+    files = train.run_files(tmp_path, args.model, args.suffix)
+    for path in (*files.all, files.epoch(12)):
+        assert path.parent == tmp_path
+        utils.write_text(path, "text")
 
 
 @pytest.mark.parametrize("suffix", ["x" * 300, "ü" * 120])

@@ -60,7 +60,7 @@ def test_the_average_is_what_is_validated_and_kept(finished):
     )
     # The average does not lead the training: the weights behind it are those of the run without.
     assert equal(final["trained_state_dict"], read_checkpoint(finished(*SHORT))["model_state_dict"])
-    network, _, checkpoint = registry.load(files_of(folder)["final"])
+    network, _, checkpoint = registry.load(files_of(folder).final)
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
     images = images.take(data.split_validation(len(images), 32)[1])
@@ -165,7 +165,7 @@ def test_a_signal_while_something_is_measured_loses_nothing(
     with monkeypatch.context() as patch:
         interrupt(patch, method, at)
         assert start_training(tmp_path, *words) == 75
-    assert where in capsys.readouterr().out and files_of(tmp_path)["last"].exists()
+    assert where in capsys.readouterr().out and files_of(tmp_path).last.exists()
     assert start_training(tmp_path, *words, "--resume") is None
     assert_same_end(tmp_path, finished(*words))
 
@@ -184,11 +184,11 @@ def test_a_second_interrupt_from_the_keyboard_is_not_waited_with():
 
 def test_two_runs_do_not_write_the_same_files(tmp_path, finished):
     with (
-        filelock.FileLock(files_of(tmp_path)["lock"]),
+        filelock.FileLock(files_of(tmp_path).lock),
         pytest.raises(ValueError, match=r"another process is writing .*--suffix"),
     ):
         start_training(tmp_path, *SHORT)
-    assert [path.name for path in tmp_path.iterdir()] == [files_of(tmp_path)["lock"].name]
+    assert [path.name for path in tmp_path.iterdir()] == [files_of(tmp_path).lock.name]
     assert (
         start_training(tmp_path, *SHORT) is None
     )  # a lock that nobody holds, as a killed process leaves it, stops nobody
@@ -197,14 +197,14 @@ def test_two_runs_do_not_write_the_same_files(tmp_path, finished):
 
 def test_a_run_that_another_process_finished_in_the_meantime_is_left_alone(tmp_path, monkeypatch):
     start_training(tmp_path, *SHORT)
-    before = files_of(tmp_path)["final"].read_bytes()
+    before = files_of(tmp_path).final.read_bytes()
     answers, real = [False], train.refuse_or_skip
     monkeypatch.setattr(
         train, "refuse_or_skip", lambda *given: answers.pop() if answers else real(*given)
     )
     with pytest.raises(ValueError, match="finished by another process just now"):
         start_training(tmp_path, *SHORT, "--resume")
-    assert files_of(tmp_path)["final"].read_bytes() == before
+    assert files_of(tmp_path).final.read_bytes() == before
 
 
 def test_force_with_a_mistake_removes_nothing(tmp_path):
@@ -264,11 +264,11 @@ def test_a_state_that_cannot_be_gone_on_from_is_refused(tmp_path, monkeypatch, c
     start_training(tmp_path, *SHORT)
     state = read_checkpoint(tmp_path, "last")
     change(state)
-    torch.save(state, files_of(tmp_path)["last"])
-    before = files_of(tmp_path)["last"].read_bytes()
+    torch.save(state, files_of(tmp_path).last)
+    before = files_of(tmp_path).last.read_bytes()
     with pytest.raises(ValueError, match=f"{message}.*--force"):
         start_training(tmp_path, *SHORT, "--resume")
-    assert files_of(tmp_path)["last"].read_bytes() == before
+    assert files_of(tmp_path).last.read_bytes() == before
 
 
 def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch):
@@ -328,7 +328,7 @@ def test_a_flag_whose_package_is_missing_says_so_at_once(
 
 def test_the_training_history_is_the_run_as_json(finished):
     folder = finished(*REGULARISED)
-    history = json.loads(files_of(folder)["history"].read_text())
+    history = json.loads(files_of(folder).history.read_text())
     assert (
         timeless(history["history"]) == timeless(read_checkpoint(folder)["history"])
         and len(history["history"]) == 3
@@ -360,7 +360,7 @@ def test_tensorboard_is_handed_the_curves_once_an_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "find_spec", lambda name: True)
     start_training(tmp_path, *SHORT, "--tensorboard")
     assert written[0] == ("tensorboard/resnet_cifar_run", 1)
-    curves = pd.read_csv(files_of(tmp_path)["curves"])
+    curves = pd.read_csv(files_of(tmp_path).curves)
     for name in set(curves.columns) - {"epoch"}:
         assert [(value, epoch) for key, value, epoch in written[1:] if key == name] == list(
             zip(curves[name], [1, 2], strict=True)
@@ -373,7 +373,7 @@ def test_real_tensorboard_files_hold_the_curves(tmp_path):
     ).EventAccumulator
     start_training(tmp_path, *SHORT, "--tensorboard")
     events = accumulator(str(tmp_path / "tensorboard" / "resnet_cifar_run")).Reload()
-    curves = pd.read_csv(files_of(tmp_path)["curves"])
+    curves = pd.read_csv(files_of(tmp_path).curves)
     assert [event.value for event in events.Scalars("val_acc")] == pytest.approx(
         curves["val_acc"].tolist()
     )
@@ -495,7 +495,7 @@ def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_tha
     )
     assert first[0] == [0, 0], first[1]
     assert second[0] == [75, 75] and "stopped in epoch 2; go on with --resume" in second[1]
-    assert not files_of(stopped)["final"].exists()
+    assert not files_of(stopped).final.exists()
     state = read_checkpoint(stopped, "last")
     assert state["epoch"] == 1 and len(state["rng"]) == 2 and not equal(*state["rng"])
     ((codes, output),) = together(tmp_path, (stopped, train.__file__, *words, "--resume"))
@@ -540,7 +540,7 @@ def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kep
         )
         for rank in range(2)
     ]
-    last, deadline = files_of(tmp_path)["last"], time.monotonic() + 180
+    last, deadline = files_of(tmp_path).last, time.monotonic() + 180
     try:
         while not last.exists() and children[0].poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -564,11 +564,11 @@ def test_a_run_of_two_processes_may_go_on_alone(tmp_path):
     ((codes, output),) = together(tmp_path, (folder, train.__file__, *words))
     assert codes == [0, 0], output
     for kind in ("final", "best"):
-        files_of(folder)[kind].unlink()
-    os.replace(folder / "resnet_cifar_epoch1_run.pth", files_of(folder)["last"])
-    files_of(folder)["best"].write_bytes(files_of(folder)["last"].read_bytes())
+        files_of(folder).checkpoint(kind).unlink()
+    os.replace(folder / "resnet_cifar_epoch1_run.pth", files_of(folder).last)
+    files_of(folder).best.write_bytes(files_of(folder).last.read_bytes())
     assert start_training(folder, *words, "--resume") is None
-    assert "1 processes where it had 2: not bit for bit" in files_of(folder)["log"].read_text()
+    assert "1 processes where it had 2: not bit for bit" in files_of(folder).log.read_text()
     assert read_checkpoint(folder)["epoch"] == 2
 
 
