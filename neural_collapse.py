@@ -183,14 +183,14 @@ def measure(run, stages, args, stale):
         .update(train.features, train.labels)
         .finish()
     )
-    nc4 = {
-        split: metrics.nc4(found.features, found.labels, W, b, moments.means, exact=args.exact)
-        for split, found in (("train", train), ("test", test))
-    }
-    nc5 = {
-        "test": metrics.nc5(moments, test.features),
-        **{f"ood:{name}": metrics.nc5(moments, features) for name, features in ood.items()},
-    }
+    nc4 = {}
+    for split, found in (("train", train), ("test", test)):
+        nc4[split] = metrics.nc4(
+            found.features, found.labels, W, b, moments.means, exact=args.exact
+        )
+    nc5 = {"test": metrics.nc5(moments, test.features)}
+    for name, features in ood.items():
+        nc5[f"ood:{name}"] = metrics.nc5(moments, features)
     table = pd.DataFrame(metrics.all_rows(metrics.measure(moments, W, b), nc4, nc5))
     table.insert(0, "checkpoint", run.folder.name)
     if args.bootstrap:
@@ -243,9 +243,8 @@ def intervals(train, test, ood, W, moments, nc4, args):
         )
     }
     bounds["train"] |= metrics.bootstrap_nc4(nc4["train"], train.labels, count)
-    bounds["test"] = metrics.bootstrap_nc4(nc4["test"], test.labels, count) | metrics.bootstrap_nc5(
-        moments, test.features, test.labels, count
-    )
+    bounds["test"] = metrics.bootstrap_nc4(nc4["test"], test.labels, count)
+    bounds["test"] |= metrics.bootstrap_nc5(moments, test.features, test.labels, count)
     bounds |= {
         f"ood:{name}": metrics.bootstrap_nc5(moments, features, None, count)
         for name, features in ood.items()
@@ -260,21 +259,17 @@ def intervals(train, test, ood, W, moments, nc4, args):
 def nc5_per_class(nc5, class_names):
     """Results of metrics.nc5 by split -> nc5_per_class.csv: the cosines whose mean size is NC5, a
     row a class and set."""
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "class": range(len(class_names)),
-                    "class_name": class_names,
-                    "split": split,
-                    "cosine": found["cosines"],
-                    "cosine_centred": found["cosines_centred"],
-                }
-            )
-            for split, found in nc5.items()
-        ],
-        ignore_index=True,
-    )
+    parts = []
+    for split, found in nc5.items():
+        columns = {
+            "class": range(len(class_names)),
+            "class_name": class_names,
+            "split": split,
+            "cosine": found["cosines"],
+            "cosine_centred": found["cosines_centred"],
+        }
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 def measure_layers(run, stages, class_names, stale):
@@ -295,13 +290,13 @@ def write(found, args):
         "nc_metrics": found.table,
         "nc_per_class": found.per_class,
         "nc5_per_class": nc5_per_class(found.nc5, found.class_names),
-    } | ({} if found.layers is None else {"nc_layers": found.layers})
+    }
+    if found.layers is not None:
+        tables["nc_layers"] = found.layers
     for name, table in tables.items():
         store.write_table(run.folder / f"{name}.csv", table, sidecar)
-    written = [
-        *(run.folder / f"{name}.csv" for name in tables),
-        *draw(run.folder / "figures", found, args.tsne),
-    ]
+    written = [run.folder / f"{name}.csv" for name in tables]
+    written += draw(run.folder / "figures", found, args.tsne)
     records.write_record(
         run.folder / "neural_collapse.json",
         cli.material(args),
@@ -311,11 +306,9 @@ def write(found, args):
         stale=found.stale,
     )
     classes, width = moments.means.shape
-    cli.print_table(
-        shown(found.table),
-        f"{run.folder.name}: neural collapse of {run.dataset}, {moments.counts.sum():,} training "
-        f"images, {classes} classes, {width} features",
-    )
+    images = f"{moments.counts.sum():,} training images"
+    title = f"{run.folder.name}: neural collapse of {run.dataset}"
+    cli.print_table(shown(found.table), f"{title}, {images}, {classes} classes, {width} features")
     if run.head is None:
         print(
             "\nno head.csv: NC2 of the weights, NC3 and NC4's comparison with the classifier are"
@@ -366,16 +359,11 @@ def shown(table):
 
 def nc5_table(nc5):
     """Results of metrics.nc5 by split -> a row a set: the ID test set, the null, first."""
-    return pd.DataFrame(
-        [
-            {
-                "name": "ID test (null)" if split == "test" else split.removeprefix("ood:"),
-                "uncentred": found["nc5"],
-                "centred": found["nc5_centred"],
-            }
-            for split, found in nc5.items()
-        ]
-    )
+    lines = []
+    for split, found in nc5.items():
+        name = "ID test (null)" if split == "test" else split.removeprefix("ood:")
+        lines.append({"name": name, "uncentred": found["nc5"], "centred": found["nc5_centred"]})
+    return pd.DataFrame(lines)
 
 
 def along(table, index):
@@ -420,17 +408,14 @@ def draw_features(found):
             )
         }
     )
-    return drawn | {
-        "within_class_variance": figures.within_class_variance(found.per_class),
-        "cosine_histogram": figures.cosine_histogram(
-            moments.centred, None if W is None else W[moments.present]
-        ),
-        "class_mean_distances": figures.class_mean_distances(moments.means, found.class_names),
-        "nc5": figures.nc5_bars(nc5_table(found.nc5)),
-        "nc_centre_distances": figures.centre_distances(
-            metrics.centre_distances(found.test.features, moments.means), distances
-        ),
-    }
+    weights = None if W is None else W[moments.present]
+    inside = metrics.centre_distances(found.test.features, moments.means)
+    drawn["within_class_variance"] = figures.within_class_variance(found.per_class)
+    drawn["cosine_histogram"] = figures.cosine_histogram(moments.centred, weights)
+    drawn["class_mean_distances"] = figures.class_mean_distances(moments.means, found.class_names)
+    drawn["nc5"] = figures.nc5_bars(nc5_table(found.nc5))
+    drawn["nc_centre_distances"] = figures.centre_distances(inside, distances)
+    return drawn
 
 
 def draw_head(found):
@@ -442,25 +427,18 @@ def draw_head(found):
     def share_and_logit(features):
         return found.components.share(features), found.head.logits(features).max(axis=1)
 
-    drawn = (
-        {}
-        if found.components.dim is None
-        else {
-            "nc_neco_share": figures.neco_shares(
-                share_and_logit(test),
-                {name: share_and_logit(rows) for name, rows in found.ood.items()},
-            )
-        }
-    )
-    return drawn | {
-        "weight_mean_alignment": figures.weight_mean_alignment(found.per_class),
-        "nc4_agreement": figures.nearest_mean_agreement(found.per_class),
-        "nc4_mismatches": figures.mismatch_map(decisions["nearest"], decisions["predicted"], names),
-        "nc_angles": figures.angle_histogram(moments.centred, weights),
-        "nc_gram": figures.gram_matrices(
-            moments.centred, weights, [names[index] for index in present]
-        ),
-    }
+    drawn = {}
+    if found.components.dim is not None:
+        outside = {name: share_and_logit(rows) for name, rows in found.ood.items()}
+        drawn["nc_neco_share"] = figures.neco_shares(share_and_logit(test), outside)
+    nearest, predicted = decisions["nearest"], decisions["predicted"]
+    seen = [names[index] for index in present]
+    drawn["weight_mean_alignment"] = figures.weight_mean_alignment(found.per_class)
+    drawn["nc4_agreement"] = figures.nearest_mean_agreement(found.per_class)
+    drawn["nc4_mismatches"] = figures.mismatch_map(nearest, predicted, names)
+    drawn["nc_angles"] = figures.angle_histogram(moments.centred, weights)
+    drawn["nc_gram"] = figures.gram_matrices(moments.centred, weights, seen)
+    return drawn
 
 
 def save(folder, drawn):

@@ -444,13 +444,9 @@ def read(run, stale):
         return store.read_features(path, stale, run.command) if path else None
 
     head = store.read_head(run.head, stale, run.command) if run.head else None
-    data = Data(
-        features(run.train),
-        features(run.val) if run.head else None,
-        features(run.test),
-        {name: features(path) for name, path in run.ood.items()},
-        head,
-    )
+    val = features(run.val) if run.head else None
+    ood = {name: features(path) for name, path in run.ood.items()}
+    data = Data(features(run.train), val, features(run.test), ood, head)
     for found in (data.train, data.val, data.test):
         if found and head:
             store.check_labels(found, head.class_names)
@@ -464,13 +460,9 @@ def read(run, stale):
 def fit(data):
     """The training set, which each method is fitted to."""
     with about(data.train.file):
-        return registry.Training(
-            data.train.features,
-            data.train.labels,
-            data.head and data.head.W,
-            data.head and data.head.b,
-            data.val and (data.val.features, data.val.labels),
-        )
+        W, b = (data.head.W, data.head.b) if data.head else (None, None)
+        held = (data.val.features, data.val.labels) if data.val else None
+        return registry.Training(data.train.features, data.train.labels, W, b, held)
 
 
 @contextlib.contextmanager
@@ -674,20 +666,15 @@ def write(job, args, table, scored, data):
     thresholds = {
         name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()
     }
-    sets = {
-        f"ID_{run.dataset}": (data.test, scored.id),
-        **{f"OOD_{name}": (data.ood[name], values) for name, values in scored.ood.items()},
-    }
+    sets = {f"ID_{run.dataset}": (data.test, scored.id)}
+    for name, values in scored.ood.items():
+        sets[f"OOD_{name}"] = (data.ood[name], values)
     for stem, (found, values) in sets.items():
         written.append(run.folder / f"scores_{stem}.csv")
-        store.write_table(
-            written[-1],
-            score_table(
-                found, values, thresholds, data.logits(found), data.head and data.head.class_names
-            ),
-            sidecar,
-            thresholds={name: thresholds[name] for name in values},
-        )
+        class_names = data.head.class_names if data.head else None
+        scores = score_table(found, values, thresholds, data.logits(found), class_names)
+        chosen = {name: thresholds[name] for name in values}
+        store.write_table(written[-1], scores, sidecar, thresholds=chosen)
     return written
 
 
@@ -742,18 +729,15 @@ def draw(job, fitted, data, table, scored, args):
     drawn = {"auroc_bars": figures.auroc_bars(table)}
     everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
     mean = table[everywhere].groupby("method")["auroc"].mean()
-    shown = [name for name in scored.id if name in registry.CORE] + (
-        [mean.idxmax()] if mean.notna().any() else []
-    )
+    shown = [name for name in scored.id if name in registry.CORE]
+    if mean.notna().any():
+        shown.append(mean.idxmax())
     for name in dict.fromkeys([*shown, *job.earlier.drawn]):
         area = table[table["method"] == name].set_index("ood")["auroc"].to_dict()
-        drawn[f"scores_{name}"] = figures.score_histograms(
-            scored.id[name],
-            {key: found[name] for key, found in scored.ood.items() if name in found},
-            name,
-            metrics.threshold_at_tpr(scored.id[name], args.tpr),
-            area,
-        )
+        inside = scored.id[name]
+        outside = {key: found[name] for key, found in scored.ood.items() if name in found}
+        threshold = metrics.threshold_at_tpr(inside, args.tpr)
+        drawn[f"scores_{name}"] = figures.score_histograms(inside, outside, name, threshold, area)
     drawn |= draw_components(fitted, data, scored)
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
@@ -767,12 +751,10 @@ def draw_components(fitted, data, scored):
     points = {name: (data.ood[name].features - centre) @ axes for name in scored.ood}
     if len(explained) < 2:  # one feature is no plane
         return {}
+    first_two = {name: found[:, :2] for name, found in points.items()}
     drawn = {
         "principal_components": figures.principal_components(
-            inside[:, :2],
-            {name: found[:, :2] for name, found in points.items()},
-            explained[:2],
-            data.test.labels,
+            inside[:, :2], first_two, explained[:2], data.test.labels
         )
     }
     if len(explained) == 3:  # two features have no third component

@@ -17,14 +17,12 @@ def order(runs, stale):
 
     stale: {folder: records.Stale}. Bare features say it in their own sidecar.
     """
-    facts = {
-        run.folder: {
-            **records.read_sidecar(run.head or run.train),
+    facts = {}
+    for run in runs:
+        facts[run.folder] = records.read_sidecar(run.head or run.train) | {
             "data set": run.dataset,
             "classes, features": shape(run, stale[run.folder]),
         }
-        for run in runs
-    }
     first, seen = facts[runs[0].folder], {}
     for run in runs:
         own = facts[run.folder]
@@ -59,15 +57,11 @@ def shape(run, stale):
 
 def over_epochs(epochs, tables):
     """Each checkpoint's table with its epoch and training accuracy, one under the other."""
-    return pd.concat(
-        [
-            tables[folder].assign(
-                checkpoint=folder.name, epoch=facts["epoch"], train_acc=facts.get("train_acc")
-            )
-            for folder, facts in epochs.items()
-        ],
-        ignore_index=True,
-    )
+    parts = []
+    for folder, facts in epochs.items():
+        when = {"epoch": facts["epoch"], "train_acc": facts.get("train_acc")}
+        parts.append(tables[folder].assign(checkpoint=folder.name, **when))
+    return pd.concat(parts, ignore_index=True)
 
 
 def read_scored(folder, facts, stale):
@@ -95,12 +89,8 @@ def read_scored(folder, facts, stale):
 def join(epochs, table, scored):
     """nc_ood.csv: each metric of nc_epochs.csv beside each method's AUROC on each set of the same
     checkpoint."""
-    auroc = pd.concat(
-        [
-            found[["ood", "method", "parameters", "auroc"]].assign(epoch=epochs[path]["epoch"])
-            for path, found in scored.items()
-        ]
-    )
+    parts = [found[SCORED].assign(epoch=epochs[path]["epoch"]) for path, found in scored.items()]
+    auroc = pd.concat(parts)
     joined = auroc.merge(table[["checkpoint", "epoch", "metric", "split", "value"]], on="epoch")
     other = joined["split"].str.startswith("ood:") & (
         joined["split"] != "ood:" + joined["ood"]
@@ -119,21 +109,14 @@ def correlate(joined):
     known = joined.dropna(subset=["value", "auroc"]).set_index(keys)[["value", "auroc"]]
     groups = known.groupby(keys, sort=False)
     varied = (groups.nunique() > 1).all(axis=1) & (groups.size() >= 3)
-    return (
-        pd.DataFrame(
-            {
-                "pearson": product_moment(known, keys).where(varied),
-                "spearman": (
-                    product_moment(groups.rank(), keys).where(varied)
-                ),  # ties share their mean rank
-                "n": groups.size(),
-            }
-        )
-        .reindex(every)
-        .fillna({"n": 0})
-        .astype({"n": int})
-        .reset_index()
-    )
+    ranks = groups.rank()  # ties share their mean rank
+    columns = {
+        "pearson": product_moment(known, keys).where(varied),
+        "spearman": product_moment(ranks, keys).where(varied),
+        "n": groups.size(),
+    }
+    table = pd.DataFrame(columns).reindex(every)
+    return table.fillna({"n": 0}).astype({"n": int}).reset_index()
 
 
 def answer(found, key=("nc1", "train")):

@@ -68,11 +68,8 @@ def one_vs_rest(unit: np.ndarray) -> float:
         moved = ahead - step * (ahead @ gram - gram[alive])
         moved[own] = -np.inf  # no vector helps to reach itself
         moved = onto_simplex(moved)
-        onward = np.where(
-            ((ahead - moved) * (moved - weights)).sum(axis=1) > 0,
-            1,
-            (1 + np.sqrt(1 + 4 * momentum**2)) / 2,
-        )
+        against = ((ahead - moved) * (moved - weights)).sum(axis=1) > 0
+        onward = np.where(against, 1, (1 + np.sqrt(1 + 4 * momentum**2)) / 2)
         factor = np.where(onward == 1, 0, (momentum - 1) / onward)  # 1: a restart
         ahead, weights, momentum = moved + factor[:, None] * (moved - weights), moved, onward
         if count % 10:

@@ -121,15 +121,12 @@ def summarise(features, classes):
     train = features["train"]
     moments = Tally(classes).update(train.features, train.labels).moments
     head = probe(moments)
-    return {
-        split: Summary.of(
-            Tally(probe=head if split in ("train", "test") else None).update(
-                found.features, found.labels
-            ),
-            moments if split == "train" else None,
-        )
-        for split, found in features.items()
-    }
+    summaries = {}
+    for split, found in features.items():
+        tally = Tally(probe=head if split in ("train", "test") else None)
+        tally.update(found.features, found.labels)
+        summaries[split] = Summary.of(tally, moments if split == "train" else None)
+    return summaries
 
 
 # ---- files of moments ----------------------------------------------------------------------------
@@ -220,11 +217,9 @@ def find(run):
     ]
     for stem in sorted({name.stem for name in names}):
         name = stem.removeprefix(prefix)
-        wanted = {
-            "train": stem,
-            "test": f"ID_{run.dataset}_test_{name}",
-            **{f"ood:{ood}": f"OOD_{ood}_test_{name}" for ood in run.ood},
-        }
+        wanted = {"train": stem, "test": f"ID_{run.dataset}_test_{name}"}
+        for ood in run.ood:
+            wanted[f"ood:{ood}"] = f"OOD_{ood}_test_{name}"
         files = {
             split: path
             for split, file in wanted.items()
@@ -273,17 +268,12 @@ def measure(layer, class_names, stale=None, remedy=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the notes say it row by row
         rows = metrics.measure(moments, *probe(moments)[:2])
-    table = pd.DataFrame(
-        metrics.all_rows(
-            rows,
-            {split: summaries[split].nc4 for split in ("train", "test")},
-            {
-                split: metrics.nc5(moments, found.mean)
-                for split, found in summaries.items()
-                if split != "train"
-            },
-        )
-    )
+    nc4 = {split: summaries[split].nc4 for split in ("train", "test")}
+    nc5 = {}
+    for split, found in summaries.items():
+        if split != "train":
+            nc5[split] = metrics.nc5(moments, found.mean)
+    table = pd.DataFrame(metrics.all_rows(rows, nc4, nc5))
     probed = table["metric"].str.contains("weights|nc3|head|nc4_mismatch")
     table["note"] = [
         f"least-squares probe{note and '; '}{note}" if by_probe else note

@@ -131,10 +131,13 @@ def nc4(features, labels, W, b, means, exact: bool = False) -> dict:
         nearest[rows] = present[scores[:, : len(present)].argmax(axis=1)]
         predicted[rows] = scores[:, len(present) :].argmax(axis=1)
     wrong, images = nearest != predicted, np.bincount(labels, minlength=classes)
+    shares = {
+        "mismatch": wrong,
+        "nearest_mean_accuracy": nearest == labels,
+        "head_accuracy": predicted == labels,
+    }
     return {
-        "mismatch": float(wrong.mean()) if len(labels) else None,
-        "nearest_mean_accuracy": float((nearest == labels).mean()) if len(labels) else None,
-        "head_accuracy": float((predicted == labels).mean()) if len(labels) else None,
+        **{name: float(hits.mean()) if len(labels) else None for name, hits in shares.items()},
         "images": images,
         "mismatches": np.bincount(labels[wrong], minlength=classes),
         "nearest": nearest,
@@ -168,10 +171,12 @@ def nc5(moments: Moments, other: np.ndarray) -> dict:
     shifted = mean - moments.global_mean
     cosines, cosines_centred = cosine(moments.means, mean), cosine(moments.deviations, shifted)
     radius = np.linalg.norm(moments.centred, axis=1).mean()
+    seen = moments.present
+    shift = float(np.linalg.norm(shifted) / radius) if radius > 0 else None
     return {
-        "nc5": plain(np.abs(cosines[moments.present]).mean()),
-        "nc5_centred": plain(np.abs(cosines_centred[moments.present]).mean()),
-        "nc5_shift": float(np.linalg.norm(shifted) / radius) if radius > 0 else None,
+        "nc5": plain(np.abs(cosines[seen]).mean()),
+        "nc5_centred": plain(np.abs(cosines_centred[seen]).mean()),
+        "nc5_shift": shift,
         "cosines": cosines,
         "cosines_centred": cosines_centred,
     }
@@ -232,10 +237,10 @@ def measure(moments: Moments, W: np.ndarray, b: np.ndarray, split: str = "train"
     found, first = len(moments.present), nc1(moments)
     absent = "" if found == classes else f"means of {found} of {classes} classes"
     rank = f"rank {first['nc1_rank']} of {rank_bound(moments.centred)}"
-    rows = [
-        row(name, value, split, rank if name == "nc1" and value is not None else "", absent)
-        for name, value in first.items()
-    ]
+    rows = []
+    for name, value in first.items():
+        note = rank if name == "nc1" and value is not None else ""
+        rows.append(row(name, value, split, note, absent))
     for kind, vectors, where, gap in (
         ("means", moments.centred, split, absent),
         ("weights", W, "head", ""),
@@ -293,11 +298,12 @@ def nc5_rows(result: dict, split: str) -> list[dict]:
 def all_rows(rows: list, nc4: dict, nc5: dict) -> list[dict]:
     """The rows of `measure` and those of the results of nc4 and nc5, each {split: result}: one
     table."""
-    return [
-        *rows,
-        *(row for split in nc4 for row in nc4_rows(nc4[split], split)),
-        *(row for split in nc5 for row in nc5_rows(nc5[split], split)),
-    ]
+    table = list(rows)
+    for split, result in nc4.items():
+        table += nc4_rows(result, split)
+    for split, result in nc5.items():
+        table += nc5_rows(result, split)
+    return table
 
 
 def per_class(
@@ -306,11 +312,12 @@ def per_class(
     """Columns of nc_per_class.csv, lists of C entries, None where undefined; train and test are
     results of nc4."""
     classes, width = moments.means.shape
-    W = (
-        np.full((classes, width), np.nan)
-        if W is None
-        else measurable_head(W, np.zeros(classes), classes, width)[0]
-    )
+    if W is None:
+        W = np.full((classes, width), np.nan)
+    else:
+        W, _ = measurable_head(W, np.zeros(classes), classes, width)
+    if class_names is None:
+        class_names = [str(number) for number in range(classes)]
     centred = moments.deviations
     norms = np.linalg.norm(centred, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -320,7 +327,7 @@ def per_class(
     closest = cosines[np.arange(classes), nearest]
     columns = {
         "class": np.arange(classes),
-        "class_name": np.arange(classes).astype(str) if class_names is None else class_names,
+        "class_name": class_names,
         "images": moments.counts,
         "within_class_variance": moments.within_class_variance,
         "mean_norm": norms,
@@ -387,26 +394,19 @@ def bootstrap_nc4(
     hits = {"nearest_mean_accuracy": nearest == labels}
     if predicted is not None:
         hits = {"mismatch": nearest != predicted, **hits, "head_accuracy": predicted == labels}
-    shares = {
-        name: np.bincount(labels[hit], minlength=len(images)) / np.maximum(images, 1)
-        for name, hit in hits.items()
-    }
+    shares = {}
+    for name, hit in hits.items():
+        shares[name] = np.bincount(labels[hit], minlength=len(images)) / np.maximum(images, 1)
     generator = np.random.default_rng(
         seed
     )  # how often an image with the property is drawn is binomial in each class
-    counts = {
-        name: generator.binomial(images, share, (resamples, len(images))).sum(axis=1)
-        for name, share in shares.items()
-    }
+    size = (resamples, len(images))
+    drawn = {}
+    for name, share in shares.items():
+        counts = generator.binomial(images, share, size).sum(axis=1)
+        drawn[f"nc4_{name}"] = counts / images.sum() if images.any() else [None] * resamples
     return quantiles(
-        [
-            {
-                f"nc4_{name}": drawn[i] / images.sum() if images.any() else None
-                for name, drawn in counts.items()
-            }
-            for i in range(resamples)
-        ],
-        level,
+        [{name: values[i] for name, values in drawn.items()} for i in range(resamples)], level
     )
 
 

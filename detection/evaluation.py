@@ -39,12 +39,11 @@ def score(fitted, names, overrides, test, ood, tuned=None):
             method: state for method, state in states.items() if method not in tuned.get(name, ())
         }
         outside[name] = registry.score_all(found.features, tested, W, b)
-    notes = {
-        (name, method): states[method].note
-        for name, found in outside.items()
-        for method in found
-        if hasattr(states[method], "note")
-    }
+    notes = {}
+    for name, found in outside.items():
+        for method in found:
+            if hasattr(states[method], "note"):
+                notes[name, method] = states[method].note
     return Scored(
         inside, outside, {name: state.parameters for name, state in states.items()}, notes
     )
@@ -70,12 +69,9 @@ def tune(fitted, names, overrides, ood):
         areas = []
         for value in values:
             state = fit(fitted, [name], {name: {parameter: value}})
-            areas.append(
-                metrics.auroc(
-                    registry.score_all(val, state, W, b)[name],
-                    registry.score_all(ood, state, W, b)[name],
-                )
-            )
+            inside = registry.score_all(val, state, W, b)[name]
+            outside = registry.score_all(ood, state, W, b)[name]
+            areas.append(metrics.auroc(inside, outside))
         if np.isnan(areas).any():
             warnings.warn(
                 f"{name}: undefined for some image that --val-ood compares, so its {parameter} is"
@@ -146,9 +142,10 @@ def missing(values, name, method):
     if not len(rows):
         return ""
     why = "its perturbed image has no score" if method == ODIN else registry.METHODS[method].missing
+    images = f"{len(rows):,} of {len(values):,} {name} test images"
     return (
-        f"undefined for {len(rows):,} of {len(values):,} {name} test images, first in data row"
-        f" {rows[0] + 1:,}: {why}; metrics with these images stay empty"
+        f"undefined for {images}, first in data row {rows[0] + 1:,}: {why}; metrics with these"
+        " images stay empty"
     )
 
 
@@ -164,19 +161,18 @@ def tabulate(run, scored, right, tpr):
         leader = tables.significant_leader(measured, scored.id, found)
         for method, values in measured.items():
             parameters = scored.parameters[method]
-            rows.append(
-                {
-                    "checkpoint": run.folder.name,
-                    "dataset": run.dataset,
-                    "ood": name,
-                    "method": method,
-                    "parameters": json.dumps(utils.plain(parameters)) if parameters else "",
-                    **values,
-                    **accuracies(right, scored.id[method], tpr),
-                    "best": method == leader,
-                    "note": scored.notes.get((name, method), ""),
-                }
-            )
+            row = {
+                "checkpoint": run.folder.name,
+                "dataset": run.dataset,
+                "ood": name,
+                "method": method,
+                "parameters": json.dumps(utils.plain(parameters)) if parameters else "",
+            }
+            row |= values
+            row |= accuracies(right, scored.id[method], tpr)
+            row["best"] = method == leader
+            row["note"] = scored.notes.get((name, method), "")
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

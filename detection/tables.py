@@ -70,10 +70,8 @@ def summarise(table, groups=()):
     sets = list(dict.fromkeys(table["ood"]))
     for name in sets:
         part = table[table["ood"] == name].set_index("method").reindex(frame["Method"])
-        frame[f"{name} AUROC"], frame[f"{name} FPR"] = (
-            100 * part["auroc"].to_numpy(),
-            100 * part["fpr95"].to_numpy(),
-        )
+        frame[f"{name} AUROC"] = 100 * part["auroc"].to_numpy()
+        frame[f"{name} FPR"] = 100 * part["fpr95"].to_numpy()
     for name, members in groups or [("mean", sets)]:
         members = averaged([member for member in members if member in sets], table)
         for measure in ("AUROC", "FPR"):
@@ -147,12 +145,14 @@ def heading(table, tpr, escape=str):
         else f", {100 * row['accuracy']:.2f}{escape('%')} classified right"
     )
     counts = table.groupby("ood", sort=False)["n_ood"].first()
+    inside = f"{escape(row['dataset'])} ({row['n_id']:,} test images{right})"
+    outside = ", ".join(f"{escape(name)} ({count:,})" for name, count in counts.items())
+    percent = escape("%")
+    rates = f"AUROC, and FPR at {100 * tpr:g}{percent} TPR with ID as positive, in {percent}"
     return (
-        f"{escape(row['checkpoint'])}: {escape(row['dataset'])} ({row['n_id']:,} test"
-        f" images{right}) against "
-        + ", ".join(f"{escape(name)} ({count:,})" for name, count in counts.items())
-        + f"; AUROC, and FPR at {100 * tpr:g}{escape('%')} TPR with ID as positive, in"
-        f" {escape('%')}" + left_out(table, escape) + tuned(table, escape)
+        f"{escape(row['checkpoint'])}: {inside} against {outside}; {rates}"
+        + left_out(table, escape)
+        + tuned(table, escape)
     )
 
 
@@ -170,10 +170,11 @@ def notes(table):
     said = {}
     for row in table[table["note"] != ""].to_dict("records"):
         said.setdefault(row["note"], []).append((row["method"], row["ood"]))
-    lines = [
-        f"{together(method for method, _ in cells)} ({together(name for _, name in cells)}): {text}"
-        for text, cells in said.items()
-    ]
+    lines = []
+    for text, cells in said.items():
+        methods = together(method for method, _ in cells)
+        sets = together(name for _, name in cells)
+        lines.append(f"{methods} ({sets}): {text}")
     lines += [
         f"{name}: rates over one image have no interval and are left out; its scores, and whether"
         f" each accepts it, are in scores_OOD_{name}.csv"
@@ -209,26 +210,20 @@ def tuned(table, escape):
 def cells(summary, table, bold, escape):
     """The printed table as text, with the AUROCs in bold that a paired test calls the best of their
     set."""
-    best = set(
-        zip(
-            table.loc[table["best"], "method"],
-            table.loc[table["best"], "ood"] + " AUROC",
-            strict=True,
-        )
-    )
+    leaders = table[table["best"]]
+    best = set(zip(leaders["method"], leaders["ood"] + " AUROC", strict=True))
 
     def cell(method, column, value):
         if np.isnan(value):
             return ""
         return bold(f"{value:.2f}") if (method, column) in best else f"{value:.2f}"
 
-    return [
-        [
-            escape(row["Method"]),
-            *(cell(row["Method"], column, row[column]) for column in summary.columns[1:]),
-        ]
-        for row in summary.to_dict("records")
-    ]
+    lines = []
+    for row in summary.to_dict("records"):
+        method = row.pop("Method")
+        values = [cell(method, column, value) for column, value in row.items()]
+        lines.append([escape(method), *values])
+    return lines
 
 
 def markdown(summary, table, tpr):
@@ -240,9 +235,8 @@ def markdown(summary, table, tpr):
     ]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     beneath = [f"- {md(text)}" for text in notes(table)]
-    return "\n".join(
-        [f"{heading(table, tpr, md)}. {BOLD}", "", *lines, *(["", *beneath] if beneath else []), ""]
-    )
+    below = ["", *beneath] if beneath else []
+    return "\n".join([f"{heading(table, tpr, md)}. {BOLD}", "", *lines, *below, ""])
 
 
 def md(text):
@@ -276,20 +270,19 @@ def latex(summary, table, tpr, caption, label):
     ]
     for start in range(0, len(names), BESIDE):
         beside = names[start : start + BESIDE]
+        if start:
+            lines.append(r"\\[1ex]")
+        above = ["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in beside)]
+        titles = ["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(beside)]
         lines += [
-            *([r"\\[1ex]"] if start else []),
             rf"\begin{{tabular}}{{l{'rr' * len(beside)}}}",
             r"\toprule",
-            " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" for name in beside)])
-            + r" \\",
-            " & ".join(["Method", *[r"AUROC $\uparrow$ & FPR $\downarrow$"] * len(beside)])
-            + r" \\",
+            " & ".join(above) + r" \\",
+            " & ".join(titles) + r" \\",
             r"\midrule",
         ]
-        lines += [
-            " & ".join([name, *values[2 * start : 2 * (start + BESIDE)]]) + r" \\"
-            for name, *values in rows
-        ]
+        columns = slice(2 * start, 2 * (start + BESIDE))
+        lines += [" & ".join([name, *values[columns]]) + r" \\" for name, *values in rows]
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*lines, r"\end{table}", ""])
 
