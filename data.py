@@ -388,9 +388,9 @@ def channel_statistics(images):
     mean = (share * values).sum(1)
     std = ((share * values**2).sum(1) - mean**2).sqrt()
     # A channel that never changes is only centred.
-    return tuple(round(x, 4) for x in mean.tolist()), tuple(
-        round(x, 4) or 1.0 for x in std.tolist()
-    )
+    means = tuple(round(x, 4) for x in mean.tolist())
+    deviations = tuple(round(x, 4) or 1.0 for x in std.tolist())
+    return means, deviations
 
 
 def load_id(dataset, split, preprocessing, data_dir, held_out=()):

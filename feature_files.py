@@ -47,18 +47,8 @@ class Run:
 
     @property
     def files(self):
-        return [
-            path
-            for path in (
-                self.head,
-                self.train,
-                self.val,
-                self.test,
-                *self.ood.values(),
-                *self.odin.values(),
-            )
-            if path
-        ]
+        inside = (self.head, self.train, self.val, self.test)
+        return [path for path in (*inside, *self.ood.values(), *self.odin.values()) if path]
 
     def command_with(self, flags):
         """The command that extracts, with more flags; other programs' features have none that we
@@ -92,11 +82,8 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
     files = {role: store.feature_file(folder, stem) for role, stem in wanted.items()}
     sets = [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()]
     command = remedy(checkpoint, dataset, sets, files["head"] or files["train"], output_dir)
-    missing = [
-        f"{wanted[role]}.csv"
-        for role, path in files.items()
-        if path is None and (needs_head or role != "head")
-    ]
+    needed = [role for role in files if needs_head or role != "head"]
+    missing = [f"{wanted[role]}.csv" for role in needed if files[role] is None]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
     origin = records.origin(files["head"] or files["train"])
@@ -304,11 +291,9 @@ def refuse_foreign(run, foreign, expected, stale):
         return
     digest = expected.get("checkpoint_sha256") or expected.get("weights_sha256")
     found = records.read_sidecar(foreign[0]).get("checkpoint_sha256")
-    stale.found(
-        f"{foreign[0]} was made from another checkpoint ({str(found)[:12]}, expected"
-        f" {str(digest)[:12]})" + and_others(foreign),
-        run.command,
-    )
+    which = f"({str(found)[:12]}, expected {str(digest)[:12]})"
+    reason = f"{foreign[0]} was made from another checkpoint {which}{and_others(foreign)}"
+    stale.found(reason, run.command)
 
 
 def refuse_other_head(run, other, stale):

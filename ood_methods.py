@@ -584,7 +584,7 @@ def parameters(args):
     is not asked for.
     """
     computed = args.methods or registry.DEFAULT
-    given: dict[str, dict] = {}
+    given = {}
     for flag, (parameter, names) in PARAMETERS.items():
         value = getattr(args, flag)
         if value is None:

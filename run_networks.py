@@ -477,14 +477,13 @@ def unknown_inputs(path, args, missing, model):
         if model in registry.MODELS
         else f", or by a line preprocessing = {{...}} in {source_files.parts(model)[0]}"
     )
+    flags = " ".join(expected_inputs.FLAGS[name] for name in missing)
+    remedy = command(args, checkpoint=[path], **example)
     return (
-        f"{path} does not say what its images must be like, and neither does the folder "
-        f"{args.dataset}: its "
-        f"{expected_inputs.listed(words)} in training are known from nowhere. Say them with "
-        f"{' '.join(expected_inputs.FLAGS[name] for name in missing)}{place}, such as, where "
-        "they are ImageNet's: "
-        f"{command(args, checkpoint=[path], **example)} (--mean 0 --std 1 leaves pixels in [0, "
-        "1] as they are)"
+        f"{path} does not say what its images must be like, and neither does the folder"
+        f" {args.dataset}: its {expected_inputs.listed(words)} in training are known from nowhere."
+        f" Say them with {flags}{place}, such as, where they are ImageNet's: {remedy}"
+        " (--mean 0 --std 1 leaves pixels in [0, 1] as they are)"
     )
 
 
@@ -711,10 +710,8 @@ def write(work, job, args, found, summaries, start):
         else:
             store.write_features(file, found[name], images.labels.numpy(), images.paths, sidecar)
         remove_other_way(shelf.folder, file) if name else None
-    print(
-        f"  {job.stem}.{args.format}: {images_in_words(len(images))},"
-        f" {time.perf_counter() - start:.1f} s"
-    )
+    seconds = time.perf_counter() - start
+    print(f"  {job.stem}.{args.format}: {images_in_words(len(images))}, {seconds:.1f} s")
 
 
 def remove_other_way(folder, file):
@@ -730,10 +727,9 @@ def accuracy(work, job, found):
         return {}
     W, b = registry.head(work.extractor.classifier)
     labels = job.images.labels.numpy()
-    return {
-        "accuracy": float(((found[""] @ W.T + b).argmax(1) == labels).mean()),
-        "largest_class": float(np.bincount(labels).max() / len(labels)),
-    }
+    right = (found[""] @ W.T + b).argmax(1) == labels
+    largest = np.bincount(labels).max() / len(labels)
+    return {"accuracy": float(right.mean()), "largest_class": float(largest)}
 
 
 def say_accuracy(work, job):

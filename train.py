@@ -207,14 +207,13 @@ def train(job, args, files, world, signalled):
     )
     if args.resume and files.last.exists():
         run.resume(cli.material(args))
+    splits = f"{len(job.train)} training, {len(job.val)} validation, {len(job.test)} test images"
+    network = f"{args.model}, {run.parameters:,} parameters"
+    devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
+    precision = " in bfloat16" if run.amp else ""
     run.log(
-        f"{job.name}: {len(job.train)} training, {len(job.val)} validation, {len(job.test)} test"
-        " images, "
-        f"{len(job.train.class_names)} classes; {args.model}, {run.parameters:,} parameters,"
-        f" {args.mode}, "
-        f"{job.recipe.epochs} epochs on"
-        f" {f'{world.size} x ' if world.size > 1 else ''}{world.device}"
-        f"{' in bfloat16' if run.amp else ''}"
+        f"{job.name}: {splits}, {len(job.train.class_names)} classes; {network}, {args.mode},"
+        f" {job.recipe.epochs} epochs on {devices}{precision}"
     )
     steps = math.ceil(len(job.train) / job.recipe.batch_size)
     with cli.progress(

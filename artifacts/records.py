@@ -122,15 +122,17 @@ def provenance(arguments, stale=None, **more):
     """
     commit, dirty = git_state()
     allowed = {"allowed_stale": stale.reasons} if stale and stale.reasons else {}
+    program, script = Path(sys.executable).name, Path(sys.argv[0]).name
+    now = datetime.datetime.now(datetime.timezone.utc)
     return {
-        "command": shlex.join([Path(sys.executable).name, Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([program, script, *sys.argv[1:]]),
         "arguments": arguments,
         **allowed,
         **more,
         "versions": versions(),
         "git_commit": commit,
         "git_dirty": dirty,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": now.isoformat(timespec="seconds"),
     }
 
 
@@ -427,11 +429,8 @@ def write_record(path, arguments, inputs, outputs, listings=(), folders=None, st
 def all_files(path, inputs, outputs, listings=(), folders=None):
     """What `is_current` compares, as it stands in a record at `path`."""
     root, inputs, outputs = Path(path).parent, list(inputs), list(outputs)
-    contents = {
-        os.path.relpath(file, root): content_sha256(file)
-        for file in (*inputs, *outputs)
-        if os.path.isfile(file)
-    }
+    present = [file for file in (*inputs, *outputs) if os.path.isfile(file)]
+    contents = {os.path.relpath(file, root): content_sha256(file) for file in present}
     return {
         "inputs": fingerprints(inputs, root),
         "outputs": fingerprints(outputs, root),
@@ -494,11 +493,11 @@ def same_arguments(then, now):
     changes nothing of what an earlier one made without it. False and empty lists are values:
     `--no-nesterov` and `--augment` with nothing behind it override a recipe.
     """
-    then, now = (
-        {name: value for name, value in arguments.items() if value is not None}
-        for arguments in (then, plain(now))
-    )
-    return then == now
+    return without_none(then) == without_none(plain(now))
+
+
+def without_none(values):
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def all_unchanged(path, record):

@@ -169,10 +169,10 @@ class Shelf:
             stages = ()
         ending = "csv" if self.way == "stream" else self.format
         folder = self.folder / layers.FOLDERS.get(self.way, "")
-        return {
-            "": self.folder / f"{job.stem}.{self.format}",
-            **{name: folder / f"{job.stem}_{name}.{ending}" for name in stages},
-        }
+        files = {"": self.folder / f"{job.stem}.{self.format}"}
+        for name in stages:
+            files[name] = folder / f"{job.stem}_{name}.{ending}"
+        return files
 
     def facts(self, job, name, training):
         """What the sidecar of an output must say for the file to be kept, but for its images.
@@ -278,11 +278,8 @@ def whole_content(job):
 
 def describes(sidecar, facts):
     """True where a sidecar names the same network, and otherwise says just this."""
-    same = all(
-        name in sidecar and sidecar[name] == value
-        for name, value in facts.items()
-        if name not in NAMES
-    )
+    said = {name: value for name, value in facts.items() if name not in NAMES}
+    same = all(name in sidecar and sidecar[name] == value for name, value in said.items())
     return same and records.same_network(sidecar, facts)
 
 

@@ -189,11 +189,11 @@ def refuse_elsewhere(published):
 
 def refuse_loose(published, folder):
     """ValueError where published files lie in this folder by their bare names."""
-    loose = [
-        path
-        for path, md5 in published.everything.items()
-        if (folder / Path(path).name).is_file() and is_whole(folder / Path(path).name, md5)
-    ]
+    loose = []
+    for path, md5 in published.everything.items():
+        beside = folder / Path(path).name
+        if beside.is_file() and is_whole(beside, md5):
+            loose.append(path)
     if not loose:
         return
     target = (Path(os.path.abspath(published.data_dir)) / loose[0]).parent
@@ -215,8 +215,6 @@ def folders_in(folder):
 
 def some(paths):
     shown = ", ".join(paths[:SHOWN])
-    return (
-        f"{shown} and {len(paths) - SHOWN} more are"
-        if len(paths) > SHOWN
-        else f"{shown} {'are' if len(paths) > 1 else 'is'}"
-    )
+    if len(paths) > SHOWN:
+        return f"{shown} and {len(paths) - SHOWN} more are"
+    return f"{shown} are" if len(paths) > 1 else f"{shown} is"

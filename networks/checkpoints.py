@@ -131,14 +131,11 @@ def find_state(content, path):
 
 def is_state(value):
     """True for a dict of named tensors, at least one."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(
-            isinstance(name, str) and isinstance(tensor, torch.Tensor)
-            for name, tensor in value.items()
-        )
-    )
+    if not isinstance(value, dict) or not value:
+        return False
+    if not all(isinstance(name, str) for name in value):
+        return False
+    return all(isinstance(tensor, torch.Tensor) for tensor in value.values())
 
 
 def bare_state(content, path):

@@ -158,11 +158,9 @@ def output_layer(network, batch):
 def head(layer):
     """A classifier -> W (C, D) and b (C,), NumPy float32; zeros where it has no bias."""
     W = layer.weight.detach().flatten(1).float().cpu().numpy()
-    return W, (
-        np.zeros(len(W), np.float32)
-        if layer.bias is None
-        else layer.bias.detach().float().cpu().numpy()
-    )
+    if layer.bias is None:
+        return W, np.zeros(len(W), np.float32)
+    return W, layer.bias.detach().float().cpu().numpy()
 
 
 def vectors(inputs):
@@ -286,11 +284,8 @@ def possible_classes(name, checkpoint, path):
     state = checkpoint["model_state_dict"]
     if name in MODELS:
         ending = f"{MODELS[name].classifier}.weight"
-        rows = [
-            len(value)
-            for key, value in state.items()
-            if f".{key}".endswith(f".{ending}") and value.ndim == 2
-        ]
+        matrices = [value for value in state.items() if value[1].ndim == 2]
+        rows = [len(value) for key, value in matrices if f".{key}".endswith(f".{ending}")]
         return rows[:1] or [classes_of(state, path)]
     rows = [len(value) for value in reversed(state.values()) if is_matrix(value)]
     return list(dict.fromkeys(rows))[:GUESSES] or [classes_of(state, path)]
@@ -298,7 +293,9 @@ def possible_classes(name, checkpoint, path):
 
 def is_matrix(value):
     """True for the weight of a linear layer or of a 1x1 convolution."""
-    return (value.ndim == 2 or (value.ndim == 4 and value.shape[2:] == (1, 1))) and len(value) > 0
+    is_flat = value.ndim == 2
+    is_1x1 = value.ndim == 4 and value.shape[2:] == (1, 1)
+    return (is_flat or is_1x1) and len(value) > 0
 
 
 def classes_of(state, path):
@@ -384,11 +381,10 @@ def is_average(name):
 
 def misfit(wanted, found):
     """{what is wrong: [names]} of a state dict beside the network's; empty where it fits."""
-    shapes = [
-        f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and wanted[name].shape != found[name].shape
-    ]
+    shapes = []
+    for name in wanted:
+        if name in found and wanted[name].shape != found[name].shape:
+            shapes.append(f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}")
     wrong = {
         "missing": sorted(set(wanted) - set(found)),
         "unexpected": sorted(set(found) - set(wanted)),

@@ -103,11 +103,10 @@ def neighbours(file):
         yield
         return
     names = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
-    ours = {
-        name: module
-        for name, module in sys.modules.items()
-        if name.partition(".")[0] in names and lies_in(module, HERE)
+    called_alike = {
+        name: module for name, module in sys.modules.items() if name.partition(".")[0] in names
     }
+    ours = {name: module for name, module in called_alike.items() if lies_in(module, HERE)}
     for name in ours:
         del sys.modules[name]
     sys.path.insert(0, str(folder))

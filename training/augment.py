@@ -141,12 +141,8 @@ def trivial(images, generator):
     operation = torch.randint(len(OPERATIONS) - 1, (count,), **drawn)  # all but Invert
     level = torch.randint(TRIVIAL_LEVELS, (count,), **drawn)
     sign = torch.randint(2, (count,), **drawn) * 2 - 1
-    return operate(
-        images,
-        operation,
-        wide_magnitudes(images.shape[-1], device)[operation, level]
-        * signs(device, operation, sign),
-    )
+    magnitude = wide_magnitudes(images.shape[-1], device)[operation, level]
+    return operate(images, operation, magnitude * signs(device, operation, sign))
 
 
 def auto(images, generator):
@@ -196,10 +192,8 @@ def auto_policy(size, device):
     operation = torch.tensor(
         [[OPERATIONS.index(name) for name, _, _ in pair] for pair in AUTO], device=device
     )
-    probability, level = (
-        torch.tensor([[part[column] for part in pair] for pair in AUTO], device=device)
-        for column in (1, 2)
-    )
+    probability = torch.tensor([[part[1] for part in pair] for pair in AUTO], device=device)
+    level = torch.tensor([[part[2] for part in pair] for pair in AUTO], device=device)
     return operation, probability, space[operation, level]
 
 
@@ -283,28 +277,14 @@ def geometry(images, operation, magnitude):
     x, y = at, at[:, None]
     cosine, sine = angle.cos(), angle.sin()
     # Where each pixel of the result comes from (count, size, size).
-    column = (
-        (
-            cosine * x
-            + (shear_x - sine) * y
-            + (shear_x * (size / 2) - of("TranslateX"))
-            + (size - 1) / 2
-        )
-        .round()
-        .long()
-    )
-    row = (
-        (
-            (shear_y + sine) * x
-            + cosine * y
-            + (shear_y * (size / 2) - of("TranslateY"))
-            + (size - 1) / 2
-        )
-        .round()
-        .long()
-    )
+    middle = (size - 1) / 2
+    shift_x = shear_x * (size / 2) - of("TranslateX")
+    column = (cosine * x + (shear_x - sine) * y + shift_x + middle).round().long()
+    shift_y = shear_y * (size / 2) - of("TranslateY")
+    row = ((shear_y + sine) * x + cosine * y + shift_y + middle).round().long()
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    source = torch.where(inside, row * size + column, 0).view(count, 1, -1).expand(-1, channels, -1)
+    source = torch.where(inside, row * size + column, 0)
+    source = source.view(count, 1, -1).expand(-1, channels, -1)
     return images.flatten(2).gather(2, source).view(images.shape) * inside[:, None]
 
 
@@ -342,9 +322,8 @@ def sharpness(images, _, magnitude):
     inner = pixels[:, :, 1:-1, 1:-1]
     smooth = ((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner) / 13).round_()
     result = images.clone()
-    result[:, :, 1:-1, 1:-1] = (
-        (inner + (smooth - inner) * each(-magnitude)).clamp_(0, 255).to(torch.uint8)
-    )
+    blended = inner + (smooth - inner) * each(-magnitude)
+    result[:, :, 1:-1, 1:-1] = blended.clamp_(0, 255).to(torch.uint8)
     return result
 
 
@@ -404,7 +383,8 @@ def erasing(images, generator, probability=0.25, tries=10):
     left = (draws[3].gather(1, chosen) * (size - width + 1)).floor()
     wanted = torch.rand(count, 1, generator=generator, device=images.device) < probability
     at = torch.arange(size, device=images.device)
-    rows, columns = (at >= top) & (at < top + height), (at >= left) & (at < left + width)
+    rows = (at >= top) & (at < top + height)
+    columns = (at >= left) & (at < left + width)
     inside = (rows & wanted & fits.any(1, keepdim=True))[:, None, :, None] & columns[
         :, None, None, :
     ]
@@ -420,9 +400,9 @@ def cutout(images, generator):
     count, _, size, _ = images.shape
     down, right = torch.randint(size, (2, count, 1), generator=generator, device=images.device)
     at = torch.arange(size, device=images.device)
-    rows, columns = (
-        (at >= centre - size // 8) & (at < centre + size // 8) for centre in (down, right)
-    )
+    half = size // 8
+    rows = (at >= down - half) & (at < down + half)
+    columns = (at >= right - half) & (at < right + half)
     return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
 
 

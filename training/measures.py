@@ -45,10 +45,8 @@ class Measures:
             self.stop_if_asked()
             part = slice(rows.start + start, min(rows.start + start + self.batch_size, rows.stop))
             if part.start < part.stop:
-                pixels, labels = (
-                    images.pixels[part].to(self.world.device),
-                    images.labels[part].to(self.world.device),
-                )
+                pixels = images.pixels[part].to(self.world.device)
+                labels = images.labels[part].to(self.world.device)
                 yield self.preprocessing.normalise(pixels), labels
 
     def ready(self, network):
@@ -95,10 +93,11 @@ class Measures:
         W, b = registry.head(classifier)
         moments = metrics.Accumulator(*W.shape).update(features, labels).finish()
         means = metrics.nc2(moments.centred)
+        decided = metrics.nc4(features, labels, W, b, moments.means)
         return {
             "nc1": metrics.nc1(moments)["nc1"],
             "nc2_norm_cv": means["norm_cv"],
             "nc2_cosine_std": means["cosine_std"],
             "nc3_self_duality": metrics.nc3(moments, W)["nc3_self_duality"],
-            "nc4_mismatch": metrics.nc4(features, labels, W, b, moments.means)["mismatch"],
+            "nc4_mismatch": decided["mismatch"],
         }

@@ -333,10 +333,10 @@ class Run(State):
                     state = checkpoints.read(self.files.best)
                     self.load(state)
                     self.epoch, self.history = state["epoch"], whole[: state["epoch"]]
-                accuracy = {
-                    f"{split}_acc": self.measures.evaluate(self.kept, images, exact=True)[1]
-                    for split, images in (("train", train), ("test", test))
-                }
+                accuracy = {}
+                for split, images in (("train", train), ("test", test)):
+                    _, share = self.measures.evaluate(self.kept, images, exact=True)
+                    accuracy[f"{split}_acc"] = share
                 self.save(self.files.checkpoint(kind), **accuracy)
                 self.summarise(kind, accuracy)
         except Stopped:
@@ -385,11 +385,11 @@ class Run(State):
                 "seconds": round(sum(row["seconds"] for row in self.history), 3),
             },
         )
-        self.log(
-            f"{kind}: epoch {self.epoch}, train {accuracy['train_acc']:.2%}, "
-            + (f"validation {val_acc:.2%}, " if val_acc is not None else "")
-            + f"test {accuracy['test_acc']:.2%} -> {path}"
-        )
+        said = [f"train {accuracy['train_acc']:.2%}"]
+        if val_acc is not None:
+            said.append(f"validation {val_acc:.2%}")
+        said.append(f"test {accuracy['test_acc']:.2%}")
+        self.log(f"{kind}: epoch {self.epoch}, {', '.join(said)} -> {path}")
 
 
 def has_bfloat16(device):

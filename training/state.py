@@ -47,13 +47,12 @@ class State:
         process calls, the first writes."""
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         rng = self.world.gather_objects({"cpu": torch.get_rng_state(), "cuda": device_rng})
-        partial = self.partial and {
-            **self.partial,
-            **{
-                name: self.world.all_reduce(self.partial[name].clone()).cpu()
-                for name in ("losses", "correct")
-            },
-        }
+        partial = self.partial
+        if partial:
+            sums = {}
+            for name in ("losses", "correct"):
+                sums[name] = self.world.all_reduce(partial[name].clone()).cpu()
+            partial = partial | sums
         if not self.world.first:
             return
         last = self.history[-1] if self.history else {"train_acc": None, "val_acc": None}
@@ -135,19 +134,13 @@ class State:
 
     def check_same_run(self, state, arguments):
         """ValueError that names each argument, data set and recipe value that differs."""
-        before, now = (
-            {
-                **place["arguments"],
-                **utils.plain({f"recipe {name}": value for name, value in place["recipe"].items()}),
-                **{name: place.get(name) for name in ("images", "source")},
-            }
-            for place in (state, {**self.facts, "arguments": utils.plain(arguments)})
-        )
-        different = [
-            f"{name} {before.get(name)} then, {now.get(name)} now"
-            for name in {**before, **now}
-            if before.get(name) != now.get(name)
-        ]
+        before = what_counts(state)
+        now = what_counts({**self.facts, "arguments": utils.plain(arguments)})
+        different = []
+        for name in {**before, **now}:
+            then, today = before.get(name), now.get(name)
+            if then != today:
+                different.append(f"{name} {then} then, {today} now")
         if different:
             raise ValueError(
                 f"{self.files.last} was started with other arguments, data, or recipe:"
@@ -181,3 +174,11 @@ class State:
         if not quiet or not sys.stderr.isatty():
             print(text, flush=True)
         utils.append_text(self.files.log, text + "\n")
+
+
+def what_counts(facts):
+    """Arguments, recipe and images of a run as one flat dict: a run resumes only where these are
+    the same."""
+    recipe = {f"recipe {name}": value for name, value in facts["recipe"].items()}
+    images = {name: facts.get(name) for name in ("images", "source")}
+    return {**facts["arguments"], **utils.plain(recipe), **images}
