@@ -41,14 +41,15 @@ class Run:
     val: Path  # None where the run kept no validation images
     test: Path
     ood: dict  # name: path
-    # test sets of perturbed images, "": ID, name: OOD; those that are there, none without ID's
-    odin: dict
+    odin_test: Path | None  # ID test images, perturbed for ODIN
+    odin_ood: dict  # name: path of those that are there, none without odin_test
     command: str  # that extracts all of it anew
 
     @property
     def files(self):
-        inside = (self.head, self.train, self.val, self.test)
-        return [path for path in (*inside, *self.ood.values(), *self.odin.values()) if path]
+        inside = (self.head, self.train, self.val, self.test, self.odin_test)
+        outside = (*self.ood.values(), *self.odin_ood.values())
+        return [path for path in (*inside, *outside) if path]
 
     def command_with(self, flags):
         """The command that extracts, with more flags; other programs' features have none that we
@@ -59,7 +60,8 @@ class Run:
     def optional(self):
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
-        stems = ["head", f"ID_{self.dataset}_val", *odin_stems(self.dataset, self.ood).values()]
+        stems = ["head", f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
+        stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
 
@@ -88,11 +90,12 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
     origin = records.origin(files["head"] or files["train"])
     val = own(store.feature_file(folder, f"ID_{dataset}_val"), origin)
-    perturbed = {
-        name: own(store.feature_file(folder, stem), origin)
-        for name, stem in odin_stems(dataset, images).items()
-    }
-    odin = {name: path for name, path in perturbed.items() if path and perturbed[""]}
+    odin_test = own(store.feature_file(folder, f"ODIN_ID_{dataset}_test"), origin)
+    odin_ood = {}
+    for name in images if odin_test else ():
+        path = own(store.feature_file(folder, f"ODIN_OOD_{name}_test"), origin)
+        if path:
+            odin_ood[name] = path
     run = Run(
         folder,
         dataset,
@@ -101,7 +104,8 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
         val,
         files["test"],
         {name: files[f"OOD {name}"] for name in images},
-        odin,
+        odin_test,
+        odin_ood,
         command,
     )
     check_widths(run)
@@ -124,11 +128,6 @@ def sets_in(folder):
         name for suffix in store.SUFFIXES for name in records.listing(folder, f"OOD_*_test{suffix}")
     ]
     return sorted({Path(name).stem.removeprefix("OOD_").removesuffix("_test") for name in found})
-
-
-def odin_stems(dataset, ood):
-    """Stems of the files of perturbed images, "": ID, name: OOD."""
-    return {"": f"ODIN_ID_{dataset}_test", **{name: f"ODIN_OOD_{name}_test" for name in ood}}
 
 
 def only_dataset(folder, checkpoint, output_dir="results"):

@@ -279,7 +279,7 @@ def check_edited(earlier, names, folder):
 def methods_of(run, args):
     """-> the methods to compute, and a line on those that are left out without a head; ValueError
     for one that was named."""
-    names = list(args.methods or [*registry.DEFAULT, *([evaluation.ODIN] if run.odin else [])])
+    names = list(args.methods or [*registry.DEFAULT, *([evaluation.ODIN] if run.odin_test else [])])
     if run.head:
         return names, []
     given = parameters(args)
@@ -340,7 +340,7 @@ def check(run, args):
             raise ValueError(
                 f"--set {name}.dim={value}: expected less than the {width} features' number"
             )
-    if evaluation.ODIN in (args.methods or []) and not run.odin:
+    if evaluation.ODIN in (args.methods or []) and not run.odin_test:
         raise ValueError(
             f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
             f"{run.command_with('--odin-epsilon 0.0014')}"
@@ -491,13 +491,11 @@ def score(job, fitted, data, args):
         {name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen}
     )
     if job.odin:
-        evaluation.add_odin(run, scored, {"": data.test, **ood}, data.head, job.stale)
+        evaluation.add_odin(run, scored, data.test, ood, data.head, job.stale)
     evaluation.note_undefined(scored)
-    rows = {
-        "": len(data.test.labels),
-        **{name: len(found.labels) for name, found in data.ood.items()},
-    }
-    return joining.join(scored, job.earlier, run.folder, run.dataset, rows)
+    outside = {name: len(found.labels) for name, found in data.ood.items()}
+    inside = len(data.test.labels)
+    return joining.join(scored, job.earlier, run.folder, run.dataset, inside, outside)
 
 
 def finish(job, args, table, written, seconds):

@@ -83,39 +83,48 @@ def tune(fitted, names, overrides, ood):
     return best
 
 
-def add_odin(run, scored, sets, head, stale=None):
+def add_odin(run, scored, test, ood, head, stale=None):
     """ODIN (Liang et al. 2018): the largest softmax probability at temperature T of perturbed
     images, ID and OOD alike.
 
-    sets: {"": the plain ID test images, name: those of an OOD set}. One without perturbed images is
-    left empty, with a note."""
-    found = {
-        key: records.read_sidecar(run.odin[""]).get(key) for key in ("odin_epsilon", "temperature")
-    }
+    test: the plain ID test images; ood: {name: those of an OOD set}. A set without perturbed images
+    is left empty, with a note.
+    """
+    said = records.read_sidecar(run.odin_test)
+    found = {key: said.get(key) for key in ("odin_epsilon", "temperature")}
     anew = run.command_with(f"--odin-epsilon {found['odin_epsilon'] or 0.0014}")
-    for name, into in [("", scored.id), *scored.ood.items()]:
-        rows = len(sets[name].labels)
-        if name not in run.odin:
-            into[ODIN] = np.full(rows, np.nan)
+
+    def score(path, plain):
+        features = perturbed_features(path, run.odin_test, found, len(plain.labels), anew, stale)
+        return registry.max_softmax(head.logits(features), found["temperature"])
+
+    scored.id[ODIN] = score(run.odin_test, test)
+    for name, values in scored.ood.items():
+        if name in run.odin_ood:
+            values[ODIN] = score(run.odin_ood[name], ood[name])
+        else:
+            values[ODIN] = np.full(len(ood[name].labels), np.nan)
             scored.notes[name, ODIN] = f"no perturbed images of {name}; make them with: {anew}"
-            continue
-        path = run.odin[name]
-        if (
-            None in found.values()
-            or {key: records.read_sidecar(path).get(key) for key in found} != found
-        ):
-            raise ValueError(
-                f"{path} was perturbed with another epsilon or temperature than {run.odin['']}, or"
-                f" does not say with which; delete it, or make both anew with: {anew}"
-            )
-        features = store.read_features(path, stale, anew).features
-        if len(features) != rows:
-            raise ValueError(
-                f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew"
-                f" with: {anew}"
-            )
-        into[ODIN] = registry.max_softmax(head.logits(features), found["temperature"])
     scored.parameters[ODIN] = found
+
+
+def perturbed_features(path, inside, found, rows, anew, stale):
+    """Features (rows, D) of perturbed images; ValueError where they were not perturbed like the ID
+    images in `inside`, or are not as many as the plain ones."""
+    sidecar = records.read_sidecar(path)
+    alike = {key: sidecar.get(key) for key in found} == found
+    if None in found.values() or not alike:
+        raise ValueError(
+            f"{path} was perturbed with another epsilon or temperature than {inside}, or does not"
+            f" say with which; delete it, or make both anew with: {anew}"
+        )
+    features = store.read_features(path, stale, anew).features
+    if len(features) != rows:
+        raise ValueError(
+            f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew"
+            f" with: {anew}"
+        )
+    return features
 
 
 def note_undefined(scored):

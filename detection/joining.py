@@ -1,10 +1,10 @@
 """What an earlier run of ood_methods.py scored by the same head and ID features: it stays, and the
 new scores join it.
 
-    earlier = joining.find(folder, "cifar100")                          # cheap: names, parameters
-        and hashes
-    scored = joining.join(scored, earlier, folder, "cifar100", rows)    # its scores of each image
-        beside the new ones
+    # Cheap: names, parameters and hashes.
+    earlier = joining.find(folder, "cifar100")
+    # Its scores of each image beside the new ones.
+    scored = joining.join(scored, earlier, folder, "cifar100", 10_000, {"svhn": 26_032})
 
 An earlier score stays where the head, the ID features and its OOD set are what its record says that
 they were, and the tables that hold it are as they were written. Methods that are asked for now are
@@ -202,21 +202,21 @@ def why_row_goes(folder, dataset, record, name, method, values):
 # ---- its scores ----------------------------------------------------------------------------------
 
 
-def join(scored, earlier, folder, dataset, rows):
-    """New scores and earlier ones together, by the order of the registry; `rows`, {"": N, set: M},
-    are those of each set."""
+def join(scored, earlier, folder, dataset, id_rows, ood_rows):
+    """New scores and earlier ones together, by the order of the registry.
+
+    id_rows: the number of ID test images; ood_rows: {name: that of an OOD set}.
+    """
     if not earlier.cells:
         return scored
-    inside = {
-        **read_scores(folder / f"scores_ID_{dataset}.csv", list(earlier.parameters), rows[""]),
-        **scored.id,
-    }
+    path = folder / f"scores_ID_{dataset}.csv"
+    inside = read_scores(path, list(earlier.parameters), id_rows) | scored.id
     outside = {}
     for name in dict.fromkeys([*scored.ood, *earlier.sets]):
         methods = [method for place, method in earlier.cells if place == name]
-        found = (
-            read_scores(folder / f"scores_OOD_{name}.csv", methods, rows[name]) if methods else {}
-        )
+        found = {}
+        if methods:
+            found = read_scores(folder / f"scores_OOD_{name}.csv", methods, ood_rows[name])
         outside[name] = in_order({**found, **scored.ood.get(name, {})})
     return evaluation.Scored(
         in_order(inside),

@@ -725,6 +725,7 @@ def test_a_folder_without_write_permission_is_refused(locked, digits_run, script
 # ---- at a real shell -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_at_a_real_shell_the_chain_refuses_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "main.py", "--ood", "uniform", "nonsense"],

@@ -196,6 +196,7 @@ def test_quick_gives_way_to_what_is_said_outright(training):
 # ---- a whole run ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_small_run_writes_what_it_prints(tmp_path):
     command = [
         sys.executable,
@@ -233,6 +234,7 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     assert all(way in done.stdout for way in table["way"]) and "random images" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_stages_of_the_whole_process_are_those_of_its_record_and_leave_the_start(tmp_path):
     command = [
         sys.executable,
@@ -274,6 +276,7 @@ def test_every_benchmark_that_times_names_the_machine_that_it_ran_on():
 # ---- recipes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_finished(
     recipes, tmp_path, monkeypatch
 ):

@@ -279,9 +279,11 @@ def optional(run_folder):
 @pytest.mark.filterwarnings("error")
 def test_validation_and_odin_files_are_found_where_they_are(optional):
     run = feature_files.open_run(optional)
-    assert run.val.name == "ID_toy_val.csv" and list(run.odin) == ["", "svhn"]
+    assert run.val.name == "ID_toy_val.csv"
+    assert run.odin_test.name == "ODIN_ID_toy_test.csv" and list(run.odin_ood) == ["svhn"]
     (optional / "ODIN_ID_toy_test.csv").unlink()
-    assert feature_files.open_run(optional).odin == {}, (
+    run = feature_files.open_run(optional)
+    assert run.odin_test is None and run.odin_ood == {}, (
         "without ID there is nothing to compare with"
     )
 

@@ -104,6 +104,7 @@ def logits_of(chain, stem):
     return features_of(chain, stem)[0] @ W.T + b
 
 
+@pytest.mark.slow
 def test_every_stage_runs_in_its_order_and_the_chain_ends_with_the_report(chain):
     assert stages(chain[1]) == STAGES
     assert chain[1].rstrip().endswith(f"report: {Path('results') / STEM / 'report.html'}")

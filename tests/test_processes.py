@@ -105,6 +105,7 @@ def check(folder, threads=1):
 # ---- two processes -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_by_torchrun(tmp_path):
     done = launch(write(tmp_path / "probe.py", PROBE), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -113,6 +114,7 @@ def test_two_processes_by_torchrun(tmp_path):
     assert "rank 0 warns" in done.stderr and "rank 1 warns" not in done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_by_the_environment_of_srun(tmp_path):
     step = {
         "SLURM_JOB_ID": str(os.getpid()),
@@ -127,6 +129,7 @@ def test_two_processes_by_the_environment_of_srun(tmp_path):
     assert [(tmp_path / f"{rank}.out").read_text() for rank in (0, 1)] == ["rank 0 speaks\n", ""]
 
 
+@pytest.mark.slow
 def test_ranks_fail_together_with_one_message(tmp_path):
     script, runs = write(tmp_path / "failure.py", FAILURE), []
     for number, words in enumerate(
@@ -153,6 +156,7 @@ def test_ranks_fail_together_with_one_message(tmp_path):
     assert len(codes) == 4
 
 
+@pytest.mark.slow
 def test_torchrun_fails_where_one_rank_does(tmp_path):
     done = launch(write(tmp_path / "failure.py", FAILURE), "alone", "1")
     assert done.returncode != 0 and done.stderr.count("error: no such thing") == 1

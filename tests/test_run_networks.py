@@ -479,6 +479,7 @@ def tables(folder):
     }
 
 
+@pytest.mark.slow
 def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
     # Batches of 200: five, one (which leaves a rank idle), three of ID images; 118 held-out ones
     # are less than a batch.
@@ -520,6 +521,7 @@ def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
     assert records.read_sidecar(own_digits_run.folder / "ID_digits_train.csv")["rows"] == 866
 
 
+@pytest.mark.slow
 def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits_run, tmp_path):
     photographs = folder_of_images(tmp_path / "photographs", count=90)
     words = [
@@ -549,6 +551,7 @@ def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits
     assert fetched[1][0][0].count("photos: 456 images at hand") == 1
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stays(
     own_digits_run, tmp_path
 ):

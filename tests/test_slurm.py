@@ -234,6 +234,7 @@ CHAIN = [
 ]
 
 
+@pytest.mark.slow
 def test_chain_submits_three_jobs_each_after_the_one_before(cluster, tmp_path):
     """From within a job as well: none of that job's own environment goes to those that it
     submits."""
@@ -266,6 +267,7 @@ def test_chain_submits_three_jobs_each_after_the_one_before(cluster, tmp_path):
     assert cluster.seen.read_text().splitlines() == ["chain= job=", "chain= job=", "chain=yes job="]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--methods", "NoSuch"], ["--ood", "nonsense"]])
 def test_chain_submits_nothing_where_any_stage_would_refuse(cluster, tmp_path, words):
     done, calls = cluster("chain", "--output-dir", str(tmp_path), *words)

@@ -325,6 +325,7 @@ def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was
     assert_same_end(tmp_path, untouched)
 
 
+@pytest.mark.slow
 def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tmp_path, finished):
     words = ("--mode", "collapse", "--epochs", "8", "--no-amp")
     child = subprocess.Popen(

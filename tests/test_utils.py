@@ -304,7 +304,7 @@ def test_a_stage_is_current_while_nothing_changes(record):
     [
         {"temperature": 2.0, "ood": ["svhn"]},
         {"temperature": 1.0},
-        {**ARGUMENTS, "more": None},
+        {**ARGUMENTS, "more": False},
         {"temperature": 1.0, "ood": ["svhn", "mnist"]},
     ],
 )

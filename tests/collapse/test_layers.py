@@ -174,6 +174,7 @@ def test_streamed_layers_are_kept_and_what_is_missing_is_made_from_the_kept_mome
     assert {path.name: path.read_bytes() for path in folder.glob("*.csv")} == contents
 
 
+@pytest.mark.slow
 def test_two_processes_stream_what_one_does(own_digits_run, tmp_path):
     words = ["--ood", "held_out", "photos", "--layers", "stream", "--batch-size", "200", "--force"]
     extract(own_digits_run, *words)

@@ -430,6 +430,7 @@ def together(tmp_path, *runs):
     return list(zip(codes, said, strict=True))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path):
     """The same batches, rate and gradients: without batch norm and augmentation, the same weights
     but for rounding."""
@@ -478,6 +479,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_that_were_not(
     tmp_path,
 ):
@@ -503,6 +505,7 @@ def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_tha
     assert_same_end(stopped, whole)
 
 
+@pytest.mark.slow
 def test_a_mistake_of_several_processes_is_said_once(tmp_path):
     done = launch(train.__file__, *SMALL, "--output-dir", tmp_path / "none", "--batch-size", "3")
     assert (
@@ -512,6 +515,7 @@ def test_a_mistake_of_several_processes_is_said_once(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kept(tmp_path):
     """As srun starts them: torchrun would end the other one itself."""
     step = {
@@ -558,6 +562,7 @@ def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kep
     assert torch.load(last, weights_only=True)["epoch"] >= 1
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_may_go_on_alone(tmp_path):
     words = (*SHORT, "--save-every", "1")
     folder = tmp_path / "run"
@@ -572,6 +577,7 @@ def test_a_run_of_two_processes_may_go_on_alone(tmp_path):
     assert read_checkpoint(folder)["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_alike_and_its_checkpoint_is_like_any_other(
     tmp_path, monkeypatch
 ):
