@@ -135,7 +135,7 @@ FLAGS = {
         default="auto",
         help="auto, cpu, cuda, cuda:1, mps; auto takes the GPU where there is one",
     ),
-    "batch-size": dict(type=int, help="images a step"),
+    "batch-size": dict(type=int, help="images per step"),
     "epochs": dict(type=int, help="passes over the training set"),
     "data-dir": dict(
         type=path, default="datasets", help="where data sets are kept, and downloaded to"

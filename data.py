@@ -296,6 +296,7 @@ ID = {
         ood=("cifar10", "svhn", "textures"),
     ),
 }
+# and held_out: classes of the ID set itself
 OOD = {
     "svhn": svhn,
     "textures": textures,
@@ -305,7 +306,7 @@ OOD = {
     "photos": photos,
     "uniform": uniform,
     "gaussian": gaussian,
-}  # and held_out: classes of the ID set itself
+}
 
 
 # ---- asking for a set ----------------------------------------------------------------------------

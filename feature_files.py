@@ -21,13 +21,14 @@ REPEATED = ("model", "image_size", "crop_share", "interpolation", "mean", "std",
 ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
     "the program that wrote these features"
 )
+# a path that ends otherwise is a folder of features
 CHECKPOINTS = (
     ".pth",
     ".pt",
     ".ckpt",
     ".bin",
     ".safetensors",
-)  # a path that ends otherwise is a folder of features
+)
 
 
 @dataclass(frozen=True)

@@ -264,9 +264,8 @@ def run_stage(name, args, words, files, forced):
     if name == "train":
         run_networks.main(fetch_words(args, words))
         finished = files.final.exists() and not files.last.exists()
-        own += [
-            "--force" if forced or finished else "--resume"
-        ]  # a run with other arguments is redone, as asked
+        # a run with other arguments is redone, as asked
+        own += ["--force" if forced or finished else "--resume"]
     elif name == "extract" and forced:
         own += ["--force"]
     script = STAGES[name].script

@@ -9,8 +9,8 @@ torch.
     python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
-nc_metrics.csv (a row a metric, with its split, centring and source), nc_per_class.csv (a row a
-class), nc5_per_class.csv (a row a class and set) and figures/. NC1, NC2 and NC3 are of clean
+nc_metrics.csv (one row per metric, with its split, centring and source), nc_per_class.csv (a row a
+class), nc5_per_class.csv (one row per class and set) and figures/. NC1, NC2 and NC3 are of clean
 training features, NC4 of training and test features, NC5 of each OOD set with the ID test set as
 the null. Bare features, without head.csv, have no NC2 of the weights, no NC3 and no comparison in
 NC4: those cells are empty, and their note says so. Where `run_networks.py --layers` left layers/ or
@@ -358,7 +358,7 @@ def shown(table):
 
 
 def nc5_table(nc5):
-    """Results of metrics.nc5 by split -> a row a set: the ID test set, the null, first."""
+    """Results of metrics.nc5 by split -> one row per set: the ID test set, the null, first."""
     lines = []
     for split, found in nc5.items():
         name = "ID test (null)" if split == "test" else split.removeprefix("ood:")

@@ -293,9 +293,8 @@ def methods_of(run, args):
             f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)};"
             f" expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
         )
-    made = records.read_sidecar(run.train).get(
-        "head_sha256"
-    )  # by run_networks.py, which makes the head too
+    # by run_networks.py, which makes the head too
+    made = records.read_sidecar(run.train).get("head_sha256")
     line = f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}" + (
         f"; make it with: {run.command}" if made else ""
     )
@@ -767,9 +766,8 @@ def leading_components(fitted):
     the variance of each."""
     values, vectors = fitted.spectrum
     leading, total = values[:-4:-1], values.sum()
-    shares = (
-        leading / total if total > 0 else np.full(len(leading), np.nan)
-    )  # features that are all the same
+    # features that are all the same
+    shares = leading / total if total > 0 else np.full(len(leading), np.nan)
     return fitted.mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(shares)
 
 

@@ -352,15 +352,15 @@ def torchrun_place(environment):
 
 def slurm_place(environment):
     size = number(environment, "SLURM_STEP_NUM_TASKS")
+    # "4(x2),3"
     local_sizes = re.findall(
         r"(\d+)(?:\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    )  # "4(x2),3"
+    )
     nodes = environment.get("SLURM_STEP_NODELIST", "")
     address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "localhost")
     job, step = number(environment, "SLURM_JOB_ID", 0), number(environment, "SLURM_STEP_ID", 0)
-    port = number(
-        environment, "MASTER_PORT", PORTS[(job * 7 + step) % len(PORTS)]
-    )  # steps of one job may run side by side
+    # steps of one job may run side by side
+    port = number(environment, "MASTER_PORT", PORTS[(job * 7 + step) % len(PORTS)])
     own_gpu = any(
         environment.get(name)
         for name in ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND")

@@ -536,9 +536,8 @@ def class_names(work):
             and head.get("dataset") == work.given.dataset
             and head.get("held_out") == list(work.given.held_out)
         )
-        there = (
-            job.folder is not None and work.shelf.source_of(job) is not None
-        )  # its names can be seen at no cost
+        # its names can be seen at no cost
+        there = job.folder is not None and work.shelf.source_of(job) is not None
         names = head["class_names"] if known and not there else job.images.class_names
     if len(names) != work.checkpoint["classes"]:
         raise ValueError(
@@ -786,9 +785,8 @@ def keeps_head(work, facts):
 def fetch(args):
     """See that all data is at hand and readable, for a compute node without a network."""
     data.check_ood(args.ood, data.check_id(args.dataset)[0], held_out=("any",))
-    name, dataset = data.id_set(
-        args.dataset, args.data_dir, statistics=((0.0,) * 3, (1.0,) * 3)
-    )  # nothing is normalised here
+    # nothing is normalised here
+    name, dataset = data.id_set(args.dataset, args.data_dir, statistics=((0.0,) * 3, (1.0,) * 3))
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     wanted = {
         f"{name} ({split})": partial(data.load_id, dataset, split) for split in ("train", "test")

@@ -78,7 +78,7 @@ def add_shared_flags(parser):
         model={"default": "resnet18"},
         epochs={"type": cli.positive},
         mode={"default": "best", "choices": list(recipes.RECIPES)},
-        batch_size={"type": cli.positive, "help": "images a step, of all processes together"},
+        batch_size={"type": cli.positive, "help": "images per step, of all processes together"},
         max_pixels={"default": reading.MAX_PIXELS, "type": cli.positive},
     )
 
@@ -228,9 +228,8 @@ def train(job, args, files, world, signalled):
         return RESUME_ME
     if world.first:
         utils.write_figure(files.figure, figures.training_curves(pd.DataFrame(run.history)))
-        files.last.unlink(
-            missing_ok=True
-        )  # the last thing to go: as long as it is there, --resume goes on
+        # the last thing to go: as long as it is there, --resume goes on
+        files.last.unlink(missing_ok=True)
 
 
 # ---- before the long work ------------------------------------------------------------------------
@@ -460,9 +459,8 @@ def sole_writer(files, world):
         yield
     finally:
         if world.first:
-            files.lock.unlink(
-                missing_ok=True
-            )  # while it is held: who waits for it sees that it is gone
+            # while it is held: who waits for it sees that it is gone
+            files.lock.unlink(missing_ok=True)
             lock.release()
 
 

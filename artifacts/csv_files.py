@@ -36,10 +36,11 @@ import pandas as pd
 import polars as pl
 
 SUFFIXES = (".csv", ".parquet")
+# what pandas calls an index that was written by mistake, and what it becomes when read again
 INDEX = (
     "",
     "Unnamed: 0",
-)  # what pandas calls an index that was written by mistake, and what it becomes when read again
+)
 # Columns of tables that hold text, also where every cell looks like a number: a data set may be
 # called 2023.
 TEXT = (
@@ -575,9 +576,8 @@ def write_pandas(path, frame):
     texts = frame.select_dtypes(exclude=["number", "bool"]).columns
     frame = frame.assign(**{name: frame[name].map(guarded_cell) for name in texts})
     cells = (cell for name in texts for cell in frame[name] if isinstance(cell, str))
-    quoting = (
-        csv.QUOTE_NONNUMERIC if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
-    )  # pandas forgets CR
+    # pandas forgets CR
+    quoting = csv.QUOTE_NONNUMERIC if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
     with open(path, "w", encoding="utf-8", newline="") as file:
         frame.to_csv(file, index=False, lineterminator="\n", quoting=quoting)
 

@@ -33,16 +33,18 @@ from images import folders as images_folders
 from utils import plain, read_json, replacing, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "polars")
+# train.py writes them beside a checkpoint
 TRAINED = {
     "checkpoint_sha256",
     "weights_sha256",
     "recipe",
     "curves",
-}  # train.py writes them beside a checkpoint
+}
+# by these keys a sidecar says which network its file came from
 NETWORK = (
     "checkpoint_sha256",
     "weights_sha256",
-)  # by these keys a sidecar says which network its file came from
+)
 
 
 # ---- hashes --------------------------------------------------------------------------------------

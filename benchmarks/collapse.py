@@ -61,9 +61,8 @@ def parse_args(argv=None):
 
 def make(rows, width, classes, generator):
     """Features (N, D) float32 like a ReLU network's, non-negative, and labels (N,)."""
-    centres = np.random.default_rng(0).standard_normal(
-        (classes, width), dtype=np.float32
-    )  # the same in every part
+    # the same in every part
+    centres = np.random.default_rng(0).standard_normal((classes, width), dtype=np.float32)
     labels = generator.integers(classes, size=rows)
     return (
         np.maximum(centres[labels] + generator.standard_normal((rows, width), dtype=np.float32), 0),
@@ -205,7 +204,7 @@ def row(case, way, shape, classes, seconds, memory, error, product):
     }
 
 
-# ---- streamed: one process a way, over a folder of Parquet files ---------------------------------
+# ---- streamed: one process per way, over a folder of Parquet files -------------------------------
 
 
 def parts(folder):

@@ -8,7 +8,7 @@ time goes.
 
 Features like those of benchmarks/scoring.py, but averaged over four positions as pooling does, so
 that few are exactly 0 and the CSVs are as long as real ones, are written into a temporary folder.
-Prints and writes results/benchmarks/process.csv, a row a set of methods: median seconds of the
+Prints and writes results/benchmarks/process.csv, one row per set of methods: median seconds of the
 process over the repeats, the processor's seconds, and of the stages that ood_methods.json records;
 `start` is what they leave: Python, the imports, and the hashes of what was read. The share of the
 reading stands last."""
@@ -125,9 +125,8 @@ def main(argv=None):
                 }
             )
             table = pd.DataFrame(rows)
-            store.write_table(
-                path, table, {**sidecar, "mebibytes": round(size)}
-            )  # row by row, as the last takes longest
+            # row by row, as the last takes longest
+            store.write_table(path, table, {**sidecar, "mebibytes": round(size)})
     cli.print_table(
         table,
         f"ood_methods.py on {size:,.0f} MiB of CSV, {args.train_rows:,} x {args.width} training"

@@ -7,11 +7,11 @@
 
 Runs the chain's own scripts: train.py, run_networks.py and ood_methods.py, a candidate and seed
 after the other. What is finished is kept and what was interrupted is resumed, so that the same
-command goes on where it was. Prints and writes results/benchmarks/recipes.csv, a row a candidate:
-accuracy on validation and test images of the best epoch, the mean AUROC over the OOD sets of each
-method, and, last, the test accuracy less the baseline's; means over the seeds. A candidate changes
-one thing of the baseline, `--mode best`. Choose by validation accuracy: the test columns are there
-to be reported."""
+command goes on where it was. Prints and writes results/benchmarks/recipes.csv, one row per
+candidate: accuracy on validation and test images of the best epoch, the mean AUROC over the OOD
+sets of each method, and, last, the test accuracy less the baseline's; means over the seeds. A
+candidate changes one thing of the baseline, `--mode best`. Choose by validation accuracy: the test
+columns are there to be reported."""
 
 import shlex
 import subprocess

@@ -7,7 +7,7 @@ matrix products, in one run.
     python benchmarks/scoring.py --train-rows 5000 --test-rows 3600
     python benchmarks/scoring.py --methods Mahalanobis KNN --repeats 7
 
-Prints and writes results/benchmarks/scoring.csv, a row a comparison: median seconds over the
+Prints and writes results/benchmarks/scoring.csv, one row per comparison: median seconds over the
 repeats to fit and to score, the peak of extra resident memory (measured in the warm-up), how far
 apart the two AUROCs are, and, last, the ratio: how many times our seconds the other takes to score
 (above 1, ours is faster); beside bare matrix products, fitting counts too. Both sides take turns
@@ -470,9 +470,8 @@ def main(argv=None):
         for row in measure(args):
             rows.append(row)
             table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
-            store.write_table(
-                path, table, sidecar
-            )  # row by row: minutes of work survive an interruption
+            # row by row: minutes of work survive an interruption
+            store.write_table(path, table, sidecar)
     shown = table.rename(columns={name: title for name, (title, _) in COLUMNS.items()})
     for name, (title, form) in COLUMNS.items():
         shown[title] = [form.format(value) if pd.notna(value) else "" for value in table[name]]

@@ -124,9 +124,8 @@ def main(argv=None):
     args = parse_args(argv)
     path = utils.writable_folder(Path(args.output_dir) / "benchmarks") / "training.csv"
     device = cli.device(args.device)
-    warnings.filterwarnings(
-        "ignore", "This DataLoader will create"
-    )  # more workers than cores: as asked for, and in the title
+    # more workers than cores: as asked for, and in the title
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     args.steps = args.steps or (3 if device.type == "cpu" else 100)
     images, source = load(args.data_dir, args.images)
     rate = matrix_rate(device, args.repeats)
@@ -146,9 +145,8 @@ def main(argv=None):
         parts += [compute_part(model, images, device, args), both_part(model, images, device, args)]
     for part in parts:
         rows += measure(part, device, args.repeats, rate)
-        store.write_table(
-            path, pd.DataFrame(rows), sidecar
-        )  # part by part: what was measured survives an interruption
+        # part by part: what was measured survives an interruption
+        store.write_table(path, pd.DataFrame(rows), sidecar)
     table = pd.DataFrame(rows)
     for name, form in FORMS.items():
         table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]

@@ -92,9 +92,8 @@ def join(epochs, table, scored):
     parts = [found[SCORED].assign(epoch=epochs[path]["epoch"]) for path, found in scored.items()]
     auroc = pd.concat(parts)
     joined = auroc.merge(table[["checkpoint", "epoch", "metric", "split", "value"]], on="epoch")
-    other = joined["split"].str.startswith("ood:") & (
-        joined["split"] != "ood:" + joined["ood"]
-    )  # NC5 of another set
+    # NC5 of another set
+    other = joined["split"].str.startswith("ood:") & (joined["split"] != "ood:" + joined["ood"])
     return joined.loc[
         ~other,
         ["checkpoint", "epoch", "ood", "method", "parameters", "metric", "split", "value", "auroc"],
@@ -120,8 +119,8 @@ def correlate(joined):
 
 
 def answer(found, key=("nc1", "train")):
-    """nc_ood_correlation.csv -> does more collapse mean better detection? A row a method, a column
-    a set: Spearman with NC1.
+    """nc_ood_correlation.csv -> does more collapse mean better detection? one row per method, a
+    column a set: Spearman with NC1.
 
     NC1 falls as a network collapses, so that -1 says: always better with more collapse. Sorted by
     the mean over sets."""

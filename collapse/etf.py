@@ -3,11 +3,12 @@ admit; `collapse` holds it."""
 
 import numpy as np
 
+# undefined where no simplex ETF exists
 SIMPLEX = (
     "angle_deviation_mean",
     "angle_deviation_max",
     "gram_distance",
-)  # undefined where no simplex ETF exists
+)
 GENERALISED = ("cosine_max", "one_vs_rest", "tight_frame_distance")  # defined in any dimension
 NC2 = ("norm_cv", "cosine_mean", "cosine_std", *SIMPLEX, *GENERALISED)  # the order of the rows
 # between the bounds at which one_vs_rest stops; the value itself is then right to about the gap's
@@ -74,9 +75,8 @@ def one_vs_rest(unit: np.ndarray) -> float:
         ahead, weights, momentum = moved + factor[:, None] * (moved - weights), moved, onward
         if count % 10:
             continue
-        products = (
-            weights @ gram - gram[alive]
-        )  # of the residual r = weights V - v_k with every v_j
+        # of the residual r = weights V - v_k with every v_j
+        products = weights @ gram - gram[alive]
         distance = np.sqrt(np.maximum((weights * products).sum(axis=1) - products[own], 0))
         least = min(least, distance.min())
         margin = products - products[own][:, None]

@@ -1,13 +1,13 @@
 """Collapse layer by layer: what is measured of a layer, from its saved features or from what was
 tallied of them in passing.
 
-    layers/<file>_<stage>.csv     features of a stage, a row an image          run_networks.py
+    layers/<file>_<stage>.csv     features of a stage, one row per image          run_networks.py
         --layers
     moments/<file>_<stage>.csv    what NC1 to NC5 need of them, and no more    run_networks.py
         --layers stream
 
 A file of moments has a row "all" (images, NC4's counts, the mean of all images), and of the
-training images a row a class (images, trace of its covariance, mean) and a row a feature of
+training images one row per class (images, trace of its covariance, mean) and one row per feature of
 Sigma_W, in float64 to the last digit. A layer has no head: the least-squares probe stands in, which
 follows from the moments alone."""
 
@@ -76,9 +76,8 @@ class Tally:
     def moments(self):
         """Of the images so far; ValueError where fewer than two classes have any."""
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of absent classes, which the rows of the table note
+            # of absent classes, which the rows of the table note
+            warnings.simplefilter("ignore", UserWarning)
             return self.accumulator.finish()
 
 

@@ -59,7 +59,7 @@ def nc1(moments: Moments) -> dict:
     values: dict[str, float | None] = {"nc1": None, "nc1_rank": rank, "nc1_condition": None}
     if rank:
         values["nc1_condition"] = float((singular[0] / singular[rank - 1]) ** 2)
-    if rank and moments.counts.max() > 1:  # one image a class has no scatter: unknown, not zero
+    if rank and moments.counts.max() > 1:  # one image per class has no scatter: unknown, not zero
         kept = directions[:rank]
         within = np.einsum("rd,rd->r", kept @ moments.within, kept)
         within = np.maximum(within, 0)  # a variance, but for rounding
@@ -190,9 +190,8 @@ def centre_distances(features, means) -> np.ndarray:
     centred = present - origin
     half, distances = 0.5 * (centred**2).sum(axis=1), np.empty(len(features))
     for start in range(0, len(features), BLOCK):
-        rows = (
-            features[start : start + BLOCK] - origin
-        )  # float64: under collapse the squares nearly cancel
+        # float64: under collapse the squares nearly cancel
+        rows = features[start : start + BLOCK] - origin
         squared = (rows**2).sum(axis=1) - 2 * (rows @ centred.T - half).max(axis=1)
         distances[start : start + BLOCK] = np.sqrt(np.maximum(squared, 0))
     return distances
@@ -372,9 +371,8 @@ def bootstrap(
     found = []
     for drawn in draws(labels, resamples, seed):
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of absent classes: the measurement itself has warned
+            # of absent classes: the measurement itself has warned
+            warnings.simplefilter("ignore", UserWarning)
             moments = (
                 Accumulator(classes, width, exact=exact)
                 .update(features[drawn], labels[drawn])
@@ -397,9 +395,8 @@ def bootstrap_nc4(
     shares = {}
     for name, hit in hits.items():
         shares[name] = np.bincount(labels[hit], minlength=len(images)) / np.maximum(images, 1)
-    generator = np.random.default_rng(
-        seed
-    )  # how often an image with the property is drawn is binomial in each class
+    # how often an image with the property is drawn is binomial in each class
+    generator = np.random.default_rng(seed)
     size = (resamples, len(images))
     drawn = {}
     for name, share in shares.items():
@@ -422,9 +419,8 @@ def bootstrap_nc5(
     labels = np.zeros(len(other), np.int64) if labels is None else np.asarray(labels)
     for drawn in draws(labels, resamples, seed):
         weights = np.bincount(drawn, minlength=len(other)) / len(other)
-        values = nc5(
-            moments, weights.astype(np.result_type(other, np.float32)) @ other
-        )  # in its own type: no copy a resample
+        # in its own type: no copy a resample
+        values = nc5(moments, weights.astype(np.result_type(other, np.float32)) @ other)
         found.append({name: values[name] for name in ("nc5", "nc5_centred", "nc5_shift")})
     return quantiles(found, level)
 
@@ -443,9 +439,8 @@ def quantiles(found: list, level: float) -> dict:
     """[{metric: value} of each resample] -> {metric: (low, high)}, None where a resample has no
     value."""
     tails = [(1 - level) / 2, (1 + level) / 2]
-    columns = {
-        name: np.array([values[name] for values in found], np.float64) for name in found[0]
-    }  # None: NaN
+    # None: NaN
+    columns = {name: np.array([values[name] for values in found], np.float64) for name in found[0]}
     return {name: tuple(map(plain, np.quantile(column, tails))) for name, column in columns.items()}
 
 

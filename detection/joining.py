@@ -33,12 +33,10 @@ class Earlier:
     notes: dict = field(default_factory=dict)  # {(set, method): text}
     cells: list = field(default_factory=list)  # [(set, method)]: what was computed
     drawn: list = field(default_factory=list)  # methods that have a histogram
-    lost: dict = field(
-        default_factory=dict
-    )  # {why rows do not stay, in words: methods of these rows}
-    edited: list = field(
-        default_factory=list
-    )  # methods of a table that was changed after it was written
+    # {why rows do not stay, in words: methods of these rows}
+    lost: dict = field(default_factory=dict)
+    # methods of a table that was changed after it was written
+    edited: list = field(default_factory=list)
 
     @property
     def sets(self):

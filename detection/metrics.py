@@ -92,9 +92,8 @@ def _curve(id_scores, ood_scores) -> _Curve | None:
         return None
     order = np.argsort(scores)[::-1]
     scores = scores[order]
-    last = np.append(
-        np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1
-    )  # where each distinct score ends
+    # where each distinct score ends
+    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1)
     id_kept = np.cumsum(order < id_scores.size)[last]
     ood_kept = last + 1 - id_kept
     return _Curve(np.diff(id_kept, prepend=0), np.diff(ood_kept, prepend=0), id_kept, ood_kept)

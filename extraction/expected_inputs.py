@@ -31,11 +31,12 @@ FLAGS = {
 }
 BY_DEFAULT = "by default"
 DEFAULTS = {"interpolation": "bilinear", "crop_share": 1.0}
+# ImageNet's, as most have it
 EXAMPLE = {
     "image_size": 224,
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
-}  # ImageNet's, as most have it
+}
 # Under these names projects keep a test accuracy in their checkpoints: ours, pytorch-cifar's,
 # torchvision's and timm's kin.
 STATED = (
@@ -49,9 +50,8 @@ STATED = (
     "best_prec1",
     "best_accuracy",
 )
-TOLERANCE = (
-    0.02  # accuracy below what is stated, as a share, that is put down to kernels and precision
-)
+# accuracy below what is stated, as a share, that is put down to kernels and precision
+TOLERANCE = 0.02
 STANDARD_ERRORS = 3
 CHANCE = 0.1  # of the way from chance to 1: a network below that has learned next to nothing
 

@@ -133,10 +133,11 @@ def open_ood(text, given, dataset):
 
 # ---- what is there already -----------------------------------------------------------------------
 
+# how a network is called: records.same_network compares it
 NAMES = (
     "checkpoint",
     *records.NETWORK,
-)  # how a network is called: records.same_network compares it
+)
 
 
 @dataclass(frozen=True)

@@ -196,10 +196,11 @@ def class_mean_distances(means, class_names):
     distances = _distances(means[present])
     order = np.arange(len(present))
     if len(present) > LONG:
+        # slow to import, and for this figure alone
         from scipy.cluster.hierarchy import (
             leaves_list,
             linkage,
-        )  # slow to import, and for this figure alone
+        )
 
         pairs = distances[np.triu_indices(len(present), 1)]
         order = leaves_list(linkage(pairs, "average", optimal_ordering=len(present) <= 300))
@@ -242,9 +243,8 @@ def _name_cells(axes, names, values, dark_low=True):
         middle = (
             np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0
         )
-        form = (
-            ".0f" if (values[np.isfinite(values)] % 1 == 0).all() else "#.3g"
-        )  # counts; else zeros at the end stay: 6.30
+        # counts; else zeros at the end stay: 6.30
+        form = ".0f" if (values[np.isfinite(values)] % 1 == 0).all() else "#.3g"
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 axes.text(

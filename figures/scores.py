@@ -112,7 +112,7 @@ def _mark_epochs(figure, accuracy, loss, epoch, history):
     "the score tells them apart."
 )
 def score_histograms(id_scores, ood_scores, method, threshold=None, auroc=None):
-    """Densities of one method's score, a row an OOD set, each beside the same ID density.
+    """Densities of one method's score, one row per OOD set, each beside the same ID density.
 
     id_scores (N,); ood_scores: name -> (M,); threshold: the score from which an image is accepted;
     auroc: name -> AUROC in [0, 1], written beside the name where given; that of a single image has
@@ -138,7 +138,7 @@ def score_histograms(id_scores, ood_scores, method, threshold=None, auroc=None):
 
 @captioned("Distance of ID and OOD images to the nearest class mean.")
 def centre_distances(id_distances, ood_distances):
-    """Densities of each image's distance to the nearest class mean (feature units), a row an OOD
+    """Densities of each image's distance to the nearest class mean (feature units), one row per OOD
     set.
 
     id_distances (N,) of ID test images; ood_distances: name -> (M,).
@@ -152,8 +152,8 @@ def centre_distances(id_distances, ood_distances):
 
 
 def _density_panels(id_values, ood_values, title, quantity, line="", threshold=None, notes=None):
-    """A panel an OOD set with its density beside ID's; notes: name -> what follows the name in the
-    panel's title."""
+    """One panel per OOD set with its density beside ID's; notes: name -> what follows the name in
+    the panel's title."""
     inside = finite(id_values)
     outside = {name: finite(values) for name, values in ood_values.items()}
     start, stop = window(inside, list(outside.values()))
@@ -191,7 +191,8 @@ def _density_panels(id_values, ood_values, title, quantity, line="", threshold=N
     "dark; bars start at 50%, which is chance."
 )
 def auroc_bars(metrics):
-    """AUROC of every method, a panel an OOD set, bars from chance (50%) with 95% DeLong intervals.
+    """AUROC of every method, one panel per OOD set, bars from chance (50%) with 95% DeLong
+    intervals.
 
     metrics: the table ood_metrics.csv with method, ood, auroc, auroc_low, auroc_high (and
     parameters, which tell two rows of one method apart). Methods are sorted by their mean over the
@@ -296,8 +297,8 @@ def _why_no_bar(value, scored):
     "sets that overlap here may be apart in others."
 )
 def principal_components(id_points, ood_points, explained=(np.nan, np.nan), id_labels=None):
-    """ID and OOD features on the two leading principal components, a panel an OOD set over the same
-    ID points.
+    """ID and OOD features on the two leading principal components, one panel per OOD set over the
+    same ID points.
 
     id_points (N, 2); ood_points: name -> (M, 2); explained: shares of variance in [0, 1] of the two
     components; id_labels (N,): where given and at most LONG classes, each label is written at the
@@ -410,10 +411,11 @@ def _scatter_panels(id_points, ood_points, id_labels, title, note):
     limits = [
         window(inside[:, axis], [points[:, axis] for points in outside], 0.2) for axis in (0, 1)
     ]
+    # one unit is as long on both axes
     centre, half = (
         np.mean(limits, axis=1),
         np.ptp(limits, axis=1).max() / 2,
-    )  # one unit is as long on both axes
+    )
     for position, (axes, name) in enumerate(zip(grid.flat, ood_points or [""], strict=False)):
         panel_title(axes, shorten(name), ood_colour(position))
         size = 7 if columns < 3 else 3

@@ -1,8 +1,8 @@
 """Figures of neural collapse over checkpoints and layers, and beside OOD detection; `figures` holds
 them all.
 
-Tables are tidy: a row a value, with `metric` and `split` as in nc_metrics.csv. `labels` = {(metric,
-split): title} says what is drawn, in which order."""
+Tables are tidy: one row per value, with `metric` and `split` as in nc_metrics.csv. `labels` =
+{(metric, split): title} says what is drawn, in which order."""
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -38,7 +38,7 @@ COLUMNS = 3  # panels side by side
     depth=("Each metric against depth, with a least-squares probe in place of the head."),
 )
 def collapse_curves(table, labels, along="epoch"):
-    """A panel a metric over `along`: "epoch", or "depth" with the names of the layers (column
+    """One panel per metric over `along`: "epoch", or "depth" with the names of the layers (column
     `layer`) as ticks.
 
     table: metric, split, value and the column `along`. Over epochs a dashed line stands at the
@@ -221,7 +221,7 @@ def layer_epoch_maps(table, labels):
 )
 def correlation_maps(table, labels):
     """Spearman correlation over checkpoints of collapse metrics (rows) and AUROC (columns:
-    methods), a panel an OOD set.
+    methods), one panel per OOD set.
 
     table: nc_ood_correlation.csv with metric, split, ood, method, spearman, n. A metric of split
     "ood:<name>" stands in labels under the split "ood". Grey: undefined, as where one side is

@@ -32,11 +32,12 @@ OOD_COLOURS = (
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
 WIDTH = 8.6  # inches; at 150 dots per inch sharp on a page about 900 pixels wide
 DASHES = (0, (4, 3))
+# behind small text that may cross a line
 PAPER = {
     "boxstyle": "square,pad=0.1",
     "fc": "white",
     "lw": 0,
-}  # behind small text that may cross a line
+}
 LONG = 20  # more classes than this are drawn sorted, with only the extremes named
 
 

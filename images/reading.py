@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from images.folders import content_of, counted, file_hashes, listing
 
+# the modes that Pillow makes RGB of rightly
 PLAIN = {
     "1",
     "L",
@@ -31,7 +32,7 @@ PLAIN = {
     "RGBX",
     "CMYK",
     "YCbCr",
-}  # the modes that Pillow makes RGB of rightly
+}
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # tags of EXIF, TIFF and TIFF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -272,9 +273,8 @@ class ImageFiles:
     root: Path
     left_out: str = ""  # what else lies there, such as "3 other files left out (.heic, no ending)"
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
-    hashes: dict = field(
-        default_factory=dict, repr=False
-    )  # {path: SHA-256}; takes of this set share it
+    # {path: SHA-256}; takes of this set share it
+    hashes: dict = field(default_factory=dict, repr=False)
 
     def __len__(self):
         return len(self.labels)

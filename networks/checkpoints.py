@@ -50,10 +50,11 @@ OWN_KEYS = (
     "class_names",
 )
 ACCURACIES = ("train_acc", "val_acc", "test_acc")
+# DistributedDataParallel and torch.compile put these before every name
 WRAPPERS = (
     "module.",
     "_orig_mod.",
-)  # DistributedDataParallel and torch.compile put these before every name
+)
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 LARGEST_SIDE = 4096
 SAVE = 'torch.save(model.state_dict(), "weights.pth")'
@@ -222,9 +223,8 @@ def unpickled(path):
     check_archive(path)
     try:
         with only_inert(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch's remarks on the pickle; what matters ends in an error
+            # torch's remarks on the pickle; what matters ends in an error
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise ValueError(f"{path} does not fit into this machine's memory") from None

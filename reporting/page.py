@@ -341,9 +341,8 @@ def figure_list(place, drawn, summary):
             groups.setdefault((order, read_caption(image)), []).append((stem, image))
     parts = []
     for (_, caption), members in sorted(groups.items()):
-        members.sort(
-            key=lambda member: not member[0].lower().endswith(f"_{best}")
-        )  # stable: the best method's first
+        # stable: the best method's first
+        members.sort(key=lambda member: not member[0].lower().endswith(f"_{best}"))
         pictures = [picture(stem, image, caption) for stem, image in members]
         shown = pictures if len(pictures) < 3 else pictures[:1]
         parts += shown

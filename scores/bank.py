@@ -6,21 +6,20 @@ import numpy as np
 
 BLOCK = 4096  # rows turned at a time
 SIMILARITIES = 2**23  # cosines at a time and thread, 32 MiB
-GROUP = 32  # columns a group when the largest of a row are sought
-SIXTEENTHS = range(
-    1, 13
-)  # of D: the numbers of leading axes that a bound may stop at; beyond, all are as cheap
+GROUP = 32  # columns per group when the largest of a row are sought
+# of D: the numbers of leading axes that a bound may stop at; beyond, all are as cheap
+SIXTEENTHS = range(1, 13)
 START = 7  # of these, tried first: half the axes
 QUERIES, TILE = 512, 1024  # of a bound's products: two megabytes
 BIN = 4096  # queries of like difficulty
-OWN_ROWS = (
-    1024  # rows of the predicted class, at most, that the first guess at the k-th largest looks at
-)
+# rows of the predicted class, at most, that the first guess at the k-th largest looks at
+OWN_ROWS = 1024
+# share of training rows that the bound lets through: fewer axes, more, or all of them
 FEW, MANY, TOO_MANY = (
     0.005,
     0.04,
     0.25,
-)  # share of training rows that the bound lets through: fewer axes, more, or all of them
+)
 SLACK = 1e-5  # above the rounding of a float32 cosine, some 1e-6: the bound stays one
 SMALL = 4096  # training rows below which a search of all is quicker than a bound
 # axes from which fewer are tried: of 64 (a half-trained network's) the bound ruled out little and
@@ -41,9 +40,8 @@ class Bank:
         width = features.shape[1]
         self.levels = sorted({width * part // 16 for part in SIXTEENTHS} - {0, width})
         self.lengths = np.array(self.levels, int) + np.arange(len(self.levels))  # their columns
-        self.places = np.setdiff1d(
-            np.arange(width + len(self.levels)), self.lengths
-        )  # those of the axes
+        # those of the axes
+        self.places = np.setdiff1d(np.arange(width + len(self.levels)), self.lengths)
         self.axes = axes.astype(np.float32)
         self.order = np.argsort(labels, kind="stable")
         self.starts = np.searchsorted(labels[self.order], np.arange(classes + 1))
@@ -189,9 +187,8 @@ class Bank:
         leading, reached = queries[:, : stop + 1].copy(), np.empty((len(groups), len(self)), bool)
         leading[:, stop] = tails
         least = least - SLACK * (1 if weights is None else np.abs(weights).max())
-        memory = np.empty(
-            len(queries) * TILE, np.float32
-        )  # for every tile, as fresh pages are not free
+        # for every tile, as fresh pages are not free
+        memory = np.empty(len(queries) * TILE, np.float32)
         for start in range(0, len(self), TILE):
             tile = slice(start, start + TILE)
             columns = self.rows[tile, : stop + 1].T

@@ -15,9 +15,8 @@ from threadpoolctl import ThreadpoolController
 
 BLOCK = 1024  # rows at a time: the working copies stay small beside the features
 MOST = 16  # threads: each has working copies of its own, and all share the memory
-AHEAD = (
-    2  # results a thread that wait to be taken: a pass over a million rows must not hold them all
-)
+# results per thread that wait to be taken: a pass over a million rows must not hold them all
+AHEAD = 2
 
 
 def blocks(n: int, size: int | None = None) -> list[slice]:

@@ -25,9 +25,8 @@ from scores.common import (
 CONSTANT = "all training images have the same features"
 NO_SPREAD = "no training image differs from the mean of its class"
 ONE_FEATURE = "it needs at least 2 features to tell directions apart, and there is 1"
-CUTOFF = (
-    1e-6  # of the largest eigenvalue or singular value; less is rounding of float32, not variance
-)
+# of the largest eigenvalue or singular value; less is rounding of float32, not variance
+CUTOFF = 1e-6
 
 
 def project(features, state) -> np.ndarray:
@@ -50,9 +49,8 @@ def inverse_root(spectrum, ridge: float = 0.0) -> np.ndarray:
     pseudo-inverse of covariance + ridge * (mean variance) * I."""
     values, vectors = spectrum
     values = values + ridge * values.clip(0).mean()
-    kept = values > (
-        0 if ridge else CUTOFF * values[-1]
-    )  # a ridge is there so that nothing is left out
+    # a ridge is there so that nothing is left out
+    kept = values > (0 if ridge else CUTOFF * values[-1])
     return vectors[:, kept] / np.sqrt(values[kept])
 
 

@@ -5,7 +5,7 @@ Rows of `scores.registry.METHODS`; see `scores.activation` for the form. Kind "n
 share one `Bank`, and `finish(near, logits, state)` takes from there on the k largest products of
 each image, or all its cosines.
 
-An exhaustive search costs one product of queries and training features, 2 D flops a pair: float32
+An exhaustive search costs one product of queries and training features, 2 D flops per pair: float32
 makes it twice as fast as scikit-learn's float64, and no more. The rest is gained by not finishing
 the product. The features are turned onto their principal axes, and Cauchy and Schwarz bound what
 the last axes can add:
@@ -41,9 +41,8 @@ def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
     has no direction: NaN."""
     values = {name: np.full(len(features), np.nan) for name in states}
     alive = np.flatnonzero(row_norm(features) > SMALLEST)
-    alive = alive[
-        np.argsort(logits[alive].argmax(axis=1), kind="stable")
-    ]  # a thread takes classes, and finds like queries
+    # a thread takes classes, and finds like queries
+    alive = alive[np.argsort(logits[alive].argmax(axis=1), kind="stable")]
     score = (
         _search_each
         if all("k" in state.parameters for _, state in states.values())
@@ -166,9 +165,8 @@ def relation_finish(cosines, logits, state) -> np.ndarray:
             out=memory[: len(cosines) * columns.shape[1]].reshape(len(cosines), -1),
         )
         edges *= cosines[:, tile]
-        edges *= (
-            edges > state.parameters["threshold"]
-        )  # a negative cosine falls with the weak edges
+        # a negative cosine falls with the weak edges
+        edges *= edges > state.parameters["threshold"]
         if state.parameters["power"] != 1:
             edges **= state.parameters["power"]
         total += edges.sum(axis=1)

@@ -42,9 +42,8 @@ class Training:
             held = scorable_features(validation[0], self.width)
             self.validation = held, checked_labels(validation[1], len(held), self.classes)
         self.counts = np.bincount(self.labels, minlength=self.classes)
-        self.present = np.flatnonzero(
-            self.counts
-        )  # classes with a training row; class means and counts use only these
+        # classes with a training row; class means and counts use only these
+        self.present = np.flatnonzero(self.counts)
 
     def __len__(self) -> int:
         return len(self.features)

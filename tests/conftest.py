@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # of the scripts that tests start, too: threads change the last bits of sums
+# of the scripts that tests start, too: threads change the last bits of sums
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True)

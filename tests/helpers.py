@@ -247,13 +247,14 @@ def signalled(monkeypatch, number, at):
     monkeypatch.setattr(training_run.Run, "step", step)
 
 
+# dropout and every augmentation: 6 steps an epoch
 REGULARISED = (
     "--mode",
     "regularised",
     "--epochs",
     "3",
     "--no-amp",
-)  # dropout and every augmentation: 6 steps an epoch
+)
 
 # ---- folders of features -------------------------------------------------------------------------
 

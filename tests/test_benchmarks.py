@@ -33,9 +33,8 @@ def loaded(name):
             f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py"
         )
         module = importlib.util.module_from_spec(spec)
-        patch.setitem(
-            sys.modules, spec.name, module
-        )  # where the loader's processes find its classes
+        # where the loader's processes find its classes
+        patch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
         yield module
 
@@ -107,9 +106,8 @@ def test_the_data_part_times_every_augmentation_alone(training):
     images, _ = small_images(training)
     args = training.parse_args(["--batch-size", "16"])
     ways = training.data_part(images, CPU, args)["ways"]
-    assert next(iter(ways)).startswith(
-        "DataLoader, 2 workers"
-    )  # the first is what the ratios are to
+    # the first is what the ratios are to
+    assert next(iter(ways)).startswith("DataLoader, 2 workers")
     assert {f"in memory: {name}" for name in (*augment.OF_PIXELS, *augment.OF_INPUTS)} < set(ways)
 
 

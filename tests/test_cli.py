@@ -275,7 +275,7 @@ def test_the_help_keeps_the_docstrings_lines_and_shows_the_defaults():
     text = parser().format_help()
     words = " ".join(text.split())  # long lines are wrapped
     assert "\n    python it.py --seed 1\n" in text
-    assert "images a step (default: 500)" in words and "augmentation (default: 0)" in words
+    assert "images per step (default: 500)" in words and "augmentation (default: 0)" in words
     assert "default: None" not in words and "default: False" not in words
 
 

@@ -95,12 +95,13 @@ def test_the_source_shown_is_that_of_the_registry(name):
 def test_every_metric_column_is_explained():
     shown = described(METHODS, "column", "formula")
     assert set(metrics.COLUMNS) <= set(shown)
+    # detection.tabulate adds these
     assert set(shown) - set(metrics.COLUMNS) == {
         "accuracy",
         "accuracy_at_tpr",
         "best",
         "note",
-    }  # detection.tabulate adds these
+    }
 
 
 def test_the_tuning_grids_shown_are_those_of_the_code():
@@ -121,9 +122,8 @@ def test_the_tuning_grids_shown_are_those_of_the_code():
 
 
 def test_every_flag_shown_exists():
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", METHODS)) - {
-        "--odin-epsilon"
-    }  # of run_networks.py
+    # of run_networks.py
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", METHODS)) - {"--odin-epsilon"}
     parser = ood_methods.make_parser()
     assert len(flags) > 8
     assert not [flag for flag in flags if not parser.knows(flag)]

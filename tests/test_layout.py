@@ -268,9 +268,8 @@ def test_a_library_has_no_parser_and_does_not_run(module):
 @pytest.mark.parametrize("module", [name for name in PRESENT if row(name, TORCH_FREE)])
 def test_the_scorers_side_names_torch_nowhere(module):
     top = [node for node in tree(module).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    everywhere = (
-        set() if module == "cli" else imports(tree(module))
-    )  # cli.device and its like are called by train alone
+    # cli.device and its like are called by train alone
+    everywhere = set() if module == "cli" else imports(tree(module))
     assert not (everywhere | imports(ast.Module(top, []))) & {"torch", "torchvision", "timm"}
 
 

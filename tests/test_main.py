@@ -318,9 +318,8 @@ def test_nc1_equals_a_loop_over_images(chain):
     for mean in means:
         between += np.outer(mean - means.mean(axis=0), mean - means.mean(axis=0)) / 8
     vectors, singular, _ = np.linalg.svd(between, hermitian=True)
-    inverse = sum(
-        np.outer(vectors[:, k], vectors[:, k]) / singular[k] for k in range(7)
-    )  # rank C - 1
+    # rank C - 1
+    inverse = sum(np.outer(vectors[:, k], vectors[:, k]) / singular[k] for k in range(7))
     found = table(chain, "nc_metrics").set_index(["metric", "split"])["value"]
     assert found["nc1", "train"] == pytest.approx(np.trace(within @ inverse) / 8, rel=1e-4)
     assert found["nc1_trace_ratio", "train"] == pytest.approx(

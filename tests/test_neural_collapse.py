@@ -247,18 +247,16 @@ def test_the_record_names_all_that_was_read_and_written(done):
 def test_nc1_equals_a_loop_over_images(done):
     folder, table, *_ = done
     (features, labels), means = arrays(folder, "ID_toy_train"), class_means(done[0])
-    centre = np.mean(
-        means, axis=0
-    )  # of the class means, not of the images: the classes are unbalanced
+    # of the class means, not of the images: the classes are unbalanced
+    centre = np.mean(means, axis=0)
     within, between = np.zeros((6, 6)), np.zeros((6, 6))
     for h, label in zip(features, labels, strict=True):
         within += np.outer(h - means[label], h - means[label]) / len(labels)
     for mean in means:
         between += np.outer(mean - centre, mean - centre) / 4
     vectors, singular, _ = np.linalg.svd(between)
-    inverse = sum(
-        np.outer(vectors[:, k], vectors[:, k]) / singular[k] for k in range(3)
-    )  # rank C - 1 = 3
+    # rank C - 1 = 3
+    inverse = sum(np.outer(vectors[:, k], vectors[:, k]) / singular[k] for k in range(3))
     found = values_of(table)
     assert found["nc1", "train"] == pytest.approx(np.trace(within @ inverse) / 4, rel=1e-9)
     assert found["nc1_rank", "train"] == 3
@@ -838,11 +836,12 @@ def test_layers_that_do_not_belong_are_refused_before_anything_is_written(tmp_pa
 
 # ---- through training ----------------------------------------------------------------------------
 
+# epoch: folder, so that names sort otherwise than epochs
 SERIES = {
     3: "net_z",
     10: "net_a",
     200: "net_m",
-}  # epoch: folder, so that names sort otherwise than epochs
+}
 
 
 def epoch_run(folder, epoch, classes=4, **facts):

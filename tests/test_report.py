@@ -388,7 +388,7 @@ def test_collapse_table_gives_value_target_and_meaning(run):
     text = text_of(make(run)[1])
     assert "nc1 0.391 train, rank 9 of 9 0 mu_G spread within classes" in text
     assert "-0.11 train -1/(C-1) = -0.1111" in text
-    assert "0 train 0.0421 test" in text, "nc4_mismatch, a line a split"
+    assert "0 train 0.0421 test" in text, "nc4_mismatch, one line per split"
     assert "0.03 test 0.2 ood:svhn 0.3 ood:<i>mine</i>" in text
     assert "classifier's weight rows: how unequal the norms are" in text
     assert re.search(r"gram_ ?distance – train 0", text), "undefined, not 0 and not nan"

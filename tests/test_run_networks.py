@@ -307,9 +307,8 @@ def test_a_file_that_was_edited_is_made_again(own_digits_run, name):
     path = own_digits_run.folder / name
     before = path.read_bytes()
     lines = before.decode().splitlines()
-    path.write_text(
-        "\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n"
-    )  # two rows change places
+    # two rows change places
+    path.write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]) + "\n")
     assert path.read_bytes() != before and path.stat().st_size == len(before)
     extract(own_digits_run)
     assert path.read_bytes() == before
@@ -440,9 +439,8 @@ def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits
     last = store.read_features(
         own_digits_run.folder / "layers" / "ID_digits_test_stack3.csv"
     ).features
-    assert (
-        np.abs(penultimate - last).max() < 1e-5
-    )  # average pooling makes the one of the other here
+    # average pooling makes the one of the other here
+    assert np.abs(penultimate - last).max() < 1e-5
     assert modified(own_digits_run.folder)["head.csv"] == before["head.csv"]
 
 
@@ -524,12 +522,13 @@ def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
 @pytest.mark.slow
 def test_two_processes_read_folders_keep_what_is_there_and_fetch_once(own_digits_run, tmp_path):
     photographs = folder_of_images(tmp_path / "photographs", count=90)
+    # 481 test images: the last batch holds one
     words = [
         "--ood",
         f"mine={photographs}",
         "--batch-size",
         "40",
-    ]  # 481 test images: the last batch holds one
+    ]
     extract(own_digits_run, *words, "--force")
     alone, path = tables(own_digits_run.folder), own_digits_run.folder / "OOD_mine_test.csv"
     content = records.read_sidecar(path)["source_content"]
@@ -818,9 +817,8 @@ def test_a_data_set_of_your_own_folders_goes_through_training_and_extraction(tmp
         ["--checkpoint", str(checkpoint), "--device", "cpu", "--output-dir", str(results)]
     )
     folder = results / checkpoint.stem
-    assert not list(
-        folder.glob("OOD_*")
-    )  # none is known to suit a data set of one's own, and none was asked for
+    # none is known to suit a data set of one's own, and none was asked for
+    assert not list(folder.glob("OOD_*"))
     rows, found = (
         data.split_validation(20, 2)[0].sort().values.tolist(),
         features_of(folder, "ID_insects_train"),
@@ -861,9 +859,8 @@ def test_a_bare_state_dict_takes_network_and_data_set_from_the_command_line(tmp_
         tmp_path, path, "--model", "resnet_cifar", "--dataset", "digits", "--ood", "uniform"
     )
     folder = tmp_path / "results" / "foreign"
-    assert (
-        len(features_of(folder, "ID_digits_train").labels) == 1198
-    )  # nothing is held out, nothing known of a validation set
+    # nothing is held out, nothing known of a validation set
+    assert len(features_of(folder, "ID_digits_train").labels) == 1198
     assert store.read_head(folder / "head.csv").class_names == [str(digit) for digit in range(10)]
     assert records.read_sidecar(folder / "ID_digits_test.csv")["preprocessing"]["mean"] == list(
         data.ID["digits"].mean

@@ -52,9 +52,8 @@ def cluster(tmp_path):
             f'#!/bin/bash\nprintf "%q " {name} "$@" >> {called}; echo >> {called}\n{body}\n'
         )
         file.chmod(0o755)
-    checkout = (
-        tmp_path / "checkout"
-    )  # without the environment that the scripts would activate: its python would hide the stand-in
+    # without the environment that the scripts would activate: its python would hide the stand-in
+    checkout = tmp_path / "checkout"
     checkout.mkdir()
     for path in ROOT.iterdir():
         if path.name != ".venv":

@@ -52,9 +52,10 @@ def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(training_run.Run, "step", step)
+    # 3 steps an epoch
     start_training(
         tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110"
-    )  # 3 steps an epoch
+    )
     assert taken == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
     assert pd.read_csv(files_of(tmp_path).curves)["lr"].tolist() == pytest.approx(
         [taken[2], taken[5]]
@@ -221,9 +222,8 @@ def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
         )
         network, _, checkpoint = registry.load(files_of(tmp_path).checkpoint(kind))
         preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
-        images = data.load_id(
-            data.ID["digits"], "test", preprocessing, None, tuple("3456789")
-        )  # with shifted labels
+        # with shifted labels
+        images = data.load_id(data.ID["digits"], "test", preprocessing, None, tuple("3456789"))
         with torch.inference_mode():
             right = network(preprocessing.normalise(images.pixels)).argmax(1) == images.labels
         assert one["test_acc"] == pytest.approx(right.float().mean().item(), abs=1e-6)
@@ -328,13 +328,14 @@ def test_a_run_killed_before_any_of_its_files_and_resumed_ends_like_one_that_was
 @pytest.mark.slow
 def test_a_process_that_gets_sigterm_exits_with_75_and_its_run_can_be_resumed(tmp_path, finished):
     words = ("--mode", "collapse", "--epochs", "8", "--no-amp")
+    # as here: sums in the same order
     child = subprocess.Popen(
         [sys.executable, str(Path(train.__file__)), *SMALL, *words, "--output-dir", str(tmp_path)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # as here: sums in the same order
+    )
     try:
         deadline = time.monotonic() + 120
         while (
@@ -477,9 +478,8 @@ def test_a_signal_after_a_step_that_diverged_does_not_save_what_is_not_finite(
 
 @pytest.mark.parametrize("val_size", ["32", "0"])
 def test_a_run_whose_very_last_step_diverges_is_no_finished_run(tmp_path, monkeypatch, val_size):
-    explode(
-        monkeypatch, 5 / 6
-    )  # the loss of that step, the sixth, is still finite: it stands before the update
+    # the loss of that step, the sixth, is still finite: it stands before the update
+    explode(monkeypatch, 5 / 6)
     with pytest.raises(ValueError, match="--lr"):
         start_training(tmp_path, "--mode", "collapse", "--epochs", "1", "--val-size", val_size)
     assert not files_of(tmp_path).final.exists()
@@ -727,11 +727,12 @@ def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_p
     curves, final = pd.read_csv(files_of(tmp_path).curves), read_checkpoint(tmp_path)
     measures = ["nc1", "nc2_norm_cv", "nc2_cosine_std", "nc3_self_duality", "nc4_mismatch"]
     assert list(curves.columns) == COLUMNS + measures
+    # every second epoch, and the last
     assert curves[measures].notna().all(axis=1).tolist() == [
         False,
         True,
         True,
-    ]  # every second epoch, and the last
+    ]
     assert equal(
         final["model_state_dict"], read_checkpoint(finished(*REGULARISED))["model_state_dict"]
     )

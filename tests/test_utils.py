@@ -294,9 +294,8 @@ ARGUMENTS = {"temperature": 1.0, "ood": ["svhn"]}
 
 def test_a_stage_is_current_while_nothing_changes(record):
     assert records.is_current(record, ARGUMENTS)
-    assert records.is_current(
-        record, {"ood": ("svhn",), "temperature": np.float64(1)}
-    )  # as JSON has them
+    # as JSON has them
+    assert records.is_current(record, {"ood": ("svhn",), "temperature": np.float64(1)})
 
 
 @pytest.mark.parametrize(

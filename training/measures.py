@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from collapse import metrics
 from networks import registry
 
-BATCH = 500  # images a step of a pass without gradients, at the most
+BATCH = 500  # images per step of a pass without gradients, at the most
 
 
 class Stopped(Exception):
@@ -31,9 +31,8 @@ class Measures:
             autocast,
             stop_if_asked,
         )
-        self.batch_size = max(
-            1, min(BATCH, batch_size // world.size)
-        )  # what fits with gradients fits without
+        # what fits with gradients fits without
+        self.batch_size = max(1, min(BATCH, batch_size // world.size))
 
     def batches(self, images):
         """Yield this process's share of the images, normalised (n, 3, S, S), on its device, with

@@ -155,9 +155,8 @@ class Run(State):
         """One optimiser step -> (this process's part of the batch's mean loss, its right answers),
         both on the device."""
         seed = (self.options.seed * 1_000_003 + self.epoch) * 1_000_003 + step
-        self.generator.manual_seed(
-            (seed * self.world.size + self.world.rank) % 2**64
-        )  # a seed may be a date
+        # a seed may be a date
+        self.generator.manual_seed((seed * self.world.size + self.world.rank) % 2**64)
         lr = self.recipe.lr * recipes.scale(
             self.recipe, (self.epoch + step / steps) / self.recipe.epochs
         )

@@ -178,9 +178,10 @@ def test_the_first_row_that_lacks_a_label_or_a_number_is_named(tmp_path, lines, 
 def test_a_csv_cut_short_is_refused(tmp_path):
     store.write_features(tmp_path / "x.csv", random_floats(20, 6), np.arange(20))
     content = (tmp_path / "x.csv").read_bytes()
+    # ends within a row
     (tmp_path / "x.csv").write_bytes(
         content[: len(content) * 2 // 3].rstrip(b"\n").rpartition(b",")[0]
-    )  # ends within a row
+    )
     with pytest.raises(ValueError, match=r"x\.csv"):
         store.read_features(tmp_path / "x.csv")
 

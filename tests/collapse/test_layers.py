@@ -57,9 +57,8 @@ def close(one, other):
 def test_a_tally_by_blocks_and_workers_is_that_of_all_images(size):
     features, labels = draw()
     whole = summary_of(features, labels)
-    workers = [
-        layers.Tally(5, layers.probe(whole.moments)) for _ in range(3)
-    ]  # the last of which sees no image
+    # the last of which sees no image
+    workers = [layers.Tally(5, layers.probe(whole.moments)) for _ in range(3)]
     for number, block in enumerate(range(0, 200, size)):
         workers[number % 2].update(features[block : block + size], labels[block : block + size])
     merged = workers[2].merge(workers[1]).merge(workers[0])

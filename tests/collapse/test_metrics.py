@@ -144,9 +144,8 @@ def test_hand_computed_case():
     assert np.array_equal(moments.within, [[0, 0], [0, 2.5]])
     assert np.array_equal(moments.within_class_variance, [1, 4])
     assert found["nc1_rank"] == 1 and found["nc1_condition"] == 1
-    assert found["nc1"] == pytest.approx(
-        0, abs=1e-15
-    )  # the scatter is orthogonal to the only direction between classes
+    # the scatter is orthogonal to the only direction between classes
+    assert found["nc1"] == pytest.approx(0, abs=1e-15)
     assert found["nc1_trace_ratio"] == pytest.approx(2.5)
     assert found["nc1_cdnv"] == pytest.approx((1 + 4) / (2 * 4))
     turned = moments_of(
@@ -456,17 +455,17 @@ def test_width_of_exactly_c_minus_one_admits_the_simplex():
 
 
 def test_generalised_nc2_of_known_codes():
-    cross = np.concatenate(
-        [np.eye(3), -np.eye(3)]
-    )  # the octahedron, 6 points in 3 dimensions: best angle, tight frame
+    # the octahedron, 6 points in 3 dimensions: best angle, tight frame
+    cross = np.concatenate([np.eye(3), -np.eye(3)])
     found = metrics.nc2(cross)
     assert found["cosine_max"] == pytest.approx(0, abs=1e-15)  # Rankin's bound for C > D + 1
     assert found["tight_frame_distance"] == pytest.approx(0, abs=1e-15)
+    # squashed: eigenvalues 2, 2, 1/2 where the tight frame has three equal
     flat = cross * [
         1,
         1,
         0.5,
-    ]  # squashed: eigenvalues 2, 2, 1/2 where the tight frame has three equal
+    ]
     want = np.linalg.norm(np.array([2, 2, 0.5]) / np.sqrt(8.25) - 1 / np.sqrt(3))
     assert metrics.nc2(flat)["tight_frame_distance"] == pytest.approx(want)
 
@@ -510,9 +509,8 @@ def test_one_vs_rest_of_known_codes():
     assert metrics.nc2(np.array([[3.0, 0], [0, 1], [5, 0]]))["one_vs_rest"] == pytest.approx(
         0, abs=1e-6
     ), "two directions are one"
-    random = np.random.default_rng(1).standard_normal(
-        (40, 6, 4)
-    )  # C = D + 2: no code of 6 reaches beyond 1
+    # C = D + 2: no code of 6 reaches beyond 1
+    random = np.random.default_rng(1).standard_normal((40, 6, 4))
     assert max(metrics.nc2(vectors)["one_vs_rest"] for vectors in random) <= 1
 
 
@@ -651,9 +649,8 @@ def test_nc5_by_hand():
     # Class means (2, 0, 1) and (0, 2, 1), mu_G = (1, 1, 1).
     features = np.array([[2.0, 0, 1], [2, 0, 1], [0, 2, 1], [0, 2, 1]])
     moments = moments_of(features, np.array([0, 0, 1, 1]), 2)
-    found = metrics.nc5(
-        moments, np.array([[0.0, 1, 0], [0, 3, 0]])
-    )  # mean (0, 2, 0): cosines 0 and 2/sqrt(5)
+    # mean (0, 2, 0): cosines 0 and 2/sqrt(5)
+    found = metrics.nc5(moments, np.array([[0.0, 1, 0], [0, 3, 0]]))
     assert found["cosines"] == pytest.approx([0, 2 / np.sqrt(5)])
     assert found["nc5"] == pytest.approx(1 / np.sqrt(5))
     # Centred: (1, -1, 0), (-1, 1, 0) and (-1, 1, -1): cosines -+2/sqrt(6); lengths sqrt(3) over
@@ -661,12 +658,10 @@ def test_nc5_by_hand():
     assert found["cosines_centred"] == pytest.approx([-2 / np.sqrt(6), 2 / np.sqrt(6)])
     assert found["nc5_centred"] == pytest.approx(2 / np.sqrt(6))
     assert found["nc5_shift"] == pytest.approx(np.sqrt(1.5))
-    assert (
-        metrics.nc5(moments, np.array([0.0, 2, 0]))["nc5"] == found["nc5"]
-    )  # a mean serves for its features
-    assert (
-        metrics.nc5(moments, np.array([0.0, -2, 0]))["nc5"] == found["nc5"]
-    )  # opposite is no more orthogonal
+    # a mean serves for its features
+    assert metrics.nc5(moments, np.array([0.0, 2, 0]))["nc5"] == found["nc5"]
+    # opposite is no more orthogonal
+    assert metrics.nc5(moments, np.array([0.0, -2, 0]))["nc5"] == found["nc5"]
     orthogonal = metrics.nc5(moments, np.array([1.0, 1, -2]))
     assert orthogonal["nc5"] == pytest.approx(0, abs=1e-15)
 
@@ -916,9 +911,8 @@ def test_the_probe_is_least_squares_with_a_bias_and_dead_features_get_no_weight(
     features, labels = clouds(width=max(width, 4))
     features = features[:, :width]
     W, b = metrics.least_squares_head(gathered(features, labels, 5))
-    centred = features - features.astype(float).mean(
-        axis=0
-    )  # else lstsq would count the bias in its least norm
+    # else lstsq would count the bias in its least norm
+    centred = features - features.astype(float).mean(axis=0)
     targets = np.eye(5)[labels]
     expected = np.linalg.lstsq(centred, targets - targets.mean(axis=0), rcond=None)[0].T
     np.testing.assert_allclose(W, expected, rtol=1e-8, atol=1e-12)

@@ -63,9 +63,8 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path, ending, number):
 def test_a_phones_photograph_stands_upright_in_folders_of_every_use(tmp_path):
     upright = noise(12, 12, 3)
     for name in ("ant", "bee"):
-        write(
-            tmp_path / "train" / name / "1.png", np.rot90(upright), exif=oriented(6)
-        )  # 6: turn it clockwise to see it
+        # 6: turn it clockwise to see it
+        write(tmp_path / "train" / name / "1.png", np.rot90(upright), exif=oriented(6))
         write(tmp_path / "test" / name / "1.png", upright)
     _, dataset = data.id_set(f"insects={tmp_path}", None, 12)
     train, test = (
@@ -97,9 +96,8 @@ def test_a_broken_exif_block_turns_nothing_and_stops_nothing(tmp_path, ending, b
 
 def test_an_exif_block_that_cannot_be_written_again_is_followed_all_the_same(tmp_path):
     exif = oriented(3).tobytes()
-    entry = struct.pack(
-        ">HHI4s", 0x0100, 12, 1, b"\0\0\0\0"
-    )  # a width of the type double, of four bytes
+    # a width of the type double, of four bytes
+    entry = struct.pack(">HHI4s", 0x0100, 12, 1, b"\0\0\0\0")
     broken = exif[:6] + exif[6:14] + struct.pack(">H", 2) + entry + exif[16:]
     path = write(tmp_path / "a.png", exif=broken)
     with Image.open(path) as image, pytest.raises(struct.error):
@@ -525,6 +523,7 @@ def test_a_file_that_holds_a_program_is_not_handed_to_one(tmp_path, monkeypatch)
 
 def test_the_formats_are_those_of_the_endings():
     known = Image.registered_extensions()
+    # MPO: JPEG's
     assert {known[ending] for ending in folders.ENDINGS & set(known)} - {"MPO"} == set(
         reading.formats()
-    )  # MPO: JPEG's
+    )

@@ -113,9 +113,8 @@ def test_a_checkpoint_that_names_a_file_runs_it_only_where_the_person_does(tells
     ) as caught:
         extracted(path)
     assert not trace.exists() and str(caught.value).endswith(f"--model {model}")
-    folder = extracted(
-        path, *str(caught.value).split("add: ")[1].split()
-    )  # the remedy as it stands
+    # the remedy as it stands
+    folder = extracted(path, *str(caught.value).split("add: ")[1].split())
     assert trace.exists() and (folder / "ID_digits_test.csv").exists()
 
 

@@ -18,9 +18,8 @@ def test_distances_by_hand():
     )
     assert score_one("Mahalanobis", train, [2, 4]) == pytest.approx(-4)  # 16 / 4
     assert score_one("Mahalanobis", train, [5, 0]) == pytest.approx(-9)
-    assert score_one("Mahalanobis", train, [5, 0], ridge=0.2) == pytest.approx(
-        -9 / 1.5
-    )  # 0.2 of the mean variance 2.5
+    # 0.2 of the mean variance 2.5
+    assert score_one("Mahalanobis", train, [5, 0], ridge=0.2) == pytest.approx(-9 / 1.5)
     assert score_one("RelativeMahalanobis", train, [5, 4]) == pytest.approx(
         25 / 5 + 16 / 4 - (9 + 16 / 4)
     )
@@ -50,9 +49,8 @@ def test_vim_origin_of_a_head_whose_rows_sum_to_zero():
     u = geometry.vim_origin(W, b)
     default = np.linalg.pinv(W.astype(np.float64)) @ b
     assert np.linalg.norm(u) < 10 < 1e4 < np.linalg.norm(default)
-    np.testing.assert_allclose(
-        W @ u + b, b.mean(), atol=1e-5
-    )  # all logits equal, as near to 0 as such a head gets
+    # all logits equal, as near to 0 as such a head gets
+    np.testing.assert_allclose(W @ u + b, b.mean(), atol=1e-5)
     state = registry.METHODS["ViM"].fit(registry.Training(case.features, case.labels, W, b), dim=12)
     slow = slow_residual(
         Case(case.features, case.labels, W, b, case.test), case.features.astype(np.float64)
@@ -93,12 +91,10 @@ def test_features_without_residual_leave_it_undefined(name, turn):
     rng = np.random.default_rng(0)
     features = np.zeros((50, 8), np.float32)
     features[:, :2] = rng.normal(size=(50, 2))
-    axes = (
-        np.linalg.qr(rng.normal(size=(8, 8)))[0] if turn else np.eye(8)
-    )  # turned, rounding leaves a residual
-    W = np.linalg.pinv(features.astype(np.float64) @ axes)[:, :2].T.astype(
-        np.float32
-    )  # in the span, so that u is
+    # turned, rounding leaves a residual
+    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0] if turn else np.eye(8)
+    # in the span, so that u is
+    W = np.linalg.pinv(features.astype(np.float64) @ axes)[:, :2].T.astype(np.float32)
     features = (features @ axes).astype(np.float32)
     case = Case(features, np.arange(50) % 2, W, np.ones(2, np.float32), features)
     with pytest.warns(UserWarning, match=f"{name}: the training features leave no residual"):

@@ -46,9 +46,8 @@ def test_logit_scores_survive_huge_logits():
 
 def test_temperature_minimises_the_likelihood_loss():
     case = CASES["random"]
-    labels = np.where(
-        np.arange(600) % 5 == 0, (case.labels + 1) % 7, case.labels
-    )  # a fifth mislabelled
+    # a fifth mislabelled
+    labels = np.where(np.arange(600) % 5 == 0, (case.labels + 1) % 7, case.labels)
     train = registry.Training(case.features, labels, case.W, case.b)
     logits = (case.features @ case.W.T + case.b).astype(np.float64)
 

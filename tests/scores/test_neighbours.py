@@ -26,9 +26,8 @@ def test_neighbours_by_hand():
 
 @pytest.mark.parametrize(("columns", "k"), [(40, 3), (1000, 1), (1003, 20), (1600, 60), (5000, 50)])
 def test_largest_values_of_each_row(columns, k):
-    values = (
-        np.random.default_rng(columns).integers(0, 500, (6, columns)).astype(np.float32)
-    )  # with ties
+    # with ties
+    values = np.random.default_rng(columns).integers(0, 500, (6, columns)).astype(np.float32)
     found = np.sort(bank.largest(values, k), axis=1)
     np.testing.assert_array_equal(found, np.sort(values, axis=1)[:, -k:])
 
@@ -80,9 +79,8 @@ def all_cosines(case) -> np.ndarray:
 @pytest.mark.parametrize("start", [0, 4, 11])
 @pytest.mark.parametrize("k", [1, 20, 60])
 def test_the_bounded_search_finds_what_an_exhaustive_one_finds(case, k, start, monkeypatch):
-    found, levels = searched(
-        case, k, monkeypatch, START=start, TOO_MANY=1, similarities=2**16
-    )  # never gives up
+    # never gives up
+    found, levels = searched(case, k, monkeypatch, START=start, TOO_MANY=1, similarities=2**16)
     assert any(share < 1 for _, share in levels), "the bound answered some block"
     np.testing.assert_allclose(found, np.sort(all_cosines(case), axis=1)[:, -k:], atol=2e-6)
 
@@ -159,10 +157,11 @@ def test_weights_of_any_sign_are_searched_exactly(case, sign, monkeypatch):
 def test_the_bank_has_the_cosines_of_the_features_and_any_width_will_do():
     for width in (1, 2, 3, 17):
         case = random_case(300, width, 3)
+        # no zero row
         case.features[:], case.test[:] = (
             np.maximum(case.features, 0.01),
             np.maximum(case.test, 0.01),
-        )  # no zero row
+        )
         bank = case.train.bank
         for rows, cosines in bank.cosines(bank.turn(case.test)[0]):
             np.testing.assert_allclose(cosines, all_cosines(case)[rows][:, bank.order], atol=2e-6)

@@ -133,15 +133,13 @@ def pytorch_ood_scores(case: Case, k: int, dim: int) -> dict[str, np.ndarray]:
         "MaxLogit": detector.MaxLogit(None).predict_logits(logits),
         "Energy": detector.EnergyBased(None).predict_logits(logits),
         "Entropy": detector.Entropy(None).predict_logits(logits),
-        "GEN": (
-            detector.GEN(None, M=100).predict_logits(logits) * min(classes, 100)
-        ),  # it averages, we sum
+        # it averages, we sum
+        "GEN": (detector.GEN(None, M=100).predict_logits(logits) * min(classes, 100)),
         "KLMatching": detector.KLMatching(None).fit_logits(train_logits).predict_logits(logits),
         "GradNorm": detector.GradNorm(head, param_filter=lambda name: name == "weight").predict(x),
         "DICE": fitted(detector.DICE(None, W, b, p=0.9), z, y),
-        "Mahalanobis": (
-            fitted(detector.Mahalanobis(None), z, y) * 2 * n
-        ),  # it halves, and sums the covariance
+        # it halves, and sums the covariance
+        "Mahalanobis": (fitted(detector.Mahalanobis(None), z, y) * 2 * n),
         "RelativeMahalanobis": fitted(detector.RMD(None), z, y) * n,
         "ViM": fitted(detector.ViM(None, dim, W, b), z, y),
         "NCI": fitted(detector.NCI(None, head, alpha=1e-4), z),
@@ -175,11 +173,12 @@ def test_agrees_with_pytorch_ood(case):
         case is CASES["digits"]
     ):  # dead units: its ridge of 1e-6 lets them rule, our pseudo-inverse leaves them out
         compared = {name: pair for name, pair in compared.items() if "Mahalanobis" not in name}
+    # its float32 inverse, its clipping
     loose = {
         "Mahalanobis": 2e-3,
         "RelativeMahalanobis": 2e-3,
         "GEN": 5e-3,
-    }  # its float32 inverse, its clipping
+    }
     for name, (difference, ranks) in compared.items():
         assert difference < loose.get(name, 2e-4), name
         assert ranks > 0.9999, name

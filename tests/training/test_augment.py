@@ -234,11 +234,12 @@ THEIRS = {  # as TrivialAugmentWide and AutoAugment call them
     "Equalize": lambda images, m: v2.functional.equalize(images),
     "Invert": lambda images, m: v2.functional.invert(images),
 }
+# sums of two products, which one side fuses: one grey level where they cut off
 ROUNDED = {
     "Color",
     "Contrast",
     "Sharpness",
-}  # sums of two products, which one side fuses: one grey level where they cut off
+}
 CPU = torch.device("cpu")
 SPACES = {
     "trivial": (v2.TrivialAugmentWide()._AUGMENTATION_SPACE, 31),
@@ -316,9 +317,8 @@ def test_magnitudes_are_those_of_torchvision(which, size):
             space(which, size)[augment.OPERATIONS.index(name)],
         )
         if expected is not None:
-            whole = (
-                expected.trunc() if name.startswith("Translate") else expected
-            )  # they cut it off later
+            # they cut it off later
+            whole = expected.trunc() if name.startswith("Translate") else expected
             assert torch.equal(found, whole.float()), name
         assert signed == (name in augment.SIGNED)
 
@@ -339,9 +339,8 @@ def test_the_policy_is_torchvisions_for_cifar10():
     ]
     assert theirs == list(augment.AUTO)
     operation, probability, magnitude = augment.auto_policy(32, CPU)
-    assert (
-        augment.OPERATIONS[operation[3, 1]] == "TranslateY" and magnitude[3, 1] == 14
-    )  # int(150 / 331 * 32)
+    # int(150 / 331 * 32)
+    assert augment.OPERATIONS[operation[3, 1]] == "TranslateY" and magnitude[3, 1] == 14
     assert probability[1].tolist() == pytest.approx([0.7, 0.3]) and magnitude[
         1, 0
     ] == pytest.approx(30 * 2 / 9)
@@ -368,9 +367,8 @@ def test_trivial_draws_operations_magnitudes_and_signs_uniformly(monkeypatch):
     for name in ("ShearX", "Rotate", "Sharpness"):
         values = magnitude[operation == augment.OPERATIONS.index(name)]
         levels = torch.unique(values, return_counts=True)
-        assert len(levels[0]) == 61 and torch.equal(
-            levels[0], -levels[0].flip(0)
-        )  # 31 with a sign, zero has none
+        # 31 with a sign, zero has none
+        assert len(levels[0]) == 61 and torch.equal(levels[0], -levels[0].flip(0))
         expected = torch.where(levels[0] == 0, 2, 1) * len(values) / 62
         assert ((levels[1] - expected).abs() < 5 * expected.sqrt()).all()
     for name in ("Posterize", "Solarize"):
@@ -440,9 +438,8 @@ def test_an_image_is_treated_alike_wherever_it_stands_and_whoever_stands_beside_
         for i in range(len(images))
     ]
     assert torch.equal(torch.cat(alone), found)
-    assert torch.equal(
-        augment.operate(images, number, magnitude, by_rows=False), found
-    )  # the GPU's way
+    # the GPU's way
+    assert torch.equal(augment.operate(images, number, magnitude, by_rows=False), found)
 
 
 @pytest.mark.parametrize("name", ["trivial", "auto"])

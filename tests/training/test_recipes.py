@@ -129,9 +129,8 @@ def test_the_average_is_that_of_a_slow_loop_over_numbers():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
         average.update()
-        decay = min(
-            0.4, (1 + step) / (10 + step)
-        )  # 2/11, 3/12, 4/13, 5/14, 6/15 = 0.4, and 0.4 from there on
+        # 2/11, 3/12, 4/13, 5/14, 6/15 = 0.4, and 0.4 from there on
+        decay = min(0.4, (1 + step) / (10 + step))
         expected = {
             name: decay * expected[name] + (1 - decay) * value.double()
             for name, value in network.state_dict().items()

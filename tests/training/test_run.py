@@ -120,10 +120,11 @@ def test_label_smoothing_spreads_the_label_over_all_classes(tmp_path, monkeypatc
 
 def test_augmentations_of_the_command_line_replace_those_of_the_recipe():
     args = train.parse_args(["--dataset", "digits", "--augment", "trivial", "flip"])
+    # asked for by name: not taken away again
     assert train.resolve(args, data.ID["digits"]).augment == (
         "trivial",
         "flip",
-    )  # asked for by name: not taken away again
+    )
     assert (
         train.resolve(
             train.parse_args(["--dataset", "cifar100", "--augment"]), data.ID["cifar100"]
@@ -189,9 +190,8 @@ def test_two_runs_do_not_write_the_same_files(tmp_path, finished):
     ):
         start_training(tmp_path, *SHORT)
     assert [path.name for path in tmp_path.iterdir()] == [files_of(tmp_path).lock.name]
-    assert (
-        start_training(tmp_path, *SHORT) is None
-    )  # a lock that nobody holds, as a killed process leaves it, stops nobody
+    # a lock that nobody holds, as a killed process leaves it, stops nobody
+    assert start_training(tmp_path, *SHORT) is None
     assert_same_end(tmp_path, finished(*SHORT))
 
 
@@ -470,9 +470,10 @@ def test_two_processes_learn_what_one_does(tmp_path):
     curves = [pd.read_csv(tmp_path / name / "net_build_curves_run.csv") for name in ("one", "two")]
     for column in ("train_loss", "train_acc", "val_loss", "nc1", "nc4_mismatch"):
         np.testing.assert_allclose(curves[0][column], curves[1][column], rtol=1e-3, atol=1e-6)
+    # the first alone speaks
     assert (
         "2 x cpu" in output and output.count("326 training") == output.count("final: epoch 2") == 1
-    )  # the first alone speaks
+    )
     assert records.read_sidecar(tmp_path / "two" / "net_build_final_run.pth")["processes"] == 2
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(
         path.name for path in (tmp_path / "two").iterdir()
@@ -484,13 +485,14 @@ def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_tha
     tmp_path,
 ):
     (tmp_path / "stopped.py").write_text(STOPPED)
+    # dropout: each process has random states of its own
     words = (
         "--mode",
         "regularised",
         "--epochs",
         "2",
         "--no-amp",
-    )  # dropout: each process has random states of its own
+    )
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     first, second = together(
         tmp_path, (whole, train.__file__, *words), (stopped, tmp_path / "stopped.py", *words)
