@@ -5,6 +5,8 @@
 # make format      install, then put every file into ruff's format
 PYTHON ?= python3
 BIN = .venv/bin
+# One process of tests per core, each with one thread: small networks gain nothing from more.
+PARALLEL = -n auto --dist worksteal
 
 .PHONY: demo test test-fast lint format clean
 
@@ -12,10 +14,10 @@ demo: .venv/installed
 	$(BIN)/python main.py
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

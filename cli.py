@@ -185,8 +185,8 @@ FLAGS = {
         ),
     ),
 }
-# Flags that change how a run goes and not what it makes: a finished stage stays current when they
-# change. A checkpoint counts by its content, as every input does.
+# Flags that do not affect results, so changing them does not invalidate a finished stage. A
+# checkpoint counts by its content, as every input does.
 IMMATERIAL = {
     "checkpoint",
     "device",
@@ -236,7 +236,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def knows(self, flag):
-        """Whether this script has such a flag, so that main.py can hand it on."""
+        """True if the parser accepts `flag`."""
         return flag in self._option_string_actions
 
 

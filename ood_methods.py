@@ -120,8 +120,8 @@ def add_method_flags(group):
         "--ridge",
         type=not_negative,
         help=(
-            "of Mahalanobis: this share of the mean variance is added to the "
-            "covariance; default 0, a pseudo-inverse"
+            "Mahalanobis: ridge added to the covariance, as a share of the mean variance"
+            " (default 0: pseudo-inverse)"
         ),
     )
     group.add_argument(

@@ -46,7 +46,7 @@ class World:
 
     @property
     def first(self):
-        """Whether this is the rank that writes and prints."""
+        """True if this is the rank that writes and prints."""
         return self.rank == 0
 
     def shard(self, count):
@@ -218,7 +218,7 @@ def quiet(silent):
 
 
 def says_it(store):
-    """Whether this rank is the first to fail, and so the one that says why."""
+    """True if this rank is the first to fail, and so the one that says why."""
     try:
         return store.add("failed ranks", 1) == 1
     except (
@@ -228,7 +228,7 @@ def says_it(store):
 
 
 def is_lost_contact(error):
-    """Whether an exception says that another rank is gone, as where the system killed it."""
+    """True if an exception says that another rank is gone, as where the system killed it."""
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError)
         and re.search(r"gloo|Connection (closed|reset)", str(error)) is not None

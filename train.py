@@ -289,7 +289,7 @@ def prepare(args, world):
             f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected 2 each"
             " at least"
         )
-    prove(args, recipe, images.class_names, preprocessing.size)
+    check_network(args, recipe, images.class_names, preprocessing.size)
     facts = {
         "model": args.model,
         "model_args": {"dropout": recipe.dropout},
@@ -316,9 +316,9 @@ def folders_of(dataset):
     return {str(path): folders.fingerprint(path) for path in splits}
 
 
-def prove(args, recipe, class_names, size):
-    """Build the network once while nothing has been written or removed yet: what extraction would
-    refuse is refused now."""
+def check_network(args, recipe, class_names, size):
+    """Build the network once up front, so that bad arguments fail before any file is touched, and so
+    does what extraction would refuse."""
     try:
         network = registry.build(args.model, len(class_names), dropout=recipe.dropout)
     except ValueError as error:

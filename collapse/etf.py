@@ -1,5 +1,5 @@
 """NC2: how near class means or weights are to a simplex ETF, or to the best that few dimensions
-admit; `collapse` holds it."""
+admit."""
 
 import numpy as np
 

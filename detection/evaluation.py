@@ -128,8 +128,10 @@ def perturbed_features(path, inside, found, rows, anew, stale):
 
 
 def note_undefined(scored):
-    """A note for each method that has no score for some of a set's images, or of the ID test
-    images, where it has none yet."""
+    """Note each method that is undefined for some images of a set, or for some ID test images.
+
+    Methods that are undefined for all of them have a note from their fit.
+    """
     for name, found in scored.ood.items():
         for method, values in found.items():
             said = [

@@ -1,16 +1,17 @@
-"""Features of images by one network: one pass over this process's share of them, kept row by row or
+"""One pass of a network over this process's share of the images: features are kept row by row, or
 handed on layer by layer.
 
     extractor = Extractor(network, classifier, preprocessing, world, batch_size=500)
     # (N, D) on the first rank, None on the others
     features = extractor.gather(extractor.run(job, kept=[""]), [""])[""]
 
-Several processes share the images by whole batches, so that each batch is the very one that a
-single process makes: whether an image's features depend on who stands beside it in the batch no
-longer matters. They do: on a CPU with AVX-512 and AMX a batch of 1 or 3 moves them by 1e-6 against
-one of 500, since other kernels are chosen; batches of 37 to 1,000, other positions and one or two
-threads gave the same bits. Equal bits further need the same kind of device in every rank. A set of
-fewer batches than processes leaves some of them idle."""
+Several processes share the images by whole batches, which makes every batch identical to the one of
+a single process. That matters, because features depend slightly on the size of the batch: on a CPU
+with AVX-512 and AMX, a batch of 1 or 3 moves them by 1e-6 against one of 500, since other kernels
+are chosen. Batches of 37 to 1,000, other positions in the batch, and one or two threads gave the
+same bits. Equal bits also need the same kind of device on every rank. A set with fewer batches than
+processes leaves some of them idle.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -142,7 +142,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a job's files are kept, how many images they hold, and what is to be said of it."""
+    """The decision on a job's files: kept or not, how many images they hold, and what to say of it."""
 
     kept: bool
     rows: int | None = None
@@ -187,7 +187,7 @@ class Shelf:
         return utils.plain(facts)
 
     def judge(self, job, training=None):
-        """Whether the files of a job can be kept -> Verdict."""
+        """Decide whether the files of a job can be kept."""
         files = self.outputs(job)
         sidecars = {name: records.read_sidecar(file) for name, file in files.items()}
         if not all(file.is_file() for file in files.values()):

@@ -137,7 +137,7 @@ def broken(published, paths, why):
 
 
 def is_whole(path, md5):
-    """Whether a file is the published one; without a published MD5, whether it is as long as its
+    """True if a file is the published one; without a published MD5, whether it is as long as its
     own header says.
     """
     if md5 is None:
@@ -150,7 +150,7 @@ def is_whole(path, md5):
 
 
 def is_whole_idx(path):
-    """Whether a file of MNIST's format, uint8, has the length of its header: 0, 0, type,
+    """True if a file of MNIST's format, uint8, has the length of its header: 0, 0, type,
     dimensions, each size, values.
     """
     with open(path, "rb") as file:

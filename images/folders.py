@@ -153,7 +153,7 @@ def walk(folder, inside="", above=frozenset()):
 
 
 def is_folder(entry):
-    """Whether a directory entry is a folder, or a link to one; a link that leads to itself is
+    """True if a directory entry is a folder, or a link to one; a link that leads to itself is
     neither.
     """
     try:

@@ -143,7 +143,7 @@ def orientation(image):
 
 
 def check_mode(image):
-    """Whether an opened image is 16-bit grey; ValueError for a mode whose white nobody knows."""
+    """True if an opened image is 16-bit grey; ValueError for a mode whose white nobody knows."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return True
     if image.mode not in PLAIN:
@@ -182,8 +182,8 @@ def complaint(path, thorough, side=0):
             elif thorough:
                 image.draft(None, (1, 1))
                 image.load()
-    # a second opinion, and the words of the real thing: a PNG whose last checksum is wrong decodes
-    # all the same
+    # Retry with the full reader: its verdict decides, and its message is the one shown. A PNG whose
+    # last checksum is wrong decodes all the same.
     except Exception:
         try:
             read(path, side)

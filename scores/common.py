@@ -20,8 +20,10 @@ class Noted(UserWarning):
 
 
 def warn(method: str, text: str):
-    """Warn in the name of a method. Python shows a text once a place, so it must not hold a count
-    of the block."""
+    """Warn in the name of a method.
+
+    Python shows a text once per place in the code, so leave counts of a single block out of it.
+    """
     warnings.warn(f"{method}: {text}", UserWarning, stacklevel=2)
 
 

@@ -1,11 +1,8 @@
-"""OOD scores from where features lie: distances, subspaces, class structure; `scores.neighbours`
-has the neighbours.
+"""Scores from where features lie: distances, subspaces, class structure.
 
-Rows of `scores.registry.METHODS`; see `scores.activation` for the form. Kind "linear" shares one
-large product in `scores.registry.score_all`:
-
-  projected = (features - state.centre) @ state.matrix + state.offset, and finish(projected,
-      features, logits, state)
+`scores.rows` describes them. Those of kind "linear" share one large product in
+`scores.registry.score_all`: `projected = (features - fitted.centre) @ fitted.matrix +
+fitted.offset`, which `finish(projected, features, logits, fitted)` receives.
 """
 
 import numpy as np

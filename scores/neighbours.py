@@ -1,9 +1,8 @@
 """OOD scores from the nearest among all training features: KNN, NNGuide, Relation. The search is
 exact.
 
-Rows of `scores.registry.METHODS`; see `scores.activation` for the form. Kind "neighbour": the three
-share one `Bank`, and `finish(near, logits, state)` takes from there on the k largest products of
-each image, or all its cosines.
+`scores.rows` describes them. The three share one `Bank`, and `finish(near, logits, fitted)`
+receives each image's k largest similarities, or all of them.
 
 An exhaustive search costs one product of queries and training features, 2 D flops per pair: float32
 makes it twice as fast as scikit-learn's float64, and no more. The rest is gained by not finishing

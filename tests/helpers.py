@@ -184,7 +184,7 @@ def another_checkpoint(run):
 
 
 def equal(one, other):
-    """Whether two nests of dicts and lists hold the same numbers, bit for bit."""
+    """True if two nests of dicts and lists hold the same numbers, bit for bit."""
     if isinstance(one, torch.Tensor):
         return (
             isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)

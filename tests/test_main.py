@@ -26,6 +26,7 @@ from networks import checkpoints
 from scores import registry
 from training import run as training_run
 
+pytestmark = pytest.mark.slow  # each test runs stages of the chain, or batch scripts
 ROOT = Path(__file__).resolve().parent.parent
 STEM = "resnet_cifar_final_digits_s0"
 SETS = {"held_out": 118, "photos": 456, "uniform": 1000, "gaussian": 1000}
@@ -104,7 +105,6 @@ def logits_of(chain, stem):
     return features_of(chain, stem)[0] @ W.T + b
 
 
-@pytest.mark.slow
 def test_every_stage_runs_in_its_order_and_the_chain_ends_with_the_report(chain):
     assert stages(chain[1]) == STAGES
     assert chain[1].rstrip().endswith(f"report: {Path('results') / STEM / 'report.html'}")

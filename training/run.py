@@ -33,7 +33,7 @@ CHECK_EVERY = 20  # steps between looks at the loss; each look makes a GPU wait
 
 @dataclass(frozen=True)
 class Options:
-    """What of the command line changes how a run goes, beside its recipe."""
+    """Run options that are not part of the recipe."""
 
     seed: int
     amp: bool = True
@@ -392,7 +392,7 @@ class Run(State):
 
 
 def has_bfloat16(device):
-    """Whether the device multiplies bfloat16 matrices natively, so that autocast gains."""
+    """True if the device multiplies bfloat16 matrices natively, so that autocast gains."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
@@ -403,7 +403,7 @@ def has_bfloat16(device):
 
 @dataclass
 class Signalled:
-    """Whether a signal has asked to stop."""
+    """True if a signal has asked to stop."""
 
     now: bool = False
 

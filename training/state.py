@@ -1,5 +1,4 @@
-"""The state of a training run, and how it is kept: all that rebuilds the network, and all that an
-interrupted run goes on from."""
+"""Training state: everything needed to rebuild the network and to resume an interrupted run."""
 
 import sys
 
