@@ -314,7 +314,7 @@ def leave(code):
     while the interpreter ends, the process aborts with "terminate called without an active
     exception" (pytorch #179291), seen once on a crowded machine.
     """
-    if getattr(sys.modules.get("distributed"), "joined", False):
+    if getattr(sys.modules.get("processes"), "joined", False):
         sys.stderr.flush()
         os._exit(code or 0)
     sys.exit(code)

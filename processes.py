@@ -1,7 +1,7 @@
 """Several processes as one: torch.distributed's set-up, shards and gathers. Does nothing in a
 process that is alone.
 
-    with distributed.join(device) as world:          # python x.py | torchrun --nproc-per-node 2
+    with processes.join(device) as world:          # python x.py | torchrun --nproc-per-node 2
         x.py | srun --ntasks 2 python x.py
         rows = world.gather(work(images[world.shard(len(images))]))
         if world.first:

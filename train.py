@@ -317,8 +317,8 @@ def folders_of(dataset):
 
 
 def check_network(args, recipe, class_names, size):
-    """Build the network once up front, so that bad arguments fail before any file is touched, and so
-    does what extraction would refuse."""
+    """Build the network once up front: bad arguments, and what extraction would refuse, fail before
+    any file is touched."""
     try:
         network = registry.build(args.model, len(class_names), dropout=recipe.dropout)
     except ValueError as error:

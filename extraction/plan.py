@@ -142,7 +142,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision on a job's files: kept or not, how many images they hold, and what to say of it."""
+    """What becomes of a job's files: kept or not, how many images, and what to say of it."""
 
     kept: bool
     rows: int | None = None

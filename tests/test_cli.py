@@ -399,3 +399,16 @@ def test_a_table_of_many_columns_is_not_cut(capsys):
     cli.print_table(frame)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "column 39" in lines[0] and "..." not in lines[0]
+
+
+# ---- several processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_where_processes_worked_together_a_script_exits_at_once(monkeypatch, joined):
+    left = []
+    monkeypatch.setattr(processes, "joined", joined)
+    monkeypatch.setattr(cli.os, "_exit", lambda code: left.append(code))
+    with pytest.raises(SystemExit) as stopped:
+        cli.leave(75)
+    assert stopped.value.code == 75 and left == ([75] if joined else [])

@@ -1,13 +1,13 @@
 """A training run: its loop. What it measures is in training/measures.py, the
 state that it resumes from in training/state.py.
 
-    with signals() as signalled, distributed.join(device) as world:
+    with signals() as signalled, processes.join(device) as world:
         run = Run(files, facts, recipe, preprocessing, world, signalled, options)
         run.resume(arguments)        # where it was stopped before
         # False: stopped by a signal, its state kept
         done = run.fit(train, val, bar) and run.finish(train, test)
 
-Alone or as one of several processes (distributed.World): each takes its share of every batch,
+Alone or as one of several processes (processes.World): each takes its share of every batch,
 gradients are averaged over the whole batch, and the first process alone writes."""
 
 import contextlib
