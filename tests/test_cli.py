@@ -14,6 +14,7 @@ import pytest
 from helpers import Ended, shell
 
 import cli
+import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train", "run_networks", "ood_methods", "neural_collapse", "report", "main")

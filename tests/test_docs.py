@@ -95,7 +95,7 @@ def test_the_source_shown_is_that_of_the_registry(name):
 def test_every_metric_column_is_explained():
     shown = described(METHODS, "column", "formula")
     assert set(metrics.COLUMNS) <= set(shown)
-    # detection.tabulate adds these
+    # detection.evaluation.tabulate adds these
     assert set(shown) - set(metrics.COLUMNS) == {
         "accuracy",
         "accuracy_at_tpr",
