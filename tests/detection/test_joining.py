@@ -14,6 +14,8 @@ from artifacts import records, store
 from detection import joining
 from scores import registry
 
+pytestmark = pytest.mark.slow  # each test scores a run at least twice
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

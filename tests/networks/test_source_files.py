@@ -174,6 +174,7 @@ LAZY = PLAIN.replace("    return", "    from {} import width\n    return").repla
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [DATACLASS, NEIGHBOUR.format("blocks"), NEIGHBOUR.format("data"), LAZY.format("utils")],
@@ -345,6 +346,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_classifier_of_every_kind_is_trained_extracted_and_found_in_a_bare_state_dict(
     tmp_path, kind
