@@ -27,26 +27,18 @@ the same head and features stays in the table, unless --replace starts over. Wit
 methods that need no head are scored. Every score is higher for more in-distribution images; ID is
 the positive class; rates are in [0, 1]. docs/methods.md explains each method."""
 
-import contextlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import polars as pl
 
 import cli
 import feature_files
-import figures
 import utils
-from arrays import scorable_features
 from artifacts import records, store
-from detection import evaluation, joining, metrics, tables
-from head import Head
+from detection import drawing, evaluation, inputs, joining, odin, outputs, tables, tuning
 from scores import registry
 
-# flag: (parameter, the methods that it is of). A new parameter is a row here.
+# Short forms of --set: flag: (parameter, the methods that have it).
 PARAMETERS = {
     "temperature": ("temperature", ("Energy",)),
     "ridge": ("ridge", ("Mahalanobis",)),
@@ -55,7 +47,6 @@ PARAMETERS = {
     "no_neco_scaler": ("scaler", ("NECO", "NECO-MaxLogit", "NECO-ETF")),
     "neco_max_logit": ("max_logit", ("NECO", "NECO-NoScaler", "NECO-ETF")),
 }
-DERIVED = ("ood_groups.csv", "ood_metrics.tex")  # of ood_metrics.csv, where asked for
 
 
 def make_parser():
@@ -101,7 +92,7 @@ def add_method_flags(group):
         metavar="METHOD",
         help=(
             f"scores to compute, by default all but the variants: {', '.join(registry.DEFAULT)},"
-            f" {evaluation.ODIN}; variants: {', '.join(variants)}"
+            f" {odin.ODIN}; variants: {', '.join(variants)}"
         ),
     )
     group.add_argument(
@@ -115,7 +106,9 @@ def add_method_flags(group):
             " has them all. The flags below are short for some"
         ),
     )
-    group.add_argument("--temperature", type=positive_number, help="of Energy; default 1")
+    group.add_argument(
+        "--temperature", type=positive_number, help="temperature of Energy (default 1)"
+    )
     group.add_argument(
         "--ridge",
         type=not_negative,
@@ -188,9 +181,9 @@ def add_table_flags(group):
         "--caption",
         type=str,
         default="",
-        help="of the LaTeX table, in LaTeX; default: what the table shows",
+        help="caption of the LaTeX table, in LaTeX; default: what the table shows",
     )
-    group.add_argument("--label", type=str, default="tab:ood", help="of the LaTeX table")
+    group.add_argument("--label", type=str, default="tab:ood", help="label of the LaTeX table")
 
 
 def parse_args(argv=None):
@@ -208,9 +201,8 @@ def main(argv=None):
         utils.writable_folder(job.run.folder / "figures")
     measured = [score_run(job, args) for job in jobs]
     if len(jobs) > 1:
-        compare_checkpoints(
-            measured, args, [reason for job in jobs for reason in job.stale.reasons]
-        )
+        reasons = [reason for job in jobs for reason in job.stale.reasons]
+        compare_checkpoints(measured, args, reasons)
 
 
 # ---- what is to be done --------------------------------------------------------------------------
@@ -218,21 +210,17 @@ def main(argv=None):
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint's files, the methods that are computed, and what an earlier table keeps beside
+    """One checkpoint's files, the methods to compute, and what an earlier table keeps beside
     them."""
 
     run: feature_files.Run
-    names: list  # methods to compute
-    asked: list  # OOD sets that are asked for
-    # OOD sets that stand in the table: these, but for --val-ood, and those of the earlier table
-    tested: list
-    earlier: joining.Earlier  # without the methods that are computed
-    lines: list  # what a person should know of all this
+    names: list[str]  # methods to compute
+    asked: list[str]  # OOD sets that are asked for
+    # OOD sets in the table: the asked ones but for --val-ood, and those of the earlier table
+    tested: list[str]
+    earlier: joining.Earlier  # without the methods to compute
+    lines: list[str]  # to print before the work starts
     stale: records.Stale
-
-    @property
-    def odin(self):
-        return evaluation.ODIN in self.names
 
     @property
     def inputs(self):
@@ -269,36 +257,38 @@ def check_edited(earlier, names, folder):
     computes anew now."""
     gone = [name for name in earlier.edited if name not in names]
     if gone:
+        some = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
         raise ValueError(
-            f"{folder}: {next(iter(earlier.lost))}, and"
-            f" {', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''} would go with it; compute all"
-            " anew by leaving --methods out, or start over with --replace"
+            f"{folder}: {next(iter(earlier.lost))}, and {some} would go with it; compute all anew"
+            " by leaving --methods out, or start over with --replace"
         )
 
 
 def methods_of(run, args):
     """-> the methods to compute, and a line on those that are left out without a head; ValueError
     for one that was named."""
-    names = list(args.methods or [*registry.DEFAULT, *([evaluation.ODIN] if run.odin_test else [])])
+    names = list(args.methods or registry.DEFAULT)
+    if run.odin_test and not args.methods:
+        names.append(odin.ODIN)
     if run.head:
         return names, []
     given = parameters(args)
     lacking = [
-        name
-        for name in names
-        if name == evaluation.ODIN or registry.needs_head(name, given.get(name))
+        name for name in names if name == odin.ODIN or registry.needs_head(name, given.get(name))
     ]
-    if lacking and (args.methods or any(values.get("max_logit") for values in given.values())):
+    if not lacking:
+        return names, []
+    times_max_logit = any(values.get("max_logit") for values in given.values())
+    if args.methods or times_max_logit:
         raise ValueError(
             f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)};"
             f" expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
         )
-    # by run_networks.py, which makes the head too
-    made = records.read_sidecar(run.train).get("head_sha256")
-    line = f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}" + (
-        f"; make it with: {run.command}" if made else ""
-    )
-    return [name for name in names if name not in lacking], [line] if lacking else []
+    line = f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}"
+    if records.read_sidecar(run.train).get("head_sha256"):
+        # run_networks.py made these features, and makes the head too
+        line += f"; make it with: {run.command}"
+    return [name for name in names if name not in lacking], [line]
 
 
 def check_together(jobs):
@@ -326,27 +316,34 @@ def check(run, args):
         )
     check_val_ood(run, args)
     check_groups(run, args)
-    width = store.width_of(run.train)
-    for flag in ("vim_dim", "neco_dim"):
-        if (getattr(args, flag) or 0) >= width:
-            expected = f"1 to {width - 1}" if width > 1 else "no such flag"
-            raise ValueError(
-                f"--{flag.replace('_', '-')} is {getattr(args, flag)}; expected {expected} for"
-                f" {width} features"
-            )
-    for name, parameter, value in map(registry.parse_setting, args.set or []):
-        if parameter == "dim" and value >= width:
-            raise ValueError(
-                f"--set {name}.dim={value}: expected less than the {width} features' number"
-            )
-    if evaluation.ODIN in (args.methods or []) and not run.odin_test:
+    check_dimensions(run, args)
+    if odin.ODIN in (args.methods or []) and not run.odin_test:
         raise ValueError(
             f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
             f"{run.command_with('--odin-epsilon 0.0014')}"
         )
 
 
+def check_dimensions(run, args):
+    """ValueError for a number of components that the features do not have."""
+    width = store.width_of(run.train)
+    for flag in ("vim_dim", "neco_dim"):
+        value = getattr(args, flag)
+        if value is not None and value >= width:
+            expected = f"1 to {width - 1}" if width > 1 else "no such flag"
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is {value}; expected {expected} for {width} features"
+            )
+    for name, parameter, value in map(registry.parse_setting, args.set or []):
+        if parameter == "dim" and value >= width:
+            raise ValueError(
+                f"--set {name}.dim={value}: expected less than the {width} features' number"
+            )
+
+
 def check_val_ood(run, args):
+    """ValueError where --val-ood cannot choose hyper-parameters: it needs another set to test on,
+    ID validation images and a head."""
     if not args.val_ood:
         return
     if args.val_ood not in run.ood:
@@ -397,113 +394,73 @@ def check_groups(run, args):
 # ---- one checkpoint ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """The features of one checkpoint, and its head, None where there is none."""
-
-    train: store.Features
-    val: store.Features | None
-    test: store.Features
-    ood: dict  # name: features
-    head: Head | None
-
-    def logits(self, found):
-        return self.head.logits(found.features) if self.head else None
-
-
 def score_run(job, args):
     """Fit, score, and write everything of one checkpoint -> its tidy table."""
     run, seconds = job.run, {}
-    for line in job.lines:
-        print(line)
-    print(
-        f"reading {sum(path.stat().st_size for path in run.files) / 2**20:,.0f} MiB of features in"
-        f" {run.folder}"
-    )
+    announce(job)
     with cli.timed(seconds, "reading"):
-        data = read(run, job.stale)
+        found = inputs.read(run, job.stale)
     with cli.timed(seconds, "scoring"):
-        fitted = fit(data)
-        scored = score(job, fitted, data, args)
+        fitted = inputs.fit(found)
+        scored = score(job, fitted, found, args)
     with cli.timed(seconds, "tables"):
-        logits = data.logits(data.test)
-        right = None if logits is None else logits.argmax(1) == data.test.labels
-        table = evaluation.tabulate(run, scored, right, args.tpr)
-        written = write(job, args, table, scored, data)
+        table = tables.tabulate(run, scored, found.right(), args.tpr)
+        written = write(job, args, table, scored, found.head)
     with cli.timed(seconds, "figures"):
-        written += draw(job, fitted, data, table, scored, args)
+        folder = run.folder / "figures"
+        written += drawing.draw(folder, fitted, table, scored, args.tpr, job.earlier.drawn)
     finish(job, args, table, written, seconds)
     return table
 
 
-def read(run, stale):
-    """All features of one checkpoint, each once."""
-
-    def features(path):
-        return store.read_features(path, stale, run.command) if path else None
-
-    head = store.read_head(run.head, stale, run.command) if run.head else None
-    val = features(run.val) if run.head else None
-    ood = {name: features(path) for name, path in run.ood.items()}
-    data = Data(features(run.train), val, features(run.test), ood, head)
-    for found in (data.train, data.val, data.test):
-        if found and head:
-            store.check_labels(found, head.class_names)
-    for found in (data.val, data.test, *data.ood.values()):
-        if found:
-            with about(found.file):
-                scorable_features(found.features)
-    return data
+def announce(job):
+    """Print what a person should know before the work starts."""
+    for line in job.lines:
+        print(line)
+    size = sum(path.stat().st_size for path in job.run.files) / 2**20
+    print(f"reading {size:,.0f} MiB of features in {job.run.folder}")
 
 
-def fit(data):
-    """The training set, which each method is fitted to."""
-    with about(data.train.file):
-        W, b = (data.head.W, data.head.b) if data.head else (None, None)
-        held = (data.val.features, data.val.labels) if data.val else None
-        return registry.Training(data.train.features, data.train.labels, W, b, held)
-
-
-@contextlib.contextmanager
-def about(path):
-    """What is wrong in the block is wrong in this file."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def score(job, fitted, data, args):
+def score(job, fitted, found, args):
     """The scores that are asked for, and the earlier ones beside them."""
-    run, overrides = job.run, parameters(args)
-    names = [name for name in job.names if name != evaluation.ODIN]
-    chosen = (
-        evaluation.tune(fitted, names, overrides, data.ood[args.val_ood].features)
-        if args.val_ood
-        else {}
-    )
-    ood = {name: data.ood[name] for name in job.tested}
+    given = parameters(args)
+    names = [name for name in job.names if name != odin.ODIN]
+    chosen = {}
+    if args.val_ood:
+        chosen = tuning.tune(fitted, names, given, found.ood[args.val_ood].features)
+    ood = {name: found.ood[name] for name in job.tested}
     scored = evaluation.score(
-        fitted, names, {**chosen, **overrides}, data.test, ood, {args.val_ood: chosen}
+        fitted, names, {**chosen, **given}, found.test, ood, {args.val_ood: chosen}
     )
-    scored.parameters.update(
-        {name: scored.parameters[name] | {"val_ood": args.val_ood} for name in chosen}
-    )
-    if job.odin:
-        evaluation.add_odin(run, scored, data.test, ood, data.head, job.stale)
+    for name in chosen:
+        scored.parameters[name] = scored.parameters[name] | {"val_ood": args.val_ood}
+    if odin.ODIN in job.names:
+        odin.add_odin(job.run, scored, found.head, job.stale)
     evaluation.note_undefined(scored)
-    outside = {name: len(found.labels) for name, found in data.ood.items()}
-    inside = len(data.test.labels)
-    return joining.join(scored, job.earlier, run.folder, run.dataset, inside, outside)
+    return joining.join(scored, job.earlier, job.run.folder, job.run.dataset)
+
+
+def write(job, args, table, scored, head):
+    """Write the tables and the score files -> their paths."""
+    run = job.run
+    sidecar = {
+        **records.provenance(cli.material(args), job.stale),
+        "tpr": args.tpr,
+        **records.origin(run.head or run.train),
+    }
+    options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
+    written = outputs.write_tables(run.folder, table, options, sidecar)
+    written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
+    return written
 
 
 def finish(job, args, table, written, seconds):
-    """What an earlier table left goes, the record of this one is written, and the table is
-    printed."""
+    """Remove what an earlier table left, write the record of this one, and print the table."""
     folder = job.run.folder
-    removed = remove_outdated(folder, written)
+    record = folder / joining.RECORD
+    removed = outputs.remove_outdated(folder, record, written)
     records.write_record(
-        folder / joining.RECORD,
+        record,
         cli.material(args),
         job.inputs,
         written,
@@ -533,7 +490,7 @@ def setting(text):
 
 def method(text):
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
-    known = {registry.plain_name(name): name for name in (*registry.METHODS, evaluation.ODIN)}
+    known = {registry.plain_name(name): name for name in (*registry.METHODS, odin.ODIN)}
     if registry.plain_name(text) not in known:
         raise cli.ArgumentTypeError(
             f"unknown method {text!r}; expected one of {', '.join(known.values())}"
@@ -604,7 +561,7 @@ def parameters(args):
     return {name: values for name, values in given.items() if name in computed}
 
 
-# ---- tables --------------------------------------------------------------------------------------
+# ---- several checkpoints -------------------------------------------------------------------------
 
 
 def compare_checkpoints(measured, args, reasons):
@@ -616,159 +573,23 @@ def compare_checkpoints(measured, args, reasons):
         **records.provenance(cli.material(args), records.Stale(args.allow_stale, reasons)),
         "checkpoints": [table["checkpoint"].iloc[0] for table in measured],
     }
-    parts = {
-        "ood_checkpoints.csv": (
-            "ood",
-            tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"]),
-        )
-    }
+    by_set = tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"])
+    write_spread(folder / "ood_checkpoints.csv", "ood", by_set, sidecar)
     if args.groups:
         means = pd.concat([tables.over_groups(table, args.groups) for table in measured])
-        parts["ood_group_checkpoints.csv"] = (
-            "group",
-            tables.over_checkpoints(means, ["group", "sets", "method"]),
-        )
-    for name, (what, spread) in parts.items():
-        store.write_table(folder / name, spread, sidecar)
-        cli.print_table(
-            spread[[what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]].round(4),
-            f"{len(measured)} checkpoints: mean and standard deviation of AUROC and FPR in [0, 1]"
-            f" -> {folder / name}",
-        )
+        by_group = tables.over_checkpoints(means, ["group", "sets", "method"])
+        write_spread(folder / "ood_group_checkpoints.csv", "group", by_group, sidecar)
 
 
-# ---- files ---------------------------------------------------------------------------------------
-
-
-def write(job, args, table, scored, data):
-    """ood_metrics.csv, .md, .tex, ood_groups.csv and the score files -> their paths."""
-    run = job.run
-    sidecar = {
-        **records.provenance(cli.material(args), job.stale),
-        "tpr": args.tpr,
-        **records.origin(run.head or run.train),
-    }
-    summary = tables.summarise(table, args.groups)
-    written = [run.folder / "ood_metrics.csv", run.folder / "ood_metrics.md"]
-    store.write_table(written[0], table, sidecar)
-    utils.write_text(written[1], tables.markdown(summary, table, args.tpr))
-    if args.groups:
-        written.append(run.folder / "ood_groups.csv")
-        store.write_table(written[-1], tables.over_groups(table, args.groups), sidecar)
-    if args.latex:
-        written.append(run.folder / "ood_metrics.tex")
-        utils.write_text(
-            written[-1], tables.latex(summary, table, args.tpr, args.caption, args.label)
-        )
-    thresholds = {
-        name: metrics.threshold_at_tpr(values, args.tpr) for name, values in scored.id.items()
-    }
-    sets = {f"ID_{run.dataset}": (data.test, scored.id)}
-    for name, values in scored.ood.items():
-        sets[f"OOD_{name}"] = (data.ood[name], values)
-    for stem, (found, values) in sets.items():
-        written.append(run.folder / f"scores_{stem}.csv")
-        class_names = data.head.class_names if data.head else None
-        scores = score_table(found, values, thresholds, data.logits(found), class_names)
-        chosen = {name: thresholds[name] for name in values}
-        store.write_table(written[-1], scores, sidecar, thresholds=chosen)
-    return written
-
-
-def score_table(found, values, thresholds, logits, class_names):
-    """One row per image: path, label, predicted class, every score, and whether it passes its
-    method's threshold."""
-    columns = {"path": found.paths} if found.paths else {}
-    columns["label"] = found.labels
-    if logits is not None:
-        prediction = logits.argmax(1)
-        columns |= {
-            "prediction": prediction,
-            "predicted_class": [class_names[index] for index in prediction],
-        }
-    columns |= {name: pl.Series(value).fill_nan(None) for name, value in values.items()}
-    for name in values:
-        verdict = (
-            columns[name] >= thresholds[name]
-            if np.isfinite(thresholds[name])
-            else pl.Series([None] * len(found.labels))
-        )
-        columns[f"{name}_accepted"] = verdict
-    return pl.DataFrame(columns)
-
-
-def remove_outdated(folder, written):
-    """Remove what an earlier command made of a table that is now another one -> the names.
-
-    A score file that is not made anew stays: its numbers are still right, and its sidecar says what
-    made them. Only figures and tables of this folder go, whatever the record names."""
-    earlier = records.read_record(folder / joining.RECORD).get("outputs", {})
-    kept, root = {path.resolve() for path in written}, folder.resolve()
-    outdated = []
-    for name in earlier:
-        path = records.inside(folder, name).resolve()
-        ours = Path(os.path.relpath(path, root))
-        is_figure = ours.parts[0] == "figures" and ours.suffix == ".png"
-        if path not in kept and (is_figure or str(ours) in DERIVED):
-            outdated.append(str(ours))
-    for name in outdated:
-        (folder / name).unlink(missing_ok=True)
-        if name.endswith(".csv"):
-            records.sidecar_path(folder / name).unlink(missing_ok=True)
-    return outdated
-
-
-def draw(job, fitted, data, table, scored, args):
-    """The OOD figures -> their paths. Of more methods than the core ones, the best on average gets
-    its histogram too; an earlier method keeps the one that it has."""
-    folder = job.run.folder / "figures"
-    table = tables.printable(table)
-    drawn = {"auroc_bars": figures.auroc_bars(table)}
-    everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
-    mean = table[everywhere].groupby("method")["auroc"].mean()
-    shown = [name for name in scored.id if name in registry.CORE]
-    if mean.notna().any():
-        shown.append(mean.idxmax())
-    for name in dict.fromkeys([*shown, *job.earlier.drawn]):
-        area = table[table["method"] == name].set_index("ood")["auroc"].to_dict()
-        inside = scored.id[name]
-        outside = {key: found[name] for key, found in scored.ood.items() if name in found}
-        threshold = metrics.threshold_at_tpr(inside, args.tpr)
-        drawn[f"scores_{name}"] = figures.score_histograms(inside, outside, name, threshold, area)
-    drawn |= draw_components(fitted, data, scored)
-    for name, figure in drawn.items():
-        utils.write_figure(folder / f"{name}.png", figure)
-    return [folder / f"{name}.png" for name in drawn]
-
-
-def draw_components(fitted, data, scored):
-    """{name: figure} of the features on their leading principal axes, as many as there are."""
-    centre, axes, explained = leading_components(fitted)
-    inside = (data.test.features - centre) @ axes
-    points = {name: (data.ood[name].features - centre) @ axes for name in scored.ood}
-    if len(explained) < 2:  # one feature is no plane
-        return {}
-    first_two = {name: found[:, :2] for name, found in points.items()}
-    drawn = {
-        "principal_components": figures.principal_components(
-            inside[:, :2], first_two, explained[:2], data.test.labels
-        )
-    }
-    if len(explained) == 3:  # two features have no third component
-        drawn["principal_components_three"] = figures.three_components(
-            inside, points, explained, data.test.labels
-        )
-    return drawn
-
-
-def leading_components(fitted):
-    """The training set -> its mean (D,), the three leading principal axes (D, 3), and the share of
-    the variance of each."""
-    values, vectors = fitted.spectrum
-    leading, total = values[:-4:-1], values.sum()
-    # features that are all the same
-    shares = leading / total if total > 0 else np.full(len(leading), np.nan)
-    return fitted.mean.astype(np.float32), vectors[:, :-4:-1].astype(np.float32), tuple(shares)
+def write_spread(path, what, spread, sidecar):
+    """Write and print a table of means and standard deviations, one row per `what` and method."""
+    store.write_table(path, spread, sidecar)
+    shown = [what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]
+    cli.print_table(
+        spread[shown].round(4),
+        f"{len(sidecar['checkpoints'])} checkpoints: mean and standard deviation of AUROC and FPR"
+        f" in [0, 1] -> {path}",
+    )
 
 
 if __name__ == "__main__":

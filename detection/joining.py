@@ -4,7 +4,7 @@ new scores join it.
     # Cheap: names, parameters and hashes.
     earlier = joining.find(folder, "cifar100")
     # Its scores of each image beside the new ones.
-    scored = joining.join(scored, earlier, folder, "cifar100", 10_000, {"svhn": 26_032})
+    scored = joining.join(scored, earlier, folder, "cifar100")
 
 An earlier score stays where the head, the ID features and its OOD set are what its record says that
 they were, and the tables that hold it are as they were written. Methods that are asked for now are
@@ -18,11 +18,12 @@ import polars as pl
 
 import utils
 from artifacts import csv_files, records, store
-from detection import evaluation
+from detection.odin import ODIN
+from detection.scored import Scored, ScoredSet
 from scores import registry
 
 RECORD = "ood_methods.json"
-ORDER = [*registry.METHODS, evaluation.ODIN]
+ORDER = [*registry.METHODS, ODIN]
 
 
 @dataclass
@@ -41,6 +42,10 @@ class Earlier:
     @property
     def sets(self):
         return list(dict.fromkeys(name for name, _ in self.cells))
+
+    def notes_of(self, name):
+        """{method: text, which may be empty} of the methods that were computed on this set."""
+        return {method: self.notes[place, method] for place, method in self.cells if place == name}
 
     def tuned_on(self):
         """OOD sets that chose some method's hyper-parameters."""
@@ -189,9 +194,7 @@ def why_row_goes(folder, dataset, record, name, method, values):
             f"OOD_{chosen_on}_test, which chose the parameters of {method}, changed or is gone; the"
             f" earlier rows of {method} go"
         )
-    perturbed = (
-        (f"ODIN_ID_{dataset}_test", f"ODIN_OOD_{name}_test") if method == evaluation.ODIN else ()
-    )
+    perturbed = (f"ODIN_ID_{dataset}_test", f"ODIN_OOD_{name}_test") if method == ODIN else ()
     if not all(same(folder, stem, record) for stem in perturbed):
         return f"perturbed images of {name} changed, or are gone; the earlier row of {method} goes"
     return ""
@@ -200,28 +203,26 @@ def why_row_goes(folder, dataset, record, name, method, values):
 # ---- its scores ----------------------------------------------------------------------------------
 
 
-def join(scored, earlier, folder, dataset, id_rows, ood_rows):
-    """New scores and earlier ones together, by the order of the registry.
-
-    id_rows: the number of ID test images; ood_rows: {name: that of an OOD set}.
-    """
+def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored:
+    """New scores and earlier ones together, in the order of the registry."""
     if not earlier.cells:
         return scored
-    path = folder / f"scores_ID_{dataset}.csv"
-    inside = read_scores(path, list(earlier.parameters), id_rows) | scored.id
-    outside = {}
-    for name in dict.fromkeys([*scored.ood, *earlier.sets]):
-        methods = [method for place, method in earlier.cells if place == name]
-        found = {}
-        if methods:
-            found = read_scores(folder / f"scores_OOD_{name}.csv", methods, ood_rows[name])
-        outside[name] = in_order({**found, **scored.ood.get(name, {})})
-    return evaluation.Scored(
-        in_order(inside),
-        outside,
-        in_order({**earlier.parameters, **scored.parameters}),
-        {**earlier.notes, **scored.notes},
+    inside = joined(
+        scored.id, folder / f"scores_ID_{dataset}.csv", dict.fromkeys(earlier.parameters, "")
     )
+    outside = [
+        joined(part, folder / f"scores_OOD_{part.name}.csv", earlier.notes_of(part.name))
+        for part in scored.ood
+    ]
+    return Scored(inside, outside, in_order({**earlier.parameters, **scored.parameters}))
+
+
+def joined(part: ScoredSet, path: Path, notes: dict[str, str]) -> ScoredSet:
+    """A set with its earlier scores beside the new ones; `notes` has a text, which may be empty,
+    for each earlier method."""
+    before = read_scores(path, list(notes), len(part)) if notes else {}
+    scores = in_order({**before, **part.scores})
+    return ScoredSet(part.name, part.images, scores, {**notes, **part.notes})
 
 
 def in_order(by_method):

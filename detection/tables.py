@@ -1,7 +1,10 @@
-"""Tables of OOD metrics: over groups and checkpoints, as printed, in Markdown and in LaTeX.
+"""Tables of OOD metrics: ood_metrics.csv, over groups and checkpoints, as printed, in Markdown and
+in LaTeX.
 
 The tidy table has one row per OOD set and method, as ood_metrics.csv has (README.md says its
-columns)."""
+columns). `tabulate` makes it: a new column is a line in its `row`, or, where it is one more metric
+of two arrays of scores, a line in metrics.COLUMNS and metrics.evaluate.
+"""
 
 import json
 import re
@@ -9,7 +12,10 @@ import re
 import numpy as np
 import pandas as pd
 
+import utils
 from detection import metrics
+from detection.scored import Scored
+from feature_files import Run
 
 SIGNIFICANT = 0.05  # p below which a paired test sets the best method apart
 BOLD = (
@@ -21,7 +27,56 @@ BOLD = (
 BESIDE = 4
 
 
-def significant_leader(measured, id_scores, ood_scores):
+def tabulate(run: Run, scored: Scored, right: np.ndarray | None, tpr: float) -> pd.DataFrame:
+    """The tidy table: one row per OOD set and method.
+
+    `best` marks the method that a paired test sets apart from every other of that OOD set. right
+    (N,): whether each ID test image is classified right; None without a head.
+    """
+    rows = []
+    for part in scored.ood:
+        measured = {
+            method: metrics.evaluate(scored.id.scores[method], values, tpr)
+            for method, values in part.scores.items()
+        }
+        leader = significant_leader(measured, scored.id.scores, part.scores)
+        for method, values in measured.items():
+            row = {
+                "checkpoint": run.folder.name,
+                "dataset": run.dataset,
+                "ood": part.name,
+                "method": method,
+                "parameters": parameters_cell(scored.parameters[method]),
+                **values,
+                **accuracies(right, scored.id.scores[method], tpr),
+                "best": method == leader,
+                "note": part.notes.get(method, ""),
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def parameters_cell(parameters: dict) -> str:
+    """Parameters as JSON; an empty cell where a method has none."""
+    return json.dumps(utils.plain(parameters)) if parameters else ""
+
+
+def accuracies(right: np.ndarray | None, id_scores: np.ndarray, tpr: float) -> dict[str, float]:
+    """The share of ID test images classified right: of all, and of those that the threshold
+    keeps."""
+    if right is None:
+        return {"accuracy": np.nan, "accuracy_at_tpr": np.nan}
+    return {
+        "accuracy": right.mean(),
+        "accuracy_at_tpr": metrics.accuracy_at_coverage(right, id_scores, tpr),
+    }
+
+
+def significant_leader(
+    measured: dict[str, dict[str, float]],
+    id_scores: dict[str, np.ndarray],
+    ood_scores: dict[str, np.ndarray],
+) -> str | None:
     """The method of the highest AUROC where a paired DeLong test sets it apart from every other;
     else None."""
     areas = {
@@ -29,15 +84,14 @@ def significant_leader(measured, id_scores, ood_scores):
     }
     if len(areas) < 2:
         return None
-    leader = max(areas, key=areas.get)
-    others = (
-        metrics.paired_delong(
+    leader, *others = sorted(areas, key=lambda name: areas[name], reverse=True)
+    for name in others:  # the nearest first, which most often decides
+        test = metrics.paired_delong(
             id_scores[leader], ood_scores[leader], id_scores[name], ood_scores[name]
-        ).p_value
-        for name in sorted(areas, key=areas.get, reverse=True)
-        if name != leader
-    )
-    return leader if all(p < SIGNIFICANT for p in others) else None
+        )
+        if not test.p_value < SIGNIFICANT:
+            return None
+    return leader
 
 
 def printable(table):
@@ -187,7 +241,9 @@ def notes(table):
 
 def listed(names):
     """["a", "b", "c"] -> "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def together(names):

@@ -20,7 +20,7 @@ import ood_methods
 import report
 import utils
 from artifacts import records, store
-from detection import metrics, tables
+from detection import drawing, metrics, tables
 from scores import registry
 
 METRICS = [
@@ -262,7 +262,7 @@ def test_the_components_drawn_are_those_of_scikit_learn():
     fitted = registry.Training(
         features, np.arange(500) % CLASSES, np.ones((CLASSES, WIDTH)), np.zeros(CLASSES)
     )
-    centre, axes, explained = ood_methods.leading_components(fitted)
+    centre, axes, explained = drawing.leading_components(fitted)
     pca = PCA(3).fit(features.astype(float))
     np.testing.assert_allclose(centre, pca.mean_, atol=1e-5)
     np.testing.assert_allclose(explained, pca.explained_variance_ratio_, rtol=1e-5)
@@ -918,7 +918,7 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
         "read_features",
         counted(lambda path, *_: f"read {path.name}", store.read_features),
     )
-    with mock.patch.object(ood_methods, "draw", lambda *given: []):
+    with mock.patch.object(drawing, "draw", lambda *given: []):
         assert shell(ood_methods.main, "--checkpoint", folder).code == 0
     sets = ["ID_toy_train", "ID_toy_val", "ID_toy_test", *(f"OOD_{name}_test" for name in "abcd")]
     expected = [

@@ -11,7 +11,8 @@ from helpers import read_csv, score, shell, toy_run, write_blank
 import ood_methods
 import utils
 from artifacts import records, store
-from detection import joining
+from detection import joining, outputs
+from detection.scored import ScoredSet
 from scores import registry
 
 pytestmark = pytest.mark.slow  # each test scores a run at least twice
@@ -323,16 +324,9 @@ def test_scores_are_read_back_exactly(tmp_path):
         -300, 300, 2000
     )
     values[7] = np.nan
-    store.write_table(
-        tmp_path / "scores_ID_toy.csv",
-        ood_methods.score_table(
-            store.Features(None, np.zeros(2000, np.int64), None, None),
-            {"MSP": values},
-            {"MSP": 0.0},
-            None,
-            None,
-        ),
-    )
+    images = store.Features(None, np.zeros(2000, np.int64), None, None)
+    table = outputs.score_table(ScoredSet("ID", images, {"MSP": values}), {"MSP": 0.0}, None)
+    store.write_table(tmp_path / "scores_ID_toy.csv", table)
     found = joining.read_scores(tmp_path / "scores_ID_toy.csv", ["MSP"], 2000)["MSP"]
     np.testing.assert_array_equal(
         found.view(np.int64)[~np.isnan(values)], values.view(np.int64)[~np.isnan(values)]

@@ -1,0 +1,110 @@
+"""The files of one checkpoint's scores: the tables, one file of scores per set, and the removal of
+what an earlier table left."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+
+import utils
+from artifacts import records, store
+from detection import metrics, tables
+from detection.scored import Scored, ScoredSet
+from head import Head
+
+DERIVED = ("ood_groups.csv", "ood_metrics.tex")  # made of ood_metrics.csv, where asked for
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How the tables are written."""
+
+    tpr: float
+    groups: list[tuple[str, list[str]]]  # [(group, its OOD sets)]
+    latex: bool
+    caption: str
+    label: str
+
+
+def write_tables(
+    folder: Path, table: pd.DataFrame, options: TableOptions, sidecar: dict
+) -> list[Path]:
+    """Write ood_metrics.csv and .md, and on demand ood_groups.csv and ood_metrics.tex -> their
+    paths."""
+    summary = tables.summarise(table, options.groups)
+    written = [folder / "ood_metrics.csv", folder / "ood_metrics.md"]
+    store.write_table(written[0], table, sidecar)
+    utils.write_text(written[1], tables.markdown(summary, table, options.tpr))
+    if options.groups:
+        written.append(folder / "ood_groups.csv")
+        store.write_table(written[-1], tables.over_groups(table, options.groups), sidecar)
+    if options.latex:
+        written.append(folder / "ood_metrics.tex")
+        text = tables.latex(summary, table, options.tpr, options.caption, options.label)
+        utils.write_text(written[-1], text)
+    return written
+
+
+def write_scores(
+    folder: Path, dataset: str, scored: Scored, head: Head | None, tpr: float, sidecar: dict
+) -> list[Path]:
+    """Write one file of scores per set -> their paths."""
+    thresholds = {
+        method: metrics.threshold_at_tpr(values, tpr) for method, values in scored.id.scores.items()
+    }
+    files = {f"scores_ID_{dataset}.csv": scored.id}
+    files |= {f"scores_OOD_{part.name}.csv": part for part in scored.ood}
+    for name, part in files.items():
+        own = {method: thresholds[method] for method in part.scores}
+        frame = score_table(part, own, head)
+        store.write_table(folder / name, frame, sidecar, thresholds=own)
+    return [folder / name for name in files]
+
+
+def score_table(part: ScoredSet, thresholds: dict[str, float], head: Head | None) -> pl.DataFrame:
+    """One row per image: path, label, predicted class, every score, and whether it passes its
+    method's threshold."""
+    columns: dict = {"path": part.images.paths} if part.images.paths else {}
+    columns["label"] = part.images.labels
+    if head:
+        prediction = head.logits(part.images.features).argmax(1)
+        columns["prediction"] = prediction
+        columns["predicted_class"] = [head.class_names[index] for index in prediction]
+    for method, values in part.scores.items():
+        columns[method] = pl.Series(values).fill_nan(None)
+    for method in part.scores:
+        columns[f"{method}_accepted"] = accepted(columns[method], thresholds[method])
+    return pl.DataFrame(columns)
+
+
+def accepted(scores: pl.Series, threshold: float) -> pl.Series:
+    """Whether each score passes the threshold; without a threshold there is no verdict."""
+    if not np.isfinite(threshold):
+        return pl.Series([None] * len(scores))
+    return scores >= threshold
+
+
+def remove_outdated(folder: Path, record: Path, written: list[Path]) -> list[str]:
+    """Remove what an earlier command made of a table that is now another one -> the names.
+
+    A score file that is not made anew stays: its numbers are still right, and its sidecar says what
+    made them. Only figures and tables of this folder go, whatever the record names.
+    """
+    earlier = records.read_record(record).get("outputs", {})
+    kept = {path.resolve() for path in written}
+    root = folder.resolve()
+    outdated = []
+    for name in earlier:
+        path = records.inside(folder, name).resolve()
+        ours = Path(os.path.relpath(path, root))
+        is_figure = ours.parts[0] == "figures" and ours.suffix == ".png"
+        if path not in kept and (is_figure or str(ours) in DERIVED):
+            outdated.append(str(ours))
+    for name in outdated:
+        (folder / name).unlink(missing_ok=True)
+        if name.endswith(".csv"):
+            records.sidecar_path(folder / name).unlink(missing_ok=True)
+    return outdated

@@ -1,0 +1,34 @@
+"""What a checkpoint's scores are held in: one set of images and its scores, and all sets of one
+checkpoint together."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from artifacts import store
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSet:
+    """One set of N test images and its scores.
+
+    A method need not have been computed on every set: it is then absent from `scores`.
+    """
+
+    name: str
+    images: store.Features
+    scores: dict[str, np.ndarray]  # {method: (N,)}
+    # {method: why its scores or metrics are missing here, or what to know of them}
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """All scores of one checkpoint: of the ID test images, and of each OOD set."""
+
+    id: ScoredSet
+    ood: list[ScoredSet]
+    parameters: dict[str, dict]  # {method: {name: value}}
