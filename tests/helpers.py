@@ -23,6 +23,7 @@ import train
 import utils
 from artifacts import records, store
 from networks import registry
+from scores import registry as scores_registry
 from training import run as training_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -468,3 +469,33 @@ def clean(**more):
         if name not in names and not name.startswith("SLURM_")
     }
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+# ---- folders of features and their tables --------------------------------------------------------
+
+
+def logits_of(folder, stem):
+    """Features and logits in float64, from the CSVs alone and by pandas alone."""
+    head = read_csv(folder / "head.csv")
+    table = read_csv(folder / f"{stem}.csv")
+    features = table.filter(regex=r"^ct\d+$").to_numpy(np.float32).astype(float)
+    weights = head.filter(regex=r"^w\d+$").to_numpy(np.float32).astype(float)
+    return features, features @ weights.T + head["bias"].to_numpy()
+
+
+def printed_rows(text):
+    """{method: numbers} of a printed table."""
+    rows = {}
+    for line in text.splitlines():
+        first, *numbers = line.split() or [""]
+        if first in scores_registry.METHODS:
+            rows[first] = [float(number) for number in numbers]
+    return rows
+
+
+def write_ood(folder, name, features):
+    """One more OOD set of a toy run."""
+    sidecar = records.read_sidecar(folder / "OOD_near_test.csv")
+    store.write_features(
+        folder / f"OOD_{name}_test.csv", features, np.full(len(features), -1), sidecar=sidecar
+    )
