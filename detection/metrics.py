@@ -117,12 +117,9 @@ def _weighted_variance(values, counts) -> float:
 
 def _delong(curve: _Curve, level: float) -> Delong:
     area = _auroc(curve)
-    ood_below = (
-        curve.m - curve.ood_kept + curve.ood_here / 2
-    ) / curve.m  # of an ID image: share of OOD that it beats
-    id_above = (
-        curve.id_kept - curve.id_here / 2
-    ) / curve.n  # of an OOD image: share of ID that beats it
+    # The share of OOD that an ID image beats, and of ID that beats an OOD image; ties half.
+    ood_below = (curve.m - curve.ood_kept + curve.ood_here / 2) / curve.m
+    id_above = (curve.id_kept - curve.id_here / 2) / curve.n
     id_part = _weighted_variance(ood_below, curve.id_here) / curve.n
     ood_part = _weighted_variance(id_above, curve.ood_here) / curve.m
     error = float(np.sqrt(id_part + ood_part))
@@ -192,12 +189,10 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
 
     Raises ValueError where the two methods were not scored on the same number of images. The
     p-value of two scores that order all images alike is 1."""
-    id_a, ood_a, id_b, ood_b = (
-        checked_scores(id_a, "ID"),
-        checked_scores(ood_a, "OOD"),
-        checked_scores(id_b, "ID"),
-        checked_scores(ood_b, "OOD"),
-    )
+    id_a = checked_scores(id_a, "ID")
+    ood_a = checked_scores(ood_a, "OOD")
+    id_b = checked_scores(id_b, "ID")
+    ood_b = checked_scores(ood_b, "OOD")
     if id_a.shape != id_b.shape or ood_a.shape != ood_b.shape:
         raise ValueError(
             f"paired methods need the same images; found {id_a.size} and {id_b.size} ID scores, "
@@ -205,13 +200,12 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
         )
     if any(np.isnan(scores).any() for scores in (id_a, ood_a, id_b, ood_b)):
         return PairedDelong(*[float("nan")] * 3)
-    (beaten_a, beats_a), (beaten_b, beats_b) = _placements(id_a, ood_a), _placements(id_b, ood_b)
-    difference = float(np.mean(beaten_a - beaten_b))
-    variance = (
-        _sample_variance(beaten_a - beaten_b) / id_a.size
-        + _sample_variance(beats_a - beats_b) / ood_a.size
-    )
-    error = float(np.sqrt(variance))
+    ood_below_a, id_above_a = _placements(id_a, ood_a)
+    ood_below_b, id_above_b = _placements(id_b, ood_b)
+    difference = float(np.mean(ood_below_a - ood_below_b))
+    id_part = _sample_variance(ood_below_a - ood_below_b) / id_a.size
+    ood_part = _sample_variance(id_above_a - id_above_b) / ood_a.size
+    error = float(np.sqrt(id_part + ood_part))
     if error == 0:
         return PairedDelong(difference, 0.0, 1.0 if difference == 0 else 0.0)
     return PairedDelong(difference, error, float(2 * ndtr(-abs(difference) / error)))
@@ -220,14 +214,16 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
 def _placements(id_scores, ood_scores) -> tuple[np.ndarray, np.ndarray]:
     """(n,) share of OOD below each ID image, and (m,) share of ID above each OOD image; ties
     half."""
-    id_sorted, ood_sorted = np.sort(id_scores), np.sort(ood_scores)
-    below = np.searchsorted(ood_sorted, id_scores, "left") + np.searchsorted(
-        ood_sorted, id_scores, "right"
-    )
-    not_above = np.searchsorted(id_sorted, ood_scores, "left") + np.searchsorted(
-        id_sorted, ood_scores, "right"
-    )
-    return below / (2 * ood_sorted.size), 1 - not_above / (2 * id_sorted.size)
+    ood_below = _rank(ood_scores, id_scores)
+    id_not_above = _rank(id_scores, ood_scores)
+    return ood_below, 1 - id_not_above
+
+
+def _rank(others, scores) -> np.ndarray:
+    """The share of `others` below each score, ties half."""
+    ordered = np.sort(others)
+    doubled = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    return doubled / (2 * ordered.size)
 
 
 def _sample_variance(values) -> float:
