@@ -29,6 +29,8 @@ GROUP_COLUMNS = ["group", "sets", "method", "auroc", "fpr95"]
 PER_CLASS_COLUMNS = ["class_name", "within_class_variance", "cosine_weight_mean"]
 CURVES_COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc"]
 STAGES = ("run_networks", "ood_methods", "neural_collapse")  # whose records stand in the folder
+NOT_REPEATED = ("checkpoint", "output_dir", "replace", "allow_stale", "debug")
+DEFAULTS = {"tpr": 0.95, "label": "tab:ood"}
 FIGURES = "figures/*.png"
 
 
@@ -139,9 +141,8 @@ def looked_for(place, folder, tables):
 
 def expected_tables(checkpoint, folder, output_dir="results"):
     """{name: Table} of a run's folder, each with a command that can be run as it stands."""
-    scoring, collapse = (
-        utils.command(step, [checkpoint], output_dir) for step in ("ood_methods", "neural_collapse")
-    )
+    scoring = as_it_was_run("ood_methods", checkpoint, folder, output_dir)
+    collapse = as_it_was_run("neural_collapse", checkpoint, folder, output_dir)
     return {
         "ood": Table(folder / "ood_metrics.csv", OOD_COLUMNS, OOD_NUMBERS, scoring),
         "nc": Table(folder / "nc_metrics.csv", NC_COLUMNS, ["value"], collapse),
@@ -150,6 +151,43 @@ def expected_tables(checkpoint, folder, output_dir="results"):
         ),
         "groups": Table(folder / "ood_groups.csv", GROUP_COLUMNS, ["auroc", "fpr95"], scoring),
     }
+
+
+def as_it_was_run(step, checkpoint, folder, output_dir):
+    """The command that makes a step's tables again, with the flags that its record names."""
+    arguments = records.read_record(folder / f"{step}.json").get("arguments") or {}
+    if arguments.get("methods"):
+        arguments = arguments | {"methods": methods_in_table(folder) or arguments["methods"]}
+    words = shlex.split(utils.command(step, [checkpoint], output_dir))
+    for name, value in arguments.items():
+        words += flag_of(name, value, arguments)
+    return shlex.join(words)
+
+
+def methods_in_table(folder):
+    """The methods whose scores stand beside the table: with joined tables, more than were asked for
+    last."""
+    for name in records.listing(folder, "scores_ID_*.csv"):
+        return list(records.read_sidecar(folder / name).get("thresholds") or {})
+    return []
+
+
+def flag_of(name, value, arguments):
+    """The words of one flag as a person would give it; none for one that was not given."""
+    if name in ("caption", "label") and not arguments.get("latex"):
+        return []
+    if name in NOT_REPEATED or (name in DEFAULTS and value == DEFAULTS[name]):
+        return []
+    flag = f"--{name.replace('_', '-')}"
+    if name == "no_neco_scaler":
+        return [] if value is None else [flag]
+    if value is None or value is False or value in ([], ""):
+        return []
+    if value is True:
+        return [flag]
+    if name == "groups":
+        value = [f"{group}={','.join(members)}" for group, members in value]
+    return [flag, *map(str, value if isinstance(value, list) else [value])]
 
 
 def identity(checkpoint, folder):

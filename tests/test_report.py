@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import read_csv, score, shell, toy_run, write_blank
 
 import cli
 import figures
 import neural_collapse
+import ood_methods
 import report
 import utils
 from artifacts import records, store
@@ -1070,3 +1072,21 @@ def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
     assert len(page) < 10e6
     assert "Further figures" not in page, "every figure of the chain has its caption and section"
     Page(page)
+
+
+def test_the_command_for_an_edited_table_repeats_the_flags_that_made_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    folder = toy_run(tmp_path / "net s0")
+    flags = ["--tpr", "0.9", "--groups", "both=near,far_noise"]
+    score(folder, "--methods", "MSP", *flags)
+    # joins MSP
+    before, _ = score(folder, "--methods", "Energy", "--set", "Energy.temperature=2", *flags)
+    table = folder / "ood_metrics.csv"
+    table.write_text(table.read_text().replace("near", "nearer", 1))
+    refused = shell(report.main, "--checkpoint", folder)
+    assert refused.code == 2
+    command = re.search(r"with: (python ood_methods\.py .*), or take it", refused.err)
+    _, _, *words = shlex.split(command.group(1))
+    assert shell(ood_methods.main, *words).code == 0
+    pd.testing.assert_frame_equal(read_csv(folder / "ood_metrics.csv"), before)
+    assert shell(report.main, "--checkpoint", folder).code == 0
