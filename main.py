@@ -59,6 +59,7 @@ STAGES = {
 
 
 def make_parser():
+    """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     cli.add_flags(
         parser,
@@ -76,7 +77,8 @@ def make_parser():
             )
         },
     )
-    parser.add_argument(
+    group = parser.add_argument_group("the chain")
+    group.add_argument(
         "--use",
         choices=("best", "final"),
         help=(
@@ -84,7 +86,7 @@ def make_parser():
             "of the last epoch; default: final for --mode collapse, best for others"
         ),
     )
-    parser.add_argument(
+    group.add_argument(
         "--force",
         nargs="+",
         choices=list(STAGES),
@@ -92,7 +94,7 @@ def make_parser():
         metavar="STAGE",
         help=f"redo these stages and what follows from them: {', '.join(STAGES)}",
     )
-    parser.add_argument(
+    group.add_argument(
         "--plan",
         action="store_true",
         help="check all stages' arguments, print their commands and run nothing",

@@ -42,6 +42,7 @@ SAMPLE = 500  # images of a set in the t-SNE
 
 
 def make_parser():
+    """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     cli.add_flags(
         parser,
@@ -62,12 +63,13 @@ def make_parser():
             "help": "OOD sets for NC5, NAME or NAME=FOLDER as extracted; default: all in the folder"
         },
     )
-    parser.add_argument(
+    group = parser.add_argument_group("how it is measured")
+    group.add_argument(
         "--exact",
         action="store_true",
         help="float64 throughout, where products are float32 by default",
     )
-    parser.add_argument(
+    group.add_argument(
         "--bootstrap",
         type=cli.positive,
         metavar="N",
@@ -76,7 +78,7 @@ def make_parser():
             "images within classes; of NC1 to NC3 each costs a pass over the training features"
         ),
     )
-    parser.add_argument(
+    group.add_argument(
         "--tsne",
         action="store_true",
         help="draw a t-SNE of some ID and OOD test images too (scikit-learn; slow)",

@@ -65,32 +65,42 @@ from networks import checkpoints, registry, source_files
 
 
 def make_parser():
+    """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     checkpoint_help = "checkpoints that train.py wrote, or that were trained elsewhere"
     cli.add_flags(parser, "checkpoint", checkpoint={"nargs": "+", "help": checkpoint_help})
     cli.add_flags(parser, "dataset", "ood", "model", "device", "data-dir", "output-dir")
-    held_out_help = "classes that the training of a checkpoint from elsewhere left out"
-    parser.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
     cli.add_flags(parser, "batch-size", batch_size={"default": 500, "type": cli.positive})
-    cli.add_flags(
-        parser, "max-pixels", max_pixels={"default": reading.MAX_PIXELS, "type": cli.positive}
-    )
-    cli.add_flags(parser, "image-size", "crop-share", "mean", "std")
-    cli.add_flags(parser, "interpolation", interpolation={"choices": checkpoints.INTERPOLATIONS})
-    add_outputs(parser)
-    flag = partial(parser.add_argument, action="store_true")
+    add_inputs(parser.add_argument_group("what a network from elsewhere expects of its images"))
+    add_outputs(parser.add_argument_group("what is made of each image"))
+    add_run_flags(parser.add_argument_group("run"))
+    return parser
+
+
+def add_inputs(group):
+    """The flags that say what a checkpoint does not."""
+    held_out_help = "classes that the training of a checkpoint from elsewhere left out"
+    group.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
+    cli.add_flags(group, "image-size", "crop-share", "mean", "std")
+    cli.add_flags(group, "interpolation", interpolation={"choices": checkpoints.INTERPOLATIONS})
+
+
+def add_run_flags(group):
+    """The flags that say what is read and what is kept."""
+    most = {"default": reading.MAX_PIXELS, "type": cli.positive}
+    cli.add_flags(group, "max-pixels", max_pixels=most)
+    flag = partial(group.add_argument, action="store_true")
     flag("--fetch", help="only see that all data is at hand, downloading what is not")
     flag("--force", help="extract again what is there already")
     flag(
         "--verify", help="compare the images behind kept features by content, not by size and time"
     )
     flag("--allow-stale", help="keep feature files that were edited since, and note that")
-    return parser
 
 
-def add_outputs(parser):
+def add_outputs(group):
     """The flags that say what is made of each image."""
-    add = parser.add_argument
+    add = group.add_argument
     add("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
     amp_help = "bfloat16: 3 times as fast on a CPU, features off by about 2e-3"
     add("--amp", action="store_true", help=amp_help)
