@@ -15,6 +15,7 @@ from artifacts import records, store
 from networks import registry
 
 pytestmark = [
+    pytest.mark.slow,  # most tests extract a small network
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*the test accuracy is"),
 ]

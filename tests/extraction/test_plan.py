@@ -18,6 +18,7 @@ from artifacts import records, store
 from networks import checkpoints, registry
 
 pytestmark = [
+    pytest.mark.slow,  # most tests extract a small network
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*the test accuracy is"),
 ]

@@ -17,7 +17,8 @@ import train
 from artifacts import store
 from networks import registry, source_files
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+# Most tests train or extract a small network.
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 IMPORTS = "import torch\nfrom torch import nn\n"
 BODY = "nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)"
