@@ -20,15 +20,16 @@ class Limits:
 
     meaning: str
     least: float | None = None
-    most: float | None = None
+    below: float | None = None
     above: float | None = None
 
     def refusal(self, value: float) -> str:
         """What was expected, in words; empty where the value is fine."""
         if self.above is not None and not value > self.above:
             return f"a number above {self.above:g}"
-        if self.least is not None and self.most is not None:
-            return "" if self.least <= value <= self.most else f"{self.least:g} to {self.most:g}"
+        if self.least is not None and self.below is not None:
+            fits = self.least <= value < self.below
+            return "" if fits else f"{self.least:g} to below {self.below:g}"
         if self.least is not None and not value >= self.least:
             return f"at least {self.least:g}"
         return ""

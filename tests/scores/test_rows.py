@@ -47,6 +47,24 @@ def test_the_default_written_as_a_setting_changes_no_score(name, parameter):
     np.testing.assert_array_equal(case.score(name), case.score(name, **{parameter: value}))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("name", "parameter"), EVERY)
+@pytest.mark.parametrize("text", ["0", "0.001", "1", "39", "99.9", "100", "1000"])
+def test_a_fit_takes_every_value_that_a_setting_may_have(name, parameter, text):
+    """Otherwise the mistake would be told only after the features have been read.
+
+    `dim` has to be below the features' width, which a setting does not know.
+    """
+    train = CASES["random"].train
+    try:
+        _, _, value = registry.parse_setting(f"{name}.{parameter}={text}")
+    except ValueError:
+        return
+    if parameter == "dim" and value >= train.width:
+        return
+    assert registry.METHODS[name].fit(train, **{parameter: value}).parameters[parameter] is not None
+
+
 @pytest.mark.parametrize(
     ("text", "setting"),
     [
@@ -81,7 +99,9 @@ def test_settings_as_people_write_them(text, setting):
         ("KNN.k=0", "expected at least 1, found 0"),
         ("Energy.temperature=0", "expected a number above 0, found 0"),
         ("Energy.temperature=inf", "expected a number, found 'inf'"),
-        ("SCALE.percentile=101", "expected 0 to 100, found 101"),
+        ("SCALE.percentile=101", "expected 0 to below 100, found 101"),
+        ("SCALE.percentile=100", "expected 0 to below 100, found 100"),
+        ("ReAct.percentile=-1", "expected 0 to below 100, found -1"),
         ("NECO.scaler=maybe", "expected true or false, found 'maybe'"),
     ],
 )
