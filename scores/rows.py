@@ -105,6 +105,7 @@ class Method:
     does      what it measures, in one line
     formula   in the words of docs/methods.md
     source    authors, venue, year
+    link      where the paper can be read
     fit       fit(train, **parameters) -> Fitted; its keywords are the method's parameters
     score     score(features, logits, fitted) -> (N,), for kind "row"
     finish    in place of `score` where methods share one large product: after a linear projection
@@ -119,6 +120,7 @@ class Method:
     does: str
     formula: str
     source: str
+    link: str
     fit: Callable
     score: Callable | None = None
     finish: Callable | None = None
@@ -162,6 +164,7 @@ ALL = (
         does="the confidence of the predicted class; the baseline",
         formula="max p, as exp(max l - lse(l))",
         source="Hendrycks and Gimpel, ICLR 2017",
+        link="https://arxiv.org/abs/1610.02136",
         fit=common.no_fit,
         score=logits.msp_score,
     ),
@@ -170,6 +173,7 @@ ALL = (
         does="the largest logit, which keeps the length that softmax removes",
         formula="max l",
         source="Hendrycks et al., ICML 2022",
+        link="https://arxiv.org/abs/1911.11132",
         fit=common.no_fit,
         score=logits.max_logit_score,
     ),
@@ -178,6 +182,7 @@ ALL = (
         does="how much evidence there is for all classes together",
         formula="T lse(l / T), T the temperature",
         source="Liu et al., NeurIPS 2020",
+        link="https://arxiv.org/abs/2010.03759",
         fit=logits.energy_fit,
         score=logits.energy_score,
         grid=Grid("temperature", (0.5, 1, 2, 5, 10)),
@@ -187,6 +192,7 @@ ALL = (
         does="how concentrated the softmax is",
         formula="sum_c p_c log p_c, in nats",
         source="Chan et al., ICCV 2021",
+        link="https://arxiv.org/abs/2012.06575",
         fit=common.no_fit,
         score=logits.entropy_score,
     ),
@@ -195,6 +201,9 @@ ALL = (
         does="an entropy that is sharp about small probabilities, over the largest classes",
         formula="- sum of p_c^gamma (1 - p_c)^gamma over the `top` largest p_c",
         source="Liu et al., CVPR 2023",
+        link="https://openaccess.thecvf.com/content/CVPR2023/html/"
+        "Liu_GEN_Pushing_the_Limits_of_Softmax-Based_Out-of-Distribution_Detection_"
+        "CVPR_2023_paper.html",
         fit=logits.gen_fit,
         score=logits.gen_score,
         grid=Grid("gamma", (0.01, 0.1, 0.5, 1)),
@@ -205,6 +214,7 @@ ALL = (
         formula="max softmax(l / T); T minimises the cross-entropy of ID validation images, of "
         "training images without any",
         source="Guo et al., ICML 2017",
+        link="https://arxiv.org/abs/1706.04599",
         fit=logits.temperature_fit,
         score=logits.temperature_score,
         needs=("head", "labels"),
@@ -214,6 +224,7 @@ ALL = (
         does="how like the softmax is to that of some class's training images",
         formula="- min_k KL(p to d_k); d_k the mean softmax of the training images predicted as k",
         source="Hendrycks et al., ICML 2022",
+        link="https://arxiv.org/abs/1911.11132",
         fit=logits.kl_matching_fit,
         score=logits.kl_matching_score,
     ),
@@ -223,6 +234,7 @@ ALL = (
         formula="(sum_c abs(p_c - 1/C)) |h|_1: the L1 norm of the gradient by W of the "
         "cross-entropy from the uniform distribution to p",
         source="Huang et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2110.00218",
         fit=common.no_fit,
         score=logits.gradnorm_score,
     ),
@@ -231,6 +243,7 @@ ALL = (
         does="the energy with unusually large activations clipped",
         formula="lse(W min(h, t) + b); t the percentile of all training activations",
         source="Sun et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2111.12797",
         fit=shaping.react_fit,
         score=shaping.react_score,
         grid=Grid("percentile", (85, 90, 95, 99)),
@@ -240,6 +253,7 @@ ALL = (
         does="the energy with the smallest activations of an image removed",
         formula="lse(W h' + b)",
         source="Djurisic et al., ICLR 2023",
+        link="https://arxiv.org/abs/2209.09858",
         fit=shaping.ash_p_fit,
         score=shaping.ash_p_score,
         grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
@@ -249,6 +263,7 @@ ALL = (
         does="the energy with the largest activations of an image made equal",
         formula="the same, with each kept activation replaced by (sum h) / k",
         source="Djurisic et al., ICLR 2023",
+        link="https://arxiv.org/abs/2209.09858",
         fit=shaping.ash_b_fit,
         score=shaping.ash_b_score,
         grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
@@ -258,6 +273,7 @@ ALL = (
         does="the energy with the smallest activations removed and the rest scaled up",
         formula="lse(W h' exp(sum h / sum h') + b)",
         source="Djurisic et al., ICLR 2023",
+        link="https://arxiv.org/abs/2209.09858",
         fit=shaping.ash_s_fit,
         score=shaping.ash_s_score,
         missing=NOTHING_KEPT,
@@ -268,6 +284,7 @@ ALL = (
         does="the energy with activations scaled by how much the largest ones hold",
         formula="lse(W h exp(sum h / sum h') + b): ASH-S without the pruning",
         source="Xu et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.00227",
         fit=shaping.scale_fit,
         score=shaping.scale_score,
         missing=NOTHING_KEPT,
@@ -279,6 +296,7 @@ ALL = (
         formula="lse(W' h + b); W' keeps the weights whose contribution w_cd mu_d is above the "
         "percentile of all",
         source="Sun and Li, ECCV 2022",
+        link="https://arxiv.org/abs/2111.09805",
         fit=shaping.dice_fit,
         finish=shaping.dice_finish,
         kind="linear",
@@ -289,6 +307,7 @@ ALL = (
         does="the distance to the nearest class mean, by the spread within classes",
         formula="- min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
         source="Lee et al., NeurIPS 2018",
+        link="https://arxiv.org/abs/1807.03888",
         fit=geometry.mahalanobis_fit,
         finish=geometry.mahalanobis_finish,
         kind="linear",
@@ -299,6 +318,7 @@ ALL = (
         does="the same less the distance to the mean of all, which many images share",
         formula="(h - mu)' Sigma^+ (h - mu) - min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
         source="Ren et al., 2021",
+        link="https://arxiv.org/abs/2106.09022",
         fit=geometry.relative_mahalanobis_fit,
         finish=geometry.relative_mahalanobis_finish,
         kind="linear",
@@ -309,6 +329,7 @@ ALL = (
         does="the energy less the part of the features that training images do not have",
         formula="lse(l) - alpha |R'(h - u)|",
         source="Wang et al., CVPR 2022",
+        link="https://arxiv.org/abs/2203.10807",
         fit=geometry.vim_fit,
         finish=geometry.vim_finish,
         kind="linear",
@@ -318,6 +339,7 @@ ALL = (
         does="how little of the features lies outside the training images' main directions",
         formula="- |R'(h - u)|",
         source="Wang et al., CVPR 2022",
+        link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
         finish=geometry.residual_finish,
         kind="linear",
@@ -327,6 +349,7 @@ ALL = (
         does="how much of the features lies in the training images' main directions",
         formula="|P'z| / |z|, z = (h - mu) / std; with `max_logit`, times max l",
         source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
         fit=geometry.neco_fit,
         finish=geometry.neco_finish,
         kind="linear",
@@ -338,6 +361,7 @@ ALL = (
         does="how well the centred features point to the predicted class's weights",
         formula="w_y . (h - mu) / |h - mu| + alpha |h|_1",
         source="Liu and Qin, CVPR 2025",
+        link="https://arxiv.org/abs/2311.01479",
         fit=geometry.nci_fit,
         score=geometry.nci_score,
         missing=AT_MEAN,
@@ -348,6 +372,7 @@ ALL = (
         does="the mean distance to the decision boundaries, by the distance from the mean",
         formula="mean over c other than y of (l_y - l_c) / |w_y - w_c|, over |h - mu|",
         source="Liu and Qin, ICML 2024",
+        link="https://arxiv.org/abs/2312.11536",
         fit=geometry.fdbd_fit,
         score=geometry.fdbd_score,
         missing=AT_MEAN,
@@ -358,6 +383,7 @@ ALL = (
         formula="h . S_y; S_c the mean feature of the training images of class c that are "
         "classified right",
         source="Zhang et al., ICLR 2023",
+        link="https://openreview.net/forum?id=KkazG4lgKL",
         fit=geometry.she_fit,
         score=geometry.she_score,
         needs=("head", "labels"),
@@ -369,6 +395,7 @@ ALL = (
         formula="- sqrt(2 - 2 c), c the k-th largest cos_i: the distance between unit features to "
         "the k-th neighbour",
         source="Sun et al., ICML 2022",
+        link="https://arxiv.org/abs/2204.06507",
         fit=neighbours.knn_fit,
         finish=neighbours.knn_finish,
         kind="neighbour",
@@ -381,6 +408,7 @@ ALL = (
         does="the energy, weighted by the likeness to the nearest training images",
         formula="lse(l) times the mean of the k largest cos_i lse(l_i)",
         source="Park et al., ICCV 2023",
+        link="https://arxiv.org/abs/2309.14888",
         fit=neighbours.nnguide_fit,
         finish=neighbours.nnguide_finish,
         kind="neighbour",
@@ -392,6 +420,7 @@ ALL = (
         does="the likeness in features and in softmax to all training images",
         formula="sum over i of r_i^power where r_i = cos_i (p . p_i) is above the threshold",
         source="Kim et al., NeurIPS 2023",
+        link="https://arxiv.org/abs/2301.12321",
         fit=neighbours.relation_fit,
         finish=neighbours.relation_finish,
         kind="neighbour",
@@ -402,6 +431,7 @@ ALL = (
         does="NECO without standardising the features",
         formula="as `NECO`",
         source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
         fit=partial(geometry.neco_fit, scaler=False),
         finish=geometry.neco_finish,
         kind="linear",
@@ -414,6 +444,7 @@ ALL = (
         does="NECO times the largest logit, as the authors use it for transformers",
         formula="as `NECO`",
         source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
         fit=partial(geometry.neco_fit, max_logit=True),
         finish=geometry.neco_finish,
         kind="linear",
@@ -425,6 +456,7 @@ ALL = (
         does="NECO in as many directions as the classes of a collapsed network span",
         formula="as `NECO`, `dim` = C - 1, at most D - 1",
         source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
         fit=geometry.neco_etf_fit,
         finish=geometry.neco_finish,
         kind="linear",

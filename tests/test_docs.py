@@ -92,6 +92,12 @@ def test_the_source_shown_is_that_of_the_registry(name):
     )
 
 
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_the_link_of_a_row_is_among_the_sources(name):
+    sources = METHODS.partition("## Sources")[2]
+    assert f"<{registry.METHODS[name].link}>" in sources
+
+
 def test_every_metric_column_is_explained():
     shown = described(METHODS, "column", "formula")
     assert set(metrics.COLUMNS) <= set(shown)

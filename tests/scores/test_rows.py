@@ -114,6 +114,7 @@ def test_a_mistake_says_what_was_expected(text, said):
 def test_a_row_says_what_its_method_does():
     for row in rows.ALL:
         assert row.does and row.formula and row.source
+        assert row.link.startswith("https://")
         assert set(row.needs) <= {"head", "labels"}
     assert len({row.does for row in rows.ALL}) == len(rows.ALL)
 
