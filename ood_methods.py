@@ -337,7 +337,7 @@ def check_dimensions(run, args):
     for name, parameter, value in map(registry.parse_setting, args.set or []):
         if parameter == "dim" and value >= width:
             raise ValueError(
-                f"--set {name}.dim={value}: expected less than the {width} features' number"
+                f"--set {name}.dim={value}: expected at most {width - 1} for {width} features"
             )
 
 

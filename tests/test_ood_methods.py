@@ -320,7 +320,7 @@ def test_a_short_flag_and_a_setting_are_one_thing(folder):
         (["--set", "Mahalanobs.ridge=1"], "did you mean Mahalanobis"),
         (["--set", "KNN.k=3", "--methods", "MSP"], "add it with --methods KNN"),
         (["--set", "Energy.temperature=2", "--temperature", "3"], "Energy.temperature is given"),
-        (["--set", f"ViM.dim={WIDTH}"], f"--set ViM.dim={WIDTH}: expected less than the {WIDTH}"),
+        (["--set", f"ViM.dim={WIDTH}"], f"--set ViM.dim={WIDTH}: expected at most {WIDTH - 1}"),
     ],
 )
 def test_a_wrong_setting_is_told_before_anything_is_computed(folder, words, said):
