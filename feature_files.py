@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network
 # from elsewhere.
@@ -315,4 +315,4 @@ def made_with(head, sidecar):
         return False
     written = records.read_sidecar(head)
     content = written.get("content_sha256") if written.get("sha256") == then else None
-    return records.unchanged(head, then, content)
+    return current.SeenFile(then, content).unchanged(head)

@@ -29,7 +29,7 @@ import report
 import run_networks
 import train
 import utils
-from artifacts import records
+from artifacts import current
 from training import recipes
 
 # Without --dataset: handwritten digits, trained far past the point where every training image is
@@ -203,10 +203,11 @@ def main(argv=None):
         if name not in words:
             continue
         forced = name in args.force or bool(args.force and redone.intersection(stage.needs))
-        if not forced and is_current(name, folder, files, words):
+        reason = "" if forced else why_outdated(name, folder, files, words)
+        if not (forced or reason):
             continue
         start = time.perf_counter()
-        if code := run_stage(name, args, words, files, forced):
+        if code := run_stage(name, args, words, files, forced, reason):
             return code
         redone.add(name)
         seconds[name] = time.perf_counter() - start
@@ -237,31 +238,24 @@ def chosen(files, args, words):
     return files.checkpoint(args.use or recipes.RECIPES[train.parse_args(words).mode].keep)
 
 
-def is_current(name, folder, files, words):
-    """True if a stage need not run: its record names these arguments, and all that it read and
-    wrote is unchanged."""
-    stage = STAGES[name]
-    arguments = cli.material(stage.script.parse_args(words[name]))
+def why_outdated(name, folder, files, words):
+    """Why a stage has to run, in words; "" where its outputs are what it would make now."""
+    script, own = STAGES[name].script, words[name]
+    arguments = cli.material(script.parse_args(own))
     verify = "--verify" in words["extract"]
     if name == "train":
-        return train.is_finished(files, arguments, verify)
-    current = records.is_current(folder / stage.record, arguments, verify)
-    return current and (name != "extract" or read_checkpoint(folder / stage.record, words[name]))
+        return train.why_unfinished(files, arguments, verify)
+    record = current.Record.read(folder / STAGES[name].record)
+    reason = record.why_outdated(arguments, verify)
+    if name == "extract" and not reason:
+        # another folder may hold another checkpoint of the same name
+        checkpoint = script.parse_args(own).checkpoint[0]
+        return "" if record.has_read(checkpoint) else f"it was made of another {checkpoint}"
+    return reason
 
 
-def read_checkpoint(record, words):
-    """True where a stage read this very checkpoint, or its weights: another folder may hold another
-    one of the same name."""
-    given, then = run_networks.parse_args(words).checkpoint[0], records.read_record(record)
-    if not Path(given).is_file():
-        return False
-    weights = records.content_sha256(given)
-    same_weights = weights is not None and weights in then.get("contents", {}).values()
-    return same_weights or records.sha256(given) in then["inputs"].values()
-
-
-def run_stage(name, args, words, files, forced):
-    """One stage -> its script's exit code."""
+def run_stage(name, args, words, files, forced, reason):
+    """One stage -> its script's exit code; `reason` is why it runs, where nobody forced it."""
     own = [*words[name]]
     if name == "train":
         run_networks.main(fetch_words(args, words))
@@ -271,7 +265,9 @@ def run_stage(name, args, words, files, forced):
     elif name == "extract" and forced:
         own += ["--force"]
     script = STAGES[name].script
-    print(f"\n== {name}: {script.__name__}.py {' '.join(own)}", flush=True)
+    print(f"\n== {name}: {script.__name__}.py {shlex.join(own)}")
+    if reason:
+        print(f"   ({reason})", flush=True)
     return script.main(own)
 
 

@@ -30,7 +30,7 @@ import cli
 import feature_files
 import figures
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from collapse import epochs as collapse_epochs
 from collapse import layers, metrics
 from collapse import rows as collapse_rows
@@ -299,7 +299,7 @@ def write(found, args):
         store.write_table(run.folder / f"{name}.csv", table, sidecar)
     written = [run.folder / f"{name}.csv" for name in tables]
     written += draw(run.folder / "figures", found, args.tsne)
-    records.write_record(
+    current.write_record(
         run.folder / "neural_collapse.json",
         cli.material(args),
         found.files,

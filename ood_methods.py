@@ -34,7 +34,7 @@ import pandas as pd
 import cli
 import feature_files
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from detection import drawing, evaluation, inputs, joining, odin, outputs, tables, tuning
 from scores import registry
 
@@ -459,7 +459,7 @@ def finish(job, args, table, written, seconds):
     folder = job.run.folder
     record = folder / joining.RECORD
     removed = outputs.remove_outdated(folder, record, written)
-    records.write_record(
+    current.write_record(
         record,
         cli.material(args),
         job.inputs,

@@ -18,7 +18,7 @@ import pandas as pd
 
 import cli
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from reporting import page as reporting_page
 from reporting import summary as reporting_summary
 
@@ -59,14 +59,14 @@ def main(argv=None):
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     stale = records.Stale(args.allow_stale)
     found = gather(args.checkpoint, folder, stale, args.output_dir)
-    inputs = records.fingerprints([file for file in found["files"] if file.is_file()], folder)
+    inputs = current.fingerprints([file for file in found["files"] if file.is_file()], folder)
     summary = reporting_summary.summarise(
         found, records.provenance(cli.material(args), stale, inputs=inputs)
     )
     page = reporting_page.render(summary, found)
     utils.write_json(folder / "summary.json", summary)
     utils.write_text(folder / "report.html", page)
-    records.write_record(
+    current.write_record(
         folder / "report.json",
         cli.material(args),
         found["files"],
@@ -155,7 +155,7 @@ def expected_tables(checkpoint, folder, output_dir="results"):
 
 def as_it_was_run(step, checkpoint, folder, output_dir):
     """The command that makes a step's tables again, with the flags that its record names."""
-    arguments = records.read_record(folder / f"{step}.json").get("arguments") or {}
+    arguments = current.Record.read(folder / f"{step}.json").arguments
     if arguments.get("methods"):
         arguments = arguments | {"methods": methods_in_table(folder) or arguments["methods"]}
     words = shlex.split(utils.command(step, [checkpoint], output_dir))
@@ -276,7 +276,7 @@ def read_records(folder):
     """Records of the stages and sidecars of the tables, by stem: what made each file."""
     tables = records.listing(folder, "*.csv") + records.listing(folder, "*.parquet")
     stems = sorted({*STAGES, *(Path(name).stem for name in tables)})
-    found = {stem: records.read_record(folder / f"{stem}.json") for stem in stems}
+    found = {stem: current.Record.read(folder / f"{stem}.json").content for stem in stems}
     return {stem: record for stem, record in found.items() if "command" in record}
 
 

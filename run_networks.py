@@ -53,7 +53,7 @@ import cli
 import data
 import processes
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from collapse import layers
 from extraction import expected_inputs, plan
 from extraction.expected_inputs import Source
@@ -316,10 +316,10 @@ def finish(work, args):
     """The record of what was looked at, written and kept."""
     path = work.shelf.folder / "run_networks.json"
     inputs = [work.path, *source_files.files(work.checkpoint["model"])]
-    before = records.read_record(path).get("folders", {})
+    before = current.Record.read(path).folders
     folders = work.shelf.folders(work.jobs, work.waiting, before)
     arguments, stale = cli.material(args), work.shelf.stale
-    records.write_record(path, arguments, inputs, work.files, folders=folders, stale=stale)
+    current.write_record(path, arguments, inputs, work.files, folders=folders, stale=stale)
 
 
 # ---- before the long work ------------------------------------------------------------------------

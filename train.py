@@ -38,7 +38,7 @@ import data
 import figures
 import processes
 import utils
-from artifacts import records
+from artifacts import current, records
 from extraction import extractor
 from images import folders, reading
 from networks import registry, source_files
@@ -377,18 +377,22 @@ def run_files(folder, model, suffix):
     return RunFiles(Path(folder), registry.short_name(model), suffix)
 
 
-def is_finished(files, arguments, verify=False):
-    """True if the run is there to its end: no state left to resume, and both checkpoints are what
-    these arguments make now.
+def why_unfinished(files, arguments, verify=False):
+    """Why a run has still to train, in words; "" where it is there to its end: no state left to
+    resume, and both checkpoints are what these arguments make now.
 
     `arguments` are the material ones (cli.material). Folders of images are compared too, by names,
     sizes and times or, with `verify`, by content."""
     if files.last.exists():
-        return False
-    return all(
-        records.is_current(records.sidecar_path(files.checkpoint(kind)), arguments, verify)
-        for kind in ("final", "best")
-    )
+        return f"{files.last} was interrupted"
+    sidecars = [records.sidecar_path(files.checkpoint(kind)) for kind in ("final", "best")]
+    reasons = (current.Record.read(path).why_outdated(arguments, verify) for path in sidecars)
+    return next(filter(None, reasons), "")
+
+
+def is_finished(files, arguments, verify=False):
+    """True if nothing is left to train for these arguments."""
+    return not why_unfinished(files, arguments, verify)
 
 
 def check_length(args):

@@ -1,14 +1,10 @@
-"""What made a file, from what, and whether it is still so.
+"""What made a file: its sidecar, <name>.json beside it, holds the command, its arguments, versions,
+the git commit, and two hashes of the file.
 
-    sidecar   <name>.json beside a file: command, arguments, versions, commit, and two hashes of the
-        file
-    record    <script>.json in results/<stem>/: a finished stage's arguments, and all that it looked
-        for, found and wrote
-
-Two hashes: `sha256` is of the bytes; `content_sha256` is of what the bytes say, so that other line
-endings, quotes or an other order of columns count as the same. One rule, `unchanged`, serves every
-script: the same bytes, or the same content. A network's content is `weights_sha256`: a training
-that is repeated and ends in the same weights made the same network."""
+`sha256` is a hash of the bytes; `content_sha256` is one of what the bytes say, so that other line
+endings, quotes or another order of columns count as the same. A network's content is
+`weights_sha256`: a training that is repeated and ends in the same weights made the same network.
+artifacts/current.py compares files with what sidecars and records say of them."""
 
 import ast
 import contextlib
@@ -24,13 +20,11 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from artifacts import csv_files
-from images import folders as images_folders
-from utils import plain, read_json, replacing, write_json
+from utils import read_json, replacing, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "polars")
 # train.py writes them beside a checkpoint
@@ -100,17 +94,6 @@ def code_sha256(path):
         return hashlib.sha256(ast.dump(ast.parse(path.read_bytes())).encode()).hexdigest()
     except (SyntaxError, ValueError):
         return None
-
-
-def unchanged(path, sha256_then, content_then=None):
-    """True if a file still is what it was: absent (None), the same bytes, or other bytes that say
-    the same."""
-    path = Path(path)
-    if sha256_then is None or not path.is_file():
-        return sha256_then is None and not path.exists()
-    if sha256(path) == sha256_then:
-        return True
-    return content_then is not None and content_sha256(path) == content_then
 
 
 # ---- where things come from ----------------------------------------------------------------------
@@ -341,33 +324,6 @@ class Stale:
             warnings.warn(f"{reason}; taken all the same, as --allow-stale asks", stacklevel=2)
 
 
-def check_file(path, content, rows, stale=None, remedy=None):
-    """Compare a file that was read with its sidecar: `content()`, a hash of what it says, or else
-    its bytes.
-
-    True if they agree. What has no sidecar, or one of an older version that holds no hash, is taken
-    on trust (feature_files.py says so), as is what `stale` allows: False. The content comes first,
-    as it is quicker to hash than the longer bytes of a CSV."""
-    sidecar, stale = read_sidecar(path), stale or Stale()
-    if rows == 0:
-        raise ValueError(f"{path} holds no rows, expected some; make it anew with: {remedy}")
-    then, content_then = sidecar.get("sha256"), sidecar.get("content_sha256")
-    if then is None and rows == sidecar.get("rows", rows):
-        return False
-    if content_then is not None and content() == content_then:
-        return True
-    if then is not None and sha256(path) == then:
-        return True
-    written = sidecar.get("rows", rows)
-    what = (
-        f"holds {rows} rows, expected {written}, as its sidecar says"
-        if rows != written
-        else "was changed after it was written: its content is not that of its sidecar"
-    )
-    stale.found(f"{path} {what}", remedy)
-    return False
-
-
 # ---- networks ------------------------------------------------------------------------------------
 
 
@@ -403,58 +359,13 @@ def same_network(one, other):
     return False
 
 
-# ---- records of stages ---------------------------------------------------------------------------
-
-
-def fingerprints(paths, root):
-    """[path] -> {path as seen from the folder `root`: SHA-256, None where there is no such file};
-    files side by side."""
-    paths = list(paths)
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda path: sha256(path) if os.path.isfile(path) else None, paths)
-        return {
-            os.path.relpath(path, root): digest for path, digest in zip(paths, digests, strict=True)
-        }
-
-
-def write_record(path, arguments, inputs, outputs, listings=(), folders=None, stale=None, **more):
-    """The record of a finished stage: its arguments and what it looked for, read and wrote.
-
-    `inputs` that are absent are recorded as absent; `listings`, patterns of names in the record's
-    folder, are recorded with the files that they find: a stage is no longer current when another
-    file comes that it would have read. `folders` of images are {folder: {"listing": by names, sizes
-    and times, "content": by the files' bytes}}, as images.folders hashes them."""
-    files = all_files(path, inputs, outputs, listings, folders)
-    write_json(path, provenance(arguments, stale, **files, **more))
-
-
-def all_files(path, inputs, outputs, listings=(), folders=None):
-    """What `is_current` compares, as it stands in a record at `path`."""
-    root, inputs, outputs = Path(path).parent, list(inputs), list(outputs)
-    present = [file for file in (*inputs, *outputs) if os.path.isfile(file)]
-    contents = {os.path.relpath(file, root): content_sha256(file) for file in present}
-    return {
-        "inputs": fingerprints(inputs, root),
-        "outputs": fingerprints(outputs, root),
-        "contents": {name: value for name, value in contents.items() if value},
-        "listings": {pattern: listing(root, pattern) for pattern in listings},
-        "folders": {str(folder): hashes for folder, hashes in (folders or {}).items()},
-    }
+# ---- names in a folder ---------------------------------------------------------------------------
 
 
 def listing(folder, pattern):
     """Names in a folder that fit a pattern; hidden files, which may be half written, count as
     absent."""
     return sorted(path.name for path in Path(folder).glob(pattern) if not path.name.startswith("."))
-
-
-def read_record(path):
-    """A stage's record, {} where none is. Its outputs lie in its own folder: ValueError for a
-    record that names others."""
-    record = read_checked(path)
-    for name in record.get("outputs", {}):
-        inside(Path(path).parent, name)
-    return record
 
 
 def inside(folder, name):
@@ -466,51 +377,3 @@ def inside(folder, name):
             " that came from elsewhere, and make it anew"
         )
     return path
-
-
-def is_current(path, arguments, verify=False):
-    """True if a record stands at `path` with these arguments, and all that it looked for, read and
-    wrote is unchanged.
-
-    Images count as unchanged where their names, sizes and times are; where these changed, or with
-    `verify`, by their bytes."""
-    record = read_record(path)
-    if not {"arguments", "inputs", "outputs"} <= set(record):
-        return False
-    if not same_arguments(record["arguments"], arguments):
-        return False
-    if not all_unchanged(path, record):
-        return False
-    for pattern, names in record.get("listings", {}).items():
-        if listing(Path(path).parent, pattern) != names:
-            return False
-    folders = record.get("folders", {})
-    return all(same_images(folder, then, verify) for folder, then in folders.items())
-
-
-def same_arguments(then, now):
-    """True if two runs were given the same arguments.
-
-    One that is None counts like one that does not exist: a flag that came with a later version
-    changes nothing of what an earlier one made without it. False and empty lists are values:
-    `--no-nesterov` and `--augment` with nothing behind it override a recipe.
-    """
-    return without_none(then) == without_none(plain(now))
-
-
-def without_none(values):
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def all_unchanged(path, record):
-    root, contents = Path(path).parent, record.get("contents", {})
-    files = {**record["inputs"], **record["outputs"]}
-    return all(unchanged(root / name, digest, contents.get(name)) for name, digest in files.items())
-
-
-def same_images(folder, then, verify=False):
-    """True if a folder of images holds what it held `then` ({"listing": ..., "content": ...})."""
-    now = images_folders.listing_hash(folder)
-    if now is None or (now == then.get("listing") and not verify):
-        return now is not None
-    return images_folders.content_hash(folder) == then.get("content")

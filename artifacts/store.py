@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from arrays import first_outside
-from artifacts import csv_files, records
+from artifacts import csv_files, current, records
 from artifacts.csv_files import SUFFIXES, columns_of, width_of
 from head import Head
 
@@ -115,7 +115,7 @@ def read(reader, path, remedy):
 def check(path, content, rows, stale, remedy):
     """Refuse a file that is not what its sidecar describes, and one that nothing describes and that
     may have been cut."""
-    if not records.check_file(path, content, rows, stale, remedy):
+    if not current.check_file(path, content, rows, stale, remedy):
         read(csv_files.check_end, path, remedy)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 
 import utils
-from artifacts import csv_files, records, store
+from artifacts import csv_files, current, store
 from detection.odin import ODIN
 from detection.scored import Scored, ScoredSet
 from scores import registry
@@ -79,8 +79,8 @@ class Earlier:
 
 def find(folder, dataset):
     """What stays of the table in a folder of features -> Earlier, which may be empty."""
-    record = records.read_record(folder / RECORD)
-    if not record.get("outputs") or not record.get("inputs"):
+    record = current.Record.read(folder / RECORD)
+    if not record.outputs or not record.inputs:
         return Earlier()
     reason = why_not(folder, dataset, record)
     if reason:
@@ -97,7 +97,7 @@ def find(folder, dataset):
 
 def why_not(folder, dataset, record):
     """Why nothing of the earlier table can stay, in words; "" where it can."""
-    if f"scores_ID_{dataset}.csv" not in record["outputs"]:
+    if f"scores_ID_{dataset}.csv" not in record.outputs:
         return "it was of another ID data set"
     for stem in ("head", *(f"ID_{dataset}_{split}" for split in ("train", "val", "test"))):
         if not same(folder, stem, record):
@@ -107,12 +107,9 @@ def why_not(folder, dataset, record):
 
 def changed_tables(folder, record):
     """Names of the tables that are no longer what the record says was written."""
-    tables = [name for name in record["outputs"] if name.startswith("scores_")]
-    contents = record.get("contents", {})
+    tables = [name for name in record.outputs if name.startswith("scores_")]
     return [
-        name
-        for name in ("ood_metrics.csv", *tables)
-        if not records.unchanged(folder / name, record["outputs"].get(name), contents.get(name))
+        name for name in ("ood_metrics.csv", *tables) if record.output(name).change(folder / name)
     ]
 
 
@@ -128,11 +125,7 @@ def same(folder, stem, record):
     """True if the feature file of this stem is the one that the record read, or is absent now as it
     was then."""
     names = [f"{stem}{suffix}" for suffix in store.SUFFIXES]
-    contents = record.get("contents", {})
-    return all(
-        records.unchanged(folder / name, record["inputs"].get(name), contents.get(name))
-        for name in names
-    )
+    return all(record.input(name).unchanged(folder / name) for name in names)
 
 
 def read_table(folder, dataset, record):
@@ -141,7 +134,7 @@ def read_table(folder, dataset, record):
     found = Earlier(
         drawn=[
             Path(name).stem.removeprefix("scores_")
-            for name in record["outputs"]
+            for name in record.outputs
             if name.startswith("figures/scores_")
         ]
     )
@@ -185,7 +178,7 @@ def why_row_goes(folder, dataset, record, name, method, values):
         return f"{method} is no method of this version; its rows go"
     if (
         not same(folder, f"OOD_{name}_test", record)
-        or f"scores_OOD_{name}.csv" not in record["outputs"]
+        or f"scores_OOD_{name}.csv" not in record.outputs
     ):
         return f"OOD_{name}_test changed, or is gone; the earlier rows of {name} go"
     chosen_on = values.get("val_ood")

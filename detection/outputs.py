@@ -10,7 +10,7 @@ import pandas as pd
 import polars as pl
 
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from detection import metrics, tables
 from detection.scored import Scored, ScoredSet
 from head import Head
@@ -93,7 +93,7 @@ def remove_outdated(folder: Path, record: Path, written: list[Path]) -> list[str
     A score file that is not made anew stays: its numbers are still right, and its sidecar says what
     made them. Only figures and tables of this folder go, whatever the record names.
     """
-    earlier = records.read_record(record).get("outputs", {})
+    earlier = current.Record.read(record).outputs
     kept = {path.resolve() for path in written}
     root = folder.resolve()
     outdated = []

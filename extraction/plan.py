@@ -13,7 +13,7 @@ from pathlib import Path
 
 import data
 import utils
-from artifacts import records
+from artifacts import current, records
 from collapse import layers
 from images import folders as images_folders
 
@@ -216,11 +216,11 @@ class Shelf:
         if source is None and not self.verify:
             gone = f"; its images, {job.folder or job.dataset}, are no longer there"
             return gone if same_place(job.place, sidecar.get("place")) else None
-        if source == sidecar.get("source") and not self.verify:
-            return ""
-        if not sidecar.get("source_content") or job.images.content() != sidecar["source_content"]:
+        seen = current.SeenImages(sidecar.get("source"), sidecar.get("source_content") or None)
+        if not seen.same(source, lambda: job.images.content(), self.verify):
             return None
-        return "; its images have the same content" if job.folder else ""
+        by_content = source != seen.listing or self.verify
+        return "; its images have the same content" if by_content and job.folder else ""
 
     def source_of(self, job):
         if job.place not in self.sources:
@@ -285,7 +285,7 @@ def describes(sidecar, facts):
 
 
 def is_edited(file, sidecar):
-    return not records.unchanged(file, sidecar.get("sha256"), sidecar.get("content_sha256"))
+    return bool(current.SeenFile.of_sidecar(sidecar).change(file))
 
 
 def same_place(one, other):

@@ -526,7 +526,9 @@ def test_force_redoes_a_stage_and_what_follows_from_it(again, tmp_path, words, r
 def test_the_temperature_redoes_the_scores_and_the_report_only(again, tmp_path):
     folder = tmp_path / "results" / STEM
     before, files = read_csv(folder / "scores_OOD_uniform.csv"), snapshot(tmp_path / "results")
-    assert stages(again("--temperature", "5")) == ["ood", "report"]
+    out = again("--temperature", "5")
+    assert stages(out) == ["ood", "report"]
+    assert "\n   (--temperature is 5.0, and was not given)\n" in out, "it says why it scores anew"
     after = read_csv(folder / "scores_OOD_uniform.csv")
     assert (
         list(before["MSP"]) == list(after["MSP"])
@@ -601,7 +603,9 @@ def test_an_output_that_is_gone_or_was_edited_is_made_again(again, tmp_path, nam
     path = tmp_path / "results" / STEM / name
     before = path.read_bytes()
     spoil(path)
-    assert stages(again())[0] == "collapse"
+    what = "changed" if path.exists() else "is gone"
+    out = again()
+    assert stages(out)[0] == "collapse" and f"\n   ({name} {what})\n" in out
     assert path.read_bytes() == before
     assert "all is current" in again()
 

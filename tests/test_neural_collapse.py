@@ -14,7 +14,7 @@ from scipy import stats
 import cli
 import neural_collapse
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from collapse import epochs as series_library  # `series` is the fixture of three epochs here
 from collapse import metrics
 from collapse import rows as collapse_rows
@@ -599,16 +599,16 @@ def test_a_head_that_comes_and_layers_that_come_are_measured_anew(bare, tmp_path
     folder = tmp_path / "net_s0"
     shutil.copytree(bare[0], folder)
     arguments = cli.material(neural_collapse.parse_args(["--checkpoint", str(folder), "--exact"]))
-    assert records.is_current(folder / "neural_collapse.json", arguments)
+    assert current.is_current(folder / "neural_collapse.json", arguments)
     (folder / "head.csv").write_text("class")
-    assert not records.is_current(folder / "neural_collapse.json", arguments)
+    assert not current.is_current(folder / "neural_collapse.json", arguments)
     (folder / "head.csv").unlink()
     (folder / "OOD_new_test.csv").write_text("ct0")
-    assert not records.is_current(folder / "neural_collapse.json", arguments)
+    assert not current.is_current(folder / "neural_collapse.json", arguments)
     (folder / "OOD_new_test.csv").unlink()
-    assert records.is_current(folder / "neural_collapse.json", arguments)
+    assert current.is_current(folder / "neural_collapse.json", arguments)
     add_layers(folder)
-    assert not records.is_current(folder / "neural_collapse.json", arguments)
+    assert not current.is_current(folder / "neural_collapse.json", arguments)
 
 
 # ---- files that were changed ---------------------------------------------------------------------
@@ -948,7 +948,7 @@ def test_epochs_come_from_the_metadata_and_the_table_holds_every_folders_own(ser
 def test_each_folder_is_left_as_if_measured_alone(series):
     for name in SERIES.values():
         alone = neural_collapse.parse_args(["--checkpoint", str(series[0] / name)])
-        assert records.is_current(series[0] / name / "neural_collapse.json", cli.material(alone))
+        assert current.is_current(series[0] / name / "neural_collapse.json", cli.material(alone))
         record = utils.read_json(series[0] / name / "neural_collapse.json")
         assert set(record["outputs"]) == {
             "nc_metrics.csv",

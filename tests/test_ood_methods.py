@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 
 import ood_methods
 import utils
-from artifacts import records
+from artifacts import current
 from scores import registry
 
 CORE = ("MSP", "MaxLogit", "Energy")
@@ -286,7 +286,7 @@ def test_a_head_that_comes_brings_its_methods(folder):
     (folder / "head.csv").write_bytes(head)
     (folder / "head.json").write_bytes(sidecar)
     record = folder / "ood_methods.json"
-    assert not records.is_current(record, utils.read_json(record)["arguments"])
+    assert not current.is_current(record, utils.read_json(record)["arguments"])
     assert set(score(folder)[0]["method"]) == set(registry.DEFAULT)
 
 

@@ -22,7 +22,7 @@ import neural_collapse
 import ood_methods
 import report
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from reporting import page as reporting_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -307,7 +307,7 @@ def test_the_best_methods_histogram_stands_in_sight(run):
 
 
 def test_figures_that_no_stage_recorded_are_left_out(run):
-    records.write_record(run / "ood_methods.json", {}, [], [run / "figures" / "auroc_bars.png"])
+    current.write_record(run / "ood_methods.json", {}, [], [run / "figures" / "auroc_bars.png"])
     summary, page = make(run)
     assert page.count("<figure>") == 2, "the recorded one and the training curves"
     assert "figures/scores_MSP.png" not in summary["provenance"]["inputs"]
@@ -342,7 +342,7 @@ def test_methods_stand_by_their_mean_and_groups_beside_it(run):
     assert summary["groups"] == [] and "near:" not in text_of(page), (
         "no record has it: an older run left it behind"
     )
-    records.write_record(run / "ood_methods.json", {}, [], [run / "ood_groups.csv"])
+    current.write_record(run / "ood_methods.json", {}, [], [run / "ood_groups.csv"])
     summary, page = make(run)
     assert len(summary["groups"]) == 2 and "ood_groups.csv" in summary["provenance"]["inputs"]
     text = text_of(page)
@@ -996,9 +996,9 @@ def test_record_is_current_until_a_table_changes(run):
     words = ["--checkpoint", str(run)]
     report.main(words)
     arguments = cli.material(report.parse_args(words))
-    assert records.is_current(run / "report.json", arguments)
+    assert current.is_current(run / "report.json", arguments)
     nc_table().assign(value=1.0).to_csv(run / "nc_metrics.csv", index=False)
-    assert not records.is_current(run / "report.json", arguments)
+    assert not current.is_current(run / "report.json", arguments)
 
 
 @pytest.mark.parametrize(
@@ -1023,11 +1023,11 @@ def test_a_report_is_made_anew_when_something_comes_that_it_would_have_read(run,
     words = ["--checkpoint", str(run)]
     arguments = cli.material(report.parse_args(words))
     report.main(words)
-    assert records.is_current(run / "report.json", arguments)
+    assert current.is_current(run / "report.json", arguments)
     (run / later).write_bytes(content)
-    assert not records.is_current(run / "report.json", arguments)
+    assert not current.is_current(run / "report.json", arguments)
     report.main(words)
-    assert records.is_current(run / "report.json", arguments)
+    assert current.is_current(run / "report.json", arguments)
 
 
 def test_a_mistake_ends_with_code_2_and_one_line(tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import change_json
 
 import utils
 from artifacts import records, store
@@ -269,75 +268,6 @@ def test_a_sidecar_says_what_made_the_file():
         and "python" in found["versions"]
     )
     assert found["git_commit"] is None or re.fullmatch("[0-9a-f]{40,64}", found["git_commit"])
-
-
-# ---- what is current -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def record(tmp_path):
-    """A finished stage: one input, two outputs."""
-    (tmp_path / "in").mkdir()
-    for name in ("in/features.csv", "table.csv", "figure.png"):
-        (tmp_path / name).write_text(name)
-    records.write_record(
-        tmp_path / "stage.json",
-        {"temperature": 1.0, "ood": ("svhn",)},
-        [tmp_path / "in/features.csv"],
-        [tmp_path / "table.csv", tmp_path / "figure.png"],
-    )
-    return tmp_path / "stage.json"
-
-
-ARGUMENTS = {"temperature": 1.0, "ood": ["svhn"]}
-
-
-def test_a_stage_is_current_while_nothing_changes(record):
-    assert records.is_current(record, ARGUMENTS)
-    # as JSON has them
-    assert records.is_current(record, {"ood": ("svhn",), "temperature": np.float64(1)})
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"temperature": 2.0, "ood": ["svhn"]},
-        {"temperature": 1.0},
-        {**ARGUMENTS, "more": False},
-        {"temperature": 1.0, "ood": ["svhn", "mnist"]},
-    ],
-)
-def test_a_stage_with_other_arguments_is_not_current(record, arguments):
-    assert not records.is_current(record, arguments)
-
-
-@pytest.mark.parametrize("name", ["in/features.csv", "table.csv", "figure.png"])
-@pytest.mark.parametrize(
-    "change", [lambda path: path.write_text(path.read_text() + "x"), lambda path: path.unlink()]
-)
-def test_a_stage_with_a_changed_or_missing_file_is_not_current(record, name, change):
-    change(record.parent / name)
-    assert not records.is_current(record, ARGUMENTS)
-
-
-def test_a_file_touched_but_unchanged_keeps_a_stage_current(record):
-    os.utime(record.parent / "table.csv", ns=(1, 1))
-    assert records.is_current(record, ARGUMENTS)
-
-
-def test_a_stage_without_a_record_is_not_current(tmp_path):
-    assert not records.is_current(tmp_path / "stage.json", ARGUMENTS)
-
-
-@pytest.mark.parametrize("missing", ["arguments", "inputs", "outputs"])
-def test_a_record_that_lacks_a_part_is_not_current_rather_than_an_error(record, missing):
-    change_json(record, lambda content: content.pop(missing))
-    assert records.is_current(record, ARGUMENTS) is False
-
-
-def test_a_record_moves_with_its_folder(record):
-    moved = record.parent.rename(record.parent.with_name("elsewhere"))
-    assert records.is_current(moved / record.name, ARGUMENTS)
 
 
 # ---- names ---------------------------------------------------------------------------------------

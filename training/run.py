@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional as F
 
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from networks import checkpoints, registry, source_files
 from training import augment, recipes
 from training.measures import Measures, Stopped
@@ -375,7 +375,7 @@ class Run(State):
                 "checkpoint_sha256": records.sha256(path),
                 "weights_sha256": weights,
                 "curves": self.files.curves.name,
-                **records.all_files(
+                **current.all_files(
                     path,
                     source_files.files(self.facts["model"]),
                     [path],

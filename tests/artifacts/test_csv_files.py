@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from artifacts import csv_files, records, store
+from artifacts import csv_files, current, records, store
 from collapse import layers
 from detection import tables
 
@@ -333,7 +333,7 @@ def test_a_valid_rewriting_is_the_same_table(written, way):
     assert same_bits(found.features, before.features)
     assert found.labels.tolist() == [11, 0, -1, 3, 2, 11] and found.paths == PATHS
     assert csv_files.file_content_sha256(written) == content
-    assert records.unchanged(written, "another", content)
+    assert current.SeenFile("another", content).unchanged(written)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_other_bytes_that_say_the_same_count_as_unchanged(features, rewrite):
     assert text != features.read_text()
     features.write_text(text, newline="")
     assert records.sha256(features) != before[0]
-    assert records.unchanged(features, *before)
+    assert current.SeenFile(*before).unchanged(features)
     store.read_features(features)
 
 
@@ -67,7 +67,7 @@ def test_an_edited_cell_is_refused_with_the_command_that_mends_it(features, old,
     text = features.read_text()
     assert old in text
     features.write_text(text.replace(old, new))
-    assert not records.unchanged(features, *before)
+    assert not current.SeenFile(*before).unchanged(features)
     with pytest.raises(
         ValueError,
         match=(
@@ -138,112 +138,6 @@ def test_a_sidecar_vouches_for_weights_only_of_the_very_file(tmp_path):
     assert records.network_of(path) == {"checkpoint_sha256": records.sha256(path)}
 
 
-# ---- stages --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stage(tmp_path):
-    """record(**changes) -> the record of a stage that read one table, looked for another, and wrote
-    a third."""
-    for name in ("read.csv", "written.csv"):
-        store.write_table(tmp_path / name, pd.DataFrame({"value": [1.5, 2.5]}))
-
-    def record():
-        records.write_record(
-            tmp_path / "stage.json",
-            {"flag": 1},
-            [tmp_path / "read.csv", tmp_path / "absent.csv"],
-            [tmp_path / "written.csv"],
-            listings=["OOD_*_test.*"],
-        )
-        return tmp_path / "stage.json"
-
-    return record
-
-
-def test_a_stage_is_current_until_what_it_looked_for_in_vain_comes(stage, tmp_path):
-    record = stage()
-    assert records.is_current(record, {"flag": 1})
-    store.write_table(tmp_path / "absent.csv", pd.DataFrame({"value": [1]}))
-    assert not records.is_current(record, {"flag": 1})
-
-
-def test_a_flag_that_came_later_and_was_not_given_changes_nothing(stage):
-    record = stage()
-    assert records.is_current(record, {"flag": 1, "later": None})
-    for value in (False, [], 0, "x"):
-        assert not records.is_current(record, {"flag": 1, "later": value})
-
-
-def test_a_stage_is_current_until_another_file_comes_that_it_would_have_read(stage, tmp_path):
-    record = stage()
-    (tmp_path / ".OOD_half_test.csv").write_text("half")
-    assert records.is_current(record, {"flag": 1}), "a hidden file is not there yet"
-    (tmp_path / "OOD_svhn_test.csv").write_text("whole")
-    assert not records.is_current(record, {"flag": 1})
-
-
-def test_a_stage_stays_current_over_a_rewriting_and_not_over_an_edit(stage, tmp_path):
-    record = stage()
-    text = (tmp_path / "read.csv").read_text()
-    (tmp_path / "read.csv").write_text(text.replace("\n", "\r\n"), newline="")
-    assert records.is_current(record, {"flag": 1})
-    (tmp_path / "read.csv").write_text(text.replace("2.5", "2.25"))
-    assert not records.is_current(record, {"flag": 1})
-
-
-def photographs(folder):
-    from PIL import Image
-
-    folder.mkdir()
-    for number in range(3):
-        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
-    return folder
-
-
-def test_a_stage_is_current_while_its_images_are_the_same_by_content(tmp_path):
-    import os
-
-    from images import folders
-
-    folder = photographs(tmp_path / "photographs")
-    hashes = {
-        "listing": folders.listing_hash(folder),
-        "content": folders.content_hash(folder),
-    }
-    record = tmp_path / "stage.json"
-    records.write_record(record, {}, [], [], folders={folder: hashes})
-    assert records.is_current(record, {})
-    os.utime(folder / "1.png", (1, 1))
-    assert records.is_current(record, {}), "touched, but the same"
-    status = os.stat(folder / "2.png")
-    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:-1] + b"x")
-    assert not records.is_current(record, {})
-    os.utime(folder / "1.png", ns=(os.stat(folder / "0.png").st_mtime_ns,) * 2)
-    os.utime(folder / "2.png", ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def test_an_image_of_equal_size_and_time_is_found_by_verify(tmp_path):
-    import os
-
-    from images import folders
-
-    folder = photographs(tmp_path / "photographs")
-    hashes = {
-        "listing": folders.listing_hash(folder),
-        "content": folders.content_hash(folder),
-    }
-    record = tmp_path / "stage.json"
-    records.write_record(record, {}, [], [], folders={folder: hashes})
-    status = os.stat(folder / "2.png")
-    content = bytearray((folder / "2.png").read_bytes())
-    content[-1] ^= 1
-    (folder / "2.png").write_bytes(content)
-    os.utime(folder / "2.png", ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert records.is_current(record, {}), "size and time say nothing"
-    assert not records.is_current(record, {}, verify=True)
-
-
 # ---- what comes from elsewhere -------------------------------------------------------------------
 
 
@@ -253,7 +147,7 @@ def test_a_record_that_names_files_outside_its_folder_is_refused(tmp_path, name)
     record = tmp_path / "run" / "stage.json"
     record.write_text(json.dumps({"arguments": {}, "inputs": {}, "outputs": {name: "0" * 64}}))
     with pytest.raises(ValueError, match="lies outside that folder"):
-        records.is_current(record, {})
+        current.is_current(record, {})
 
 
 def test_a_link_that_leads_outside_is_outside(tmp_path):

@@ -10,7 +10,7 @@ from helpers import read_csv, score, shell, toy_run, write_blank
 
 import ood_methods
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from detection import joining, outputs
 from detection.scored import ScoredSet
 from scores import registry
@@ -340,10 +340,10 @@ def test_scores_are_read_back_exactly(tmp_path):
 def test_what_comes_later_makes_the_stage_run_again(folder):
     score(folder, "--methods", "MSP")
     arguments = utils.read_json(folder / "ood_methods.json")["arguments"]
-    assert records.is_current(folder / "ood_methods.json", arguments)
+    assert current.is_current(folder / "ood_methods.json", arguments)
     for stem in ("ODIN_ID_toy_test", "OOD_later_test", "ODIN_OOD_a_test"):
         store.write_features(folder / f"{stem}.parquet", np.ones((3, 12)), np.zeros(3))
-        assert not records.is_current(folder / "ood_methods.json", arguments), stem
+        assert not current.is_current(folder / "ood_methods.json", arguments), stem
         for suffix in (".parquet", ".json"):
             (folder / f"{stem}{suffix}").unlink()
-        assert records.is_current(folder / "ood_methods.json", arguments), stem
+        assert current.is_current(folder / "ood_methods.json", arguments), stem

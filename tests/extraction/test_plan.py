@@ -14,7 +14,7 @@ from PIL import Image
 import data
 import run_networks
 import utils
-from artifacts import records, store
+from artifacts import current, records, store
 from networks import checkpoints, registry
 
 pytestmark = [
@@ -319,15 +319,15 @@ def test_the_record_says_when_a_folder_has_changed(insects):
         str(images / "test"),
         str(insects / "photographs"),
     }
-    assert records.is_current(record, arguments) and records.is_current(
+    assert current.is_current(record, arguments) and current.is_current(
         record, arguments, verify=True
     )
     os.utime(images / "train" / "ant" / "cats" / "0.png", ns=(1, 1))
-    assert records.is_current(record, arguments), "other times, the same content"
+    assert current.is_current(record, arguments), "other times, the same content"
     Image.new("RGB", (8, 8)).save(insects / "photographs" / "more.png")
-    assert not records.is_current(record, arguments)
+    assert not current.is_current(record, arguments)
     extract(insects, f"mine={insects / 'photographs'}")
-    assert records.is_current(record, arguments, verify=True)
+    assert current.is_current(record, arguments, verify=True)
     shutil.rmtree(images)
     extract(insects, f"mine={insects / 'photographs'}")
     assert str(images / "train") in utils.read_json(record)["folders"]
