@@ -69,16 +69,16 @@ def finite(text):
 
 def above_zero(text):
     """argparse type: a number above 0."""
-    value = finite(text)
-    if value <= 0:
+    value = float(text)
+    if not 0 < value < math.inf:
         raise ArgumentTypeError(f"expected a number above 0, found {text}")
     return value
 
 
 def share(text):
     """argparse type: a number above 0 and at most 1."""
-    value = above_zero(text)
-    if value > 1:
+    value = float(text)
+    if not 0 < value <= 1:
         raise ArgumentTypeError(f"expected a number above 0 and at most 1, found {text}")
     return value
 

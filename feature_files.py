@@ -32,7 +32,7 @@ CHECKPOINTS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class FeatureFiles:
     """The feature files of one checkpoint."""
 
     folder: Path
@@ -97,7 +97,7 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
         path = own(store.feature_file(folder, f"ODIN_OOD_{name}_test"), origin)
         if path:
             odin_ood[name] = path
-    run = Run(
+    run = FeatureFiles(
         folder,
         dataset,
         files["head"],

@@ -152,7 +152,7 @@ def fit_components(train, W, b):
 class Measured:
     """One checkpoint's files, features and all that was found in them."""
 
-    run: feature_files.Run
+    run: feature_files.FeatureFiles
     files: list  # all that was looked for, there or not
     stale: records.Stale
     head: Head | None

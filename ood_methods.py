@@ -107,7 +107,7 @@ def add_method_flags(group):
         ),
     )
     group.add_argument(
-        "--temperature", type=positive_number, help="temperature of Energy (default 1)"
+        "--temperature", type=cli.above_zero, help="temperature of Energy (default 1)"
     )
     group.add_argument(
         "--ridge",
@@ -161,7 +161,7 @@ def add_evaluation_flags(group):
     )
     group.add_argument(
         "--tpr",
-        type=share,
+        type=cli.share,
         default=0.95,
         help="share of ID images that the thresholds and FPR keep",
     )
@@ -194,14 +194,14 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    jobs = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
-    check_together(jobs)
-    for job in jobs:
-        check(job.run, args)
-        utils.writable_folder(job.run.folder / "figures")
-    measured = [score_run(job, args) for job in jobs]
-    if len(jobs) > 1:
-        reasons = [reason for job in jobs for reason in job.stale.reasons]
+    tasks = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
+    check_together(tasks)
+    for task in tasks:
+        check(task.run, args)
+        utils.writable_folder(task.run.folder / "figures")
+    measured = [score_run(task, args) for task in tasks]
+    if len(tasks) > 1:
+        reasons = [reason for task in tasks for reason in task.stale.reasons]
         compare_checkpoints(measured, args, reasons)
 
 
@@ -209,11 +209,11 @@ def main(argv=None):
 
 
 @dataclass(frozen=True)
-class Job:
+class Task:
     """One checkpoint's files, the methods to compute, and what an earlier table keeps beside
     them."""
 
-    run: feature_files.Run
+    run: feature_files.FeatureFiles
     names: list[str]  # methods to compute
     asked: list[str]  # OOD sets that are asked for
     # OOD sets in the table: the asked ones but for --val-ood, and those of the earlier table
@@ -249,19 +249,22 @@ def prepare(checkpoint, args):
     kept = earlier.without(names)
     if kept.parameters:
         lines = [*lines, kept.summary]
-    return Job(run, names, asked, tested, kept, [*kept.lost, *lines], stale)
+    return Task(run, names, asked, tested, kept, [*kept.lost, *lines], stale)
 
 
 def check_edited(earlier, names, folder):
     """ValueError where an edited table could not be joined, and methods would go that nobody
     computes anew now."""
     gone = [name for name in earlier.edited if name not in names]
-    if gone:
-        some = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
-        raise ValueError(
-            f"{folder}: {next(iter(earlier.lost))}, and {some} would go with it; compute all anew"
-            " by leaving --methods out, or start over with --replace"
-        )
+    if not gone:
+        return
+    some = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
+    known = set(gone) <= {*registry.DEFAULT, odin.ODIN}
+    all_anew = "compute all anew by leaving --methods out, or " if known else ""
+    raise ValueError(
+        f"{folder}: {next(iter(earlier.lost))}, and {some} would go with it; {all_anew}start over"
+        " with --replace"
+    )
 
 
 def methods_of(run, args):
@@ -291,20 +294,20 @@ def methods_of(run, args):
     return [name for name in names if name not in lacking], [line]
 
 
-def check_together(jobs):
+def check_together(tasks):
     """Checkpoints that are averaged: each once, and all against the same OOD sets."""
-    first = jobs[0]
-    for place, job in enumerate(jobs):
-        folder = job.run.folder
-        if folder.resolve() in [other.run.folder.resolve() for other in jobs[:place]]:
+    first = tasks[0]
+    for place, task in enumerate(tasks):
+        folder = task.run.folder
+        if folder.resolve() in [other.run.folder.resolve() for other in tasks[:place]]:
             raise ValueError(
                 f"--checkpoint names {folder} more than once, which would count as another seed;"
                 " give each once"
             )
-        if set(job.asked) != set(first.asked):
+        if set(task.asked) != set(first.asked):
             raise ValueError(
                 f"{first.run.folder} has the OOD sets {', '.join(first.asked)}, {folder} has"
-                f" {', '.join(job.asked)}; name those to average over with --ood"
+                f" {', '.join(task.asked)}; name those to average over with --ood"
             )
 
 
@@ -394,57 +397,57 @@ def check_groups(run, args):
 # ---- one checkpoint ------------------------------------------------------------------------------
 
 
-def score_run(job, args):
+def score_run(task, args):
     """Fit, score, and write everything of one checkpoint -> its tidy table."""
-    run, seconds = job.run, {}
-    announce(job)
+    run, seconds = task.run, {}
+    announce(task)
     with cli.timed(seconds, "reading"):
-        found = inputs.read(run, job.stale)
+        found = inputs.read(run, task.stale)
     with cli.timed(seconds, "scoring"):
         fitted = inputs.fit(found)
-        scored = score(job, fitted, found, args)
+        scored = score(task, fitted, found, args)
     with cli.timed(seconds, "tables"):
         table = tables.tabulate(run, scored, found.right(), args.tpr)
-        written = write(job, args, table, scored, found.head)
+        written = write(task, args, table, scored, found.head)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
-        written += drawing.draw(folder, fitted, table, scored, args.tpr, job.earlier.drawn)
-    finish(job, args, table, written, seconds)
+        written += drawing.draw(folder, fitted, table, scored, args.tpr, task.earlier.drawn)
+    finish(task, args, table, written, seconds)
     return table
 
 
-def announce(job):
+def announce(task):
     """Print what a person should know before the work starts."""
-    for line in job.lines:
+    for line in task.lines:
         print(line)
-    size = sum(path.stat().st_size for path in job.run.files) / 2**20
-    print(f"reading {size:,.0f} MiB of features in {job.run.folder}")
+    size = sum(path.stat().st_size for path in task.run.files) / 2**20
+    print(f"reading {size:,.0f} MiB of features in {task.run.folder}")
 
 
-def score(job, fitted, found, args):
+def score(task, fitted, found, args):
     """The scores that are asked for, and the earlier ones beside them."""
     given = parameters(args)
-    names = [name for name in job.names if name != odin.ODIN]
+    names = [name for name in task.names if name != odin.ODIN]
     chosen = {}
     if args.val_ood:
         chosen = tuning.tune(fitted, names, given, found.ood[args.val_ood].features)
-    ood = {name: found.ood[name] for name in job.tested}
+    ood = {name: found.ood[name] for name in task.tested}
     scored = evaluation.score(
         fitted, names, {**chosen, **given}, found.test, ood, {args.val_ood: chosen}
     )
     for name in chosen:
         scored.parameters[name] = scored.parameters[name] | {"val_ood": args.val_ood}
-    if odin.ODIN in job.names:
-        odin.add_odin(job.run, scored, found.head, job.stale)
+    if odin.ODIN in task.names:
+        odin.add_odin(task.run, scored, found.head, task.stale)
     evaluation.note_undefined(scored)
-    return joining.join(scored, job.earlier, job.run.folder, job.run.dataset)
+    return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
 
 
-def write(job, args, table, scored, head):
+def write(task, args, table, scored, head):
     """Write the tables and the score files -> their paths."""
-    run = job.run
+    run = task.run
     sidecar = {
-        **records.provenance(cli.material(args), job.stale),
+        **records.provenance(cli.material(args), task.stale),
         "tpr": args.tpr,
         **records.origin(run.head or run.train),
     }
@@ -454,18 +457,18 @@ def write(job, args, table, scored, head):
     return written
 
 
-def finish(job, args, table, written, seconds):
+def finish(task, args, table, written, seconds):
     """Remove what an earlier table left, write the record of this one, and print the table."""
-    folder = job.run.folder
+    folder = task.run.folder
     record = folder / joining.RECORD
     removed = outputs.remove_outdated(folder, record, written)
     current.write_record(
         record,
         cli.material(args),
-        job.inputs,
+        task.inputs,
         written,
         listings=() if args.ood else ("OOD_*_test.*",),
-        stale=job.stale,
+        stale=task.stale,
         seconds=seconds,
     )
     cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
@@ -498,21 +501,9 @@ def method(text):
     return known[registry.plain_name(text)]
 
 
-def positive_number(text):
-    if not 0 < float(text) < float("inf"):
-        raise cli.ArgumentTypeError(f"expected a number above 0, found {text}")
-    return float(text)
-
-
 def not_negative(text):
     if not 0 <= float(text) < float("inf"):
         raise cli.ArgumentTypeError(f"expected 0 or a number above it, found {text}")
-    return float(text)
-
-
-def share(text):
-    if not 0 < float(text) <= 1:
-        raise cli.ArgumentTypeError(f"expected a share above 0 and at most 1, found {text}")
     return float(text)
 
 

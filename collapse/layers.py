@@ -199,7 +199,7 @@ class Layer:
 
 
 def find(run):
-    """The layers of a feature_files.Run in the order of depth, [] where there are none; ValueError
+    """The layers of a FeatureFiles in the order of depth, [] where there are none; ValueError
     where they are not of this run."""
     prefix = f"ID_{run.dataset}_train_"
     pattern = f"{glob.escape(prefix)}*"

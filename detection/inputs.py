@@ -10,7 +10,7 @@ import numpy as np
 
 from arrays import scorable_features
 from artifacts import records, store
-from feature_files import Run
+from feature_files import FeatureFiles
 from head import Head
 from scores import registry
 
@@ -32,7 +32,7 @@ class Inputs:
         return self.head.logits(self.test.features).argmax(1) == self.test.labels
 
 
-def read(run: Run, stale: records.Stale) -> Inputs:
+def read(run: FeatureFiles, stale: records.Stale) -> Inputs:
     """Read all features of one checkpoint, each once, and refuse what cannot be scored."""
 
     def features(path):

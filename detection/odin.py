@@ -10,14 +10,16 @@ import numpy as np
 
 from artifacts import records, store
 from detection.scored import Scored
-from feature_files import Run
+from feature_files import FeatureFiles
 from head import Head
 from scores import registry
 
 ODIN = "ODIN"
 
 
-def add_odin(run: Run, scored: Scored, head: Head, stale: records.Stale | None = None) -> None:
+def add_odin(
+    run: FeatureFiles, scored: Scored, head: Head, stale: records.Stale | None = None
+) -> None:
     """Add ODIN's scores to every set; a set without perturbed images gets NaN, and a note."""
     sidecar = records.read_sidecar(run.odin_test)
     parameters = {key: sidecar.get(key) for key in ("odin_epsilon", "temperature")}

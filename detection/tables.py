@@ -15,7 +15,7 @@ import pandas as pd
 import utils
 from detection import metrics
 from detection.scored import Scored
-from feature_files import Run
+from feature_files import FeatureFiles
 
 SIGNIFICANT = 0.05  # p below which a paired test sets the best method apart
 BOLD = (
@@ -27,7 +27,9 @@ BOLD = (
 BESIDE = 4
 
 
-def tabulate(run: Run, scored: Scored, right: np.ndarray | None, tpr: float) -> pd.DataFrame:
+def tabulate(
+    run: FeatureFiles, scored: Scored, right: np.ndarray | None, tpr: float
+) -> pd.DataFrame:
     """The tidy table: one row per OOD set and method.
 
     `best` marks the method that a paired test sets apart from every other of that OOD set. right
