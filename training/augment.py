@@ -1,77 +1,112 @@
-"""Batched augmentation: one random draw an image, by a generator of its own, on whatever device the
-images are.
+"""Batched augmentation: one random draw per image, from a generator of its own, on the device that
+holds the images.
 
 `apply` is what training calls. A new augmentation is a function of (images, generator) and a row in
-OF_PIXELS, or in OF_INPUTS where it comes after the normalisation. "trivial" and "auto" take bytes,
-so that a recipe names them before "rotation" and "colour_jitter", which round nothing."""
+OF_PIXELS, or in OF_INPUTS if it works on normalised images. "trivial" and "auto" take bytes, so a
+recipe names them before "rotation" and "colour_jitter", which return unrounded floats."""
 
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
+
+from data import Preprocessing
+
+# ---- random draws --------------------------------------------------------------------------------
+
+
+def uniform(generator: Generator, *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1), on the generator's device."""
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def integers(generator: Generator, below: int, *shape: int) -> Tensor:
+    """Uniform whole numbers from 0 to below - 1, on the generator's device."""
+    return torch.randint(below, shape, generator=generator, device=generator.device)
+
+
+def random_signs(generator: Generator, count: int) -> Tensor:
+    """(count,) of -1 and 1, each as likely."""
+    draws = integers(generator, 2, count)
+    return draws * 2 - 1
+
 
 # ---- crop, flip, rotation, colour jitter ---------------------------------------------------------
 
 
-def crop(images, generator):
+def crop(images: Tensor, generator: Generator) -> Tensor:
     """Random shifts by up to an eighth of the side, zero-padded (4 pixels of 32: He et al.
     2016)."""
     count, channels, size, _ = images.shape
-    padding, side = size // 8, size + 2 * (size // 8)
-    down, right = torch.randint(
-        0, 2 * padding + 1, (2, count, 1, 1), generator=generator, device=images.device
-    )
-    # Row by row: each is a run of `size` neighbours in the padded batch, so that one index copies a
-    # row and not a pixel.
-    planes = (
-        torch.arange(count * channels, device=images.device).view(count, channels, 1) * side * side
-    )
-    starts = planes + (down + torch.arange(size, device=images.device)) * side + right
-    runs = F.pad(images, [padding] * 4).flatten().unfold(0, size, 1)
-    return runs.index_select(0, starts.flatten()).view(images.shape)
+    device = images.device
+    padding = size // 8
+    side = size + 2 * padding
+    down, right = integers(generator, 2 * padding + 1, 2, count, 1, 1)
+
+    # Row by row: each row of a crop is a run of `size` neighbours in the padded batch, so that one
+    # index copies a row and not a pixel.
+    planes = torch.arange(count * channels, device=device).view(count, channels, 1)
+    rows = down + torch.arange(size, device=device)
+    starts = planes * side * side + rows * side + right
+
+    padded = F.pad(images, [padding] * 4)
+    runs = padded.flatten().unfold(0, size, 1)
+    copied = runs.index_select(0, starts.flatten())
+    return copied.view(images.shape)
 
 
-def flip(images, generator):
+def flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirror left and right with probability one half."""
-    mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    count, device = len(images), images.device
+    mirrored = uniform(generator, count) < 0.5
     # Whole images are chosen from both kinds: torch.where, pixel by pixel, takes five times as long
     # on a CPU.
-    rows = torch.arange(len(images), device=images.device) + len(images) * mirrored
-    return torch.cat([images, images.flip(-1)]).index_select(0, rows)
+    both = torch.cat([images, images.flip(-1)])
+    rows = torch.arange(count, device=device)
+    return both.index_select(0, rows + count * mirrored)
 
 
-def rotation(images, generator, degrees=15):
-    """Rotate by a uniform angle in +-degrees, bilinear, zeros outside."""
-    angle = (
-        torch.rand(len(images), generator=generator, device=images.device) * 2 - 1
-    ) * np.deg2rad(degrees)
-    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    matrix = torch.stack([cosine, -sine, zero, sine, cosine, zero], 1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, images.shape, align_corners=False)
+def rotation(images: Tensor, generator: Generator, degrees: float = 15) -> Tensor:
+    """Rotate by a uniform angle in +-degrees, bilinear, zeros outside; float32."""
+    draws = uniform(generator, len(images))
+    angle = (draws * 2 - 1) * np.deg2rad(degrees)
+    cosine = angle.cos()
+    sine = angle.sin()
+    zero = torch.zeros_like(angle)
+
+    entries = torch.stack([cosine, -sine, zero, sine, cosine, zero], 1)
+    matrices = entries.view(-1, 2, 3)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, align_corners=False)
 
 
-def colour_jitter(images, generator, strength=0.2):
-    """Brightness, contrast and saturation, each by a uniform factor in 1 +- strength, in that
-    order; hue stays."""
-    images = images.float()
-    factors = (
-        1
-        + (torch.rand(3, len(images), 1, 1, 1, generator=generator, device=images.device) * 2 - 1)
-        * strength
-    )
-    luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+def colour_jitter(images: Tensor, generator: Generator, strength: float = 0.2) -> Tensor:
+    """Brightness, contrast and saturation, in this order, each by a uniform factor in 1 +-
+    strength; the hue stays. float32."""
+    draws = uniform(generator, 3, len(images), 1, 1, 1)
+    brightness, contrast, saturation = 1 + (draws * 2 - 1) * strength
 
-    def blend(images, other, factor):
-        return (other + factor * (images - other)).clamp(0, 255)
+    images = mixed(images.float(), 0, brightness)
+    mean = luma(images).mean((2, 3), keepdim=True)
+    images = mixed(images, mean, contrast)
+    return mixed(images, luma(images), saturation)
 
-    images = blend(images, 0, factors[0])
-    images = blend(
-        images, (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True), factors[1]
-    )
-    return blend(images, (images * luma).sum(1, keepdim=True), factors[2])
+
+def mixed(images: Tensor, other: Tensor | int, factor: Tensor) -> Tensor:
+    """From `other` (factor 0) to the images (factor 1) and beyond, cut to [0, 255]."""
+    blended = other + factor * (images - other)
+    return blended.clamp(0, 255)
+
+
+def luma(images: Tensor) -> Tensor:
+    """(B, 3, S, S) -> unrounded grey levels (B, 1, S, S)."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    weighted = images * weights.view(1, 3, 1, 1)
+    return weighted.sum(1, keepdim=True)
 
 
 # ---- TrivialAugment and AutoAugment --------------------------------------------------------------
@@ -93,7 +128,7 @@ OPERATIONS = (
     "Equalize",
     "Invert",
 )
-SIGNED = OPERATIONS[1:10]  # those whose magnitude is as often negative
+SIGNED = OPERATIONS[1:10]  # their magnitude is negative half of the time
 TRIVIAL_LEVELS, AUTO_LEVELS = 31, 10
 # the policy found on CIFAR-10: sub-policies of two operations, each (name, probability, level)
 AUTO = (
@@ -125,51 +160,46 @@ AUTO = (
 )
 
 
-def trivial(images, generator):
-    """TrivialAugment (Müller & Hutter 2021, algorithm 1), wide space: one operation an image, of
+def trivial(images: Tensor, generator: Generator) -> Tensor:
+    """TrivialAugment (Müller & Hutter 2021, algorithm 1), wide space: one operation per image, of
     any strength.
 
-    uint8 -> uint8. Operation, one of 31 magnitudes and sign are uniform, each image by itself, as
-    in torchvision's TrivialAugmentWide; nearest neighbour, zeros outside. It mirrors nothing.
-    Translation goes up to 32 pixels there, which is the whole side of a CIFAR image; an image that
-    is smaller goes by up to its own side, or it would be lost more often."""
-    count, device, drawn = (
-        len(images),
-        images.device,
-        dict(generator=generator, device=images.device),
-    )
-    operation = torch.randint(len(OPERATIONS) - 1, (count,), **drawn)  # all but Invert
-    level = torch.randint(TRIVIAL_LEVELS, (count,), **drawn)
-    sign = torch.randint(2, (count,), **drawn) * 2 - 1
-    magnitude = wide_magnitudes(images.shape[-1], device)[operation, level]
-    return operate(images, operation, magnitude * signs(device, operation, sign))
+    uint8 -> uint8. As in torchvision's TrivialAugmentWide, operation, magnitude (one of 31) and
+    sign are drawn uniformly for each image; nearest neighbour, zeros outside. It mirrors nothing.
+    In torchvision an image shifts by up to 32 pixels, the whole side of a CIFAR image; a smaller
+    image shifts by up to its own side, or it would leave the frame more often.
+    """
+    count, _, size, _ = images.shape
+    kinds = len(OPERATIONS) - 1  # all but Invert
+    operation = integers(generator, kinds, count)
+    level = integers(generator, TRIVIAL_LEVELS, count)
+    sign = where_signed(operation, random_signs(generator, count))
+    magnitude = wide_magnitudes(size, images.device)[operation, level]
+    return operate(images, operation, magnitude * sign)
 
 
-def auto(images, generator):
+def auto(images: Tensor, generator: Generator) -> Tensor:
     """AutoAugment (Cubuk et al. 2019, table 7), the policy for CIFAR-10: one of 25 pairs of
-    operations an image.
+    operations per image.
 
     uint8 -> uint8, as torchvision's AutoAugment with that policy; nearest neighbour, zeros outside.
-    It mirrors nothing, but it inverts a tenth of the images of two sub-policies and shifts by up to
-    45% of the side, which may move a digit out."""
-    count, device, drawn = (
-        len(images),
-        images.device,
-        dict(generator=generator, device=images.device),
-    )
-    chosen = torch.randint(len(AUTO), (count,), **drawn)
+    It mirrors nothing, but it inverts a tenth of the images of two sub-policies, and shifts by up
+    to 45% of the side, which may move a digit out of the image.
+    """
+    count, _, size, _ = images.shape
+    operations, probabilities, magnitudes = auto_policy(size, images.device)
+    chosen = integers(generator, len(AUTO), count)
     for step in range(2):
-        operation, probability, magnitude = (
-            column[chosen, step] for column in auto_policy(images.shape[-1], device)
-        )
-        operation = operation * (torch.rand(count, **drawn) < probability)  # Identity is number 0
-        sign = torch.randint(2, (count,), **drawn) * 2 - 1
-        images = operate(images, operation, magnitude * signs(device, operation, sign))
+        wanted = uniform(generator, count) < probabilities[chosen, step]
+        operation = operations[chosen, step] * wanted  # Identity is number 0
+        sign = where_signed(operation, random_signs(generator, count))
+        magnitude = magnitudes[chosen, step]
+        images = operate(images, operation, magnitude * sign)
     return images
 
 
 @cache
-def wide_magnitudes(size, device):
+def wide_magnitudes(size: int, device: torch.device) -> Tensor:
     """(operations, 31) magnitudes of TrivialAugment's wide space."""
     return magnitudes(
         TRIVIAL_LEVELS,
@@ -183,23 +213,38 @@ def wide_magnitudes(size, device):
 
 
 @cache
-def auto_policy(size, device):
-    """Of the 25 sub-policies and their two steps: operation, probability and magnitude, each (25,
-    2)."""
+def auto_policy(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Operation, probability and magnitude of each step of each sub-policy: (25, 2) each."""
     space = magnitudes(
-        AUTO_LEVELS, device, shear=0.3, shift=150.0 / 331.0 * size, degrees=30.0, factor=0.9, bits=4
+        AUTO_LEVELS,
+        device,
+        shear=0.3,
+        shift=150.0 / 331.0 * size,
+        degrees=30.0,
+        factor=0.9,
+        bits=4,
     )
-    operation = torch.tensor(
-        [[OPERATIONS.index(name) for name, _, _ in pair] for pair in AUTO], device=device
-    )
-    probability = torch.tensor([[part[1] for part in pair] for pair in AUTO], device=device)
-    level = torch.tensor([[part[2] for part in pair] for pair in AUTO], device=device)
+    steps = [step for pair in AUTO for step in pair]
+    numbers = [OPERATIONS.index(name) for name, _, _ in steps]
+    operation = torch.tensor(numbers, device=device).view(-1, 2)
+    probability = torch.tensor([chance for _, chance, _ in steps], device=device).view(-1, 2)
+    level = torch.tensor([level for _, _, level in steps], device=device).view(-1, 2)
     return operation, probability, space[operation, level]
 
 
-def magnitudes(levels, device, shear, shift, degrees, factor, bits):
-    """(operations, levels): evenly from nothing to the given extremes; shift in whole pixels,
-    factors as what is added to 1."""
+def magnitudes(
+    levels: int,
+    device: torch.device,
+    shear: float,
+    shift: float,
+    degrees: float,
+    factor: float,
+    bits: int,
+) -> Tensor:
+    """(operations, levels): evenly spaced from no change to the given extremes.
+
+    Shifts are whole pixels; factors are what is added to 1.
+    """
     extremes = {
         "ShearX": shear,
         "ShearY": shear,
@@ -211,9 +256,8 @@ def magnitudes(levels, device, shear, shift, degrees, factor, bits):
         "Contrast": factor,
         "Sharpness": factor,
     }
-    table = torch.stack(
-        [torch.linspace(0.0, extremes.get(name, 0.0), levels) for name in OPERATIONS]
-    )
+    rows = [torch.linspace(0.0, extremes.get(name, 0.0), levels) for name in OPERATIONS]
+    table = torch.stack(rows)
     for name in ("TranslateX", "TranslateY"):
         table[OPERATIONS.index(name)].trunc_()
     table[OPERATIONS.index("Posterize")] = torch.linspace(8.0, bits, levels).round()
@@ -222,133 +266,188 @@ def magnitudes(levels, device, shear, shift, degrees, factor, bits):
 
 
 @cache
-def signed(device):
-    return torch.tensor([name in SIGNED for name in OPERATIONS], device=device)
+def signed(device: torch.device) -> Tensor:
+    """(operations,) True for those whose magnitude has a sign."""
+    flags = [name in SIGNED for name in OPERATIONS]
+    return torch.tensor(flags, device=device)
 
 
-def signs(device, operation, sign):
+def where_signed(operation: Tensor, sign: Tensor) -> Tensor:
     """(B,) of +-1 -> the same where the operation has a sign, else 1."""
-    return torch.where(signed(device)[operation], sign, 1)
+    has_sign = signed(operation.device)[operation]
+    return torch.where(has_sign, sign, 1)
 
 
-def operate(images, operation, magnitude, by_rows=None):
-    """uint8 images (B, 3, S, S), each by its own operation (B,), an index into OPERATIONS, at its
-    own magnitude (B,).
+def operate(
+    images: Tensor, operation: Tensor, magnitude: Tensor, by_rows: bool | None = None
+) -> Tensor:
+    """uint8 images (B, 3, S, S), each changed by its own operation (B,), an index into OPERATIONS,
+    at its own magnitude (B,).
 
-    `by_rows`: whether a function sees its own images alone, as on a CPU. A GPU would have to wait
-    to learn how many there are; to put all images through all functions costs it less."""
+    by_rows: True if each function gets only its own images; the default on a CPU. A GPU would have
+    to wait to learn how many there are, and puts all images through all functions in less time.
+    """
     assert images.dtype == torch.uint8, (
         f"{images.dtype}: trivial and auto stand before what leaves bytes behind"
     )
-    by_rows = images.device.type == "cpu" if by_rows is None else by_rows
+    if by_rows is None:
+        by_rows = images.device.type == "cpu"
     result = images.clone()
     for names, function in FUNCTIONS.items():
-        wanted = (operation >= OPERATIONS.index(names[0])) & (
-            operation <= OPERATIONS.index(names[-1])
-        )
+        first = OPERATIONS.index(names[0])
+        last = OPERATIONS.index(names[-1])
+        wanted = (operation >= first) & (operation <= last)
         if not by_rows:
-            result = torch.where(each(wanted), function(images, operation, magnitude), result)
-        elif len(rows := wanted.nonzero()[:, 0]):
-            result.index_copy_(
-                0,
-                rows,
-                function(
-                    *(whole.index_select(0, rows) for whole in (images, operation, magnitude))
-                ),
-            )
+            changed = function(images, operation, magnitude)
+            result = torch.where(each(wanted), changed, result)
+            continue
+        rows = wanted.nonzero()[:, 0]
+        if not len(rows):
+            continue
+        chosen = [whole.index_select(0, rows) for whole in (images, operation, magnitude)]
+        changed = function(*chosen)
+        result.index_copy_(0, rows, changed)
     return result
 
 
-def each(values):
+def each(values: Tensor) -> Tensor:
     """(B,) -> (B, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)
 
 
-def geometry(images, operation, magnitude):
+def only(name: str, operation: Tensor, magnitude: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1), the magnitude of the images of one operation, 0 for the others."""
+    wanted = operation == OPERATIONS.index(name)
+    kept = torch.where(wanted, magnitude, 0.0)
+    return kept.view(-1, 1, 1)
+
+
+def geometry(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
     """Shear (about the upper left corner), shift by pixels, or rotate (anticlockwise, degrees):
     nearest neighbour."""
     count, channels, size, _ = images.shape
+    angle = only("Rotate", operation, torch.deg2rad(magnitude))
+    shear_x = only("ShearX", operation, magnitude)
+    shear_y = only("ShearY", operation, magnitude)
+    shift_x = shear_x * (size / 2) - only("TranslateX", operation, magnitude)
+    shift_y = shear_y * (size / 2) - only("TranslateY", operation, magnitude)
 
-    def of(name, values=magnitude):
-        return torch.where(operation == OPERATIONS.index(name), values, 0.0).view(-1, 1, 1)
-
-    angle, shear_x, shear_y = of("Rotate", torch.deg2rad(magnitude)), of("ShearX"), of("ShearY")
-    at = torch.arange(size, device=images.device) - (size - 1) / 2  # from the centre
-    x, y = at, at[:, None]
-    cosine, sine = angle.cos(), angle.sin()
-    # Where each pixel of the result comes from (count, size, size).
+    # Coordinates from the centre; then where each pixel of the result comes from (B, S, S).
     middle = (size - 1) / 2
-    shift_x = shear_x * (size / 2) - of("TranslateX")
-    column = (cosine * x + (shear_x - sine) * y + shift_x + middle).round().long()
-    shift_y = shear_y * (size / 2) - of("TranslateY")
-    row = ((shear_y + sine) * x + cosine * y + shift_y + middle).round().long()
-    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+    x = torch.arange(size, device=images.device) - middle
+    y = x[:, None]
+    cosine = angle.cos()
+    sine = angle.sin()
+    column = cosine * x + (shear_x - sine) * y + shift_x + middle
+    row = (shear_y + sine) * x + cosine * y + shift_y + middle
+    column = column.round().long()
+    row = row.round().long()
+    inside = within(column, 0, size) & within(row, 0, size)
+
     source = torch.where(inside, row * size + column, 0)
-    source = source.view(count, 1, -1).expand(-1, channels, -1)
-    return images.flatten(2).gather(2, source).view(images.shape) * inside[:, None]
+    source = source.view(count, 1, -1)
+    source = source.expand(-1, channels, -1)
+    moved = images.flatten(2).gather(2, source)
+    return moved.view(images.shape) * inside[:, None]
 
 
-def blend(images, other, magnitude):
+def within(values: Tensor, start: Tensor | int, stop: Tensor | int) -> Tensor:
+    """True where start <= value < stop."""
+    return (values >= start) & (values < stop)
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Cut to [0, 255], in place, and round down."""
+    pixels.clamp_(0, 255)
+    return pixels.to(torch.uint8)
+
+
+def blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
     """images + magnitude * (images - other), as torchvision sums it, cut to bytes."""
-    factor = each(1 + magnitude)
-    return (images * factor + other * each(-magnitude)).clamp_(0, 255).to(torch.uint8)
+    own = images * each(1 + magnitude)
+    others = other * each(-magnitude)
+    return to_bytes(own + others)
 
 
-def grey(images):
+def grey(images: Tensor) -> Tensor:
     """(B, 3, S, S) -> whole grey levels (B, 1, S, S) as float32, with torchvision's weights."""
-    red, green, blue = images.to(torch.float32).split(1, dim=1)
-    return (red * 0.2989 + green * 0.587 + blue * 0.114).floor_()
+    pixels = images.to(torch.float32)
+    red, green, blue = pixels.split(1, dim=1)
+    level = red * 0.2989 + green * 0.587 + blue * 0.114
+    return level.floor_()
 
 
-def brightness(images, _, magnitude):
-    return (images * each(1 + magnitude)).clamp_(0, 255).to(torch.uint8)
+def brightness(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    """Times 1 + magnitude."""
+    factor = each(1 + magnitude)
+    return to_bytes(images * factor)
 
 
-def colour(images, _, magnitude):
+def colour(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    """Away from the image's grey levels."""
     return blend(images, grey(images), magnitude)
 
 
-def contrast(images, _, magnitude):
-    return blend(images, grey(images).mean((1, 2, 3), keepdim=True), magnitude)
+def contrast(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    """Away from the image's mean grey level."""
+    mean = grey(images).mean((1, 2, 3), keepdim=True)
+    return blend(images, mean, magnitude)
 
 
-def sharpness(images, _, magnitude):
-    """Away from the mean of the 3x3 neighbours, the pixel itself counted five times; the outermost
-    pixels stay."""
+def sharpness(images: Tensor, _: Tensor, magnitude: Tensor) -> Tensor:
+    """Away from the mean of the 3x3 neighbours, in which the pixel itself counts five times; the
+    outermost pixels stay."""
     if images.shape[-1] <= 2:
         return images
     pixels = images.to(torch.float32)
-    rows = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
     inner = pixels[:, :, 1:-1, 1:-1]
-    smooth = ((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner) / 13).round_()
-    result = images.clone()
+
+    # The sum over a block of 3 x 3, first over its rows and then over its columns.
+    above = pixels[:, :, :-2]
+    below = pixels[:, :, 2:]
+    rows = above + pixels[:, :, 1:-1] + below
+    left = rows[..., :-2]
+    right = rows[..., 2:]
+    block = left + rows[..., 1:-1] + right
+
+    smooth = (block + 4 * inner) / 13
+    smooth.round_()
     blended = inner + (smooth - inner) * each(-magnitude)
-    result[:, :, 1:-1, 1:-1] = blended.clamp_(0, 255).to(torch.uint8)
+    result = images.clone()
+    result[:, :, 1:-1, 1:-1] = to_bytes(blended)
     return result
 
 
-def posterize(images, _, bits):
-    return images & each(255 << (8 - bits.long().clamp(0, 8))).to(torch.uint8)
+def posterize(images: Tensor, _: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest `bits` of each byte."""
+    dropped = 8 - bits.long().clamp(0, 8)
+    mask = each(255 << dropped)
+    return images & mask.to(torch.uint8)
 
 
-def solarize(images, _, threshold):
-    return torch.where(images >= each(255 * threshold), ~images, images)
+def solarize(images: Tensor, _: Tensor, threshold: Tensor) -> Tensor:
+    """Invert the pixels from the threshold, a share of 255, on."""
+    bright = images >= each(255 * threshold)
+    return torch.where(bright, ~images, images)
 
 
-def invert(images, *_):
+def invert(images: Tensor, *_: Tensor) -> Tensor:
+    """255 minus the pixel."""
     return ~images
 
 
-def autocontrast(images, *_):
+def autocontrast(images: Tensor, *_: Tensor) -> Tensor:
+    """Stretch each channel to [0, 255]."""
     return transforms.autocontrast(images)
 
 
-def equalize(images, *_):
+def equalize(images: Tensor, *_: Tensor) -> Tensor:
+    """Equalize each channel's histogram."""
     return transforms.equalize(images)
 
 
-# of (images, operation, magnitude); the names of one row are neighbours in OPERATIONS
-FUNCTIONS = {
+# Each takes (images, operation, magnitude); the names of one row are neighbours in OPERATIONS.
+FUNCTIONS: dict[tuple[str, ...], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     OPERATIONS[1:6]: geometry,
     ("Brightness",): brightness,
     ("Color",): colour,
@@ -362,51 +461,71 @@ FUNCTIONS = {
 }
 
 
-# ---- of normalised images ------------------------------------------------------------------------
+# ---- normalised images ---------------------------------------------------------------------------
 
 
-def erasing(images, generator, probability=0.25, tries=10):
+def erasing(
+    images: Tensor, generator: Generator, probability: float = 0.25, tries: int = 10
+) -> Tensor:
     """Random erasing (Zhong et al. 2020) of normalised images: a box of 2-33% of the area, aspect
     0.3-3.3, becomes the mean.
 
     As in torchvision, the first of ten drawn boxes that fits is taken, and no box where none fits.
     """
     count, _, size, _ = images.shape
-    draws = torch.rand(4, count, tries, generator=generator, device=images.device)
-    area = (0.02 + draws[0] * 0.31) * size * size
-    aspect = torch.exp(np.log(0.3) + draws[1] * (np.log(3.3) - np.log(0.3)))
-    height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-    fits = (height < size) & (width < size)
-    chosen = fits.int().argmax(1, keepdim=True)
-    height, width = height.gather(1, chosen), width.gather(1, chosen)
-    top = (draws[2].gather(1, chosen) * (size - height + 1)).floor()
-    left = (draws[3].gather(1, chosen) * (size - width + 1)).floor()
-    wanted = torch.rand(count, 1, generator=generator, device=images.device) < probability
-    at = torch.arange(size, device=images.device)
-    rows = (at >= top) & (at < top + height)
-    columns = (at >= left) & (at < left + width)
-    inside = (rows & wanted & fits.any(1, keepdim=True))[:, None, :, None] & columns[
-        :, None, None, :
-    ]
-    return images.masked_fill(inside, 0.0)
+    areas, aspects, downs, rights = uniform(generator, 4, count, tries)
+
+    # The boxes of all tries (B, tries), their aspects uniform on the logarithmic scale.
+    area = (0.02 + areas * 0.31) * size * size
+    lowest = np.log(0.3)
+    highest = np.log(3.3)
+    aspect = torch.exp(lowest + aspects * (highest - lowest))
+    heights = (area * aspect).sqrt().round()
+    widths = (area / aspect).sqrt().round()
+
+    # The first that fits (B, 1), at a uniform place.
+    fits = (heights < size) & (widths < size)
+    first = fits.int().argmax(1, keepdim=True)
+    height = heights.gather(1, first)
+    width = widths.gather(1, first)
+    top = downs.gather(1, first) * (size - height + 1)
+    left = rights.gather(1, first) * (size - width + 1)
+    top = top.floor()
+    left = left.floor()
+
+    # An image that is not to be erased gets a box of no height.
+    wanted = uniform(generator, count, 1) < probability
+    wanted &= fits.any(1, keepdim=True)
+    bottom = top + height * wanted
+    return with_box(images, top, bottom, left, left + width)
 
 
-def cutout(images, generator):
+def cutout(images: Tensor, generator: Generator) -> Tensor:
     """Cutout (DeVries & Taylor 2017) of normalised images: a square around any pixel, cut off at
     the edges, becomes the mean.
 
-    A quarter of the side: 8 pixels of 32, which they found best on CIFAR-100 (16 on CIFAR-10).
+    Its side is a quarter of the image's: 8 pixels of 32, which they found best on CIFAR-100 (16 on
+    CIFAR-10).
     """
     count, _, size, _ = images.shape
-    down, right = torch.randint(size, (2, count, 1), generator=generator, device=images.device)
-    at = torch.arange(size, device=images.device)
+    y, x = integers(generator, size, 2, count, 1)
     half = size // 8
-    rows = (at >= down - half) & (at < down + half)
-    columns = (at >= right - half) & (at < right + half)
-    return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
+    return with_box(images, y - half, y + half, x - half, x + half)
 
 
-OF_PIXELS = {
+def with_box(images: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Images with zeros, the mean, in one box each; the bounds are (B, 1), and the lower and right
+    ones lie outside."""
+    pixel = torch.arange(images.shape[-1], device=images.device)
+    rows = within(pixel, top, bottom)
+    columns = within(pixel, left, right)
+    rows = rows[:, None, :, None]
+    columns = columns[:, None, None, :]
+    inside = rows & columns
+    return images.masked_fill(inside, 0.0)
+
+
+OF_PIXELS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "crop": crop,
     "flip": flip,
     "rotation": rotation,
@@ -414,29 +533,36 @@ OF_PIXELS = {
     "trivial": trivial,
     "auto": auto,
 }
-OF_INPUTS = {"erasing": erasing, "cutout": cutout}
+OF_INPUTS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+    "erasing": erasing,
+    "cutout": cutout,
+}
+TAKE_BYTES = ("trivial", "auto")
+LEAVE_BYTES = ("rotation", "colour_jitter")  # they return float32
 
 
-def check(names):
-    """ValueError where an augmentation of bytes stands behind one that leaves bytes behind."""
+def check(names: Sequence[str]) -> None:
+    """ValueError where an augmentation that takes bytes comes after one that returns floats."""
     behind = False
     for name in names:
-        if name in ("trivial", "auto") and behind:
+        if behind and name in TAKE_BYTES:
             raise ValueError(
                 f"--augment {' '.join(names)}: {name} works on bytes; name it before rotation and"
                 " colour_jitter, which leave them behind"
             )
-        behind |= name in ("rotation", "colour_jitter")
+        behind = behind or name in LEAVE_BYTES
 
 
-def apply(images, names, generator, preprocessing):
+def apply(
+    images: Tensor, names: Sequence[str], generator: Generator, preprocessing: Preprocessing
+) -> Tensor:
     """uint8 (B, 3, S, S) -> normalised float32 (B, 3, S, S), by the named augmentations in their
     order.
 
     Erasing and cutout come after the normalisation, wherever they are named.
     """
     for name in names:
-        if name not in OF_INPUTS:
+        if name in OF_PIXELS:
             images = OF_PIXELS[name](images, generator)
     images = preprocessing.normalise(images)
     for name in names:

@@ -41,7 +41,8 @@ class Average:
     def update(self) -> None:
         """Move by one step towards the network as it now is."""
         self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        rising = (1 + self.steps) / (10 + self.steps)
+        decay = min(self.decay, rising)
         torch._foreach_lerp_(self.averaged, self.trained, 1 - decay)
         for averaged, trained in self.counters:
             averaged.copy_(trained)

@@ -19,7 +19,7 @@ CHECKPOINTS = ("best", "final", "last")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where the files of one run are: in `folder`, named by the model and the run's suffix."""
+    """The files of one run: in `folder`, named after the model and the run's suffix."""
 
     folder: Path
     model: str
@@ -60,17 +60,20 @@ class RunFiles:
 
     @property
     def lock(self) -> Path:
-        return self.folder / f".{self.model}_{self.suffix}.lock"
+        name = f".{self.model}_{self.suffix}.lock"
+        return self.folder / name
 
     @property
     def tensorboard(self) -> Path:
-        return self.folder / "tensorboard" / f"{self.model}_{self.suffix}"
+        name = f"{self.model}_{self.suffix}"
+        return self.folder / "tensorboard" / name
 
     @property
     def all(self) -> list[Path]:
-        """The files of every run; those of single epochs come by --save-every."""
+        """The files that every run has, without those of single epochs (--save-every)."""
         checkpoints = [self.checkpoint(kind) for kind in CHECKPOINTS]
-        return [*checkpoints, self.curves, self.figure, self.log, self.history, self.lock]
+        others = [self.curves, self.figure, self.log, self.history, self.lock]
+        return checkpoints + others
 
     def epoch(self, number: int) -> Path:
         """The checkpoint of an epoch."""
@@ -78,8 +81,11 @@ class RunFiles:
 
     def is_epoch(self, name: str) -> bool:
         """True if a file of this name is the checkpoint of an epoch of this run."""
-        model, suffix = re.escape(self.model), re.escape(self.suffix)
-        return re.fullmatch(rf"{model}_epoch\d+_{suffix}\.pth", name) is not None
+        model = re.escape(self.model)
+        suffix = re.escape(self.suffix)
+        pattern = rf"{model}_epoch\d+_{suffix}\.pth"
+        return re.fullmatch(pattern, name) is not None
 
     def named(self, part: str, ending: str) -> Path:
-        return self.folder / f"{self.model}_{part}_{self.suffix}.{ending}"
+        name = f"{self.model}_{part}_{self.suffix}.{ending}"
+        return self.folder / name

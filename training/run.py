@@ -142,29 +142,38 @@ class Run:
             partial.step = step
             self.stop_if_asked(partial.losses[:step])
 
+            # schedule
             progress = (state.epoch + step / len(batches)) / recipe.epochs
             state.set_learning_rate(self.schedule(progress))
-            state.optimizer.zero_grad(set_to_none=True)
-            rows = batches[step][world.shard(len(batches[step]))]
-            labels = train.labels[rows]
-            weight = len(rows) / len(batches[step])
 
+            # forward, loss (the last step's gradients go first, to make room)
+            state.optimizer.zero_grad(set_to_none=True)
+            batch = batches[step]
+            rows = batch[world.shard(len(batch))]
+            labels = train.labels[rows]
             images = self.augment(train.pixels[rows], self.seeded_generator(step))
             with self.autocast():
                 logits = self.forward(images)
                 loss = self.loss(logits, labels)
-            # DistributedDataParallel takes the plain mean of the processes' gradients.
-            (loss * (weight * world.size)).backward()
+
+            # backward: DistributedDataParallel takes the plain mean of the processes' gradients
+            weight = len(rows) / len(batch)
+            weighted = loss * (weight * world.size)
+            weighted.backward()
+
+            # step
             state.optimizer.step()
             if state.average:
                 state.average.update()
 
+            # what the steps saw
             partial.losses[step] = loss.detach() * weight
             partial.correct += (logits.argmax(1) == labels).sum()
             if step % CHECK_EVERY == 0 or step == len(batches) - 1:
                 self.check_finite(partial.losses[: step + 1])
             bar.update()
 
+        # measures
         whole = replace(partial, step=len(batches)).all_reduce(world)
         state.partial = whole.on_first(world)
         trained = averages(whole, batches)
@@ -187,15 +196,18 @@ class Run:
         differ by at most one."""
         generator = torch.Generator().manual_seed(self.epoch_seed() % 2**64)
         order = torch.randperm(count, generator=generator)
-        return order.to(self.device).tensor_split(math.ceil(count / self.recipe.batch_size))
+        steps = math.ceil(count / self.recipe.batch_size)
+        return order.to(self.device).tensor_split(steps)
 
     def seeded_generator(self, step: int) -> torch.Generator:
         """The generator of this process's augmentation, seeded for a step of the current epoch."""
-        seed = self.epoch_seed() * 1_000_003 + step
-        # A seed may be a date of fourteen digits: cut to the 64 bits that torch takes.
-        return self.generator.manual_seed((seed * self.world.size + self.world.rank) % 2**64)
+        step_seed = self.epoch_seed() * 1_000_003 + step
+        seed = step_seed * self.world.size + self.world.rank
+        # The run's seed may be a date of fourteen digits; torch takes 64 bits.
+        return self.generator.manual_seed(seed % 2**64)
 
     def epoch_seed(self) -> int:
+        """A seed for the current epoch, not yet cut to 64 bits."""
         return self.options.seed * 1_000_003 + self.state.epoch
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -78,7 +78,9 @@ class Partial:
     @classmethod
     def start(cls, steps: int, device: torch.device) -> Partial:
         """An epoch of this many steps, before the first."""
-        return cls(0, torch.zeros(steps, device=device), torch.tensor(0, device=device))
+        losses = torch.zeros(steps, device=device)
+        correct = torch.tensor(0, device=device)
+        return cls(0, losses, correct)
 
     def all_reduce(self, world: World) -> Partial:
         """The sums over all processes, on every process."""
@@ -89,13 +91,18 @@ class Partial:
     def on_first(self, world: World) -> Partial:
         """Sums over all processes as parts that add up to them: the first process holds the sums,
         the others zeros."""
-        losses = self.losses.to(world.device) * world.first
-        correct = self.correct.to(world.device) * world.first
-        return replace(self, losses=losses, correct=correct)
+        losses = self.losses.to(world.device)
+        correct = self.correct.to(world.device)
+        return replace(self, losses=losses * world.first, correct=correct * world.first)
 
     def as_dict(self) -> dict[str, Any]:
         """The entries as a checkpoint holds them, tensors on the CPU."""
-        return {**vars(self), "losses": self.losses.cpu(), "correct": self.correct.cpu()}
+        return {
+            "step": self.step,
+            "losses": self.losses.cpu(),
+            "correct": self.correct.cpu(),
+            "seconds": self.seconds,
+        }
 
 
 class State:
@@ -108,7 +115,8 @@ class State:
         self.facts = facts
         self.recipe = facts.recipe
         self.world = world
-        network = registry.build(facts.model, len(facts.class_names), **facts.model_args)
+        classes = len(facts.class_names)
+        network = registry.build(facts.model, classes, **facts.model_args)
         self.network: nn.Module = network.to(world.device, memory_format=torch.channels_last)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self.optimizer = parts.make_optimizer(self.recipe, self.network)
@@ -128,7 +136,8 @@ class State:
 
     def set_learning_rate(self, factor: float) -> None:
         """Every parameter group's learning rate: its largest one times the schedule's factor."""
-        for group, largest in zip(self.optimizer.param_groups, self.largest_rates, strict=True):
+        groups = self.optimizer.param_groups
+        for group, largest in zip(groups, self.largest_rates, strict=True):
             group["lr"] = largest * factor
 
     # -- writing
@@ -238,22 +247,30 @@ class State:
             ) from error
         self.epoch = content["epoch"]
         self.history = content["history"]
-        self.best = Best(content["best"]["val_acc"], content["best"]["epoch"])
+        best = content["best"]
+        self.best = Best(best["val_acc"], best["epoch"])
         if content["partial"]:
-            self.partial = Partial(**content["partial"]).on_first(self.world)
-        if self.world.rank < len(content["rng"]):
-            self.set_random_states(content["rng"][self.world.rank])
+            partial = Partial(**content["partial"])
+            self.partial = partial.on_first(self.world)
+        rank, states = self.world.rank, content["rng"]
+        if rank < len(states):
+            self.set_random_states(states[rank])
 
     def set_random_states(self, states: Mapping[str, Any]) -> None:
         """Random states of one process, as `random_states` returned them."""
+        device = self.world.device
         torch.set_rng_state(states["cpu"])
-        if self.world.device.type == "cuda" and states["cuda"] is not None:
-            torch.cuda.set_rng_state(states["cuda"], self.world.device)
+        if device.type == "cuda" and states["cuda"] is not None:
+            torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def what_counts(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments, recipe and images of a run as one flat dict: a run resumes only where these are
     the same."""
-    recipe = {f"recipe {name}": value for name, value in entries["recipe"].items()}
-    images = {name: entries.get(name) for name in ("images", "source")}
-    return {**entries["arguments"], **utils.plain(recipe), **images}
+    recipe = utils.plain(entries["recipe"])
+    return {
+        **entries["arguments"],
+        **{f"recipe {name}": value for name, value in recipe.items()},
+        "images": entries.get("images"),
+        "source": entries.get("source"),
+    }
