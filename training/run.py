@@ -127,15 +127,11 @@ class Run:
         return True
 
     def train_epoch(self, train: Images, val: Images, bar: Any) -> Row:
-        """One epoch: a step for each batch of training images, then the measures.
-
-        Returns the epoch's row of the curves. Raises Stopped where a signal came; `state.partial`
-        then holds how far the epoch has come.
-        """
+        """One epoch: a step for each batch of training images, then the measures -> its row of the
+        curves. Raises Stopped where a signal came; `state.partial` then tells how far it came."""
         state, world, recipe = self.state, self.world, self.recipe
         batches = self.draw_batches(len(train))
-        partial = state.partial or Partial.start(len(batches), self.device)
-        state.partial = partial
+        partial = state.begin_epoch(len(batches))
         self.epoch_start = time.perf_counter() - partial.seconds
         state.network.train()
         for step in range(partial.step, len(batches)):
@@ -158,15 +154,13 @@ class Run:
 
             # backward: DistributedDataParallel takes the plain mean of the processes' gradients
             weight = len(rows) / len(batch)
-            weighted = loss * (weight * world.size)
-            weighted.backward()
+            (loss * (weight * world.size)).backward()
 
             # step
             state.optimizer.step()
             if state.average:
                 state.average.update()
 
-            # what the steps saw
             partial.losses[step] = loss.detach() * weight
             partial.correct += (logits.argmax(1) == labels).sum()
             if step % CHECK_EVERY == 0 or step == len(batches) - 1:

@@ -140,6 +140,13 @@ class State:
         for group, largest in zip(groups, self.largest_rates, strict=True):
             group["lr"] = largest * factor
 
+    def begin_epoch(self, steps: int) -> Partial:
+        """The progress through an epoch of so many steps: from its start, or from where it was
+        interrupted."""
+        if self.partial is None:
+            self.partial = Partial.start(steps, self.world.device)
+        return self.partial
+
     # -- writing
 
     def save(self, path: Path, **more: Any) -> None:
