@@ -21,6 +21,8 @@ from argparse import ArgumentTypeError
 
 from tqdm import tqdm
 
+from utils import SetName
+
 
 def path(text):
     """argparse type: a path, taken literally but for a leading ~.
@@ -46,9 +48,12 @@ def path(text):
 
 
 def data_set(text):
-    """argparse type: NAME, or NAME=FOLDER whose folder is a `path`."""
+    """argparse type: NAME, or NAME=FOLDER whose folder is a `path` -> SetName."""
     name, _, folder = text.partition("=")
-    return f"{name}={path(folder)}" if folder else text
+    try:
+        return SetName.parse(f"{name}={path(folder)}" if folder else text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def positive(text):
@@ -265,8 +270,15 @@ def add_flags(parser, *names, **changes):
 
 
 def material(args):
-    """Namespace -> the dict of those arguments that change what a run makes."""
-    return {name: value for name, value in vars(args).items() if name not in IMMATERIAL}
+    """Namespace -> the dict of those arguments that change what a run makes, data sets as text."""
+    return {name: as_text(value) for name, value in vars(args).items() if name not in IMMATERIAL}
+
+
+def as_text(value):
+    """A data set, or a list of them, as it was typed; any other value as it is."""
+    if isinstance(value, list):
+        return [as_text(item) for item in value]
+    return str(value) if isinstance(value, SetName) else value
 
 
 def run(main):

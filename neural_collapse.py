@@ -523,8 +523,8 @@ def write_joined(folder, name, table, drawn, inputs, sidecar):
         table,
         {
             **sidecar,
-            "inputs": records.fingerprints(inputs, folder),
-            "outputs": records.fingerprints(figures_written, folder),
+            "inputs": current.fingerprints(inputs, folder),
+            "outputs": current.fingerprints(figures_written, folder),
         },
     )
 

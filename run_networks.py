@@ -154,7 +154,9 @@ def preprocessing_flags(args):
 def default_ood(dataset):
     """The OOD sets that an ID set is tested against when nobody says; none of a folder."""
     data.check_id(dataset)
-    return [] if "=" in dataset else list(data.ID[utils.split_name(dataset)[0]].ood)
+    if dataset.folder is not None:
+        return []
+    return [utils.SetName(name, name) for name in data.ID[dataset.name].ood]
 
 
 def command(args, **changes):
@@ -392,7 +394,7 @@ def check_described(path, content, args):
     guess = {**guesses(path, content), **expected_inputs.EXAMPLE}
     wanted = {name: guess[name] for name in lacks}
     remark = ""
-    if "=" in (args.dataset or wanted.get("dataset", "")) and not known_inputs(args):
+    if "=" in str(args.dataset or wanted.get("dataset", "")) and not known_inputs(args):
         wanted |= {
             name: value
             for name, value in expected_inputs.EXAMPLE.items()
@@ -447,17 +449,18 @@ def choose_inputs(path, args, checkpoint, network):
     """What the network expects of its images; a warning where flags contradict the checkpoint."""
     flags, own = preprocessing_flags(args), checkpoint.get("preprocessing")
     model = checkpoint["model"]
-    name, folder = data.check_id(args.dataset or checkpoint["dataset"])
+    asked = args.dataset or utils.SetName.parse(checkpoint["dataset"])
+    data.check_id(asked)
     sources = [Source("the command line", flags), Source("the checkpoint", own)]
     if not own and len(flags) < len(expected_inputs.WORDS):
         said = registry.preprocessing_of(network, model)
         stated = None if said is None else expected_inputs.check_stated(said, f"--model {model}")
         sources.append(Source(Path(model).name, stated))
-    if not own and folder is None:
-        row = data.ID[name]
+    if not own and asked.folder is None:
+        row = data.ID[asked.name]
         sources.append(
             Source(
-                f"the data set {name}, as the checkpoint names none",
+                f"the data set {asked.name}, as the checkpoint names none",
                 {"size": row.size, "mean": row.mean, "std": row.std},
             )
         )
@@ -499,20 +502,21 @@ def unknown_inputs(path, args, missing, model):
 
 def given_by(path, checkpoint, args, choice, folder):
     """What the features depend on beside the weights, by the checkpoint or the command line."""
-    own = checkpoint.get("dataset")
-    if own and args.dataset and utils.split_name(own)[0] != utils.split_name(args.dataset)[0]:
+    own = utils.SetName.parse(checkpoint["dataset"]) if checkpoint.get("dataset") else None
+    if own and args.dataset and own.name != args.dataset.name:
         raise ValueError(
             f"{path} was trained on {own}, not on {args.dataset}; to see {args.dataset} as "
             "unknown images, give it as "
             f"--ood {args.dataset}"
         )
-    text = args.dataset or own
-    name, held_out = data.check_id(text)[0], held_out_by(path, checkpoint, args)
-    ood = default_sets(name, held_out) if args.ood is None else args.ood
-    kept = {text for text in ood if plan.was_made(folder, text)}
-    data.check_ood(ood, name, held_out, kept)
+    asked = args.dataset or own
+    data.check_id(asked)
+    held_out = held_out_by(path, checkpoint, args)
+    ood = default_sets(asked.name, held_out) if args.ood is None else args.ood
+    kept = {other for other in ood if plan.was_made(folder, other)}
+    data.check_ood(ood, asked.name, held_out, kept)
     return plan.Given(
-        text, held_out, ood, checkpoint.get("val_size", 0), choice.preprocessing, args.data_dir
+        asked, held_out, ood, checkpoint.get("val_size", 0), choice.preprocessing, args.data_dir
     )
 
 
@@ -529,11 +533,12 @@ def held_out_by(path, checkpoint, args):
     return own
 
 
-def default_sets(dataset, held_out):
+def default_sets(name, held_out):
     """The default OOD sets that this checkpoint has: held_out only where classes were held out."""
-    if dataset not in data.ID:
+    if name not in data.ID:
         return []
-    return [name for name in default_ood(dataset) if name != "held_out" or held_out]
+    sets = default_ood(utils.SetName(name, name))
+    return [asked for asked in sets if held_out or not asked.is_held_out]
 
 
 def class_names(work):
@@ -606,7 +611,7 @@ def check_count(work, count):
     then = work.checkpoint.get("images")
     if then and work.checkpoint.get("dataset") and count != then:
         warnings.warn(
-            f"{work.path} was trained on {then:,} images, and {work.given.text} now has "
+            f"{work.path} was trained on {then:,} images, and {work.given.id_set} now has "
             f"{count:,} to train on: what is "
             "extracted as training images is not what the network learned; train it again",
             stacklevel=2,
@@ -794,17 +799,19 @@ def keeps_head(work, facts):
 
 def fetch(args):
     """See that all data is at hand and readable, for a compute node without a network."""
-    data.check_ood(args.ood, data.check_id(args.dataset)[0], held_out=("any",))
+    data.check_ood(args.ood, args.dataset.name, held_out=("any",))
     # nothing is normalised here
-    name, dataset = data.id_set(args.dataset, args.data_dir, statistics=((0.0,) * 3, (1.0,) * 3))
+    neutral = (0.0,) * 3, (1.0,) * 3
+    dataset = data.id_set(args.dataset, args.data_dir, statistics=neutral)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     wanted = {
-        f"{name} ({split})": partial(data.load_id, dataset, split) for split in ("train", "test")
+        f"{args.dataset.name} ({split})": partial(data.load_id, dataset, split)
+        for split in ("train", "test")
     }
     wanted |= {
-        text: partial(data.load_ood, text, dataset)
-        for text in args.ood
-        if utils.split_name(text)[0] != "held_out"
+        asked.text: partial(data.load_ood, asked, dataset)
+        for asked in args.ood
+        if asked.name != "held_out"
     }
     failures = []
     for name, load in wanted.items():

@@ -164,8 +164,10 @@ def add_run_flags(group):
 
 def parse_args(argv=None):
     args = make_parser().parse_args(argv)
-    name, folder = data.check_id(args.dataset)
-    args.dataset = args.dataset if folder else name
+    data.check_id(args.dataset)
+    name, folder = args.dataset.name, args.dataset.folder
+    if folder is None:
+        args.dataset = utils.SetName(name, name)  # an alias is recorded by the set's own name
     args.suffix = args.suffix or f"{name}_s{args.seed}"
     check_length(args)
     if args.held_out is None:
@@ -266,7 +268,8 @@ class Job:
 def prepare(args, world):
     """The arguments -> Job. Raises ValueError for what no run could start from, before anything is
     written."""
-    name, dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
+    name = args.dataset.name
+    dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
     recipe = resolve(args, dataset)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     images, test = (
@@ -293,7 +296,7 @@ def prepare(args, world):
     facts = {
         "model": args.model,
         "model_args": {"dropout": recipe.dropout},
-        "dataset": args.dataset,
+        "dataset": str(args.dataset),
         "mode": args.mode,
         "held_out": args.held_out,
         "val_size": len(val_rows),
@@ -311,8 +314,9 @@ def prepare(args, world):
 def folders_of(dataset):
     """The folders of images that a run is made of, hashed, so that main.py sees when one has
     changed; none of a named set."""
-    folder = utils.split_name(dataset)[1]
-    splits = [Path(folder) / split for split in ("train", "test")] if folder else []
+    if dataset.folder is None:
+        return {}
+    splits = [Path(dataset.folder) / split for split in ("train", "test")]
     return {str(path): folders.fingerprint(path) for path in splits}
 
 

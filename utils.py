@@ -14,6 +14,7 @@ import re
 import shlex
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,25 +40,53 @@ NUMBERS = itertools.count()  # two threads may write one path
 # ---- names ---------------------------------------------------------------------------------------
 
 
-def split_name(text):
-    """ "SVHN" -> ("svhn", None); "mine=photos/2024" -> ("mine", "photos/2024"); aliases (dtd,
-    texture) are resolved."""
-    name, equals, folder = text.partition("=")
-    name = ALIASES.get(name.lower(), name.lower())
-    plain_name = name.replace("_", "").replace("-", "").isalnum() and not name.startswith("-")
-    if not plain_name or (equals and not folder):
-        raise ValueError(
-            f"data set {text!r} is neither a name nor NAME=FOLDER with letters, digits, - and _ in"
-            " NAME"
-        )
-    if len(name.encode()) > SET_NAME_BYTES:
-        raise ValueError(
-            f"the name of data set {text[:30]!r}... is {len(name.encode())} bytes long; it becomes"
-            f" a part of file names, so that {SET_NAME_BYTES} is the most"
-        )
-    if "\0" in text:
-        raise ValueError(f"data set {text!r} holds the character NUL, which no path can")
-    return name, folder or None
+@dataclass(frozen=True)
+class SetName:
+    """A data set as a person names it: NAME of the registry, or NAME=FOLDER of images.
+
+    `text` is what was typed, which records keep and commands repeat. `name` is in lower case, with
+    aliases (dtd, texture) resolved; it becomes a part of file names."""
+
+    text: str
+    name: str
+    folder: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "SetName":
+        """ "SVHN" is named svhn; "mine=photos/2024" is named mine and lies in photos/2024.
+
+        ValueError for what is neither, and for a name that is too long for a file's."""
+        name, equals, folder = text.partition("=")
+        name = ALIASES.get(name.lower(), name.lower())
+        plain_name = name.replace("_", "").replace("-", "").isalnum() and not name.startswith("-")
+        if not plain_name or (equals and not folder):
+            raise ValueError(
+                f"data set {text!r} is neither a name nor NAME=FOLDER with letters, digits, - and _"
+                " in NAME"
+            )
+        if len(name.encode()) > SET_NAME_BYTES:
+            raise ValueError(
+                f"the name of data set {text[:30]!r}... is {len(name.encode())} bytes long; it"
+                f" becomes a part of file names, so that {SET_NAME_BYTES} is the most"
+            )
+        if "\0" in text:
+            raise ValueError(f"data set {text!r} holds the character NUL, which no path can")
+        return cls(text, name, folder or None)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_held_out(self) -> bool:
+        """True for the classes of the ID set that were left out of training."""
+        return self.name == "held_out" and self.folder is None
+
+    def split(self, name: str) -> "SetName":
+        """The train or test images of this ID set: in a folder of their own where it has one."""
+        if self.folder is None:
+            return SetName(self.name, self.name)
+        folder = f"{self.folder}/{name}"
+        return SetName(f"{self.name}={folder}", self.name, folder)
 
 
 def results_folder(checkpoint, output_dir="results"):

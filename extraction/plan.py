@@ -22,16 +22,16 @@ from images import folders as images_folders
 class Given:
     """What features depend on beside the weights: the checkpoint's word, or the command line's."""
 
-    text: str  # the ID set: NAME or NAME=FOLDER
+    id_set: utils.SetName
     held_out: list
-    ood: list  # [NAME or NAME=FOLDER]
+    ood: list[utils.SetName]
     val_size: int
     preprocessing: data.Preprocessing
     data_dir: str
 
     @property
     def dataset(self):
-        return utils.split_name(self.text)[0]
+        return self.id_set.name
 
 
 # ---- what is to be made --------------------------------------------------------------------------
@@ -44,9 +44,7 @@ class Job:
     stem: str
     dataset: str
     open: Callable  # () -> Images or ImageFiles, the same ones each time
-    place: str | None = (
-        None  # NAME, NAME=FOLDER or NAME=FILE, by which data.source_of knows the images
-    )
+    place: utils.SetName  # by which data.source_of knows the images
     odin: dict = field(default_factory=dict)
 
     @property
@@ -64,7 +62,7 @@ class Job:
     @property
     def folder(self):
         """The folder or file of the images, None for a set of the registry."""
-        return utils.split_name(self.place)[1]
+        return self.place.folder
 
     @property
     def facts(self):
@@ -83,9 +81,10 @@ def plan(given, odin=None):
 
     `odin`: facts of a second pass over the test sets.
     """
-    name, folder = data.check_id(given.text)
+    data.check_id(given.id_set)
+    name = given.dataset
     dataset, split, part = openers(given)
-    places = {part: f"{name}={folder}/{part}" if folder else name for part in ("train", "test")}
+    places = {part: given.id_set.split(part) for part in ("train", "test")}
     jobs = (
         [Job(f"ID_{name}_val", name, partial(part, 1), places["train"])] if given.val_size else []
     )
@@ -93,12 +92,10 @@ def plan(given, odin=None):
         Job(f"ID_{name}_train", name, partial(part, 0), places["train"]),
         Job(f"ID_{name}_test", name, partial(split, "test"), places["test"]),
     ]
-    for text in given.ood:
-        ood = utils.split_name(text)[0]
-        place = places["test"] if utils.split_name(text) == ("held_out", None) else text
-        jobs.append(
-            Job(f"OOD_{ood}_test", ood, cache(partial(open_ood, text, given, dataset)), place)
-        )
+    for asked in given.ood:
+        place = places["test"] if asked.is_held_out else asked
+        images = cache(partial(open_ood, asked, given, dataset))
+        jobs.append(Job(f"OOD_{asked.name}_test", asked.name, images, place))
     if odin:
         tests = [job for job in jobs if job.split == "test"]
         jobs += [Job(f"ODIN_{job.stem}", job.dataset, job.open, job.place, odin) for job in tests]
@@ -112,7 +109,7 @@ def openers(given):
     @cache
     def dataset():
         statistics = preprocessing.mean, preprocessing.std
-        return data.id_set(given.text, given.data_dir, preprocessing.size, statistics)[1]
+        return data.id_set(given.id_set, given.data_dir, preprocessing.size, statistics)
 
     @cache
     def split(name):
@@ -126,9 +123,9 @@ def openers(given):
     return dataset, split, part
 
 
-def open_ood(text, given, dataset):
-    needed = dataset() if utils.split_name(text) == ("held_out", None) else None
-    return data.load_ood(text, needed, given.preprocessing, given.data_dir, given.held_out)
+def open_ood(asked, given, dataset):
+    needed = dataset() if asked.is_held_out else None
+    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, given.held_out)
 
 
 # ---- what is there already -----------------------------------------------------------------------
@@ -255,7 +252,7 @@ class Shelf:
 
         Without that, files of the same content with other times would be read again each time.
         """
-        now = {"place": job.place, "head_sha256": head_sha256}
+        now = {"place": str(job.place), "head_sha256": head_sha256}
         if self.source_of(job) is not None:
             now["source"] = self.source_of(job)
         for file in self.outputs(job).values():
@@ -288,25 +285,27 @@ def is_edited(file, sidecar):
     return bool(current.SeenFile.of_sidecar(sidecar).change(file))
 
 
-def same_place(one, other):
-    """True for one and the same set of the registry, or folder."""
-    if one == other or not other:
-        return one == other
-    folders = [utils.split_name(place)[1] for place in (one, other)]
-    return all(folders) and Path(folders[0]).resolve() == Path(folders[1]).resolve()
+def same_place(place: utils.SetName, recorded: str | None) -> bool:
+    """True where a sidecar names the same set of the registry, or the same folder."""
+    if place.text == recorded or not recorded:
+        return place.text == recorded
+    then = utils.SetName.parse(recorded).folder
+    if not place.folder or not then:
+        return False
+    return Path(place.folder).resolve() == Path(then).resolve()
 
 
 def relocated(sidecar, job):
     """A sidecar's arguments with the set's folder as it now is: other scripts name it."""
     arguments = sidecar.get("arguments") or {}
     words = [
-        job.place if utils.split_name(word)[0] == job.dataset else word
+        str(job.place) if utils.SetName.parse(word).name == job.dataset else word
         for word in arguments.get("ood") or []
     ]
     return {**arguments, "ood": words} if words and not job.in_distribution else arguments
 
 
-def was_made(folder, text):
+def was_made(folder: Path, asked: utils.SetName) -> bool:
     """True where an OOD set's features were made of images in this place, which may be gone."""
-    stem = f"OOD_{utils.split_name(text)[0]}_test"
-    return same_place(text, records.read_sidecar(folder / f"{stem}.csv").get("place"))
+    sidecar = records.read_sidecar(folder / f"OOD_{asked.name}_test.csv")
+    return same_place(asked, sidecar.get("place"))

@@ -27,6 +27,7 @@ from scores import registry as scores_registry
 from training import run as training_run
 
 ROOT = Path(__file__).resolve().parents[1]
+named = utils.SetName.parse
 
 
 # ---- the shell -----------------------------------------------------------------------------------

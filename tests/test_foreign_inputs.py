@@ -399,7 +399,7 @@ def test_a_bare_file_asks_for_network_and_data_in_one_go(insects, tmp_path):
         "--dataset" in said
     )
     args = run_networks.parse_args(shlex.split(said.partition("python run_networks.py ")[2]))
-    assert (args.checkpoint, args.model, args.dataset) == (
+    assert (args.checkpoint, args.model, str(args.dataset)) == (
         [str(tmp_path / "bare.pth")],
         "resnet18",
         "cifar100",

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from helpers import another_checkpoint, by_two, extract, launch, modified
+from helpers import another_checkpoint, by_two, extract, launch, modified, named
 from PIL import Image
 
 import cli
@@ -46,7 +46,7 @@ def image_set(checkpoint, name):
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     if name.startswith("OOD"):
         return data.load_ood(
-            name[4:-5], data.ID["digits"], preprocessing, None, checkpoint["held_out"]
+            named(name[4:-5]), data.ID["digits"], preprocessing, None, checkpoint["held_out"]
         )
     split = name.rsplit("_", 1)[1]
     images = data.load_id(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import named
 from PIL import Image, ImageOps
 
 import cli
@@ -66,7 +67,7 @@ def test_a_phones_photograph_stands_upright_in_folders_of_every_use(tmp_path):
         # 6: turn it clockwise to see it
         write(tmp_path / "train" / name / "1.png", np.rot90(upright), exif=oriented(6))
         write(tmp_path / "test" / name / "1.png", upright)
-    _, dataset = data.id_set(f"insects={tmp_path}", None, 12)
+    dataset = data.id_set(named(f"insects={tmp_path}"), None, 12)
     train, test = (
         data.load_id(dataset, split, plainly(12), None).in_memory().pixels
         for split in ("train", "test")
