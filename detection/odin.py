@@ -14,7 +14,7 @@ from feature_files import Run
 from head import Head
 from scores import registry
 
-ODIN = "ODIN"
+ODIN = registry.ODIN.name
 
 
 def add_odin(run: Run, scored: Scored, head: Head, stale: records.Stale | None = None) -> None:
