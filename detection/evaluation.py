@@ -49,7 +49,8 @@ def fit(
 
 def notes_of(states: dict[str, registry.Fitted]) -> dict[str, str]:
     """{method: what its fit has to say}, for the methods that say something."""
-    return {name: state.note for name, state in states.items() if state.note}
+    noted = {name: state.note for name, state in states.items()}
+    return {name: text for name, text in noted.items() if text}
 
 
 def note_undefined(scored: Scored) -> None:

@@ -48,7 +48,12 @@ class Queries:
 
     def take(self, rows: np.ndarray) -> "Queries":
         """Some of them."""
-        return Queries(self.turned[rows], self.tails[rows], self.classes[rows], self.least[rows])
+        return Queries(
+            turned=self.turned[rows],
+            tails=self.tails[rows],
+            classes=self.classes[rows],
+            least=self.least[rows],
+        )
 
     def groups(self) -> list[slice]:
         """Runs of queries of one class."""
@@ -68,14 +73,16 @@ class Bank:
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, classes: int, axes: np.ndarray):
         width = features.shape[1]
-        self.levels = sorted({width * part // 16 for part in SIXTEENTHS} - {0, width})
+        levels = {width * part // 16 for part in SIXTEENTHS}
+        self.levels = sorted(levels - {0, width})
+        columns = width + len(self.levels)
         # the columns of the lengths, and those of the axes
         self.lengths = np.array(self.levels, int) + np.arange(len(self.levels))
-        self.places = np.setdiff1d(np.arange(width + len(self.levels)), self.lengths)
+        self.places = np.setdiff1d(np.arange(columns), self.lengths)
         self.axes = axes.astype(np.float32)
         self.order = np.argsort(labels, kind="stable")
         self.starts = np.searchsorted(labels[self.order], np.arange(classes + 1))
-        self.rows = np.empty((len(features), width + len(self.levels)), np.float32)
+        self.rows = np.empty((len(features), columns), np.float32)
         for rows in blocks(len(features), BLOCK):
             turned, tails = self.turn(features[self.order[rows]])
             turned[:, self.lengths] = tails
@@ -99,7 +106,8 @@ class Bank:
 
     def buffer(self, n: int) -> np.ndarray:
         """For the cosines of a block, reused: fresh pages cost like the product."""
-        return np.empty((min(self._block(), n), len(self)), np.float32)
+        height = min(self._block(), n)
+        return np.empty((height, len(self)), np.float32)
 
     def _block(self) -> int:
         """The number of queries whose cosines fit one buffer."""

@@ -22,8 +22,9 @@ ONE_FEATURE = "it needs at least 2 features to tell directions apart, and there 
 
 def project(features: np.ndarray, state: Fitted) -> np.ndarray:
     """(N, D) -> (N, k): the product that a linear method needs."""
-    centred = features - state.centre.astype(np.float32)
-    return centred @ state.matrix + state.offset.astype(np.float32)
+    centre = state.centre.astype(np.float32)
+    offset = state.offset.astype(np.float32)
+    return (features - centre) @ state.matrix + offset
 
 
 # ---- Gaussian distances --------------------------------------------------------------------------
@@ -230,8 +231,10 @@ def residual_finish(
 def _dimension_with_90_percent(values: np.ndarray) -> int:
     """Eigenvalues (D,), largest first -> the least number of them that hold 90% of their sum, at
     most D - 1."""
-    needed = int(np.searchsorted(np.cumsum(values), 0.9 * values.sum())) + 1
-    return min(needed, max(1, len(values) - 1))
+    shares = np.cumsum(values)
+    needed = int(np.searchsorted(shares, 0.9 * values.sum())) + 1
+    most = max(1, len(values) - 1)
+    return min(needed, most)
 
 
 def neco_fit(
@@ -345,7 +348,8 @@ def fdbd_fit(train: Training) -> Fitted:
 def fdbd_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Mean distance to the C - 1 decision boundaries over |h - mu|."""
     others = logits.shape[1] - 1
-    distances = (row_max(logits)[:, None] - logits) / state.gaps[logits.argmax(axis=1)]
+    margins = row_max(logits)[:, None] - logits
+    distances = margins / state.gaps[logits.argmax(axis=1)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return distances.sum(axis=1) / others / row_norm(features - state.mean)
 

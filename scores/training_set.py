@@ -192,7 +192,8 @@ class Training:
     @cached_property
     def spectrum_standardised(self) -> spectra.Spectrum:
         """Of the covariance of the features over `scale`."""
-        return spectra.spectrum(self.covariance / np.outer(self.scale, self.scale))
+        scales = np.outer(self.scale, self.scale)
+        return spectra.spectrum(self.covariance / scales)
 
     @cached_property
     def whitener(self) -> np.ndarray:
