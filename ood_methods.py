@@ -277,9 +277,7 @@ def methods_of(run, args):
     if run.head:
         return names, []
     given = parameters(args)
-    lacking = [
-        name for name in names if name == odin.ODIN or registry.needs_head(name, given.get(name))
-    ]
+    lacking = [name for name in names if registry.needs_head(name, given.get(name))]
     if not lacking:
         return names, []
     times_max_logit = any(values.get("max_logit") for values in given.values())
@@ -494,7 +492,7 @@ def setting(text):
 
 def method(text):
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
-    known = {registry.plain_name(name): name for name in (*registry.METHODS, odin.ODIN)}
+    known = {registry.plain_name(name): name for name in registry.ROWS}
     if registry.plain_name(text) not in known:
         raise cli.ArgumentTypeError(
             f"unknown method {text!r}; expected one of {', '.join(known.values())}"
