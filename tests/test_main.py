@@ -808,9 +808,8 @@ def test_without_arguments_the_digits_are_trained_into_the_terminal_phase():
         "digits_s0",
     )
     assert 50 <= parsed.epochs <= 350
-    assert main.run_networks.parse_args(["--checkpoint", "x.pth", *words["extract"]]).ood == list(
-        SETS
-    )
+    extraction = main.run_networks.parse_args(["--checkpoint", "x.pth", *words["extract"]])
+    assert extraction.ood == list(map(named, SETS))
 
 
 def test_other_data_sets_take_the_defaults_of_train():
