@@ -59,7 +59,7 @@ from extraction import expected_inputs, plan
 from extraction.expected_inputs import Source
 from extraction.extractor import Extractor
 from images import reading
-from networks import checkpoints, registry, source_files
+from networks import checkpoints, classifiers, entries, loading, registry, source_files
 
 # ---- arguments -----------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ def add_inputs(group):
     held_out_help = "classes that the training of a checkpoint from elsewhere left out"
     group.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
     cli.add_flags(group, "image-size", "crop-share", "mean", "std")
-    cli.add_flags(group, "interpolation", interpolation={"choices": checkpoints.INTERPOLATIONS})
+    cli.add_flags(group, "interpolation", interpolation={"choices": entries.INTERPOLATIONS})
 
 
 def add_run_flags(group):
@@ -329,7 +329,7 @@ def prepare(path, args, world):
     """Read the checkpoint: what is missing or contradicts itself shows before the long work."""
     content = checkpoints.read(path)
     check_described(path, content, args)
-    network, classifier, checkpoint = registry.load(path, args.model, content)
+    network, classifier, checkpoint = loading.load(path, args.model, content)
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise ValueError(
             f"{path} holds NaN or infinity among its parameters: it has diverged; train it with a "
@@ -343,7 +343,7 @@ def prepare(path, args, world):
     given = given_by(path, checkpoint, args, choice, folder)
     odin = {"odin_epsilon": args.odin_epsilon, "temperature": args.temperature}
     jobs = plan.plan(given, None if args.odin_epsilon is None else odin)
-    stages = registry.stages(network, checkpoint["model"]) if args.layers else {}
+    stages = classifiers.stages(network, checkpoint["model"]) if args.layers else {}
     extractor = make_extractor(network, classifier, stages, choice, args, world)
     shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, args)
     return Work(path, extractor, checkpoint, choice, given, jobs, shelf)
@@ -418,10 +418,10 @@ def guesses(path, content):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                network, _ = registry.fitted(path, name, content, {})
+                network, _ = loading.fitted(path, name, content, {})
         except ValueError:
             continue
-        model, classes = name, len(registry.classifier(network, name).weight)
+        model, classes = name, len(classifiers.classifier(network, name).weight)
         break
     return {"model": model, "dataset": {10: "cifar10", 100: "cifar100"}.get(classes, "NAME=FOLDER")}
 
@@ -734,7 +734,7 @@ def accuracy(work, job, found):
     """{"accuracy": share of ID test images that are classified right}, {} of other images."""
     if not job.in_distribution or job.split != "test":
         return {}
-    W, b = registry.head(work.extractor.classifier)
+    W, b = classifiers.head(work.extractor.classifier)
     labels = job.images.labels.numpy()
     right = (found[""] @ W.T + b).argmax(1) == labels
     largest = np.bincount(labels).max() / len(labels)
@@ -770,7 +770,7 @@ def write_head(work, args):
         "has_bias": classifier.bias is not None,
     }
     names = work.shelf.origin["class_names"]
-    store.write_head(work.head, *registry.head(classifier), names, sidecar)
+    store.write_head(work.head, *classifiers.head(classifier), names, sidecar)
     return work.head
 
 

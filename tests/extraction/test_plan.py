@@ -15,7 +15,7 @@ import data
 import run_networks
 import utils
 from artifacts import records, store
-from networks import checkpoints, registry
+from networks import checkpoints, loading, registry
 
 pytestmark = [
     pytest.mark.slow,  # most tests extract a small network
@@ -64,7 +64,7 @@ def test_a_training_that_ends_in_the_same_weights_keeps_every_file(own_digits_ru
         times(own_digits_run.folder) == before
         and capsys.readouterr().out.count("kept as it is") == 7
     )
-    weights = registry.load(own_digits_run.checkpoint)[2]["weights_sha256"]
+    weights = loading.load(own_digits_run.checkpoint)[2]["weights_sha256"]
     for name in ("head", "ID_digits_train", "OOD_uniform_test"):
         sidecar = records.read_sidecar(own_digits_run.folder / f"{name}.csv")
         assert (sidecar["checkpoint_sha256"], sidecar["weights_sha256"]) == (old, weights)
