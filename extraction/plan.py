@@ -157,7 +157,7 @@ class Shelf:
     origin: dict  # what every sidecar says of the network and of how it sees images
     data_dir: str
     format: str  # csv or parquet
-    way: str  # of --layers: None, store or stream
+    way: str | None  # of --layers: None, store or stream
     stages: tuple
     stale: records.Stale
     verify: bool = False  # compare images by content, whatever their sizes and times

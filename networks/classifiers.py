@@ -80,6 +80,11 @@ def weight_of(layer: nn.Module) -> torch.Tensor:
     return cast(torch.Tensor, layer.weight)
 
 
+def bias_of(layer: nn.Module) -> torch.Tensor | None:
+    """The bias of a linear layer or a 1x1 convolution (C,), None where it has none."""
+    return cast(torch.Tensor | None, layer.bias)
+
+
 def count_classes(layer: nn.Module) -> int:
     """C of a classifier."""
     return len(weight_of(layer))
@@ -111,9 +116,9 @@ def output_layer(network: nn.Module, batch: torch.Tensor) -> str | None:
 def head(layer: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """A classifier -> W (C, D) and b (C,), NumPy float32; zeros where it has no bias."""
     W = weight_of(layer).detach().flatten(1).float().cpu().numpy()
-    if layer.bias is None:
+    bias = bias_of(layer)
+    if bias is None:
         return W, np.zeros(len(W), np.float32)
-    bias = cast(torch.Tensor, layer.bias)
     return W, bias.detach().float().cpu().numpy()
 
 

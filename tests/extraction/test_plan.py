@@ -15,6 +15,7 @@ import data
 import run_networks
 import utils
 from artifacts import records, store
+from extraction import places
 from networks import checkpoints, loading, registry
 
 pytestmark = [
@@ -450,4 +451,4 @@ def test_the_same_file_trained_anew_is_extracted_into_its_folder(seeds):
 )
 def test_folders_are_named_after_what_tells_the_checkpoints_apart(paths, names, tmp_path):
     paths = [str(tmp_path / path) for path in paths]
-    assert [folder.name for folder in run_networks.apart(paths, "results").values()] == names
+    assert [folder.name for folder in places.apart(paths, "results").values()] == names
