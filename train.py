@@ -41,7 +41,7 @@ import utils
 from artifacts import current, records
 from extraction import extractor
 from images import folders, reading
-from networks import registry, source_files
+from networks import classifiers, registry, source_files
 from training import augment, recipes
 from training import run as training_run
 from training.files import RunFiles
@@ -339,18 +339,19 @@ def check_network(args, recipe, class_names, size):
 def rehearse(model, network, classes, size):
     """Send two images of noise through a person's own network, fresh; ValueError for what
     extraction would refuse in the end."""
-    layer = registry.classifier(network, model)
+    layer = classifiers.classifier(network, model)
     batch = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with source_files.explained(model, f" on images of {size} x {size} pixels"):
         features, logits = extractor.rehearse(network, layer, batch)
     try:
         extractor.check_hook(features, logits, layer, amp=False)
     except ValueError as error:
-        place = registry.output_layer(network, batch) if isinstance(logits, torch.Tensor) else None
+        has_logits = isinstance(logits, torch.Tensor)
+        place = classifiers.output_layer(network, batch) if has_logits else None
         if place is None or network.get_submodule(place) is layer:
             raise ValueError(f"--model {model}: {error}") from None
         raise ValueError(
-            f"--model {model}: {registry.classifier_path(network, model)} does not make the"
+            f"--model {model}: {classifiers.classifier_path(network, model)} does not make the"
             f" network's output, {place} "
             f'does; add this line to {source_files.parts(model)[0]}: classifier = "{place}"'
         ) from None

@@ -12,7 +12,7 @@ from PIL import Image
 import data
 import run_networks
 from artifacts import records, store
-from networks import registry
+from networks import loading, registry
 
 pytestmark = [
     pytest.mark.slow,  # most tests extract a small network
@@ -364,7 +364,7 @@ def own_words(run):
 
 def test_a_checkpoint_of_ours_says_it_all_itself(own_digits_run, capsys):
     run_networks.main(own_words(own_digits_run))
-    out, stated = capsys.readouterr().out, registry.load(own_digits_run.checkpoint)[2]["test_acc"]
+    out, stated = capsys.readouterr().out, loading.load(own_digits_run.checkpoint)[2]["test_acc"]
     assert "preprocessing: 16 px, bilinear, mean 0.3054, std 0.3186 (from the checkpoint)" in out
     assert f"test accuracy {stated:.2%} (as the checkpoint states)" in out
     assert sidecar(own_digits_run.folder)["accuracy"] == pytest.approx(stated)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from collapse import metrics
-from networks import registry
+from networks import classifiers
 
 BATCH = 500  # images per step of a pass without gradients, at the most
 
@@ -84,12 +84,12 @@ class Measures:
         with classifier.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
             for inputs, _ in self.batches(images):
                 network(inputs)
-                rows.append(registry.vectors(caught.pop()).float().cpu())
+                rows.append(classifiers.vectors(caught.pop()).float().cpu())
         features = self.world.gather(torch.cat(rows))
         if not self.world.first:
             return {}
         features, labels = features.numpy(), images.labels.cpu().numpy()
-        W, b = registry.head(classifier)
+        W, b = classifiers.head(classifier)
         moments = metrics.Accumulator(*W.shape).update(features, labels).finish()
         means = metrics.nc2(moments.centred)
         decided = metrics.nc4(features, labels, W, b, moments.means)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import utils
 from artifacts import current, records, store
-from networks import checkpoints, registry, source_files
+from networks import checkpoints, classifiers, source_files
 from training import augment, recipes
 from training.measures import Measures, Stopped
 from training.state import State
@@ -200,7 +200,7 @@ class Run(State):
         if not every or ((self.epoch + 1) % every and self.epoch + 1 < self.recipe.epochs):
             return {}
         return self.measures.collapse(
-            self.kept, registry.classifier(self.kept, self.facts["model"]), train
+            self.kept, classifiers.classifier(self.kept, self.facts["model"]), train
         )
 
     def end_epoch(self, row):

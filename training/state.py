@@ -5,7 +5,7 @@ import sys
 import torch
 
 import utils
-from networks import checkpoints, registry
+from networks import checkpoints, messages, registry
 from training import recipes
 
 
@@ -151,7 +151,7 @@ class State:
         try:
             self.load(state)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            said = checkpoints.shown(" ".join(str(error).split()))
+            said = messages.shown(" ".join(str(error).split()))
             raise ValueError(
                 f"{self.files.last} is no state that could be resumed ({said}); start over with"
                 " --force"
