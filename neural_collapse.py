@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -42,7 +43,20 @@ from scores import registry
 # ---- arguments -----------------------------------------------------------------------------------
 
 
-def make_parser():
+class Arguments(Protocol):
+    """What the flags of `make_parser` say."""
+
+    checkpoint: list[str]
+    dataset: str | None
+    ood: list[str] | None
+    output_dir: str
+    allow_stale: bool
+    exact: bool
+    bootstrap: int | None
+    tsne: bool
+
+
+def make_parser() -> cli.Parser:
     """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     cli.add_flags(
@@ -87,11 +101,11 @@ def make_parser():
     return parser
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     return make_parser().parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     checkpoints = check(args)
     measured = {}
@@ -122,7 +136,7 @@ class Checkpoints:
     scored: dict[Path, pd.DataFrame | None]  # ood_metrics.csv of each epoch's folder, if any
 
 
-def check(args) -> Checkpoints:
+def check(args: Arguments) -> Checkpoints:
     """Find all files of all checkpoints; ValueError where they do not belong together, and nothing
     has been written."""
     runs = []
@@ -157,7 +171,7 @@ class Written:
     allowed: list[str]  # what was stale and went in all the same
 
 
-def measure_and_write(checkpoint: Opened, args) -> Written:
+def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     inputs = measuring.read_inputs(checkpoint.run, checkpoint.layers, checkpoint.stale)
     found = measuring.measure(inputs, args.exact, args.bootstrap)
@@ -185,7 +199,7 @@ def fit_components(inputs: Inputs) -> drawing.Components:
     )
 
 
-def write_tables(found: Measured, args) -> list[Path]:
+def write_tables(found: Measured, args: Arguments) -> list[Path]:
     """The tables of one checkpoint -> their paths."""
     run, stale = found.inputs.run, found.inputs.stale
     tables = {
@@ -207,7 +221,7 @@ def write_tables(found: Measured, args) -> list[Path]:
     return paths
 
 
-def write_record(inputs: Inputs, written: Sequence[Path], args) -> None:
+def write_record(inputs: Inputs, written: Sequence[Path], args: Arguments) -> None:
     """neural_collapse.json: what was asked, read and written, so that a later run knows whether all
     of it is current."""
     records.write_record(
@@ -286,7 +300,7 @@ def along(table: pd.DataFrame, index: str | list[str]) -> pd.DataFrame:
 # ---- through training ----------------------------------------------------------------------------
 
 
-def follow(checkpoints: Checkpoints, written: dict[Path, Written], args) -> None:
+def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Arguments) -> None:
     """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest
     epoch."""
     epochs = checkpoints.epochs

@@ -70,7 +70,8 @@ def draw_head(found: Measured, head: Head, components: Components) -> dict[str, 
     decisions = found.decisions["test"]
 
     def share_and_logit(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return components.share(features), head.logits(features).max(axis=1)
+        largest = head.logits(features).max(axis=1)
+        return components.share(features), largest
 
     drawn = {}
     if components.dim is not None:
@@ -90,9 +91,11 @@ def draw_head(found: Measured, head: Head, components: Components) -> dict[str, 
 def draw_embedding(found: Measured) -> Figure:
     """t-SNE of some ID and OOD test images."""
     inputs = found.inputs
-    inside, *outside = embed([inputs.test.features, *inputs.ood.values()])
-    labels = [inputs.class_names[label] for label in sample(inputs.test.labels, SAMPLE)]
-    return figures.embedding(inside, dict(zip(inputs.ood, outside, strict=True)), labels)
+    inside, *others = embed([inputs.test.features, *inputs.ood.values()])
+    outside = dict(zip(inputs.ood, others, strict=True))
+    labels = sample(inputs.test.labels, SAMPLE)
+    names = [inputs.class_names[label] for label in labels]
+    return figures.embedding(inside, outside, names)
 
 
 def embed(groups: Sequence[np.ndarray]) -> list[np.ndarray]:

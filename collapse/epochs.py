@@ -39,20 +39,25 @@ def order(runs: Sequence[feature_files.Run], stale: dict[Path, records.Stale]) -
     """Runs of one network -> their epochs in order; ValueError where they are no series.
 
     stale: what to do about changed files, by the run's folder."""
-    facts = {run.folder: facts_of(run, stale[run.folder]) for run in runs}
-    seen: dict[int, Path] = {}
+    epochs = []
     for run in runs:
-        own = facts[run.folder]
-        check_epoch(run, own.get("epoch"), seen)
-        seen[own["epoch"]] = run.folder
-        check_shared(runs[0].folder, facts[runs[0].folder], run.folder, own)
-    return [Epoch(seen[number], facts[seen[number]]) for number in sorted(seen)]
+        epochs.append(Epoch(run.folder, facts_of(run, stale[run.folder])))
+    seen: dict[int, Path] = {}
+    for run, epoch in zip(runs, epochs, strict=True):
+        check_epoch(run, epoch.facts.get("epoch"), seen)
+        seen[epoch.number] = epoch.folder
+        check_shared(epochs[0], epoch)
+    return sorted(epochs, key=lambda epoch: epoch.number)
 
 
 def facts_of(run: feature_files.Run, stale: records.Stale) -> dict:
     """What the sidecar of a run's head says, with SHARED."""
     sidecar = records.read_sidecar(run.head or run.train)
-    return {**sidecar, "data set": run.dataset, "classes, features": shape(run, stale)}
+    return {
+        **sidecar,
+        "data set": run.dataset,
+        "classes, features": shape(run, stale),
+    }
 
 
 def check_epoch(run: feature_files.Run, epoch: int | None, seen: dict[int, Path]) -> None:
@@ -69,13 +74,15 @@ def check_epoch(run: feature_files.Run, epoch: int | None, seen: dict[int, Path]
         )
 
 
-def check_shared(first: Path, expected: dict, folder: Path, found: dict) -> None:
-    """ValueError where two folders are not of one training run."""
+def check_shared(first: Epoch, other: Epoch) -> None:
+    """ValueError where two checkpoints are not of one training run."""
     for key in SHARED:
-        if found.get(key) != expected.get(key):
+        expected = first.facts.get(key)
+        found = other.facts.get(key)
+        if found != expected:
             raise ValueError(
-                f"{first} and {folder} differ in {key}: {expected.get(key)} and"
-                f" {found.get(key)}; expected checkpoints of one training run"
+                f"{first.folder} and {other.folder} differ in {key}: {expected} and {found};"
+                " expected checkpoints of one training run"
             )
 
 

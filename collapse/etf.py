@@ -114,11 +114,17 @@ class Search:
     @property
     def own(self) -> tuple[np.ndarray, np.ndarray]:
         """Index of each row's own class in an (A, C) array."""
-        return np.arange(len(self.classes)), self.classes
+        rows = np.arange(len(self.classes))
+        return rows, self.classes
 
     def only(self, kept: np.ndarray) -> "Search":
         """The programmes in the mask (A,)."""
-        return Search(self.classes[kept], self.weights[kept], self.ahead[kept], self.momentum[kept])
+        return Search(
+            classes=self.classes[kept],
+            weights=self.weights[kept],
+            ahead=self.ahead[kept],
+            momentum=self.momentum[kept],
+        )
 
 
 def one_vs_rest(unit: np.ndarray) -> float:
@@ -156,11 +162,12 @@ def advance(search: Search, gram: np.ndarray, step: float) -> Search:
     target[search.own] = -np.inf  # no vector helps to reach itself
     weights = onto_simplex(target)
     change = weights - search.weights
-    turned_back = ((search.ahead - weights) * change).sum(axis=1) > 0
+    overshoot = search.ahead - weights
+    turns_back = (overshoot * change).sum(axis=1) > 0
     grown = (1 + np.sqrt(1 + 4 * search.momentum**2)) / 2
-    momentum = np.where(turned_back, 1, grown)
-    factor = np.where(momentum == 1, 0, (search.momentum - 1) / momentum)  # 1: a restart
-    ahead = weights + factor[:, None] * change
+    momentum = np.where(turns_back, 1, grown)  # 1: a restart, which carries nothing on
+    carried = np.where(momentum == 1, 0, (search.momentum - 1) / momentum)
+    ahead = weights + carried[:, None] * change
     return Search(search.classes, weights, ahead, momentum)
 
 

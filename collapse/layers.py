@@ -59,9 +59,7 @@ class Tally:
                 self.accumulator = Accumulator(self.classes, features.shape[1], exact=True)
             self.accumulator.update(features, labels)
         if self.probe is not None:
-            W, b, means = self.probe.W, self.probe.b, self.probe.means
-            decisions = metrics.nc4(features, labels, W, b, means, exact=True)
-            self.counts += [int(hits.sum()) for hits in decisions.hits.values()]
+            self.counts += counts_of(self.probe, features, labels)
         return self
 
     def merge(self, other: "Tally") -> "Tally":
@@ -83,6 +81,12 @@ class Tally:
             # of absent classes, which the rows of the table note
             warnings.simplefilter("ignore", UserWarning)
             return self.accumulator.finish()
+
+
+def counts_of(probe: Probe, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(3,) COUNTS of features (n, D) of labels (n,)."""
+    decisions = metrics.nc4(features, labels, probe.W, probe.b, probe.means, exact=True)
+    return np.array([hits.sum() for hits in decisions.hits.values()])
 
 
 def probe(moments: Moments) -> Probe:
@@ -171,7 +175,8 @@ def read_summary(
     or was changed."""
     remedy = remedy or REMEDY
     table = store.read_typed(path, stale, remedy)
-    names = [f"ct{d}" for d in range(table.width - len(CELLS))]
+    width = table.width - len(CELLS)
+    names = [f"ct{d}" for d in range(width)]
     has_columns = set(table.columns) == {*CELLS, *names}
     if not has_columns or not len(table) or table["row"][0] != "all":
         raise ValueError(f"{path} is not a file of moments; make it anew with: {remedy}")

@@ -199,6 +199,7 @@ def intervals(
 
 def add_intervals(rows: pd.DataFrame, bounds: dict[tuple[str, str], bootstrap.Interval]) -> None:
     """Add columns `low` and `high`, NaN where a metric has no interval."""
-    keys = zip(rows["metric"], rows["split"], strict=True)
-    found = [bounds.get(key, (None, None)) for key in keys]
+    found = []
+    for key in zip(rows["metric"], rows["split"], strict=True):
+        found.append(bounds.get(key, (None, None)))
     rows[["low", "high"]] = np.array(found, np.float64)

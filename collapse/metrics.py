@@ -12,6 +12,7 @@ are closed forms of these. NC4 reads the features again. A metric that is undefi
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from arrays import measurable, measurable_head
 from collapse.etf import Values, plain, rank_bound
@@ -219,26 +220,42 @@ def decide(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, D) -> (class of the nearest mean (n,), argmax(W h + b) (n,)).
 
-    One product per block holds the logits and the distances, as h'mu - |mu|^2 / 2, both with the
-    origin moved to mu_G, so that a common offset of the features costs no digits."""
+    One product per block holds the scores of both rules."""
     dtype = np.float64 if exact else np.result_type(features, np.float32)
     present = np.flatnonzero(np.isfinite(means).all(axis=1))
-    origin = means[present].mean(axis=0).astype(dtype)
-    exact_origin = origin.astype(np.float64)  # as the rows will see it
-    centred = means[present] - exact_origin
-    half_norms = -0.5 * (centred**2).sum(axis=1)
-    moved_bias = b + W @ exact_origin
-    directions = np.concatenate([centred, W]).T.astype(dtype)
-    offsets = np.concatenate([half_norms, moved_bias]).astype(dtype)
+    rules = both_rules(W, b, means[present], dtype)
     nearest = np.empty(len(features), np.int64)
     predicted = np.empty(len(features), np.int64)
     for start in range(0, len(features), BLOCK):
         rows = slice(start, start + BLOCK)
-        scores = (features[rows] - origin) @ directions + offsets
+        scores = (features[rows] - rules.origin) @ rules.directions + rules.offsets
         to_means, logits = np.split(scores, [len(present)], axis=1)
         nearest[rows] = present[to_means.argmax(axis=1)]
         predicted[rows] = logits.argmax(axis=1)
     return nearest, predicted
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """Scores (h - origin) @ directions + offsets of the P class means, then of the C logits."""
+
+    origin: np.ndarray  # (D,)
+    directions: np.ndarray  # (D, P + C)
+    offsets: np.ndarray  # (P + C,)
+
+
+def both_rules(W: np.ndarray, b: np.ndarray, means: np.ndarray, dtype: DTypeLike) -> Rules:
+    """The nearest of the means (P, D), as the largest h'mu - |mu|^2 / 2, and the logits W h + b.
+
+    Both have the origin moved to mu_G, so that a common offset of the features costs no digits."""
+    origin = means.mean(axis=0).astype(dtype)
+    seen_origin = origin.astype(np.float64)  # as the rows will see it
+    centred = means - seen_origin
+    half_norms = 0.5 * (centred**2).sum(axis=1)
+    moved_bias = b + W @ seen_origin
+    directions = np.concatenate([centred, W]).T
+    offsets = np.concatenate([-half_norms, moved_bias])
+    return Rules(origin, directions.astype(dtype), offsets.astype(dtype))
 
 
 def centre_distances(features: np.ndarray, means: np.ndarray) -> np.ndarray:

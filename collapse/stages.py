@@ -152,7 +152,10 @@ def read_summaries(
     layer: Layer, stale: records.Stale | None, remedy: str | None
 ) -> dict[str, Summary]:
     """{split: Summary} of a layer's files of moments."""
-    return {split: layers.read_summary(path, stale, remedy) for split, path in layer.files.items()}
+    summaries = {}
+    for split, path in layer.files.items():
+        summaries[split] = layers.read_summary(path, stale, remedy)
+    return summaries
 
 
 def summarise_features(

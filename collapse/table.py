@@ -130,7 +130,10 @@ def nc4(found: metrics.Agreement, split: str) -> list[Line]:
 def nc5(found: metrics.Alignment, split: str) -> list[Line]:
     """The lines of NC5; split is "ood:<name>", or "test" for the ID test set, the null."""
     note = NULL if split in ("train", "test") else ""
-    return [line(name, value, split, note) for name, value in found.values.items()]
+    lines = []
+    for name, value in found.values.items():
+        lines.append(line(name, value, split, note))
+    return lines
 
 
 def whole(
