@@ -260,7 +260,7 @@ class Extractor:
     # ---- layers that are summarised and not stored -----------------------------------------------
 
     def tally(
-        self, job: Job, classes: int, probes: Mapping[str, Any]
+        self, job: Job, classes: int, probes: Mapping[str, layers.Probe]
     ) -> tuple[Rows, dict[str, layers.Summary]]:
         """One pass, or two over training images -> (rows of features, {stage: summary}); of a stage
         no rows are stored.

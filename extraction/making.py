@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -54,15 +53,18 @@ def summarised(work: Work, job: Job) -> tuple[Rows, dict[str, layers.Summary]]:
     rows, summaries = work.extractor.tally(job, work.trained.classes, work.probes)
     if job is work.training:
         for name, summary in summaries.items():
+            assert summary.moments is not None, "training images are tallied with their classes"
             work.probes[name] = layers.probe(summary.moments)
     return rows, summaries
 
 
-def stored_probes(work: Work) -> dict[str, Any]:
+def stored_probes(work: Work) -> dict[str, layers.Probe]:
     """{stage: layers.probe} of the training images' files, the same on each rank."""
     found = {}
     with work.world.together():
         if work.world.first:
             for name, file in work.outputs(work.training).stages.items():
-                found[name] = layers.probe(layers.read_summary(file).moments)
+                moments = layers.read_summary(file).moments
+                assert moments is not None, "a file of training images holds moments"
+                found[name] = layers.probe(moments)
     return work.world.broadcast_object(found)

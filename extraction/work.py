@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from collapse import layers
 from extraction import plan
 from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor
@@ -46,7 +47,7 @@ class Work:
     shelf: plan.Shelf
     verdicts: dict[str, plan.Verdict] = field(default_factory=dict)  # by a job's stem
     files: list[Path] = field(default_factory=list)  # written or kept so far; the head first
-    probes: dict[str, Any] = field(default_factory=dict)  # {stage: layers.probe} of training images
+    probes: dict[str, layers.Probe] = field(default_factory=dict)  # by stage, of training images
 
     @property
     def path(self) -> str:

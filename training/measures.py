@@ -10,7 +10,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from collapse import metrics
+from collapse import etf, metrics
+from moments import Accumulator
 from networks import classifiers
 
 BATCH = 500  # images per step of a pass without gradients, at the most
@@ -90,13 +91,13 @@ class Measures:
             return {}
         features, labels = features.numpy(), images.labels.cpu().numpy()
         W, b = classifiers.head(classifier)
-        moments = metrics.Accumulator(*W.shape).update(features, labels).finish()
-        means = metrics.nc2(moments.centred)
+        moments = Accumulator(*W.shape).update(features, labels).finish()
+        means = etf.nc2(moments.centred)
         decided = metrics.nc4(features, labels, W, b, moments.means)
         return {
             "nc1": metrics.nc1(moments)["nc1"],
             "nc2_norm_cv": means["norm_cv"],
             "nc2_cosine_std": means["cosine_std"],
             "nc3_self_duality": metrics.nc3(moments, W)["nc3_self_duality"],
-            "nc4_mismatch": decided["mismatch"],
+            "nc4_mismatch": decided.agreement.mismatch,
         }
