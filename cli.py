@@ -277,7 +277,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 
 def kebab_case(word: str) -> str:
-    """Turn "--batch_size=8" into "--batch-size=8"; words that are no flags are returned unchanged."""
+    """Turn "--batch_size=8" into "--batch-size=8"; words that are not flags stay as they are."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")
