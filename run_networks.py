@@ -243,7 +243,7 @@ def extract(work: Work, job: Job) -> None:
     made = making.make(work, job)
     hashes = world.gather_objects(getattr(job.images, "hashes", {}))
     with world.together():
-        if not world.first:
+        if hashes is None:  # the first rank writes
             return
         for part in filter(None, hashes):  # of the files that other ranks decoded
             job.images.hashes.update(part)

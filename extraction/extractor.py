@@ -295,9 +295,9 @@ class Extractor:
         """{stage: tally} of every rank -> all of them as one, the same on each rank."""
         parts = self.world.gather_objects(tallies)
         merged = None
-        if self.world.first:
-            merged = parts[0]
-            for part in parts[1:]:
+        if parts is not None:  # on the first rank
+            merged, *others = parts
+            for part in others:
                 for name, tally in part.items():
                     merged[name].merge(tally)
         return self.world.broadcast_object(merged)

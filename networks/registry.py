@@ -30,7 +30,11 @@ class Model:
     classifier: str = "fc"
 
 
-def resnet_row(block: type[nn.Module], blocks: tuple[int, ...], stem: str = "cifar") -> Model:
+def resnet_row(
+    block: type[resnet.BasicBlock] | type[resnet.Bottleneck],
+    blocks: tuple[int, ...],
+    stem: str = "cifar",
+) -> Model:
     """The row of a residual network of four stages with `blocks` blocks each."""
     return Model(
         partial(resnet.ResNet_ImageNet, block=block, blocks=blocks, stem=stem),
