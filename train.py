@@ -4,34 +4,37 @@
     python train.py --dataset cifar100 --model resnet_cifar --mode sgd --epochs 30 --suffix quick
     python train.py --dataset digits --held-out 8 9 --mode collapse
     python train.py --dataset cifar100 --model resnet18 --mode collapse --save-every 25 --track-nc 5
-    # go on where it was stopped, bit for bit on a CPU
+    # continue an interrupted run; on a CPU it ends bit for bit like one that was not interrupted
     python train.py --dataset cifar100 --model resnet18 --resume
-    # the same batches, a quarter on each GPU
+    # the same batches, a quarter of each on every GPU
     torchrun --nproc-per-node 4 train.py --dataset cifar100 --model resnet18
 
-Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy),
-<model>_final_<suffix>.pth (last epoch), each with a .json that says how it was made;
+Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy) and
+<model>_final_<suffix>.pth (last epoch), each with a .json that records how it was made;
 <model>_curves_<suffix>.csv and .png; <model>_training_history_<suffix>.json;
-<model>_log_<suffix>.txt; with --save-every <model>_epoch<E>_<suffix>.pth, for the course of neural
-collapse. While it runs, <model>_last_<suffix>.pth holds its newest complete state; SIGTERM, SIGUSR1
-and Ctrl-C renew it and exit with code 75.
+<model>_log_<suffix>.txt; with --save-every also <model>_epoch<E>_<suffix>.pth, to follow neural
+collapse over training. During the run <model>_last_<suffix>.pth holds its newest complete state;
+SIGTERM, SIGUSR1 and Ctrl-C save it and exit with code 75.
 
-Several processes (torchrun, or srun in a Slurm job) share each batch: --batch-size and --lr are of
-all of them together, and mean the same for any number of GPUs. Batch norm takes the statistics of
-each process's share."""
+Several processes (torchrun, or srun in a Slurm job) split each batch: --batch-size and --lr apply
+to all of them together, and mean the same for any number of GPUs. Batch norm uses the statistics
+of each process's part of the batch."""
 
 import contextlib
 import math
 import os
 import shutil
 import warnings
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pandas as pd
 import torch
+from torch import nn
 
 import cli
 import data
@@ -42,15 +45,21 @@ from artifacts import current, records
 from extraction import extractor
 from images import folders, reading
 from networks import classifiers, registry, source_files
-from training import augment, recipes
-from training import run as training_run
+from processes import World
+from training import augment, recipes, signals
 from training.files import RunFiles
+from training.outputs import Outputs
+from training.run import Options, Run
+from training.signals import StopRequest
+from training.state import Facts, State
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
-NAME_BYTES = 255  # of a file name, on nearly every file system
+NAME_BYTES = 255  # longest file name on nearly every file system
+
+Arguments = Any  # argparse.Namespace, which only cli imports
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     add_shared_flags(parser)
@@ -60,7 +69,8 @@ def make_parser():
     return parser
 
 
-def add_shared_flags(parser):
+def add_shared_flags(parser: cli.Parser) -> None:
+    """The flags that train.py has in common with other scripts."""
     cli.add_flags(
         parser,
         "dataset",
@@ -78,12 +88,16 @@ def add_shared_flags(parser):
         model={"default": "resnet18"},
         epochs={"type": cli.positive},
         mode={"default": "best", "choices": list(recipes.RECIPES)},
-        batch_size={"type": cli.positive, "help": "images per step, of all processes together"},
+        batch_size={
+            "type": cli.positive,
+            "help": "images per step, of all processes together; default: the recipe's",
+        },
         max_pixels={"default": reading.MAX_PIXELS, "type": cli.positive},
     )
 
 
-def add_recipe_flags(group):
+def add_recipe_flags(group: Any) -> None:
+    """The flags of the recipe's fields, as recipes.Recipe describes them, and two old spellings."""
     group.add_argument(
         "--best-optim",
         dest="mode",
@@ -91,10 +105,11 @@ def add_recipe_flags(group):
         const="adamw",
         help="old spelling of --mode adamw",
     )
-    for name, (spelled, options) in recipes.flags().items():
+    for name, flag in recipes.flags().items():
+        options = flag.options
         if options.get("type") is bool:
             options = {"action": cli.YesNo, "help": options["help"]}
-        group.add_argument(spelled, dest=name, **options)
+        group.add_argument(flag.spelled, dest=name, **options)
     group.add_argument(
         "--no-stop",
         dest="patience",
@@ -104,65 +119,68 @@ def add_recipe_flags(group):
     )
 
 
-def add_data_flags(group):
+def add_data_flags(group: Any) -> None:
+    """The flags that choose images."""
     group.add_argument(
         "--val-size",
         type=int,
-        help="training images kept for validation; default: the data set's own; 0: none",
+        help="training images to hold back for validation, 0 for none; default: the data set's",
     )
     group.add_argument(
         "--held-out",
         type=str,
         nargs="*",
         metavar="CLASS",
-        help="classes left out of training, an OOD set of their own; default: the data set's own",
+        help="classes to leave out of training, which become an OOD set; default: the data set's",
     )
     group.add_argument(
         "--image-size",
         type=cli.positive,
-        help="side of the network's input; default: the data set's own",
+        help="side of the network's input in pixels; default: the data set's",
     )
 
 
-def add_run_flags(group):
+def add_run_flags(group: Any) -> None:
+    """The flags of how a run computes, what it writes, and whether it continues another."""
     group.add_argument(
         "--no-amp",
         action="store_true",
-        help="float32 throughout, where bfloat16 autocast would be used",
+        help="compute in float32 where bfloat16 autocast would be used",
     )
     group.add_argument(
         "--compile",
         action="store_true",
-        help="torch.compile the network; the first steps take a minute",
+        help="compile the network with torch.compile; the first steps take about a minute",
     )
     group.add_argument(
         "--tensorboard",
         action="store_true",
-        help="the curves for TensorBoard too, under tensorboard/",
+        help="also write the curves for TensorBoard, under tensorboard/",
     )
     group.add_argument(
         "--save-every",
         type=cli.positive,
         metavar="N",
-        help="keep the checkpoint of every Nth epoch",
+        help="save a checkpoint every N epochs",
     )
     group.add_argument(
         "--track-nc",
         type=cli.positive,
         metavar="N",
-        help="write NC1 to NC4 of clean training features into the curves every Nth epoch",
+        help="add NC1 to NC4 of clean training features to the curves every N epochs",
     )
     group.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the run's newest state; start where there is none",
+        help="continue from the run's newest state; start from the beginning if there is none",
     )
     group.add_argument(
         "--force", action="store_true", help="start over and replace the run's files"
     )
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Arguments:
+    """The arguments, checked as far as that needs no file; suffix and held_out are filled in."""
     args = make_parser().parse_args(argv)
     data.check_id(args.dataset)
     name, folder = args.dataset.name, args.dataset.folder
@@ -175,179 +193,214 @@ def parse_args(argv=None):
     return args
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Train; RESUME_ME where a signal stopped the run."""
     args = parse_args(argv)
     reading.limit_pixels(args.max_pixels)
     registry.check_model(args.model)
     check_packages(args)
     files = run_files(utils.writable_folder(args.output_dir), args.model, args.suffix)
-    with training_run.signals() as signalled, processes.join(cli.device(args.device)) as world:
+    with signals.caught() as stop, processes.join(cli.device(args.device)) as world:
         if refuse_or_skip(args, files):
-            return
+            return None
         with world.together(first_ahead=True):
-            job = prepare(args, world)
+            setup = prepare(args, world)
         with sole_writer(files, world):
             begin(args, files, world)
-            return train(job, args, files, world, signalled)
+            return train(setup, args, files, world, stop)
 
 
-def train(job, args, files, world, signalled):
-    """The run from its start, or from where it was stopped, to its end: None, or RESUME_ME where a
+def train(
+    setup: "Setup", args: Arguments, files: RunFiles, world: World, stop: StopRequest
+) -> int | None:
+    """Run from the start, or from where the run was interrupted, to the end; RESUME_ME where a
     signal stopped it."""
     cli.seed_everything(args.seed)
-    board = files.tensorboard
-    options = training_run.Options(
-        args.seed,
-        not args.no_amp,
-        args.compile,
-        args.save_every,
-        args.track_nc,
-        board if args.tensorboard else None,
-    )
-    run = training_run.Run(
-        files, job.facts, job.recipe, job.preprocessing, world, signalled, options
-    )
+    options = Options(args.seed, not args.no_amp, args.compile, args.save_every, args.track_nc)
+    state = State(setup.facts, world)
+    outputs = Outputs(files, setup.facts, world, args.tensorboard)
+    run = Run(state, outputs, options, stop)
     if args.resume and files.last.exists():
         run.resume(cli.material(args))
-    splits = f"{len(job.train)} training, {len(job.val)} validation, {len(job.test)} test images"
-    network = f"{args.model}, {run.parameters:,} parameters"
-    devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
-    precision = " in bfloat16" if run.amp else ""
-    run.log(
-        f"{job.name}: {splits}, {len(job.train.class_names)} classes; {network}, {args.mode},"
-        f" {job.recipe.epochs} epochs on {devices}{precision}"
-    )
-    steps = math.ceil(len(job.train) / job.recipe.batch_size)
-    with cli.progress(
-        total=job.recipe.epochs * steps,
-        initial=run.epoch * steps + (run.partial or {"step": 0})["step"],
-        desc="training",
-        unit="step",
-        disable=None if world.first else True,
-    ) as bar:
-        done = run.fit(job.train, job.val, bar)
-    if not done or not run.finish(job.train, job.test):
+    outputs.log(headline(setup, args, run))
+    with step_bar(setup, state) as bar:
+        done = run.fit(setup.train, setup.val, bar)
+    if not done or not run.finish(setup.train, setup.test):
         return RESUME_ME
     if world.first:
-        utils.write_figure(files.figure, figures.training_curves(pd.DataFrame(run.history)))
-        # the last thing to go: as long as it is there, --resume goes on
+        utils.write_figure(files.figure, figures.training_curves(pd.DataFrame(state.history)))
+        # Removed last: as long as it exists, --resume continues.
         files.last.unlink(missing_ok=True)
+    return None
+
+
+def headline(setup: "Setup", args: Arguments, run: Run) -> str:
+    """What is trained on what, and where: the first line of the log."""
+    world, epochs = run.world, setup.facts.recipe.epochs
+    images = (
+        f"{len(setup.train)} training, {len(setup.val)} validation, {len(setup.test)} test images"
+    )
+    classes = f"{len(setup.facts.class_names)} classes"
+    network = f"{args.model}, {run.state.parameters:,} parameters"
+    devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
+    precision = " in bfloat16" if run.amp else ""
+    return (
+        f"{setup.name}: {images}, {classes}; {network}, {args.mode},"
+        f" {epochs} epochs on {devices}{precision}"
+    )
+
+
+def step_bar(setup: "Setup", state: State) -> Any:
+    """The progress bar over all steps of the run; only the first process shows one."""
+    recipe = setup.facts.recipe
+    steps = math.ceil(len(setup.train) / recipe.batch_size)
+    done = state.partial.step if state.partial else 0
+    return cli.progress(
+        total=recipe.epochs * steps,
+        initial=state.epoch * steps + done,
+        desc="training",
+        unit="step",
+        disable=None if state.world.first else True,
+    )
 
 
 # ---- before the long work ------------------------------------------------------------------------
 
 
-def check_packages(args):
+def check_packages(args: Arguments) -> None:
     """ValueError where what a flag needs is not installed."""
     if args.tensorboard and not find_spec("tensorboard"):
         raise ValueError(
             "--tensorboard needs the package tensorboard; install it with: pip install tensorboard"
         )
-    if args.compile and not (
-        find_spec("triton") or shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    ):
+    if args.compile and not has_compiler():
         raise ValueError(
             "--compile needs a C++ compiler on a CPU and the package triton on a GPU; found"
             " neither: install one, such as g++, or leave --compile out"
         )
 
 
+def has_compiler() -> bool:
+    """True if torch.compile finds triton or a C++ compiler."""
+    if find_spec("triton"):
+        return True
+    candidates = (os.environ.get("CXX", "g++"), "clang++")
+    return any(shutil.which(name) for name in candidates)
+
+
 @dataclass(frozen=True)
-class Job:
-    """What is trained on what: all that the arguments say, looked up and checked."""
+class Setup:
+    """What a run starts from: the arguments, looked up and checked."""
 
-    name: str
-    recipe: recipes.Recipe
-    preprocessing: data.Preprocessing
-    train: data.Images
-    val: data.Images
-    test: data.Images
-    facts: dict  # that each checkpoint says of itself
+    name: str  # of the data set
+    train: reading.Images
+    val: reading.Images
+    test: reading.Images
+    facts: Facts  # recipe and preprocessing among them
 
 
-def prepare(args, world):
-    """The arguments -> Job. Raises ValueError for what no run could start from, before anything is
-    written."""
+def prepare(args: Arguments, world: World) -> Setup:
+    """The arguments -> Setup. Raises ValueError for what no run could start from, before anything
+    is written."""
     name = args.dataset.name
     dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
     recipe = resolve(args, dataset)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
-    images, test = (
-        data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out).in_memory()
-        for split in ("train", "test")
+    images = load_split(args, dataset, preprocessing, "train")
+    test = load_split(args, dataset, preprocessing, "test")
+    if world.first:
+        print_left_out(f"{name} (train)", images)
+        print_left_out(f"{name} (test)", test)
+    val_size = dataset.val_size if args.val_size is None else args.val_size
+    rows, val_rows = data.split_validation(len(images), val_size)
+    check_batch_size(recipe.batch_size, len(rows), world.size)
+    check_network(args, recipe, images.class_names, preprocessing.size)
+    facts = Facts(
+        model=args.model,
+        model_args={"dropout": recipe.dropout},
+        dataset=str(args.dataset),
+        mode=args.mode,
+        held_out=args.held_out,
+        val_size=len(val_rows),
+        images=len(rows),
+        source=images.content(),
+        folders=folders_of(args.dataset) if world.first else {},
+        class_names=images.class_names,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        provenance=records.provenance(cli.material(args)),
     )
-    for split, found in (("train", images), ("test", test)):
-        if found.left_out and world.first:
-            print(f"{name} ({split}): {len(found):,} images; {found.left_out}")
-    rows, val_rows = data.split_validation(
-        len(images), dataset.val_size if args.val_size is None else args.val_size
-    )
-    if recipe.batch_size > len(rows):
+    return Setup(name, images.take(rows), images.take(val_rows), test, facts)
+
+
+def load_split(
+    args: Arguments, dataset: data.Dataset, preprocessing: data.Preprocessing, split: str
+) -> reading.Images:
+    """The images of "train" or "test" without the held-out classes, in memory."""
+    found = data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out)
+    return found.in_memory()
+
+
+def print_left_out(title: str, images: reading.Images) -> None:
+    """Print which files of a folder are no images of the set, where there are any."""
+    if images.left_out:
+        print(f"{title}: {len(images):,} images; {images.left_out}")
+
+
+def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
+    """ValueError for a batch of more images than there are, or of less than two per process."""
+    if batch_size > images:
         raise ValueError(
-            f"--batch-size {recipe.batch_size} is larger than the training set of {len(rows)}"
-            " images"
+            f"--batch-size {batch_size} is larger than the training set of {images} images"
         )
-    if world.size > 1 and recipe.batch_size < 2 * world.size:
+    if world_size > 1 and batch_size < 2 * world_size:
         raise ValueError(
-            f"--batch-size {recipe.batch_size} is shared by {world.size} processes; expected 2 each"
+            f"--batch-size {batch_size} is shared by {world_size} processes; expected 2 each"
             " at least"
         )
-    check_network(args, recipe, images.class_names, preprocessing.size)
-    facts = {
-        "model": args.model,
-        "model_args": {"dropout": recipe.dropout},
-        "dataset": str(args.dataset),
-        "mode": args.mode,
-        "held_out": args.held_out,
-        "val_size": len(val_rows),
-        "images": len(rows),
-        "source": images.content(),
-        "folders": folders_of(args.dataset) if world.first else {},
-        "class_names": images.class_names,
-        "preprocessing": preprocessing.as_dict(),
-        "recipe": asdict(recipe),
-        **records.provenance(cli.material(args)),
-    }
-    return Job(name, recipe, preprocessing, images.take(rows), images.take(val_rows), test, facts)
 
 
-def folders_of(dataset):
-    """The folders of images that a run is made of, hashed, so that main.py sees when one has
-    changed; none of a named set."""
+def folders_of(dataset: utils.SetName) -> dict[str, dict[str, str]]:
+    """{folder of images: fingerprint}, by which main.py sees that images have changed; {} for a
+    named set."""
     if dataset.folder is None:
         return {}
     splits = [Path(dataset.folder) / split for split in ("train", "test")]
     return {str(path): folders.fingerprint(path) for path in splits}
 
 
-def check_network(args, recipe, class_names, size):
+def check_network(
+    args: Arguments, recipe: recipes.Recipe, class_names: list[str], size: int
+) -> None:
     """Build the network once up front: bad arguments, and what extraction would refuse, fail before
     any file is touched."""
     try:
         network = registry.build(args.model, len(class_names), dropout=recipe.dropout)
     except ValueError as error:
-        if recipe.dropout and "argument 'dropout'" in str(error):
-            raise ValueError(
-                f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an"
-                " argument dropout, or choose another --mode"
-            ) from None
-        raise
+        if not recipe.dropout or "argument 'dropout'" not in str(error):
+            raise
+        raise ValueError(
+            f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an"
+            " argument dropout, or choose another --mode"
+        ) from None
     if args.model not in registry.MODELS:
         rehearse(args.model, network, len(class_names), size)
 
 
-def rehearse(model, network, classes, size):
-    """Send two images of noise through a person's own network, fresh; ValueError for what
-    extraction would refuse in the end."""
+def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
+    """Send two images of noise through a person's own network; ValueError for what extraction would
+    refuse after the training."""
     layer = classifiers.classifier(network, model)
-    batch = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(0)
+    batch = torch.rand(2, 3, size, size, generator=noise)
     with source_files.explained(model, f" on images of {size} x {size} pixels"):
         features, logits = extractor.rehearse(network, layer, batch)
     try:
         extractor.check_hook(features, logits, layer, amp=False)
     except ValueError as error:
-        has_logits = isinstance(logits, torch.Tensor)
-        place = classifiers.output_layer(network, batch) if has_logits else None
+        place = None
+        if isinstance(logits, torch.Tensor):
+            place = classifiers.output_layer(network, batch)
         if place is None or network.get_submodule(place) is layer:
             raise ValueError(f"--model {model}: {error}") from None
         raise ValueError(
@@ -355,21 +408,23 @@ def rehearse(model, network, classes, size):
             f" network's output, {place} "
             f'does; add this line to {source_files.parts(model)[0]}: classifier = "{place}"'
         ) from None
-    if len(layer.weight) != classes:
+    outputs = len(classifiers.weight_of(layer))
+    if outputs != classes:
         raise ValueError(
-            f"--model {model} makes {len(layer.weight)} outputs, and the data has {classes}"
+            f"--model {model} makes {outputs} outputs, and the data has {classes}"
             " classes: it must use the number of classes that it is given"
         )
 
 
-def resolve(args, dataset):
-    """The mode's recipe with the overrides of the command line, and no mirrored images where they
-    change the class."""
+def resolve(args: Arguments, dataset: data.Dataset) -> recipes.Recipe:
+    """The mode's recipe with the overrides of the command line; it mirrors no images by itself
+    where that changes their class."""
     recipe = recipes.RECIPES[args.mode]
-    recipe = replace(
-        recipe, augment=tuple(name for name in recipe.augment if dataset.flip or name != "flip")
-    )
-    recipe = recipes.check(recipes.overridden(recipe, vars(args)))
+    if not dataset.flip:
+        kept = tuple(name for name in recipe.augment if name != "flip")
+        recipe = replace(recipe, augment=kept)
+    recipe = recipes.overridden(recipe, vars(args))
+    recipes.check(recipe)
     augment.check(recipe.augment)
     return recipe
 
@@ -377,17 +432,18 @@ def resolve(args, dataset):
 # ---- the run's files -----------------------------------------------------------------------------
 
 
-def run_files(folder, model, suffix):
-    """The files of a run of a model, by its name or FILE.py:FUNCTION."""
+def run_files(folder: str | Path, model: str, suffix: str) -> RunFiles:
+    """The files of a run of a model, given by its name or FILE.py:FUNCTION."""
     return RunFiles(Path(folder), registry.short_name(model), suffix)
 
 
-def why_unfinished(files, arguments, verify=False):
-    """Why a run has still to train, in words; "" where it is there to its end: no state left to
-    resume, and both checkpoints are what these arguments make now.
+def why_unfinished(files: RunFiles, arguments: dict[str, Any], verify: bool = False) -> str:
+    """Why a run still has to train, in words; "" for a finished run: no state is left to resume,
+    and both checkpoints are what these arguments would make now.
 
-    `arguments` are the material ones (cli.material). Folders of images are compared too, by names,
-    sizes and times or, with `verify`, by content."""
+    arguments: the material ones (cli.material). Folders of images are compared too: by names, sizes
+    and times or, with `verify`, by content.
+    """
     if files.last.exists():
         return f"{files.last} was interrupted"
     sidecars = [records.sidecar_path(files.checkpoint(kind)) for kind in ("final", "best")]
@@ -395,14 +451,15 @@ def why_unfinished(files, arguments, verify=False):
     return next(filter(None, reasons), "")
 
 
-def is_finished(files, arguments, verify=False):
+def is_finished(files: RunFiles, arguments: dict[str, Any], verify: bool = False) -> bool:
     """True if nothing is left to train for these arguments."""
     return not why_unfinished(files, arguments, verify)
 
 
-def check_length(args):
-    """ValueError where a file of the run would have a longer name than file systems take."""
-    names = [path.name for path in run_files(args.output_dir, args.model, args.suffix).all]
+def check_length(args: Arguments) -> None:
+    """ValueError where a file name of the run would be longer than file systems allow."""
+    files = run_files(args.output_dir, args.model, args.suffix)
+    names = [path.name for path in files.all]
     longest = max(names, key=lambda name: len(name.encode()))
     over = len(longest.encode()) - NAME_BYTES
     if over > 0:
@@ -413,9 +470,9 @@ def check_length(args):
         )
 
 
-def refuse_or_skip(args, files):
-    """True where --resume finds the run finished; ValueError rather than replace another run, or
-    this one unasked."""
+def refuse_or_skip(args: Arguments, files: RunFiles) -> bool:
+    """True where --resume finds the run finished. ValueError where training would replace a run
+    without --force."""
     if args.force:
         return False
     if files.last.exists():
@@ -436,8 +493,8 @@ def refuse_or_skip(args, files):
     )
 
 
-def difference(args, files):
-    """What tells the finished run from the one that is asked for, as the end of a clause."""
+def difference(args: Arguments, files: RunFiles) -> str:
+    """How the finished run differs from the one that is asked for, as the end of a clause."""
     if records.read_sidecar(files.final).get("arguments") != utils.plain(cli.material(args)):
         return "from another run"
     if is_finished(files, cli.material(args)):
@@ -446,8 +503,8 @@ def difference(args, files):
 
 
 @contextlib.contextmanager
-def sole_writer(files, world):
-    """Within the block no other process writes these files; ValueError where one does already."""
+def sole_writer(files: RunFiles, world: World) -> Iterator[None]:
+    """Lock the run's files for the block; ValueError where another run is writing them."""
     lock = filelock.FileLock(files.lock, timeout=0)
     with world.together():
         try:
@@ -468,25 +525,32 @@ def sole_writer(files, world):
         yield
     finally:
         if world.first:
-            # while it is held: who waits for it sees that it is gone
+            # Removed while it is held, so that whoever waits for it sees that it is gone.
             files.lock.unlink(missing_ok=True)
             lock.release()
 
 
-def begin(args, files, world):
-    """Look again, now that nobody else writes, and with --force remove the checkpoints of the run
-    that stands here."""
+def begin(args: Arguments, files: RunFiles, world: World) -> None:
+    """Check once more, now that nobody else writes; with --force, remove the earlier run's
+    checkpoints."""
     with world.together():
-        if world.first and not args.force and refuse_or_skip(args, files):
+        if not world.first:
+            return
+        if args.force:
+            remove_checkpoints(files)
+        elif refuse_or_skip(args, files):
             raise ValueError(
                 f"{files.final} was finished by another process just now; nothing to resume"
             )
-        if world.first and args.force:
-            names = records.listing(files.folder, "*.pth")
-            epochs = [files.folder / name for name in names if files.is_epoch(name)]
-            for path in (files.last, files.final, files.best, *epochs):
-                path.unlink(missing_ok=True)
-                records.sidecar_path(path).unlink(missing_ok=True)
+
+
+def remove_checkpoints(files: RunFiles) -> None:
+    """Remove the run's checkpoints, those of single epochs too, and their sidecars."""
+    names = records.listing(files.folder, "*.pth")
+    epochs = [files.folder / name for name in names if files.is_epoch(name)]
+    for path in (files.last, files.final, files.best, *epochs):
+        path.unlink(missing_ok=True)
+        records.sidecar_path(path).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import utils
 from artifacts import records, store
 from networks import registry
 from scores import registry as scores_registry
-from training import run as training_run
+from training.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 named = utils.SetName.parse
@@ -238,15 +238,15 @@ def assert_same_end(folder, other):
 def signalled(monkeypatch, number, at):
     """Send this process a signal within the optimiser steps of these numbers, counted over the
     run."""
-    real, count = training_run.Run.step, [0]
+    real, count = State.set_learning_rate, [0]
 
-    def step(run, *arguments):
+    def set_learning_rate(state, factor):  # once per step
         count[0] += 1
         if count[0] in at:
             os.kill(os.getpid(), number)
-        return real(run, *arguments)
+        return real(state, factor)
 
-    monkeypatch.setattr(training_run.Run, "step", step)
+    monkeypatch.setattr(State, "set_learning_rate", set_learning_rate)
 
 
 # dropout and every augmentation: 6 steps an epoch

@@ -716,7 +716,7 @@ def test_training_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatc
 
     def end_epoch(self, *arguments):
         real(self, *arguments)
-        if self.epoch == 1:
+        if self.state.epoch == 1:
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.chdir(tmp_path)

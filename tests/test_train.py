@@ -35,8 +35,7 @@ import train
 import utils
 from artifacts import records
 from networks import loading, registry
-from training import recipes
-from training import run as training_run
+from training import parts, recipes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,14 +43,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_step_takes_the_learning_rate_of_its_place(tmp_path, monkeypatch):
-    taken, real = [], training_run.Run.step
+    taken, real = [], torch.optim.SGD.step
 
-    def step(run, *arguments):
-        result = real(run, *arguments)
-        taken.append(run.optimizer.param_groups[0]["lr"])
-        return result
+    def step(optimizer, *arguments):
+        taken.append(optimizer.param_groups[0]["lr"])
+        return real(optimizer, *arguments)
 
-    monkeypatch.setattr(training_run.Run, "step", step)
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
     # 3 steps an epoch
     start_training(
         tmp_path, "--mode", "best", "--epochs", "2", "--lr", "0.2", "--batch-size", "110"
@@ -438,12 +436,13 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_and_exit_code_2(
 
 def explode(monkeypatch, after):
     """From this share of the run on, the learning rate is infinite."""
-    real = recipes.scale
-    monkeypatch.setattr(
-        recipes,
-        "scale",
-        lambda recipe, progress: real(recipe, progress) if progress < after else math.inf,
-    )
+    real = parts.make_schedule
+
+    def make_schedule(recipe):
+        schedule = real(recipe)
+        return lambda progress: schedule(progress) if progress < after else math.inf
+
+    monkeypatch.setattr(parts, "make_schedule", make_schedule)
 
 
 def test_a_run_that_diverges_keeps_its_last_good_state_and_names_the_step(

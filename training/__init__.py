@@ -1,1 +1,1 @@
-"""What train.py does: recipes, augmentation, the loop, its measures and its state."""
+"""What train.py does: recipes and their parts, augmentation, the loop, evaluation and state."""

@@ -1,22 +1,25 @@
-"""How to train: recipes as rows of a table, learning-rate schedules, optimisers, and the moving
-average of the weights.
+"""How to train: recipes as rows of a table.
 
-A new recipe is a row in RECIPES. docs/training.md has what was tried, and what it did to accuracy
-and to OOD scores."""
+A new recipe is a row in RECIPES; training/parts.py builds the optimiser, the schedule and the
+augmentation from it. docs/training.md reports what was tried, and what it did to accuracy and to
+OOD scores."""
 
-import copy
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-
-import torch
+from typing import Any
 
 from training import augment
 
 
-def flag(default=MISSING, *, help, spelled=None, **options):
-    """A field of Recipe with its flag: `help` and, where they differ from the default's, its
-    spelling, type, action, number of values, choices and metavar."""
-    return field(default=default, metadata={"help": help, "spelled": spelled, **options})
+def flag(default: Any = MISSING, *, help: str, spelled: str | None = None, **options: Any) -> Any:
+    """A field of Recipe that train.py has a flag for.
+
+    `spelled` is the flag where it is not the field's name; `options` are argparse's, such as type,
+    nargs, choices and metavar.
+    """
+    metadata = {"help": help, "spelled": spelled, **options}
+    return field(default=default, metadata=metadata)
 
 
 AUGMENTATIONS = (*augment.OF_PIXELS, *augment.OF_INPUTS)
@@ -24,12 +27,15 @@ AUGMENTATIONS = (*augment.OF_PIXELS, *augment.OF_INPUTS)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. A field made by `flag` is a flag of train.py, which overrides the mode's value.
+    """How to train. A field made by `flag` has a flag in train.py that overrides the mode's value.
 
-    `milestones` are shares of the epochs, so that --epochs stretches a schedule and keeps its
-    shape; without them the rate follows a cosine to zero, step by step. `keep` is the checkpoint
-    that main.py goes on with. epochs and batch_size (images per step of all processes together)
-    have flags that all scripts share.
+    milestones  shares of the run at which the learning rate is multiplied by gamma, so that
+                --epochs stretches a schedule and keeps its shape; without any the rate follows a
+                cosine to 0, step by step
+    batch_size  images per step, of all processes together
+    keep        the checkpoint that main.py continues with: "best" or "final"
+
+    epochs and batch_size have flags that all scripts have in common (SHARED_FLAGS).
     """
 
     epochs: int
@@ -37,23 +43,26 @@ class Recipe:
     weight_decay: float = flag(type=float, help="override the recipe's weight decay")
     optimizer: str = "sgd"
     momentum: float = flag(0.9, type=float, help="override the recipe's momentum")
-    nesterov: bool = flag(False, type=bool, help="override whether the momentum is Nesterov's")
+    nesterov: bool = flag(
+        False, type=bool, help="override whether the recipe uses Nesterov momentum"
+    )
     batch_size: int = 128
     warmup_epochs: float = flag(
         0.0,
         type=float,
         spelled="--warmup",
         metavar="EPOCHS",
-        help="let the learning rate rise from 0 over this many epochs",
+        help="raise the learning rate linearly from 0 over this many epochs",
     )
-    milestones: tuple = ()
+    milestones: tuple[float, ...] = ()
     gamma: float = 0.1
-    augment: tuple = flag(
+    augment: tuple[str, ...] = flag(
         ("crop", "flip"),
         nargs="*",
         choices=AUGMENTATIONS,
         metavar="NAME",
-        help=f"in place of the recipe's: {', '.join(AUGMENTATIONS)}; nothing: none",
+        help=f"augmentations to use instead of the recipe's, any of {', '.join(AUGMENTATIONS)}; "
+        "without a name: no augmentation",
     )
     label_smoothing: float = flag(
         0.0, type=float, metavar="SHARE", help="spread this share of each label over all classes"
@@ -62,7 +71,7 @@ class Recipe:
         0.0,
         type=float,
         metavar="DECAY",
-        help="validate and keep a moving average of the weights, with this decay per step, "
+        help="validate and save a moving average of the weights with this decay per step, "
         "such as 0.999",
     )
     dropout: float = 0.0
@@ -77,20 +86,29 @@ class Recipe:
 SHARED_FLAGS = ("epochs", "batch_size")  # of cli.FLAGS, which every script spells alike
 
 
-def flags() -> dict[str, tuple[str, dict]]:
-    """{field: (its flag, options for argparse)} of the fields that train.py alone has flags
-    for."""
+@dataclass(frozen=True)
+class Flag:
+    """A field's flag on the command line, and its options for argparse."""
+
+    spelled: str
+    options: dict[str, Any]
+
+
+def flags() -> dict[str, Flag]:
+    """{field: its flag} of the fields that only train.py has flags for."""
     found = {}
     for item in fields(Recipe):
-        if item.metadata:
-            options = dict(item.metadata)
-            spelled = options.pop("spelled") or f"--{item.name.replace('_', '-')}"
-            found[item.name] = (spelled, options)
+        if not item.metadata:
+            continue
+        options = dict(item.metadata)
+        spelled = options.pop("spelled") or f"--{item.name.replace('_', '-')}"
+        found[item.name] = Flag(spelled, options)
     return found
 
 
-def overridden(recipe: Recipe, given: dict) -> Recipe:
-    """The recipe with the values that flags gave, {field: value}, None where one was not given."""
+def overridden(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with the values that flags gave, {field: value}; None means that a flag was not
+    given."""
     names = (*SHARED_FLAGS, *flags())
     chosen = {name: given[name] for name in names if given.get(name) is not None}
     if "augment" in chosen:
@@ -98,14 +116,14 @@ def overridden(recipe: Recipe, given: dict) -> Recipe:
     return replace(recipe, **chosen)
 
 
-RECIPES = {
+RECIPES: dict[str, Recipe] = {
     # He et al. 2016, section 4.2: 64,000 steps of 128 on 45,000 images, lr / 10 after 32,000 and
     # 48,000.
     "sgd": Recipe(epochs=182, lr=0.1, weight_decay=1e-4, milestones=(0.5, 0.75)),
     "best": Recipe(epochs=200, lr=0.1, weight_decay=5e-4, nesterov=True),
     "adamw": Recipe(epochs=200, lr=1e-3, weight_decay=1e-2, optimizer="adamw"),
-    # Papyan et al. 2020: no augmentation, lr / 10 at 1/3 and 2/3, far past 100% training accuracy;
-    # its end is what counts.
+    # Papyan et al. 2020: no augmentation, lr / 10 at 1/3 and 2/3, far past 100% training accuracy.
+    # The last epoch is the one to keep.
     "collapse": Recipe(
         epochs=350, lr=0.05, weight_decay=5e-4, milestones=(1 / 3, 2 / 3), augment=(), keep="final"
     ),
@@ -121,94 +139,34 @@ RECIPES = {
 }
 
 
-def check(recipe):
+# Field: the limits of its values, the lower one included and the upper one not. An infinite
+# learning rate passes: the run then stops at its first step with the reason.
+LIMITS = {
+    "lr": (0, math.inf),
+    "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "ema": (0, 1),
+}
+
+
+def check(recipe: Recipe) -> Recipe:
     """The recipe; ValueError for a value that no training could use, before any long work."""
-    limits = {
-        "lr": (0, math.inf),
-        "momentum": (0, 1),
-        "weight_decay": (0, math.inf),
-        "label_smoothing": (0, 1),
-        "ema": (0, 1),
-        "warmup_epochs": (0, recipe.epochs),
-    }
-    for name, (low, high) in limits.items():
+    for name, (low, high) in LIMITS.items():
         value = getattr(recipe, name)
-        if not low <= value < high and not (
-            name == "lr" and value == high
-        ):  # an infinite rate stops at its first step, by name
-            flag = {"lr": "learning rate --lr", "warmup_epochs": "--warmup"}.get(
-                name, f"--{name.replace('_', '-')}"
-            )
-            raise ValueError(
-                f"{flag} is {value:g}; expected at least {low} and below {high:g}"
-                + (", the number of epochs" if name == "warmup_epochs" else "")
-            )
+        if name == "lr" and value == math.inf:
+            continue
+        if not low <= value < high:
+            flag = "learning rate --lr" if name == "lr" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} is {value:g}; expected at least {low} and below {high:g}")
+    if not 0 <= recipe.warmup_epochs < recipe.epochs:
+        raise ValueError(
+            f"--warmup is {recipe.warmup_epochs:g}; expected at least 0 and below"
+            f" {recipe.epochs:g}, the number of epochs"
+        )
     if recipe.nesterov and (recipe.optimizer != "sgd" or not recipe.momentum):
         raise ValueError(
             f"Nesterov's momentum needs SGD with a momentum; this run has {recipe.optimizer},"
             f" momentum {recipe.momentum:g}: leave it out, or add --no-nesterov"
         )
     return recipe
-
-
-def scale(recipe, progress):
-    """Share of the base learning rate at `progress` in [0, 1] of the run: a linear warm-up, then
-    cosine or steps.
-
-    The cosine begins where the warm-up ends; milestones are shares of the whole run, warm-up
-    included."""
-    warmup = recipe.warmup_epochs / recipe.epochs
-    if progress < warmup:
-        return progress / warmup
-    if not recipe.milestones:
-        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-    return recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
-
-
-def make_optimizer(recipe, network):
-    """SGD with momentum, or AdamW; fused where the device has it."""
-    fused = next(network.parameters()).device.type in ("cpu", "cuda")
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
-        )
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-        fused=fused,
-    )
-
-
-class Average:
-    """Exponential moving average of a network's parameters and buffers, kept in a network of its
-    own.
-
-    a <- d a + (1 - d) w after each step, d = min(decay, (1 + t) / (10 + t)) after t steps: without
-    the warm-up of d the first, random weights would weigh for 1 / (1 - decay) steps. Batch norm's
-    running statistics are averaged too, so that no pass over the images is needed before the
-    averaged network is used; they are those of the trained network's activations, not of its own,
-    which a slowly changing network makes the same. All parameters move in one fused call: torch's
-    own AveragedModel asks a GPU for its step count at each step, and so waits for it."""
-
-    def __init__(self, network, decay):
-        self.decay, self.steps = decay, 0
-        self.network = copy.deepcopy(network).requires_grad_(False)
-        pairs = list(
-            zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
-        )
-        self.moving = list(
-            zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-        )
-        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    @torch.no_grad()
-    def update(self):
-        """Move by one step towards the network as it now is."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(*self.moving, 1 - decay)
-        for mine, its in self.counters:
-            mine.copy_(its)

@@ -1,34 +1,40 @@
-"""A training run: its loop. What it measures is in training/measures.py, the
-state that it resumes from in training/state.py.
+"""A training run: `Run.train_epoch` is the loop.
 
-    with signals() as signalled, processes.join(device) as world:
-        run = Run(files, facts, recipe, preprocessing, world, signalled, options)
-        run.resume(arguments)        # where it was stopped before
-        # False: stopped by a signal, its state kept
+    with signals.caught() as stop, processes.join(device) as world:
+        state = State(facts, world)
+        outputs = Outputs(files, facts, world, tensorboard=False)
+        run = Run(state, outputs, options, stop)
+        run.resume(arguments)        # continue an interrupted run
+        # False: a signal came; the state is saved
         done = run.fit(train, val, bar) and run.finish(train, test)
 
-Alone or as one of several processes (processes.World): each takes its share of every batch,
-gradients are averaged over the whole batch, and the first process alone writes."""
+What a recipe decides is built in training/parts.py, what is measured in training/evaluation.py,
+what a run resumes from in training/state.py, and what it writes besides in training/outputs.py.
 
-import contextlib
-import copy
+With several processes (processes.World) each takes a shard of every batch, gradients are averaged
+over the whole batch, and only the first process writes."""
+
 import math
-import signal
 import time
-from dataclasses import dataclass
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
 
-import pandas as pd
 import torch
 from torch.nn import functional as F
 
-import utils
-from artifacts import current, records, store
-from networks import checkpoints, classifiers, source_files
-from training import augment, recipes
-from training.measures import Measures, Stopped
-from training.state import State
+from images.reading import Images
+from networks import checkpoints, classifiers
+from training import memory, parts
+from training.evaluation import Evaluator, Result
+from training.outputs import Outputs
+from training.signals import Stopped, StopRequest
+from training.state import Best, Partial, Row, State
 
-CHECK_EVERY = 20  # steps between looks at the loss; each look makes a GPU wait
+CHECK_EVERY = 20  # steps between checks of the loss; each check makes a GPU wait
+SHOWN = ("epoch", "train_loss", "val_acc")  # beside the progress bar
 
 
 @dataclass(frozen=True)
@@ -40,390 +46,351 @@ class Options:
     compile: bool = False
     save_every: int | None = None  # epochs
     track_nc: int | None = None  # epochs
-    tensorboard: str | None = None  # folder
 
 
-class Run(State):
-    """The loop: epochs of steps, what is measured and written after each, and what stops them.
+class Run:
+    """Epochs of steps, what is measured and written after each, and what stops them.
 
-    Batches and augmentation are drawn by generators seeded with (seed, epoch, step), so that a
-    resumed run needs no more than its epoch and step to draw what the uninterrupted one would have
-    drawn."""
+    Batches and augmentation are drawn by generators seeded with (seed, epoch, step). A resumed run
+    thus needs only its epoch and step to draw what the uninterrupted one would have drawn.
+    """
 
-    def __init__(self, files, facts, recipe, preprocessing, world, signalled, options):
-        super().__init__(files, facts, recipe, world)
-        self.preprocessing, self.signalled, self.options = preprocessing, signalled, options
+    def __init__(self, state: State, outputs: Outputs, options: Options, stop: StopRequest) -> None:
+        self.state = state
+        self.outputs = outputs
+        self.options = options
+        self.stop = stop
+        self.recipe = state.recipe
+        self.world = state.world
+        self.device = state.world.device
         self.amp = options.amp and has_bfloat16(self.device)
-        self.forward = self.wrapped(options.compile)
+        self.forward = self.wrapped_network()
+        preprocessing = state.facts.preprocessing
+        self.schedule = parts.make_schedule(self.recipe)
+        self.augment = parts.make_augmentation(self.recipe, preprocessing)
         self.generator = torch.Generator(self.device)
-        self.measures = Measures(
-            world, preprocessing, self.autocast, self.stop_if_asked, recipe.batch_size
+        self.evaluator = Evaluator(
+            self.world, preprocessing, self.autocast, self.stop_if_asked, self.recipe.batch_size
         )
-        self.board = None  # TensorBoard's writer, from the first epoch on
-        if not world.first:  # the same weights everywhere, but each process drops out for itself
-            torch.manual_seed(options.seed + world.rank)
+        self.epoch_start = 0.0  # time.perf_counter() of the current epoch's start
+        if not self.world.first:  # equal weights everywhere, but every process has its own dropout
+            torch.manual_seed(options.seed + self.world.rank)
 
-    def wrapped(self, compiled):
-        """What a step calls: the network itself, within DistributedDataParallel, compiled, or
-        both."""
-        network = self.network
+    def wrapped_network(self) -> Any:
+        """What a step calls: the network itself, in DistributedDataParallel, compiled, or both."""
+        network = self.state.network
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             network = torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # batches have at most two sizes
-        # Batches differ by one image at most: two shapes, each compiled for itself, are faster than
-        # one that is left open.
-        return torch.compile(network, dynamic=False) if compiled else network
+        if not self.options.compile:
+            return network
+        # Batch sizes differ by at most one image. Compiling both shapes separately is faster than
+        # leaving the size dynamic.
+        return torch.compile(network, dynamic=False)
+
+    def resume(self, arguments: Mapping[str, Any]) -> None:
+        """Continue from the run's newest state; ValueError where that belongs to another run."""
+        ranks = self.state.resume(self.outputs.files.last, arguments)
+        text = f"resumed after epoch {self.state.epoch}"
+        if self.state.partial:
+            text += f", step {self.state.partial.step}"
+        if ranks != self.world.size:
+            text += f"; {self.world.size} processes where it had {ranks}: not bit for bit"
+        self.outputs.log(text)
 
     # -- the loop
 
-    def fit(self, train, val, bar):
-        """Train to the last epoch, or to the patience's end. False where a signal came first; the
-        state is kept then."""
-        train, val = (images.to(self.device) for images in (train, val))
-        while self.epoch < self.recipe.epochs and not self.out_of_patience():
-            start = time.perf_counter() - (self.partial or {}).get("seconds", 0.0)
+    def fit(self, train: Images, val: Images, bar: Any) -> bool:
+        """Train to the last epoch, or until patience runs out. False: a signal came first; the
+        state is saved."""
+        state, files = self.state, self.outputs.files
+        train = train.to(self.device)
+        val = val.to(self.device)
+        while state.epoch < self.recipe.epochs and not self.out_of_patience():
             try:
-                loss, accuracy = self.train_epoch(train, bar)
-                seconds = time.perf_counter() - start
-                row = {"epoch": self.epoch + 1, "train_loss": loss, "train_acc": accuracy}
-                row |= dict(
-                    zip(
-                        ("val_loss", "val_acc"), self.measures.evaluate(self.kept, val), strict=True
-                    )
-                )
-                row |= {
-                    "lr": self.optimizer.param_groups[0]["lr"],
-                    "seconds": seconds,
-                    "images_per_second": len(train) / seconds,
-                }
-                row |= self.measure_collapse(train)
+                row = self.train_epoch(train, val, bar)
+            except torch.OutOfMemoryError as error:
+                traceback.clear_frames(error.__traceback__)  # frees what the step has computed
+                self.refuse_batch_size(train)
+                raise
             except Stopped:
-                self.partial["seconds"] = time.perf_counter() - start
-                self.save(self.files.last)
-                self.log(f"stopped in epoch {self.epoch + 1}; go on with --resume")
+                if state.partial:
+                    state.partial.seconds = time.perf_counter() - self.epoch_start
+                state.save(files.last)
+                self.outputs.log(f"stopped in epoch {state.epoch + 1}; go on with --resume")
                 return False
             self.end_epoch(row)
-            bar.set_postfix(
-                {
-                    name: f"{row[name]:.3g}"
-                    for name in ("epoch", "train_loss", "val_acc")
-                    if row[name] is not None
-                }
-            )
+            shown = {name: row[name] for name in SHOWN if row[name] is not None}
+            bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
         return True
 
-    def train_epoch(self, train, bar):
-        """One pass -> (mean loss, accuracy) as the steps saw them; the pass stays in `partial`
-        until its epoch has ended."""
-        self.network.train()
-        seed = (self.options.seed * 1_000_003 + self.epoch) % 2**64
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-        batches = order.to(self.device).tensor_split(math.ceil(len(train) / self.recipe.batch_size))
-        state = self.partial or {
-            "step": 0,
-            "losses": torch.zeros(len(batches)),
-            "correct": torch.tensor(0),
-        }
-        # A resumed state holds the sums over processes: the first goes on from them, the others
-        # from nothing.
-        losses, correct = (
-            state[name].to(self.device) * self.world.first for name in ("losses", "correct")
-        )
-        for step in range(state["step"], len(batches)):
-            self.partial = {"step": step, "losses": losses, "correct": correct}
-            self.stop_if_asked(losses[:step])
-            losses[step], hits = self.step(train, batches[step], step, len(batches))
-            correct += hits
+    def train_epoch(self, train: Images, val: Images, bar: Any) -> Row:
+        """One epoch: a step for each batch of training images, then the measures.
+
+        Returns the epoch's row of the curves. Raises Stopped where a signal came; `state.partial`
+        then holds how far the epoch has come.
+        """
+        state, world, recipe = self.state, self.world, self.recipe
+        batches = self.draw_batches(len(train))
+        partial = state.partial or Partial.start(len(batches), self.device)
+        state.partial = partial
+        self.epoch_start = time.perf_counter() - partial.seconds
+        state.network.train()
+        for step in range(partial.step, len(batches)):
+            partial.step = step
+            self.stop_if_asked(partial.losses[:step])
+
+            progress = (state.epoch + step / len(batches)) / recipe.epochs
+            state.set_learning_rate(self.schedule(progress))
+            state.optimizer.zero_grad(set_to_none=True)
+            rows = batches[step][world.shard(len(batches[step]))]
+            labels = train.labels[rows]
+            weight = len(rows) / len(batches[step])
+
+            images = self.augment(train.pixels[rows], self.seeded_generator(step))
+            with self.autocast():
+                logits = self.forward(images)
+                loss = self.loss(logits, labels)
+            # DistributedDataParallel takes the plain mean of the processes' gradients.
+            (loss * (weight * world.size)).backward()
+            state.optimizer.step()
+            if state.average:
+                state.average.update()
+
+            partial.losses[step] = loss.detach() * weight
+            partial.correct += (logits.argmax(1) == labels).sum()
             if step % CHECK_EVERY == 0 or step == len(batches) - 1:
-                self.check_finite(losses[: step + 1])
+                self.check_finite(partial.losses[: step + 1])
             bar.update()
-        losses, correct = (
-            self.world.all_reduce(losses.clone()),
-            self.world.all_reduce(correct.clone()),
-        )
-        self.partial = {
-            "step": len(batches),
-            "losses": losses * self.world.first,
-            "correct": correct * self.world.first,
+
+        whole = replace(partial, step=len(batches)).all_reduce(world)
+        state.partial = whole.on_first(world)
+        trained = averages(whole, batches)
+        seconds = time.perf_counter() - self.epoch_start
+        validated = self.evaluator.evaluate(state.kept, val)
+        return {
+            "epoch": state.epoch + 1,
+            "train_loss": trained.loss,
+            "train_acc": trained.accuracy,
+            "val_loss": validated.loss,
+            "val_acc": validated.accuracy,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "images_per_second": len(train) / seconds,
+            **self.collapse_columns(train),
         }
-        sizes = torch.tensor([len(batch) for batch in batches], device=self.device)
-        return (losses * sizes).sum().item() / len(train), correct.item() / len(train)
 
-    def step(self, train, batch, step, steps):
-        """One optimiser step -> (this process's part of the batch's mean loss, its right answers),
-        both on the device."""
-        seed = (self.options.seed * 1_000_003 + self.epoch) * 1_000_003 + step
-        # a seed may be a date
-        self.generator.manual_seed((seed * self.world.size + self.world.rank) % 2**64)
-        lr = self.recipe.lr * recipes.scale(
-            self.recipe, (self.epoch + step / steps) / self.recipe.epochs
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        rows = batch[self.world.shard(len(batch))]
-        self.optimizer.zero_grad(set_to_none=True)
-        try:
-            logits, loss = self.learn(self.forward, train, rows, len(batch))
-            self.optimizer.step()
-            if self.average:
-                self.average.update()
-            return loss, (logits.argmax(1) == train.labels[rows]).sum()
-        except torch.OutOfMemoryError:
-            logits = loss = None  # and their graph, before a smaller batch is tried
-            raise ValueError(self.out_of_memory(train, rows)) from None
+    def draw_batches(self, count: int) -> tuple[torch.Tensor, ...]:
+        """The epoch's batches: `count` row numbers in an order of its own, in parts whose lengths
+        differ by at most one."""
+        generator = torch.Generator().manual_seed(self.epoch_seed() % 2**64)
+        order = torch.randperm(count, generator=generator)
+        return order.to(self.device).tensor_split(math.ceil(count / self.recipe.batch_size))
 
-    def learn(self, network, train, rows, whole):
-        """Gradients of this process's rows of a batch of `whole` images -> (logits, their part of
-        the batch's mean loss).
+    def seeded_generator(self, step: int) -> torch.Generator:
+        """The generator of this process's augmentation, seeded for a step of the current epoch."""
+        seed = self.epoch_seed() * 1_000_003 + step
+        # A seed may be a date of fourteen digits: cut to the 64 bits that torch takes.
+        return self.generator.manual_seed((seed * self.world.size + self.world.rank) % 2**64)
 
-        Processes' gradients are averaged, so that a part counts by its share of the batch times
-        their number."""
-        images = augment.apply(
-            train.pixels[rows], self.recipe.augment, self.generator, self.preprocessing
-        )
-        with self.autocast():
-            logits = network(images)
-            loss = F.cross_entropy(
-                logits.float(), train.labels[rows], label_smoothing=self.recipe.label_smoothing
-            )
-        share = len(rows) / whole
-        (loss * (share * self.world.size) if self.world.size > 1 else loss).backward()
-        return logits, loss.detach() * share
+    def epoch_seed(self) -> int:
+        return self.options.seed * 1_000_003 + self.state.epoch
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy in float32, with the recipe's label smoothing."""
+        smoothing = self.recipe.label_smoothing
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+    def autocast(self) -> AbstractContextManager:
+        """Context of bfloat16 where the device gains by it, and of float32 elsewhere."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
 
     # -- the end of an epoch
 
-    def measure_collapse(self, train):
-        """NC1 to NC4 of the kept network where this epoch is to have them, else {}."""
+    def collapse_columns(self, train: Images) -> dict[str, float | None]:
+        """NC1 to NC4 of the kept network in every Nth epoch (--track-nc N) and in the last; {} in
+        the others."""
         every = self.options.track_nc
-        if not every or ((self.epoch + 1) % every and self.epoch + 1 < self.recipe.epochs):
+        epoch = self.state.epoch + 1
+        if not every or (epoch % every and epoch < self.recipe.epochs):
             return {}
-        return self.measures.collapse(
-            self.kept, classifiers.classifier(self.kept, self.facts["model"]), train
-        )
+        network = self.state.kept
+        classifier = classifiers.classifier(network, self.state.facts.model)
+        return self.evaluator.collapse(network, classifier, train)
 
-    def end_epoch(self, row):
+    def end_epoch(self, row: Row) -> None:
+        """Count the epoch as finished, and write the curves, checkpoints and log; ValueError where
+        it diverged."""
+        state, outputs = self.state, self.outputs
+        self.check_epoch(row)
+        state.epoch += 1
+        state.partial = None
+        state.history.append(row)
+        outputs.write_curves(state.history)
+        # Without validation images the last epoch is the best: test labels select nothing.
+        val_acc = row["val_acc"]
+        if val_acc is None or val_acc > state.best.val_acc:
+            state.best = Best(-1.0 if val_acc is None else val_acc, state.epoch)
+            state.save(outputs.files.best)
+        every = self.options.save_every
+        if every and state.epoch % every == 0:
+            path = outputs.files.epoch(state.epoch)
+            state.save(path)
+            outputs.write_epoch_sidecar(path, row)
+        state.save(outputs.files.last)
+        measured = {name: value for name, value in row.items() if value is not None}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
+        outputs.log(text, quiet=True)
+
+    def check_epoch(self, row: Row) -> None:
+        """ValueError where the validation loss or a parameter is not finite."""
+        epoch = self.state.epoch + 1
         if not math.isfinite(row["val_loss"] or 0.0):
             raise ValueError(
-                f"validation loss is {row['val_loss']} after epoch {self.epoch + 1};"
-                f" {self.last_good()}"
+                f"validation loss is {row['val_loss']} after epoch {epoch}; {self.last_good()}"
             )
-        if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
+        if not all(parameter.isfinite().all() for parameter in self.state.network.parameters()):
             raise ValueError(
-                f"the parameters are NaN or infinite after epoch {self.epoch + 1};"
-                f" {self.last_good()}"
+                f"the parameters are NaN or infinite after epoch {epoch}; {self.last_good()}"
             )
-        self.epoch, self.partial = self.epoch + 1, None
-        self.history.append(row)
-        if self.world.first:
-            self.write_history(row)
-        # Without validation images the last epoch is the best: test labels select nothing.
-        if row["val_acc"] is None or row["val_acc"] > self.best["val_acc"]:
-            self.best = {
-                "val_acc": -1.0 if row["val_acc"] is None else row["val_acc"],
-                "epoch": self.epoch,
-            }
-            self.save(self.files.best)
-        if self.options.save_every and self.epoch % self.options.save_every == 0:
-            path = self.files.epoch(self.epoch)
-            self.save(path)
-            if self.world.first:
-                utils.write_json(
-                    records.sidecar_path(path),
-                    {**self.facts, **row, "checkpoint_sha256": records.sha256(path)},
-                )
-        self.save(self.files.last)
-        self.log(
-            "  ".join(f"{name} {value:.4g}" for name, value in row.items() if value is not None),
-            quiet=True,
-        )
 
-    def write_history(self, row):
-        """The curves and the training history anew, whole; the epoch's row to TensorBoard."""
-        store.write_table(self.files.curves, pd.DataFrame(self.history), self.facts)
-        utils.write_json(self.files.history, {**self.facts, "history": self.history})
-        if self.options.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a package of its own
-
-            self.board = self.board or SummaryWriter(
-                self.options.tensorboard, purge_step=row["epoch"]
-            )
-            for name in [
-                name for name, value in row.items() if name != "epoch" and value is not None
-            ]:
-                self.board.add_scalar(name, row[name], row["epoch"])
-            self.board.flush()
-
-    def out_of_patience(self):
-        return 0 < self.recipe.patience <= self.epoch - self.best["epoch"]
+    def out_of_patience(self) -> bool:
+        """True if the recipe's patience has run out: so many epochs have brought no better one."""
+        waited = self.state.epoch - self.state.best.epoch
+        return 0 < self.recipe.patience <= waited
 
     # -- what stops a run
 
-    def stop_if_asked(self, losses=None):
-        """Stopped where a signal came to any process; its losses so far must be finite, or the
-        state is not worth keeping."""
-        if self.world.any_rank(self.signalled.now):
-            if losses is not None:
-                self.check_finite(losses)
-            raise Stopped
+    def stop_if_asked(self, losses: torch.Tensor | None = None) -> None:
+        """Raise Stopped where a signal came to any process.
 
-    def check_finite(self, losses):
+        losses: those of the epoch so far; ValueError where one is not finite, since the state would
+        not be worth saving.
+        """
+        if not self.world.any_rank(self.stop.received):
+            return
+        if losses is not None:
+            self.check_finite(losses)
+        raise Stopped
+
+    def check_finite(self, losses: torch.Tensor) -> None:
+        """ValueError that names the first step of the epoch whose loss (steps,) is not finite."""
         with self.world.together():
             finite = losses.isfinite()
-            if not finite.all():
-                step = int((~finite).nonzero()[0])
-                raise ValueError(
-                    f"the loss is {losses[step].item()} in epoch {self.epoch + 1}, step"
-                    f" {step + 1}; " + self.last_good()
-                )
+            if finite.all():
+                return
+            step = int((~finite).nonzero()[0])
+            raise ValueError(
+                f"the loss is {losses[step].item()} in epoch {self.state.epoch + 1}, step"
+                f" {step + 1}; {self.last_good()}"
+            )
 
-    def last_good(self):
-        kept = (
-            f"the state after epoch {self.epoch} is kept in {self.files.last}"
-            if self.epoch
-            else "no epoch was finished"
-        )
-        return f"{kept}; train with a lower --lr (now {self.recipe.lr:g}), or --no-amp"
+    def last_good(self) -> str:
+        """What is left of a run that diverged, and what to try, for the end of a message."""
+        advice = f"train with a lower --lr (now {self.recipe.lr:g}), or --no-amp"
+        return f"{self.saved() or 'no epoch was finished'}; {advice}"
 
-    def out_of_memory(self, train, rows):
-        """The message of a step that did not fit; smaller batches are tried until one does."""
-        self.optimizer.zero_grad(set_to_none=True)
-        # A copy: DistributedDataParallel's hooks sit on the parameters themselves, and would wait
-        # for the other processes.
-        network, count, fits = None, len(rows), 0
-        while (count := count // 2) and not fits:
-            with contextlib.suppress(torch.OutOfMemoryError):
-                network = network or copy.deepcopy(self.network)
-                self.learn(network, train, rows[:count], count)
-                fits = count * self.world.size
-            if network:
-                network.zero_grad(set_to_none=True)
-        advice = (
-            f"--batch-size {fits} fits a step (with a proportionally lower --lr)"
-            if fits
-            else "not even one image fits"
-        )
-        kept = (
-            f"; the state after epoch {self.epoch} is kept in {self.files.last}"
-            if self.epoch
-            else ""
-        )
-        return (
+    def saved(self) -> str:
+        """Where the newest state is, as a clause; "" before the first epoch has ended."""
+        if not self.state.epoch:
+            return ""
+        return f"the state after epoch {self.state.epoch} is kept in {self.outputs.files.last}"
+
+    def refuse_batch_size(self, train: Images) -> None:
+        """After a step that ran out of memory, ValueError with the largest batch that does fit.
+
+        Returns where the steps of the epoch were over, so that their batches did fit.
+        """
+        batches = self.draw_batches(len(train))
+        step = self.state.partial.step if self.state.partial else 0
+        if step == len(batches):
+            return
+        rows = batches[step][self.world.shard(len(batches[step]))]
+        self.state.optimizer.zero_grad(set_to_none=True)
+
+        def attempt(network: torch.nn.Module, count: int) -> None:
+            images = self.augment(train.pixels[rows[:count]], self.generator)
+            with self.autocast():
+                loss = self.loss(network(images), train.labels[rows[:count]])
+            loss.backward()
+
+        fitting = memory.largest_fit(self.state.network, len(rows), attempt) * self.world.size
+        advice = "not even one image fits"
+        if fitting:
+            advice = f"--batch-size {fitting} fits a step (with a proportionally lower --lr)"
+        message = (
             f"{self.device} is out of memory with --batch-size {self.recipe.batch_size} in epoch"
-            f" {self.epoch + 1}: {advice}" + kept
+            f" {self.state.epoch + 1}: {advice}"
         )
-
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+        raise ValueError("; ".join(filter(None, [message, self.saved()]))) from None
 
     # -- the end of the run
 
-    def finish(self, train, test):
-        """Measure the final and the best network once, on clean training and test images; write
+    def finish(self, train: Images, test: Images) -> bool:
+        """Evaluate the final and the best network once, on clean training and test images; write
         both checkpoints.
 
-        False where a signal came first: nothing is lost, a resumed run measures again.
+        False: a signal came first. Nothing is lost, since a resumed run evaluates again.
         """
-        whole = self.history
+        state = self.state
+        history = state.history
         try:
-            for kind in ("final", "best"):
-                if kind == "best":
-                    state = checkpoints.read(self.files.best)
-                    self.load(state)
-                    self.epoch, self.history = state["epoch"], whole[: state["epoch"]]
-                accuracy = {}
-                for split, images in (("train", train), ("test", test)):
-                    _, share = self.measures.evaluate(self.kept, images, exact=True)
-                    accuracy[f"{split}_acc"] = share
-                self.save(self.files.checkpoint(kind), **accuracy)
-                self.summarise(kind, accuracy)
+            self.finish_checkpoint("final", train, test)
+            best = checkpoints.read(self.outputs.files.best)
+            state.load(best)
+            state.epoch = best["epoch"]
+            state.history = history[: state.epoch]
+            self.finish_checkpoint("best", train, test)
         except Stopped:
-            self.log("stopped while the trained network was measured; go on with --resume")
+            self.outputs.log("stopped while the trained network was measured; go on with --resume")
             return False
-        self.history = whole
-        fitted = 1 + max((row["epoch"] for row in self.history if row["train_acc"] < 1), default=0)
-        if fitted <= len(self.history):
-            self.log(
-                f"every training image right since epoch {fitted}: {len(self.history) - fitted}"
-                " epochs of terminal phase"
-            )
-        elif self.facts["mode"] == "collapse":
-            self.log(
-                f"training accuracy ended at {self.history[-1]['train_acc']:.2%}: the terminal"
-                " phase was not reached; train for more --epochs"
-            )
+        state.history = history
+        self.log_terminal_phase()
         return True
 
-    def summarise(self, kind, accuracy):
-        """The sidecar of a finished checkpoint, and its line in the log."""
-        if not self.world.first:
-            return
-        path, val_acc = self.files.checkpoint(kind), self.history[-1]["val_acc"]
-        weights = checkpoints.weights_sha256(
-            self.facts["model"], self.facts["model_args"], self.kept.state_dict()
-        )
-        utils.write_json(
-            records.sidecar_path(path),
-            {
-                **self.facts,
-                "epoch": self.epoch,
-                "epochs": self.recipe.epochs,
-                **accuracy,
-                "val_acc": val_acc,
-                "processes": self.world.size,
-                "checkpoint_sha256": records.sha256(path),
-                "weights_sha256": weights,
-                "curves": self.files.curves.name,
-                **current.all_files(
-                    path,
-                    source_files.files(self.facts["model"]),
-                    [path],
-                    folders=self.facts["folders"],
-                ),
-                "seconds": round(sum(row["seconds"] for row in self.history), 3),
-            },
-        )
-        said = [f"train {accuracy['train_acc']:.2%}"]
-        if val_acc is not None:
-            said.append(f"validation {val_acc:.2%}")
-        said.append(f"test {accuracy['test_acc']:.2%}")
-        self.log(f"{kind}: epoch {self.epoch}, {', '.join(said)} -> {path}")
+    def finish_checkpoint(self, kind: str, train: Images, test: Images) -> None:
+        """Write the state as the checkpoint of a kind, with its accuracies and its summary."""
+        accuracies = {}
+        for split, images in (("train", train), ("test", test)):
+            found = self.evaluator.evaluate(self.state.kept, images, exact=True)
+            accuracies[f"{split}_acc"] = found.accuracy
+        self.state.save(self.outputs.files.checkpoint(kind), **accuracies)
+        self.outputs.write_summary(kind, self.state, accuracies)
+
+    def log_terminal_phase(self) -> None:
+        """Log for how long all training images were right, or that a run for collapse never got
+        there."""
+        accuracies = [row["train_acc"] or 0.0 for row in self.state.history]
+        below = [epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy < 1]
+        first = max(below, default=0) + 1
+        if first <= len(accuracies):
+            self.outputs.log(
+                f"every training image right since epoch {first}: {len(accuracies) - first}"
+                " epochs of terminal phase"
+            )
+        elif self.state.facts.mode == "collapse":
+            self.outputs.log(
+                f"training accuracy ended at {accuracies[-1]:.2%}: the terminal"
+                " phase was not reached; train for more --epochs"
+            )
 
 
-def has_bfloat16(device):
+def averages(epoch: Partial, batches: Sequence[torch.Tensor]) -> Result:
+    """Mean loss and accuracy of an epoch's images, as its steps saw them."""
+    lengths = [len(batch) for batch in batches]
+    weighted = epoch.losses * torch.tensor(lengths, device=epoch.losses.device)
+    loss = weighted.sum().item() / sum(lengths)
+    accuracy = epoch.correct.item() / sum(lengths)
+    return Result(loss, accuracy)
+
+
+def has_bfloat16(device: torch.device) -> bool:
     """True if the device multiplies bfloat16 matrices natively, so that autocast gains."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-
-
-# ---- signals -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Signalled:
-    """True if a signal has asked to stop."""
-
-    now: bool = False
-
-    def __call__(self, number, frame):
-        if self.now and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C means at once, as where a download hangs
-        self.now = True
-
-
-@contextlib.contextmanager
-def signals():
-    """Within the block SIGTERM, SIGUSR1 and Ctrl-C set the yielded `now`; afterwards they do what
-    they did before."""
-    asked = Signalled()
-    wanted = [
-        getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
-    ]
-    before = {number: signal.signal(number, asked) for number in wanted}
-    try:
-        yield asked
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+    if device.type != "cpu":
+        return False
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return supported is not None and supported()

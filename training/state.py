@@ -1,140 +1,221 @@
 """Training state: everything needed to rebuild the network and to resume an interrupted run."""
 
-import sys
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 import utils
+from data import Preprocessing
 from networks import checkpoints, messages, registry
-from training import recipes
+from processes import World
+from training import parts
+from training.recipes import Recipe
+
+# One epoch's row of the curves: column -> number, None where there is nothing to measure.
+Row = dict[str, float | None]
+
+NEEDED = {"arguments", "recipe", "optimizer_state_dict", "epoch", "history", "best", "partial"}
+# What `load` raises for a state that does not fit the network or the optimiser.
+MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every checkpoint and every sidecar of a run says about the run."""
+
+    model: str
+    model_args: dict[str, float]
+    dataset: str
+    mode: str
+    held_out: list[str]
+    val_size: int
+    images: int  # training images
+    source: str  # hash of the files that the images come from, or the name of their set
+    folders: dict[str, dict[str, str]]  # folder of images -> fingerprint
+    class_names: list[str]
+    preprocessing: Preprocessing
+    recipe: Recipe
+    provenance: dict[str, Any]  # command, arguments, versions, commit and time
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entries as files hold them, those of the provenance at the end."""
+        entries = {**vars(self)}
+        provenance = entries.pop("provenance")
+        entries["preprocessing"] = self.preprocessing.as_dict()
+        entries["recipe"] = asdict(self.recipe)
+        return {**entries, **provenance}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far and its validation accuracy in [0, 1]; -1 without one."""
+
+    val_acc: float = -1.0
+    epoch: int = 0
+
+
+@dataclass
+class Partial:
+    """How far the current epoch has come.
+
+    step     number of the next step
+    losses   (steps,) mean loss of each batch; of several processes each holds its own part
+    correct  () number of right answers so far, likewise
+    seconds  time that the epoch took before it was interrupted
+    """
+
+    step: int
+    losses: torch.Tensor
+    correct: torch.Tensor
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, steps: int, device: torch.device) -> Partial:
+        """An epoch of this many steps, before the first."""
+        return cls(0, torch.zeros(steps, device=device), torch.tensor(0, device=device))
+
+    def all_reduce(self, world: World) -> Partial:
+        """The sums over all processes, on every process."""
+        losses = world.all_reduce(self.losses.clone())
+        correct = world.all_reduce(self.correct.clone())
+        return replace(self, losses=losses, correct=correct)
+
+    def on_first(self, world: World) -> Partial:
+        """Sums over all processes as parts that add up to them: the first process holds the sums,
+        the others zeros."""
+        losses = self.losses.to(world.device) * world.first
+        correct = self.correct.to(world.device) * world.first
+        return replace(self, losses=losses, correct=correct)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entries as a checkpoint holds them, tensors on the CPU."""
+        return {**vars(self), "losses": self.losses.cpu(), "correct": self.correct.cpu()}
 
 
 class State:
-    """Network, optimiser, moving average, history, and where in the epochs the run stands; several
-    processes hold one state.
+    """Network, optimiser, moving average, history, and how far the epochs have come.
 
-    files: {part: path} of the run; facts: what every checkpoint says of itself.
+    With several processes each holds the same state, but for its part of `partial`.
     """
 
-    def __init__(self, files, facts, recipe, world):
-        self.files, self.facts, self.recipe, self.world, self.device = (
-            files,
-            facts,
-            recipe,
-            world,
-            world.device,
-        )
-        network = registry.build(facts["model"], len(facts["class_names"]), **facts["model_args"])
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+    def __init__(self, facts: Facts, world: World) -> None:
+        self.facts = facts
+        self.recipe = facts.recipe
+        self.world = world
+        network = registry.build(facts.model, len(facts.class_names), **facts.model_args)
+        self.network: nn.Module = network.to(world.device).to(memory_format=torch.channels_last)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
-        self.optimizer = recipes.make_optimizer(recipe, self.network)
-        self.average = recipes.Average(self.network, recipe.ema) if recipe.ema else None
-        self.history, self.best, self.epoch, self.partial = (
-            [],
-            {"val_acc": -1.0, "epoch": 0},
-            0,
-            None,
-        )
+        self.optimizer = parts.make_optimizer(self.recipe, self.network)
+        self.largest_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.average = parts.make_average(self.recipe, self.network)
+        self.history: list[Row] = []
+        self.best = Best()
+        self.epoch = 0  # epochs that are finished
+        self.partial: Partial | None = None  # progress through the next one, once it has begun
 
     @property
-    def kept(self):
+    def kept(self) -> nn.Module:
         """The network that is validated and saved: the averaged one where the recipe averages."""
-        return self.average.network if self.average else self.network
+        if self.average:
+            return self.average.network
+        return self.network
 
-    def save(self, path, **more):
-        """The whole state: what rebuilds the network, and all that a resumed run needs. Every
-        process calls, the first writes."""
-        device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        rng = self.world.gather_objects({"cpu": torch.get_rng_state(), "cuda": device_rng})
-        partial = self.partial
-        if partial:
-            sums = {}
-            for name in ("losses", "correct"):
-                sums[name] = self.world.all_reduce(partial[name].clone()).cpu()
-            partial = partial | sums
+    def set_learning_rate(self, factor: float) -> None:
+        """Every parameter group's learning rate: its largest one times the schedule's factor."""
+        for group, largest in zip(self.optimizer.param_groups, self.largest_rates, strict=True):
+            group["lr"] = largest * factor
+
+    # -- writing
+
+    def save(self, path: Path, **more: Any) -> None:
+        """Write the whole state, and the entries `more`. Every process calls; the first writes."""
+        rng = self.world.gather_objects(self.random_states())
+        partial = self.partial and self.partial.all_reduce(self.world).as_dict()
         if not self.world.first:
             return
         last = self.history[-1] if self.history else {"train_acc": None, "val_acc": None}
-        averaged = (
-            {"trained_state_dict": self.network.state_dict(), "average_steps": self.average.steps}
-            if self.average
-            else {}
-        )
-        state = {
+        content = {
             "epoch": self.epoch,
-            "model_state_dict": self.kept.state_dict(),
-            **averaged,
+            **self.weights(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "train_acc": last["train_acc"],
             "val_acc": last["val_acc"],
             "test_acc": None,
-            **self.facts,
+            **self.facts.as_dict(),
             "scheduler": {
-                name: getattr(self.recipe, name)
-                for name in ("warmup_epochs", "milestones", "gamma")
+                "warmup_epochs": self.recipe.warmup_epochs,
+                "milestones": self.recipe.milestones,
+                "gamma": self.recipe.gamma,
             },
             "rng": rng,
             "history": self.history,
-            "best": self.best,
+            "best": asdict(self.best),
             "partial": partial,
             **more,
         }
-        checkpoints.write(path, state)
+        checkpoints.write(path, content)
 
-    def load(self, state):
+    def weights(self) -> dict[str, Any]:
+        """The weights that are kept and, where they are an average, those behind it."""
+        weights = {"model_state_dict": self.kept.state_dict()}
+        if not self.average:
+            return weights
+        trained = self.network.state_dict()
+        return {**weights, "trained_state_dict": trained, "average_steps": self.average.steps}
+
+    def random_states(self) -> dict[str, torch.Tensor | None]:
+        """The states of this process's random number generators."""
+        device = self.world.device
+        on_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": on_gpu}
+
+    # -- reading
+
+    def load(self, content: Mapping[str, Any]) -> None:
         """Weights, their average, and the optimiser's state, as `save` wrote them."""
-        self.kept.load_state_dict(state["model_state_dict"])
+        self.kept.load_state_dict(content["model_state_dict"])
         if self.average:
-            self.network.load_state_dict(state["trained_state_dict"])
-            self.average.steps = state["average_steps"]
-        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+            self.network.load_state_dict(content["trained_state_dict"])
+            self.average.steps = content["average_steps"]
+        self.optimizer.load_state_dict(content["optimizer_state_dict"])
 
-    def resume(self, arguments):
-        """Go on from the newest state; ValueError where it was begun with other arguments than
-        these."""
-        state = checkpoints.read(self.files.last)
-        self.check_state(state)
-        self.check_same_run(state, arguments)
-        self.restore(state)
-        ranks = len(state["rng"])
-        other = (
-            f"; {self.world.size} processes where it had {ranks}: not bit for bit"
-            if ranks != self.world.size
-            else ""
-        )
-        self.log(
-            f"resumed after epoch {self.epoch}"
-            + (f", step {self.partial['step']}" if self.partial else "")
-            + other
-        )
+    def resume(self, path: Path, arguments: Mapping[str, Any]) -> int:
+        """Continue from the state in a file -> the number of processes that wrote it.
 
-    def check_state(self, state):
+        ValueError where the file holds no state, or that of a run with other arguments than these.
+        """
+        content = checkpoints.read(path)
+        self.check_content(path, content)
+        self.check_same_run(path, content, arguments)
+        self.restore(path, content)
+        return len(content["rng"])
+
+    def check_content(self, path: Path, content: Mapping[str, Any]) -> None:
         """ValueError for a file that is no state, or one of a run on other classes."""
-        needed = {
-            "arguments",
-            "recipe",
-            "optimizer_state_dict",
-            "epoch",
-            "history",
-            "best",
-            "partial",
-        }
-        if not needed <= set(state) or not isinstance(state.get("rng"), list):
+        if not set(content) >= NEEDED or not isinstance(content.get("rng"), list):
             raise ValueError(
-                f"{self.files.last} is no state that this version could resume; start over with"
-                " --force"
+                f"{path} is no state that this version could resume; start over with --force"
             )
-        if state["class_names"] != self.facts["class_names"]:
+        names = self.facts.class_names
+        if content["class_names"] != names:
             raise ValueError(
-                f"{self.files.last} was started with {len(state['class_names'])} classes and the"
-                f" data has {len(self.facts['class_names'])}, or others; give it the data it had,"
+                f"{path} was started with {len(content['class_names'])} classes and the"
+                f" data has {len(names)}, or others; give it the data it had,"
                 " or start over with --force"
             )
 
-    def check_same_run(self, state, arguments):
+    def check_same_run(
+        self, path: Path, content: Mapping[str, Any], arguments: Mapping[str, Any]
+    ) -> None:
         """ValueError that names each argument, data set and recipe value that differs."""
-        before = what_counts(state)
-        now = what_counts({**self.facts, "arguments": utils.plain(arguments)})
+        before = what_counts(content)
+        now = what_counts({**self.facts.as_dict(), "arguments": utils.plain(arguments)})
         different = []
         for name in {**before, **now}:
             then, today = before.get(name), now.get(name)
@@ -142,42 +223,37 @@ class State:
                 different.append(f"{name} {then} then, {today} now")
         if different:
             raise ValueError(
-                f"{self.files.last} was started with other arguments, data, or recipe:"
+                f"{path} was started with other arguments, data, or recipe:"
                 f" {'; '.join(different)}. Repeat those, or start over with --force"
             )
 
-    def restore(self, state):
-        """Weights, optimiser, place in the epochs, and this process's random numbers."""
+    def restore(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Weights, optimiser, place in the epochs, and this process's random states."""
         try:
-            self.load(state)
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            self.load(content)
+        except MISFITS as error:
             said = messages.shown(" ".join(str(error).split()))
             raise ValueError(
-                f"{self.files.last} is no state that could be resumed ({said}); start over with"
-                " --force"
+                f"{path} is no state that could be resumed ({said}); start over with --force"
             ) from error
-        self.epoch, self.history, self.best, self.partial = (
-            state[key] for key in ("epoch", "history", "best", "partial")
-        )
-        ranks = len(state["rng"])
-        if self.world.rank < ranks:
-            own = state["rng"][self.world.rank]
-            torch.set_rng_state(own["cpu"])
-            if self.device.type == "cuda" and own["cuda"] is not None:
-                torch.cuda.set_rng_state(own["cuda"], self.device)
+        self.epoch = content["epoch"]
+        self.history = content["history"]
+        self.best = Best(content["best"]["val_acc"], content["best"]["epoch"])
+        if content["partial"]:
+            self.partial = Partial(**content["partial"]).on_first(self.world)
+        if self.world.rank < len(content["rng"]):
+            self.set_random_states(content["rng"][self.world.rank])
 
-    def log(self, text, quiet=False):
-        """Print, unless a progress bar shows it already, and keep in the log file."""
-        if not self.world.first:
-            return
-        if not quiet or not sys.stderr.isatty():
-            print(text, flush=True)
-        utils.append_text(self.files.log, text + "\n")
+    def set_random_states(self, states: Mapping[str, Any]) -> None:
+        """Random states of one process, as `random_states` returned them."""
+        torch.set_rng_state(states["cpu"])
+        if self.world.device.type == "cuda" and states["cuda"] is not None:
+            torch.cuda.set_rng_state(states["cuda"], self.world.device)
 
 
-def what_counts(facts):
+def what_counts(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments, recipe and images of a run as one flat dict: a run resumes only where these are
     the same."""
-    recipe = {f"recipe {name}": value for name, value in facts["recipe"].items()}
-    images = {name: facts.get(name) for name in ("images", "source")}
-    return {**facts["arguments"], **utils.plain(recipe), **images}
+    recipe = {f"recipe {name}": value for name, value in entries["recipe"].items()}
+    images = {name: entries.get(name) for name in ("images", "source")}
+    return {**entries["arguments"], **utils.plain(recipe), **images}

@@ -1,5 +1,5 @@
-"""training/recipes.py: schedules worked out by hand, overrides that make sense, and the moving
-average against a slow one."""
+"""training/recipes.py, parts.py and average.py: schedules worked out by hand, overrides that make
+sense, and the moving average against a slow one."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import train
-from training import recipes
+from training import average, parts, recipes
 
 # ---- learning-rate schedules ---------------------------------------------------------------------
 
@@ -43,7 +43,9 @@ from training import recipes
 )
 def test_learning_rates_at_points_worked_out_by_hand(mode, epochs, epoch, expected):
     recipe = recipes.RECIPES[mode]
-    assert recipe.lr * recipes.scale(recipe, epoch / epochs) == pytest.approx(expected, abs=1e-15)
+    assert recipe.lr * parts.make_schedule(recipe)(epoch / epochs) == pytest.approx(
+        expected, abs=1e-15
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_learning_rates_at_points_worked_out_by_hand(mode, epochs, epoch, expect
 )
 def test_a_warm_up_rises_to_the_full_rate_where_the_rest_begins(mode, progress, expected):
     recipe = dataclasses.replace(recipes.RECIPES[mode], epochs=50, warmup_epochs=5)
-    assert recipes.scale(recipe, progress) == pytest.approx(expected, abs=1e-12)
+    assert parts.make_schedule(recipe)(progress) == pytest.approx(expected, abs=1e-12)
 
 
 # ---- what no training could use ------------------------------------------------------------------
@@ -103,7 +105,7 @@ def test_every_recipe_is_one_that_can_be_used(mode):
 
 def test_the_optimiser_is_what_the_recipe_says():
     network = nn.Linear(2, 2)
-    sgd = recipes.make_optimizer(
+    sgd = parts.make_optimizer(
         dataclasses.replace(recipes.RECIPES["best"], nesterov=True, momentum=0.7), network
     )
     assert isinstance(sgd, torch.optim.SGD) and (
@@ -111,7 +113,7 @@ def test_the_optimiser_is_what_the_recipe_says():
         sgd.defaults["nesterov"],
     ) == (0.7, True)
     assert sgd.defaults["weight_decay"] == 5e-4 and sgd.defaults["fused"]
-    adamw = recipes.make_optimizer(recipes.RECIPES["adamw"], network)
+    adamw = parts.make_optimizer(recipes.RECIPES["adamw"], network)
     assert isinstance(adamw, torch.optim.AdamW) and adamw.defaults["weight_decay"] == 1e-2
 
 
@@ -121,21 +123,21 @@ def test_the_optimiser_is_what_the_recipe_says():
 def test_the_average_is_that_of_a_slow_loop_over_numbers():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    average = recipes.Average(network, decay=0.4)
+    moving = average.Average(network, decay=0.4)
     expected = {name: value.double().clone() for name, value in network.state_dict().items()}
     for step in range(1, 8):
         network(torch.randn(6, 3)).sum().backward()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update()
+        moving.update()
         # 2/11, 3/12, 4/13, 5/14, 6/15 = 0.4, and 0.4 from there on
         decay = min(0.4, (1 + step) / (10 + step))
         expected = {
             name: decay * expected[name] + (1 - decay) * value.double()
             for name, value in network.state_dict().items()
         }
-    for name, value in average.network.state_dict().items():
+    for name, value in moving.network.state_dict().items():
         if name.endswith("num_batches_tracked"):
             assert value == network.state_dict()[name] == 7
         else:
@@ -145,12 +147,12 @@ def test_the_average_is_that_of_a_slow_loop_over_numbers():
 
 def test_an_average_follows_weights_that_are_loaded_and_wants_no_gradient():
     network = nn.Linear(2, 2)
-    average = recipes.Average(network, decay=0.0)
+    moving = average.Average(network, decay=0.0)
     network.load_state_dict({"weight": torch.full((2, 2), 3.0), "bias": torch.zeros(2)})
-    average.update()
+    moving.update()
     assert (
-        torch.equal(average.network.weight, torch.full((2, 2), 3.0))
-        and not average.network.weight.requires_grad
+        torch.equal(moving.network.weight, torch.full((2, 2), 3.0))
+        and not moving.network.weight.requires_grad
     )
 
 
@@ -185,5 +187,5 @@ def test_a_flag_overrides_its_field_alone(words, field, value):
 
 def test_a_flag_is_there_for_a_field_as_soon_as_the_field_is():
     parser = train.make_parser()
-    for spelled, _ in recipes.flags().values():
-        assert parser.knows(spelled)
+    for flag in recipes.flags().values():
+        assert parser.knows(flag.spelled)

@@ -34,7 +34,7 @@ import data
 import train
 from artifacts import records
 from networks import loading
-from training import recipes
+from training import parts, recipes, signals
 from training import run as training_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,16 +137,16 @@ def test_augmentations_of_the_command_line_replace_those_of_the_recipe():
 
 
 def interrupt(monkeypatch, method, at):
-    """Send SIGTERM within the call of this number of a method of Measures."""
-    real, count = getattr(training_run.Measures, method), [0]
+    """Send SIGTERM within the call of this number of a method of Evaluator."""
+    real, count = getattr(training_run.Evaluator, method), [0]
 
-    def interrupted(measures, *arguments, **options):
+    def interrupted(evaluator, *arguments, **options):
         count[0] += 1
         if count[0] == at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(measures, *arguments, **options)
+        return real(evaluator, *arguments, **options)
 
-    monkeypatch.setattr(training_run.Measures, method, interrupted)
+    monkeypatch.setattr(training_run.Evaluator, method, interrupted)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_a_signal_while_something_is_measured_loses_nothing(
 
 
 def test_a_second_interrupt_from_the_keyboard_is_not_waited_with():
-    with training_run.signals() as asked:
+    with signals.caught() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked.now
+        assert stop.received
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
@@ -272,14 +272,20 @@ def test_a_state_that_cannot_be_gone_on_from_is_refused(tmp_path, monkeypatch, c
 
 
 def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch):
-    real = training_run.Run.learn
+    real, steps = parts.make_augmentation, [0]
 
-    def learn(run, network, train, rows, whole):
-        if run.epoch == 1 and len(rows) > 20:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(run, network, train, rows, whole)
+    def make_augmentation(*arguments):
+        augment = real(*arguments)
 
-    monkeypatch.setattr(training_run.Run, "learn", learn)
+        def augmented(images, generator):
+            steps[0] += 1
+            if steps[0] > 6 and len(images) > 20:  # from the second epoch on
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return augment(images, generator)
+
+        return augmented
+
+    monkeypatch.setattr(parts, "make_augmentation", make_augmentation)
     with pytest.raises(ValueError) as caught:
         start_training(tmp_path, *SHORT)
     # Steps of 54 or 55 images: halves of them are tried, and 13 is the first below 21.
@@ -294,10 +300,10 @@ def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch
 
 
 def test_memory_for_not_even_one_image(tmp_path, monkeypatch):
-    def learn(*_):
+    def augmented(images, generator):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training_run.Run, "learn", learn)
+    monkeypatch.setattr(parts, "make_augmentation", lambda *_: augmented)
     with pytest.raises(ValueError, match="not even one image fits"):
         start_training(tmp_path, *SHORT)
 
@@ -386,17 +392,17 @@ def test_real_tensorboard_files_hold_the_curves(tmp_path):
 STOPPED = """
 import os, signal
 import cli, train
-from training import run as training_run
+from training.state import State
 
-real, count = training_run.Run.step, [0]
+real, count = State.set_learning_rate, [0]
 
-def step(run, *arguments):
+def set_learning_rate(state, factor):
     count[0] += 1
-    if count[0] == 8 and run.world.rank == 1:
+    if count[0] == 8 and state.world.rank == 1:
         os.kill(os.getpid(), signal.SIGTERM)
-    return real(run, *arguments)
+    return real(state, factor)
 
-training_run.Run.step = step
+State.set_learning_rate = set_learning_rate
 cli.run(train.main)
 """
 

@@ -1,0 +1,140 @@
+"""Passes over clean images in eval mode while a network is trained: loss, accuracy and collapse.
+
+Several processes each take a shard of the images; a signal stops any of the passes."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from collapse import etf, metrics
+from data import Preprocessing
+from images.reading import Images
+from moments import Accumulator
+from networks import classifiers
+from processes import World
+
+BATCH = 500  # images per step of a pass without gradients, at most
+
+
+@dataclass(frozen=True)
+class Result:
+    """Mean cross-entropy and accuracy in [0, 1]; None for no images."""
+
+    loss: float | None = None
+    accuracy: float | None = None
+
+
+class Evaluator:
+    """Passes over images by all processes of `world`.
+
+    autocast       context in which the network runs, for its precision
+    stop_if_asked  raises signals.Stopped where a signal came to any process
+    batch_size     images per training step of all processes: what fits with gradients fits without
+    """
+
+    def __init__(
+        self,
+        world: World,
+        preprocessing: Preprocessing,
+        autocast: Callable[[], AbstractContextManager],
+        stop_if_asked: Callable[[], None],
+        batch_size: int = BATCH,
+    ) -> None:
+        self.world = world
+        self.preprocessing = preprocessing
+        self.autocast = autocast
+        self.stop_if_asked = stop_if_asked
+        self.batch_size = max(1, min(BATCH, batch_size // world.size))
+
+    def batches(self, images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield this process's shard of the images in batches, on its device: normalised (n, 3, S,
+        S), and labels (n,)."""
+        shard = self.world.shard(len(images))
+        longest = math.ceil(len(images) / self.world.size)
+        # The longest shard decides: every process must look for signals equally often.
+        for offset in range(0, longest, self.batch_size):
+            self.stop_if_asked()
+            start = shard.start + offset
+            stop = min(start + self.batch_size, shard.stop)
+            if start < stop:
+                pixels = images.pixels[start:stop].to(self.world.device)
+                labels = images.labels[start:stop].to(self.world.device)
+                yield self.preprocessing.normalise(pixels), labels
+
+    def ready(self, network: nn.Module) -> nn.Module:
+        """The network in eval mode, on every process with the first one's running statistics, which
+        are those that are saved."""
+        for buffer in network.buffers():
+            self.world.broadcast(buffer)
+        return network.eval()
+
+    @torch.inference_mode()
+    def evaluate(self, network: nn.Module, images: Images, exact: bool = False) -> Result:
+        """Loss and accuracy on images; `exact` computes in float32 throughout."""
+        if not len(images):
+            return Result()
+        network = self.ready(network)
+        losses, correct = [], []
+        for inputs, labels in self.batches(images):
+            with contextlib.nullcontext() if exact else self.autocast():
+                logits = network(inputs).float()
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+            correct.append((logits.argmax(1) == labels).sum())
+        sums = torch.tensor([total(losses), total(correct)], dtype=torch.float64)
+        means = self.world.all_reduce(sums) / len(images)
+        loss, accuracy = means.tolist()
+        return Result(loss, accuracy)
+
+    @torch.inference_mode()
+    def collapse(
+        self, network: nn.Module, classifier: nn.Module, images: Images
+    ) -> dict[str, float | None]:
+        """NC1 to NC4 of the features that enter `classifier`, in float32: columns of the curves
+        (docs/neural_collapse.md). Only the first process has them, the others get {}."""
+        network = self.ready(network)
+        caught: list[torch.Tensor] = []
+        features = []
+        with classifier.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
+            for inputs, _ in self.batches(images):
+                network(inputs)
+                features.append(classifiers.vectors(caught.pop()).float().cpu())
+        gathered = self.world.gather(torch.cat(features))
+        if gathered is None:
+            return {}
+        labels = images.labels.cpu().numpy()
+        return collapse_columns(gathered.numpy(), labels, *classifiers.head(classifier))
+
+
+def total(parts: list[torch.Tensor]) -> float:
+    """The sum of the batches' sums in float64; 0 for a shard without images.
+
+    All move to the CPU at once, so that a GPU need not wait for each batch.
+    """
+    if not parts:
+        return 0.0
+    return torch.stack(parts).cpu().double().sum().item()
+
+
+def collapse_columns(
+    features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray
+) -> dict[str, float | None]:
+    """Features (N, D), labels (N,), W (C, D), b (C,) -> NC1 to NC4 as columns of the curves."""
+    moments = Accumulator(*W.shape).update(features, labels).finish()
+    nc1 = metrics.nc1(moments)
+    nc2 = etf.nc2(moments.centred)
+    nc3 = metrics.nc3(moments, W)
+    nc4 = metrics.nc4(features, labels, W, b, moments.means)
+    return {
+        "nc1": nc1["nc1"],
+        "nc2_norm_cv": nc2["norm_cv"],
+        "nc2_cosine_std": nc2["cosine_std"],
+        "nc3_self_duality": nc3["nc3_self_duality"],
+        "nc4_mismatch": nc4.agreement.mismatch,
+    }
