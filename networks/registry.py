@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import resnet
-from networks import checkpoints, source_files
+from networks import checkpoints, fastnet, source_files
 from networks.checkpoints import shown
 
 COUNTER = "num_batches_tracked"  # of batch norm since torch 0.4; says nothing about features
@@ -50,6 +50,7 @@ MODELS = {
     "resnet34": resnet_row(resnet.BasicBlock, (3, 4, 6, 3)),
     "resnet50": resnet_row(resnet.Bottleneck, (3, 4, 6, 3)),
     "resnet_imagenet": resnet_row(resnet.BasicBlock, (2, 2, 2, 2), stem="imagenet"),
+    "fastnet": Model(fastnet.FastNet, stages=("block1", "block2", "block3")),
 }
 
 
