@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 import resnet
-from networks import source_files
+from networks import fastnet, source_files
 from networks.messages import shown
 
 
@@ -48,6 +48,7 @@ MODELS = {
     "resnet34": resnet_row(resnet.BasicBlock, (3, 4, 6, 3)),
     "resnet50": resnet_row(resnet.Bottleneck, (3, 4, 6, 3)),
     "resnet_imagenet": resnet_row(resnet.BasicBlock, (2, 2, 2, 2), stem="imagenet"),
+    "fastnet": Model(fastnet.FastNet, stages=("block1", "block2", "block3")),
 }
 
 
