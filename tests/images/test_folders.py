@@ -9,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from image_cases import plainly
 from PIL import Image
 
 import cli
@@ -17,10 +18,6 @@ from images import folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ODD = os.fsdecode(b"caf\xe9")  # latin-1
-
-
-def plainly(size):
-    return data.Preprocessing(size, (0.0,) * 3, (1.0,) * 3)
 
 
 def write(path, seed=0):
