@@ -1,7 +1,7 @@
 """Data sets: a registry of ID and OOD sets, preprocessing and splits.
 
 Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what
-lies in files is decoded batch by batch (images/reading.py). A new set is a function here and a row
+lies in files is decoded batch by batch (images/sets.py). A new set is a function here and a row
 in ID or OOD."""
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
-from images.reading import Images, image_folder
+from images.sets import Images, image_folder
 from utils import SetName
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names

@@ -44,6 +44,7 @@ import utils
 from artifacts import current, records
 from extraction import extractor
 from images import folders, reading
+from images.sets import Images
 from networks import classifiers, registry, source_files
 from processes import World
 from training import augment, recipes, signals
@@ -293,9 +294,9 @@ class Setup:
     """What a run starts from: the arguments, looked up and checked."""
 
     name: str  # of the data set
-    train: reading.Images
-    val: reading.Images
-    test: reading.Images
+    train: Images
+    val: Images
+    test: Images
     facts: Facts  # recipe and preprocessing among them
 
 
@@ -335,13 +336,13 @@ def prepare(args: Arguments, world: World) -> Setup:
 
 def load_split(
     args: Arguments, dataset: data.Dataset, preprocessing: data.Preprocessing, split: str
-) -> reading.Images:
+) -> Images:
     """The images of "train" or "test" without the held-out classes, in memory."""
     found = data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out)
     return found.in_memory()
 
 
-def print_left_out(title: str, images: reading.Images) -> None:
+def print_left_out(title: str, images: Images) -> None:
     """Print which files of a folder are no images of the set, where there are any."""
     if images.left_out:
         print(f"{title}: {len(images):,} images; {images.left_out}")

@@ -12,7 +12,7 @@ from extraction import expected_inputs, plan
 from extraction.options import Options
 from extraction.work import Work
 from images import reading
-from images.reading import ImageFiles, Images
+from images.sets import ImageFiles, Images
 from networks import classifiers, loading, registry
 
 # What a checkpoint from elsewhere may leave unsaid, by flag.

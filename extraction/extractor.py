@@ -26,7 +26,7 @@ from collapse import layers
 from data import Preprocessing
 from extraction import perturbation
 from extraction.plan import Job
-from images.reading import ImageFiles, Images
+from images.sets import ImageFiles, Images
 from networks import classifiers
 from processes import World
 

@@ -16,7 +16,7 @@ import utils
 from artifacts import current, records
 from collapse import layers
 from images import folders as images_folders
-from images.reading import ImageFiles, Images
+from images.sets import ImageFiles, Images
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """How run_networks.py speaks of images: "1 image", "19 images; 3 other files left out (.heic)"."""
 
-from images.reading import ImageFiles, Images
+from images.sets import ImageFiles, Images
 
 
 def images_in_words(number: int) -> str:

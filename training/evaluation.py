@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from collapse import etf, metrics
 from data import Preprocessing
-from images.reading import Images
+from images.sets import Images
 from moments import Accumulator
 from networks import classifiers
 from processes import World

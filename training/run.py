@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from images.reading import Images
+from images.sets import Images
 from networks import checkpoints, classifiers
 from training import memory, parts
 from training.evaluation import Evaluator, Result

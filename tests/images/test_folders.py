@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import named
+from image_cases import plainly
 from PIL import Image
 
 import cli
@@ -18,10 +19,6 @@ from images import folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ODD = os.fsdecode(b"caf\xe9")  # latin-1
-
-
-def plainly(size):
-    return data.Preprocessing(size, (0.0,) * 3, (1.0,) * 3)
 
 
 def write(path, seed=0):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from extraction import extractor
-from networks import fastnet, registry
+from networks import classifiers, fastnet, loading, registry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -357,10 +357,10 @@ def test_the_network_is_the_one_that_is_written_out_with_logits_over_nine():
 @torch.no_grad()
 def test_the_logits_are_linear_in_more_features_than_there_are_classes():
     network, images = trained(100)
-    assert registry.classifier(network, "fastnet") is network.fc
+    assert classifiers.classifier(network, "fastnet") is network.fc
     features, logits = caught(network, images)
     assert features.shape == (24, 384) and features.shape[1] > logits.shape[1] == 100
-    W, b = registry.head(network.fc)
+    W, b = classifiers.head(network.fc)
     assert not b.any()
     assert np.allclose(features.numpy() @ W.T + b, logits.numpy(), atol=1e-5)
     extractor.check_hook(features, logits, network.fc, amp=False)
@@ -404,7 +404,7 @@ def test_dropout_is_off_unless_asked_for_and_never_in_eval_mode():
 def test_a_checkpoint_restores_the_network_without_images(tmp_path):
     network, images = trained(4)
     path = saved(tmp_path, ours(network, model="fastnet"))
-    loaded, classifier, checkpoint = registry.load(path)
+    loaded, classifier, checkpoint = loading.load(path)
     assert same(loaded.state_dict(), network.state_dict())
     assert checkpoint["model"] == "fastnet" and checkpoint["classes"] == 4
     assert classifier is loaded.fc
@@ -415,7 +415,7 @@ def test_a_checkpoint_restores_the_network_without_images(tmp_path):
 
 def test_the_stages_of_the_registry_are_the_blocks():
     network = fresh(5)
-    assert list(registry.stages(network, "fastnet").values()) == [
+    assert list(classifiers.stages(network, "fastnet").values()) == [
         network.block1,
         network.block2,
         network.block3,
