@@ -1,31 +1,43 @@
-"""Checks of the arrays that people hand to scores, metrics and collapse.
+"""Checks of the arrays that users pass to scores, metrics and collapse.
 
-Each raises ValueError with what was found, what was expected, and the first row that is wrong.
-Scores work in float32 and refuse what float32 cannot square; collapse works in float64 and takes
-any finite number.
+Each check raises a ValueError that names what was found, what was expected, and the first wrong
+row. Scores work in float32 and refuse values whose squares overflow float32. Collapse works in
+float64 and accepts any finite number.
 """
 
-import numpy as np
+from typing import NoReturn
 
-LARGEST = 1e15  # of a feature or weight: beyond, float32 sums of squares overflow
-SMALLEST = 1e-15  # of a set's largest feature: below, they vanish
-BLOCK = 16_384  # rows that are looked at together: a mask of all rows would cost as much as they do
+import numpy as np
+from numpy.typing import ArrayLike
+
+# Limits of what float32 can square. A larger feature or weight makes sums of squares overflow; if
+# the largest feature of a set is smaller than SMALLEST, all squares vanish.
+LARGEST = 1e15
+SMALLEST = 1e-15
+BLOCK = 16_384  # rows checked at a time: a mask over all rows would need as much memory as they do
 
 
 # ---- labels --------------------------------------------------------------------------------------
 
 
 def first_outside(labels: np.ndarray, classes: int | None) -> int | None:
-    """Labels (n,) -> the first row whose label is below 0 or, where the number of classes is known,
-    too large; None where there is none."""
+    """The first row of labels (n,) with a label below 0 or, if `classes` is given, not below it.
+
+    None if all labels are valid.
+    """
     wrong = labels < 0
     if classes is not None:
         wrong = wrong | (labels >= classes)
-    return int(np.argmax(wrong)) if wrong.any() else None
+    if not wrong.any():
+        return None
+    return int(np.argmax(wrong))
 
 
-def checked_labels(labels, n: int, classes: int | None) -> np.ndarray:
-    """Labels (n,) as int64, each a class of the head, or at least 0 where `classes` is None."""
+def checked_labels(labels: ArrayLike, n: int, classes: int | None) -> np.ndarray:
+    """Labels (n,) as int64.
+
+    Every label must be a class of the head, or only at least 0 if `classes` is None.
+    """
     labels = np.asarray(labels)
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -39,8 +51,11 @@ def checked_labels(labels, n: int, classes: int | None) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def places_of_labels(labels, n: int) -> tuple[np.ndarray, int]:
-    """Labels (n,) -> the place of each among those that occur, and how many occur."""
+def places_of_labels(labels: ArrayLike, n: int) -> tuple[np.ndarray, int]:
+    """Number the k distinct labels 0 .. k-1, in ascending order.
+
+    Labels (n,) -> (each label's number (n,), k).
+    """
     names, places = np.unique(checked_labels(labels, n, None), return_inverse=True)
     return places, len(names)
 
@@ -48,16 +63,17 @@ def places_of_labels(labels, n: int) -> tuple[np.ndarray, int]:
 # ---- features and head for scores: float32 -------------------------------------------------------
 
 
-def as_float32(numbers) -> np.ndarray:
-    """Contiguous float32; what float32 cannot hold becomes infinity, which is refused later."""
+def as_float32(numbers: ArrayLike | None) -> np.ndarray:
+    """Contiguous float32. A number too large for float32 becomes infinity, which later checks
+    refuse."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(numbers, dtype=np.float32)
 
 
-def scorable_features(features, width: int | None = None) -> np.ndarray:
-    """Features (N, D) as float32, D the head's width where it is known.
+def scorable_features(features: ArrayLike, width: int | None = None) -> np.ndarray:
+    """Features (N, D) as float32, where D must equal the head's `width` if that is known.
 
-    Refuses what no score can be computed of: NaN, infinity, and what float32 cannot square.
+    Refuses features that no score can be computed from: NaN, infinity, and values above LARGEST.
     """
     features = as_float32(features)
     fits = features.ndim == 2 and features.size > 0 and width in (None, features.shape[1])
@@ -68,14 +84,18 @@ def scorable_features(features, width: int | None = None) -> np.ndarray:
         raise ValueError(f"features have shape {features.shape}; expected {expected}")
     for start in range(0, len(features), BLOCK):
         block = features[start : start + BLOCK]
-        # Two reductions make no copy; NaN compares with nothing, and so fails.
-        if not max(-block.min(), block.max()) <= LARGEST:
+        # Unlike np.abs(block).max(), these two reductions make no copy.
+        largest = max(-block.min(), block.max())
+        if not largest <= LARGEST:  # True for NaN as well
             refuse_row(block, start)
     return features
 
 
-def refuse_row(block: np.ndarray, start: int):
-    """Raise a ValueError that names the first row which cannot be scored."""
+def refuse_row(block: np.ndarray, start: int) -> NoReturn:
+    """Raise a ValueError that names the first row that cannot be scored.
+
+    `block` holds such a row; `start` is the row number of its first row.
+    """
     sizes = np.abs(block).max(axis=1)
     row = int(np.argmax(~(sizes <= LARGEST)))
     if np.isfinite(sizes[row]):
@@ -90,8 +110,10 @@ def refuse_row(block: np.ndarray, start: int):
 
 
 def all_zero(features: np.ndarray) -> bool:
-    """True if all features are 0; ValueError where they are not, but are too small for float32 to
-    tell apart."""
+    """True if all features are 0.
+
+    ValueError if they are not 0, but so small that their squares vanish in float32.
+    """
     largest = max(-float(features.min()), float(features.max()))
     if 0 < largest < SMALLEST:
         raise ValueError(
@@ -102,7 +124,7 @@ def all_zero(features: np.ndarray) -> bool:
     return largest == 0
 
 
-def scorable_head(W, b) -> tuple[np.ndarray, np.ndarray]:
+def scorable_head(W: ArrayLike, b: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """W (C, D) and b (C,) as float32."""
     W, b = as_float32(W), as_float32(b)
     if W.ndim != 2 or b.shape != W.shape[:1]:
@@ -110,7 +132,8 @@ def scorable_head(W, b) -> tuple[np.ndarray, np.ndarray]:
             f"the head has weights {W.shape} and a bias {b.shape}; expected shapes (C, D) and (C,)"
         )
     refuse_not_finite(W, b)
-    if max(np.abs(W).max(initial=0), np.abs(b).max(initial=0)) > LARGEST:
+    largest = max(np.abs(W).max(initial=0), np.abs(b).max(initial=0))
+    if largest > LARGEST:
         raise ValueError(
             f"the head's weights reach {np.abs(W).max():.3g} and its biases {np.abs(b).max():.3g};"
             f" expected at most {LARGEST:g}, for beyond it products overflow float32"
@@ -118,14 +141,14 @@ def scorable_head(W, b) -> tuple[np.ndarray, np.ndarray]:
     return W, b
 
 
-def refuse_not_finite(W: np.ndarray, b: np.ndarray):
-    """ValueError for a head with NaN or infinity."""
+def refuse_not_finite(W: np.ndarray, b: np.ndarray) -> None:
+    """Raise a ValueError if a head holds NaN or infinity."""
     if not (np.isfinite(W).all() and np.isfinite(b).all()):
         raise ValueError("the head holds NaN or infinity; extract it again from a sound checkpoint")
 
 
-def checked_scores(scores, what: str) -> np.ndarray:
-    """Scores (N,) as float64; NaN is allowed, and makes metrics undefined."""
+def checked_scores(scores: ArrayLike, what: str) -> np.ndarray:
+    """Scores (N,) as float64. NaN is allowed; it makes metrics undefined."""
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 1 or not scores.size:
         raise ValueError(
@@ -137,8 +160,10 @@ def checked_scores(scores, what: str) -> np.ndarray:
 # ---- features and head for collapse: float64 -----------------------------------------------------
 
 
-def measurable(features, labels, classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D) as they are and labels (n,) as int64."""
+def measurable(
+    features: ArrayLike, labels: ArrayLike, classes: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, D) in their own type, and labels (n,) as int64."""
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or features.shape[1] != width or features.dtype.kind not in "fiu":
         raise ValueError(
@@ -161,8 +186,10 @@ def measurable(features, labels, classes: int, width: int) -> tuple[np.ndarray, 
     return features, labels.astype(np.int64, copy=False)
 
 
-def measurable_head(W, b, classes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """W (C, D) and b (C,) as float64, of the features' classes and width."""
+def measurable_head(
+    W: ArrayLike, b: ArrayLike | None, classes: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """W (C, D) and b (C,) as float64, where C and D must be those of the features."""
     W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
     if W.shape != (classes, width) or b.shape != (classes,):
         raise ValueError(

@@ -1,8 +1,9 @@
-"""What the scripts share at the shell: flags, the device and the seed, progress, printed tables,
-and clean errors.
+"""The command line that all scripts share: flags, device, seed, progress, printed tables and clean
+errors.
 
-One vocabulary of flags stands in FLAGS; a script names those that it takes and adds its own beside
-them. Nothing here imports torch before a function needs it: the scorers start in about a second.
+FLAGS holds the flags that have one meaning in every script. A script names the ones that it takes
+and adds its own. Only the functions that need torch import it, so that the scorers start in about a
+second.
 """
 
 import argparse
@@ -18,21 +19,32 @@ import sys
 import time
 import warnings
 from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from utils import SetName
 
-def path(text):
-    """argparse type: a path, taken literally but for a leading ~.
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
 
-    ArgumentTypeError for what no file can be called, and for links that go round in a circle.
+T = TypeVar("T")
+ExitCode = int | str | None  # as sys.exit takes it
+
+
+def path(text: str) -> str:
+    """argparse type: a path, taken literally except for a leading ~.
+
+    ArgumentTypeError for a name that no file can have, and for symbolic links that form a circle.
     """
     if not text:
         raise ArgumentTypeError("expected a path, found an empty text")
     if "\0" in text:
         raise ArgumentTypeError(f"{text!r} holds the character NUL, which no path can")
     expanded = os.path.expanduser(text)
-    if expanded.startswith("-"):  # it would be taken for a flag where it is handed on
+    if expanded.startswith("-"):  # main.py passes it on, and a script would take it for a flag
         expanded = os.path.abspath(expanded)
     try:
         os.stat(expanded)
@@ -45,13 +57,16 @@ def path(text):
     return expanded
 
 
-def data_set(text):
-    """argparse type: NAME, or NAME=FOLDER whose folder is a `path`."""
+def data_set(text: str) -> SetName:
+    """argparse type: NAME, or NAME=FOLDER whose folder is a `path` -> SetName."""
     name, _, folder = text.partition("=")
-    return f"{name}={path(folder)}" if folder else text
+    try:
+        return SetName.parse(f"{name}={path(folder)}" if folder else text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
-def positive(text):
+def positive(text: str) -> int:
     """argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
@@ -59,15 +74,15 @@ def positive(text):
     return value
 
 
-def finite(text):
-    """argparse type: a number."""
+def finite(text: str) -> float:
+    """argparse type: a number, neither NaN nor infinite."""
     value = float(text)
     if not math.isfinite(value):
         raise ArgumentTypeError(f"expected a number, found {text}")
     return value
 
 
-def above_zero(text):
+def above_zero(text: str) -> float:
     """argparse type: a number above 0."""
     value = float(text)
     if not 0 < value < math.inf:
@@ -75,7 +90,7 @@ def above_zero(text):
     return value
 
 
-def share(text):
+def share(text: str) -> float:
     """argparse type: a number above 0 and at most 1."""
     value = float(text)
     if not 0 < value <= 1:
@@ -84,9 +99,16 @@ def share(text):
 
 
 class Channels(argparse.Action):
-    """One number for all three channels, or one for each."""
+    """argparse action: one number for all three channels, or one for each."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[float] | None,
+        option_string: str | None = None,
+    ) -> None:
+        assert isinstance(values, list), "a flag with this action has nargs"
         if len(values) not in (1, 3):
             parser.error(
                 f"{option_string}: expected one number, or three for red, green and blue; found"
@@ -95,8 +117,8 @@ class Channels(argparse.Action):
         setattr(namespace, self.dest, tuple(values) * (3 // len(values)))
 
 
-def part_of_a_name(text):
-    """argparse type: what becomes a part of file names, and so never leads to another folder."""
+def part_of_a_name(text: str) -> str:
+    """argparse type: a text that can be part of a file name, and cannot lead to another folder."""
     if not text.strip():
         raise ArgumentTypeError(
             "expected a part of a file name, found an empty text; leave the "
@@ -111,7 +133,8 @@ def part_of_a_name(text):
     return text
 
 
-FLAGS = {
+# Options of argparse's add_argument by flag.
+FLAGS: dict[str, dict[str, Any]] = {
     "checkpoint": dict(
         type=path,
         help="checkpoint that train.py wrote, such as results/resnet18_best_cifar100_s0.pth",
@@ -138,24 +161,25 @@ FLAGS = {
     "batch-size": dict(type=int, help="images per step"),
     "epochs": dict(type=int, help="passes over the training set"),
     "data-dir": dict(
-        type=path, default="datasets", help="where data sets are kept, and downloaded to"
+        type=path, default="datasets", help="folder of the data sets, and of downloads"
     ),
-    "output-dir": dict(type=path, default="results", help="where everything is written"),
+    "output-dir": dict(type=path, default="results", help="folder for everything that is written"),
     "image-size": dict(
         type=positive,
         metavar="S",
-        help="pixels of the side of each image; default: as the network was trained",
+        help="side of each image in pixels; default: as the network was trained",
     ),
     "crop-share": dict(
         type=share,
         metavar="X",
         help=(
-            "share of the shorter side that the centre crop keeps: 224 with 0.875 resizes to 256"
-            " first; default: as the network was trained, or 1"
+            "share of the shorter side that the centre crop keeps: an image size of 224 with 0.875"
+            " first resizes to 256; default: as the network was trained, or 1"
         ),
     ),
     "interpolation": dict(
-        type=str, help="of resizing; default: as the network was trained, or bilinear"
+        type=str,
+        help="interpolation when resizing; default: as the network was trained, or bilinear",
     ),
     "mean": dict(
         action=Channels,
@@ -163,8 +187,8 @@ FLAGS = {
         nargs="+",
         metavar="M",
         help=(
-            "subtracted from pixels in [0, 1]: one number, or one per channel; --mean 0 --std 1"
-            " leaves pixels as they are; default: as the network was trained"
+            "mean to subtract from pixels in [0, 1]: one number, or one per channel; --mean 0"
+            " --std 1 leaves pixels as they are; default: as the network was trained"
         ),
     ),
     "std": dict(
@@ -172,21 +196,21 @@ FLAGS = {
         type=above_zero,
         nargs="+",
         metavar="D",
-        help="divided by after --mean: one number, or one per channel",
+        help="standard deviation to divide by after --mean: one number, or one per channel",
     ),
     "max-pixels": dict(
-        type=int, metavar="N", help="refuse image files of more pixels, before they are decoded"
+        type=int, metavar="N", help="refuse image files with more pixels before they are decoded"
     ),
     "allow-stale": dict(
         action="store_true",
         help=(
-            "take files that were changed since they were written as they are; what is made "
-            "of them records it"
+            "accept files that were changed after they were written; everything made from them "
+            "records it"
         ),
     ),
 }
 # Flags that do not affect results, so changing them does not invalidate a finished stage. A
-# checkpoint counts by its content, as every input does.
+# checkpoint is compared by its content, as every input is, and not by its path.
 IMMATERIAL = {
     "checkpoint",
     "device",
@@ -211,23 +235,29 @@ YesNo = argparse.BooleanOptionalAction  # --flag, --no-flag, or neither: None
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults in the help, no abbreviations, and --batch_size taken for
-    --batch-size."""
+    """argparse that shows defaults in the help, allows no abbreviations, and accepts --batch_size
+    for --batch-size.
 
-    def __init__(self, description, **options):
+    `options` are those of argparse.ArgumentParser.
+    """
+
+    def __init__(self, description: str | None, **options: Any) -> None:
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(description=description, allow_abbrev=False, **options)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def parse_known_args(self, args=None, namespace=None):
-        words = [kebab_case(word) for word in (sys.argv[1:] if args is None else args)]
+    def parse_known_args(  # type: ignore[override]  # one signature for argparse's overloads
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if args is None:
+            args = sys.argv[1:]
+        words = [kebab_case(word) for word in args]
         for word in words:
             self.check_text(word)
         return super().parse_known_args(words, namespace)
 
-    def check_text(self, word):
-        """Refuse a word that is not UTF-8: a path or a name that neither JSON nor CSV could
-        hold."""
+    def check_text(self, word: str) -> None:
+        """Refuse a word that is not UTF-8, because neither JSON nor CSV could hold it."""
         shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         if shown != word:
             self.error(
@@ -235,54 +265,62 @@ class Parser(argparse.ArgumentParser):
                 f"convmv -f latin1 -t utf8 --notest $'{shown.rpartition('=')[2]}'"
             )
 
-    def knows(self, flag):
+    def knows(self, flag: str) -> bool:
         """True if the parser accepts `flag`."""
         return flag in self._option_string_actions
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's lines and adds each default that is not None."""
+    """Keeps the line breaks of the description, and shows each default except None and False."""
 
-    def _get_help_string(self, action):
-        silent = action.default is None or action.default is False
-        return action.help if silent else super()._get_help_string(action)
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
 
 
-def kebab_case(word):
+def kebab_case(word: str) -> str:
+    """Turn "--batch_size=8" into "--batch-size=8"; words that are not flags stay as they are."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")
     return flag.replace("_", "-") + equals + value
 
 
-def add_flags(parser, *names, **changes):
-    """Add shared flags by name; `changes` = {"mode": {"default": "best", "choices": [...]}}
-    overrides a flag's options."""
+def add_flags(parser: Parser, *names: str, **changes: dict[str, Any]) -> None:
+    """Add shared flags by name.
+
+    `changes`, such as mode={"default": "best"}, override options of a flag.
+    """
     for name in names:
-        parser.add_argument(
-            f"--{name}", **{**FLAGS[name], **changes.get(name.replace("-", "_"), {})}
-        )
+        own = changes.get(name.replace("-", "_"), {})
+        parser.add_argument(f"--{name}", **{**FLAGS[name], **own})
 
 
-def material(args):
-    """Namespace -> the dict of those arguments that change what a run makes."""
-    return {name: value for name, value in vars(args).items() if name not in IMMATERIAL}
+def material(args: object) -> dict[str, Any]:
+    """Namespace -> the dict of those arguments that change what a run makes, data sets as text."""
+    return {name: as_text(value) for name, value in vars(args).items() if name not in IMMATERIAL}
 
 
-def run(main):
+def as_text(value: Any) -> Any:
+    """A data set, or a list of them, as it was typed; any other value as it is."""
+    if isinstance(value, list):
+        return [as_text(item) for item in value]
+    return str(value) if isinstance(value, SetName) else value
+
+
+def run(main: Callable[[], ExitCode]) -> NoReturn:
     """Run a script's main and exit with its code.
 
-    A person's mistake, a full disk or too little memory becomes one line on stderr and exit code
-    2; --debug shows the traceback. Ctrl-C exits with 130, as the shell expects. A bug keeps its
-    traceback.
+    A user's mistake, a full disk or too little memory becomes one line on stderr and exit code 2;
+    --debug shows the traceback. Ctrl-C exits with 130, as shells expect. A bug keeps its traceback.
     """
-    warnings.showwarning = lambda message, *_: print(
-        f"warning: {printable(str(message))}", file=sys.stderr
-    )
-    gc.freeze()  # imported objects live to the end; frozen, they save a tenth of the figures' time
+    warnings.showwarning = print_warning
+    gc.freeze()  # imported objects live to the end; freezing them saves 10% of the time of figures
+    code: ExitCode
     try:
         code = main()
-        sys.stdout.flush()  # a full disk behind `> log.txt` shows here, not after the last handler
+        sys.stdout.flush()  # a full disk behind `> log.txt` fails here, where it is handled
     except KeyboardInterrupt:
         print(
             "interrupted: what was finished is kept; run the same command again to go on",
@@ -303,82 +341,97 @@ def run(main):
     try:
         sys.stdout.flush()
     except OSError:
-        drop_output()  # or the interpreter would try again at its end, and print a traceback
+        drop_output()  # otherwise the interpreter flushes again at its end and prints a traceback
     leave(code)
 
 
-def leave(code):
-    """Exit; at once where several processes worked together.
+def print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """warnings.showwarning without the place in the code."""
+    print(f"warning: {printable(str(message))}", file=sys.stderr)
 
-    gloo's threads outlive DistributedDataParallel. Where one of them still lets go of a tensor
-    while the interpreter ends, the process aborts with "terminate called without an active
-    exception" (pytorch #179291), seen once on a crowded machine.
+
+def leave(code: ExitCode) -> NoReturn:
+    """Exit. If several processes worked together, skip the interpreter's own clean-up.
+
+    gloo's threads outlive DistributedDataParallel. If one of them still releases a tensor while the
+    interpreter ends, the process aborts with "terminate called without an active exception"
+    (pytorch #179291). That was seen once, on a crowded machine.
     """
     if getattr(sys.modules.get("processes"), "joined", False):
+        assert not isinstance(code, str), "no script exits with a text"
         sys.stderr.flush()
         os._exit(code or 0)
     sys.exit(code)
 
 
-def drop_output():
-    """Let what is still to be printed go nowhere: its reader has gone, or its disk is full."""
+def drop_output() -> None:
+    """Discard further output, because its reader has gone or its disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def printable(text):
-    """Control characters, as a file name may hold them, as Python writes them; lines stay."""
+def printable(text: str) -> str:
+    """The text with control characters, which file names can hold, escaped as Python writes them.
+
+    Line ends and tabs stay.
+    """
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1]
         for letter in text
     )
 
 
-def explain(error):
-    """The line that a person sees of an error that is no bug; None for a bug."""
+def explain(error: Exception) -> str | None:
+    """The message to show for an error that is not a bug; None for a bug."""
     text = str(error)
     if is_out_of_memory(error):
         return out_of_memory(text)
     if isinstance(error, (ValueError, OSError)):
         return text
-    if re.search(r"\(os error \d+\)", text):  # polars' own kinds of exception around the system's
+    if re.search(r"\(os error \d+\)", text):  # the system's error in an exception of polars
         return text
     return None
 
 
-def out_of_memory(text):
-    asked = re.search(r"to allocate ([\d.]+ \w+)", text)
-    what = f"{asked[1]} could not be had at once" if asked else "the system gave no more"
+def out_of_memory(text: str) -> str:
+    """The message to show for an error of this text that came from too little memory."""
+    what = "the system gave no more"
+    if asked := re.search(r"to allocate ([\d.]+ \w+)", text):
+        what = f"{asked[1]} could not be had at once"
     return (
         f"out of memory: {what}; close other programs, or use a machine with more memory; "
         "where the script has --batch-size, a smaller one needs less"
     )
 
 
-def is_out_of_memory(error):
-    """True for MemoryError and its kinds in NumPy and pyarrow, and for torch's RuntimeErrors."""
+def is_out_of_memory(error: Exception) -> bool:
+    """True for MemoryError, its subclasses in NumPy and pyarrow, and torch's RuntimeErrors."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error)) is not None
+    if not isinstance(error, RuntimeError):
+        return False
+    return re.search(OUT_OF_MEMORY, str(error)) is not None
 
 
-def device(name):
-    """ "auto", "cpu", "cuda:1" ... -> torch.device; ValueError where this machine has no such
-    device."""
+def device(name: str) -> "torch.device":
+    """The torch.device of "auto", "cpu", "cuda:1" ...
+
+    ValueError if this machine has no such device.
+    """
     import torch
 
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = best_device()
     try:
         chosen = torch.device(name)
-        if (
-            name != "cuda" or not torch.cuda.is_available()
-        ):  # each of several processes takes a GPU of its own, later
+        # With "cuda", each of several processes takes its own GPU later, so none is touched now.
+        if name != "cuda" or not torch.cuda.is_available():
             torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
@@ -386,38 +439,52 @@ def device(name):
             "expected auto, cpu, cuda, cuda:N or mps"
         ) from None
     if chosen.type == "cuda":
-        # float32 is float32 in every script: TF32 would move features by 1e-3; bfloat16 does not
-        # mind
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        # float32 stays float32 in every script: TF32 would change features by 1e-3. bfloat16 is not
+        # affected.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     return chosen
 
 
-def seed_everything(seed):
-    """Seed Python, NumPy and torch on every device."""
+def best_device() -> str:
+    """The GPU if there is one, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy, and torch on every device."""
     import numpy as np
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global state)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (some libraries draw from the global state)
     torch.manual_seed(seed)
 
 
-def progress(iterable=None, **options):
-    """A progress bar with its remaining time on a terminal; silent where stderr is a file, so that
-    logs stay legible."""
+def progress(iterable: Iterable[T] | None = None, **options: Any) -> "tqdm[T]":
+    """A progress bar with the remaining time; `options` are tqdm's.
+
+    It shows on a terminal only, so that logs stay legible.
+    """
     return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "leave": False, **options})
 
 
 @contextlib.contextmanager
-def timed(seconds, name):
-    """Write how long the block took into the dict `seconds`."""
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Store the seconds that the block took as seconds[name]."""
     start = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def print_table(frame, title=None):
-    """Print a pandas table: text to the left, numbers to the right, missing values empty."""
+def print_table(frame: "pd.DataFrame", title: str | None = None) -> None:
+    """Print a pandas table: text left-aligned, numbers right-aligned, missing values empty."""
     if title:
         print(f"\n{title}")
     aligned = frame.copy()

@@ -1,10 +1,10 @@
 """Data sets: a registry of ID and OOD sets, preprocessing and splits.
 
 Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small lives in memory, what
-lies in files is decoded batch by batch (images/reading.py). A new set is a function here and a row
+lies in files is decoded batch by batch (images/sets.py). A new set is a function here and a row
 in ID or OOD."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
-from images.reading import Images, image_folder
-from utils import split_name
+from images.sets import Images, image_folder
+from utils import SetName
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
@@ -312,25 +312,25 @@ OOD = {
 # ---- asking for a set ----------------------------------------------------------------------------
 
 
-def check_id(text):
-    """(name, folder or None) of an ID set; ValueError for an unknown name."""
-    name, folder = split_name(text)
-    if folder is None and name not in ID:
+def check_id(asked: SetName) -> None:
+    """ValueError for an ID set that is neither in the registry nor a folder."""
+    if asked.folder is None and asked.name not in ID:
         raise ValueError(
-            f"unknown data set {text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with"
+            f"unknown data set {asked.text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with"
             " train/<class>/ and test/<class>/ in it"
         )
-    return name, folder
 
 
-def id_set(text, data_dir, size=None, statistics=None):
-    """ "cifar100", or "mine=folder" with train/<class>/ and test/<class>/ -> (name, Dataset).
+def id_set(asked: SetName, data_dir, size=None, statistics=None) -> Dataset:
+    """An ID set by its name, or by a folder with train/<class>/ and test/<class>/ in it.
 
     A folder's mean and std are measured on its training images, which decodes them all, unless
     `statistics` (mean, std) gives them. Raises ValueError for an unknown name."""
-    name, folder = check_id(text)
+    check_id(asked)
+    folder = asked.folder
     if folder is None:
-        return name, replace(ID[name], size=size or ID[name].size)
+        known = ID[asked.name]
+        return replace(known, size=size or known.size)
     size, neutral = size or 32, (0.0, 0.0, 0.0)
     train = image_folder(split_folder(folder, "train"), Preprocessing(size, neutral, neutral))
     if len(train.class_names) < 2:
@@ -347,7 +347,7 @@ def id_set(text, data_dir, size=None, statistics=None):
 
     load("test", train.preprocessing, data_dir)  # its faults show before any image is decoded
     mean, std = statistics or channel_statistics(train)
-    return name, Dataset(load, size, mean, std, val_size=len(train) // 10)
+    return Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 
 def split_folder(folder, split):
@@ -422,20 +422,19 @@ def load_id(dataset, split, preprocessing, data_dir, held_out=()):
     )
 
 
-def load_ood(text, dataset, preprocessing, data_dir, held_out=()):
-    """An OOD set's test images by name or NAME=FOLDER.
+def load_ood(asked: SetName, dataset, preprocessing, data_dir, held_out=()):
+    """An OOD set's test images, of the registry or of a folder.
 
     held_out is the test images of the classes left out of training. Every label is -1: none of
     these images is of a class that the network knows. `class_names` names the set's own classes,
     for information; of images in files, the first folder in `path` says which class each belongs
     to."""
-    name, folder = split_name(text)
-    if folder is not None:
-        images = image_folder(folder, preprocessing)
-    elif name == "held_out":
+    if asked.folder is not None:
+        images = image_folder(asked.folder, preprocessing)
+    elif asked.is_held_out:
         images = held_out_images(dataset, preprocessing, data_dir, held_out)
     else:
-        images = OOD[name]("test", preprocessing, data_dir)
+        images = OOD[asked.name]("test", preprocessing, data_dir)
     return replace(images, labels=torch.full_like(images.labels, -1))
 
 
@@ -447,50 +446,49 @@ def held_out_images(dataset, preprocessing, data_dir, held_out):
     return replace(images, class_names=list(held_out))
 
 
-def source_of(text, data_dir):
+def source_of(place: SetName, data_dir) -> str | None:
     """The `source` of a set, without loading its pixels; None where its files are gone.
 
-    `text` is a name, NAME=FOLDER or NAME=FILE; of an ID set in a folder, NAME=FOLDER/train or
-    NAME=FOLDER/test. held_out has the source of the ID set's test images.
+    The images of an ID set in a folder lie in two places, NAME=FOLDER/train and NAME=FOLDER/test.
+    held_out has the source of the ID set's test images.
     """
-    name, folder = split_name(text)
-    if folder is not None:
-        return listing_hash(folder)
-    return listing_hash(dtd_images(data_dir)) if name == "textures" else name
+    if place.folder is not None:
+        return listing_hash(place.folder)
+    if place.name == "textures":
+        return listing_hash(dtd_images(data_dir))
+    return place.name
 
 
-def check_ood(texts, dataset_name, held_out=(), kept=()):
-    """Refuse, before any long work, OOD names that are unknown, repeated, or the ID set itself; ->
-    the names.
+def check_ood(sets: Sequence[SetName], dataset_name, held_out=(), kept=()) -> None:
+    """Refuse, before any long work, OOD sets that are unknown, repeated, or the ID set itself.
 
     The folders of `kept` ones, whose features are at hand, may be gone.
     """
-    names = [split_name(text)[0] for text in texts]
-    for text, name in zip(texts, names, strict=True):
-        folder = split_name(text)[1]
+    names = [asked.name for asked in sets]
+    for asked in sets:
+        name, folder = asked.name, asked.folder
         if folder is None and name not in [*OOD, "held_out"]:
+            known = ", ".join([*OOD, "held_out"])
             raise ValueError(
-                f"unknown OOD set {text!r}; expected one of {', '.join([*OOD, 'held_out'])}, or"
-                " NAME=FOLDER"
+                f"unknown OOD set {asked.text!r}; expected one of {known}, or NAME=FOLDER"
             )
         if name == dataset_name:
             raise ValueError(
                 f"{name} is the in-distribution set of this checkpoint; it cannot be its own"
                 " OOD set"
             )
-        if name == "held_out" and folder is None and not held_out:
+        if asked.is_held_out and not held_out:
             raise ValueError(
                 "held_out needs classes that were left out of training; train with --held-out"
                 " CLASS ..."
             )
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
-        if folder is not None and text not in kept and not Path(folder).exists():
+        if folder is not None and asked not in kept and not Path(folder).exists():
             raise ValueError(
                 f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
                 f"{name}, or one image"
             )
-    return names
 
 
 def split_validation(count, val_size):

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,37 +75,38 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
     Raises ValueError that names what is missing, or made by another checkpoint or head, and the
     command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
     features alone will do: `head` is then None."""
-    folder, dataset = locate(checkpoint, output_dir, dataset)
-    images = distinct(sets_in(folder) if ood is None else ood)
+    folder, name = locate(checkpoint, output_dir, dataset)
+    sets = sets_in(folder) if ood is None else list(ood)
+    refuse_repeated(sets)
     wanted = {
         "head": "head",
-        "train": f"ID_{dataset}_train",
-        "test": f"ID_{dataset}_test",
-        **{f"OOD {name}": f"OOD_{name}_test" for name in images},
+        "train": f"ID_{name}_train",
+        "test": f"ID_{name}_test",
+        **{f"OOD {asked.name}": f"OOD_{asked.name}_test" for asked in sets},
     }
     files = {role: store.feature_file(folder, stem) for role, stem in wanted.items()}
-    sets = [as_extracted(files[f"OOD {name}"], name, path) for name, path in images.items()]
-    command = remedy(checkpoint, dataset, sets, files["head"] or files["train"], output_dir)
+    words = [as_extracted(files[f"OOD {asked.name}"], asked) for asked in sets]
+    command = remedy(checkpoint, name, words, files["head"] or files["train"], output_dir)
     needed = [role for role in files if needs_head or role != "head"]
     missing = [f"{wanted[role]}.csv" for role in needed if files[role] is None]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
     origin = records.origin(files["head"] or files["train"])
-    val = own(store.feature_file(folder, f"ID_{dataset}_val"), origin)
-    odin_test = own(store.feature_file(folder, f"ODIN_ID_{dataset}_test"), origin)
+    val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
+    odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
     odin_ood = {}
-    for name in images if odin_test else ():
-        path = own(store.feature_file(folder, f"ODIN_OOD_{name}_test"), origin)
+    for asked in sets if odin_test else ():
+        path = own(store.feature_file(folder, f"ODIN_OOD_{asked.name}_test"), origin)
         if path:
-            odin_ood[name] = path
+            odin_ood[asked.name] = path
     run = FeatureFiles(
         folder,
-        dataset,
+        name,
         files["head"],
         files["train"],
         val,
         files["test"],
-        {name: files[f"OOD {name}"] for name in images},
+        {asked.name: files[f"OOD {asked.name}"] for asked in sets},
         odin_test,
         odin_ood,
         command,
@@ -118,17 +120,16 @@ def locate(checkpoint, output_dir="results", dataset=None):
     """The folder of a checkpoint's features, and the ID data set in it; ValueError where there is
     none, or several."""
     folder = utils.results_folder(checkpoint, output_dir)
-    return folder, (
-        utils.split_name(dataset)[0] if dataset else only_dataset(folder, checkpoint, output_dir)
-    )
+    return folder, (dataset.name if dataset else only_dataset(folder, checkpoint, output_dir))
 
 
-def sets_in(folder):
-    """The names of all OOD sets in a folder, sorted."""
+def sets_in(folder) -> list[utils.SetName]:
+    """All OOD sets in a folder, by name."""
     found = [
         name for suffix in store.SUFFIXES for name in records.listing(folder, f"OOD_*_test{suffix}")
     ]
-    return sorted({Path(name).stem.removeprefix("OOD_").removesuffix("_test") for name in found})
+    names = {Path(name).stem.removeprefix("OOD_").removesuffix("_test") for name in found}
+    return [utils.SetName.parse(name) for name in sorted(names)]
 
 
 def only_dataset(folder, checkpoint, output_dir="results"):
@@ -145,28 +146,29 @@ def only_dataset(folder, checkpoint, output_dir="results"):
     return found[0]
 
 
-def distinct(ood):
-    """[NAME or NAME=FOLDER] -> {name: folder or None}; ValueError for a set that is named twice."""
-    named = [utils.split_name(text) for text in ood]
-    for name, _ in named:
-        if [other for other, _ in named].count(name) > 1:
+def refuse_repeated(sets: Sequence[utils.SetName]) -> None:
+    """ValueError for a set that is named twice."""
+    names = [asked.name for asked in sets]
+    for name in names:
+        if names.count(name) > 1:
             raise ValueError(f"--ood names {name} more than once; give each set once")
-    return dict(named)
 
 
-def as_extracted(path, name, images):
-    """NAME or NAME=FOLDER, as run_networks.py was asked for the set; ValueError where `images`, a
-    folder, is another one."""
-    words = (records.read_sidecar(path).get("arguments") or {}).get("ood") or [] if path else []
-    given = f"{name}={images}" if images else name
-    extracted = next((word for word in words if utils.split_name(word)[0] == name), given)
-    recorded = utils.split_name(extracted)[1]
-    if images and recorded and Path(images).resolve() != Path(recorded).resolve():
+def as_extracted(path: Path | None, asked: utils.SetName) -> str:
+    """NAME or NAME=FOLDER, as run_networks.py was asked for the set; ValueError where the folder is
+    another one."""
+    arguments = (records.read_sidecar(path).get("arguments") or {}) if path else {}
+    recorded = map(utils.SetName.parse, arguments.get("ood") or [])
+    extracted = next((other for other in recorded if other.name == asked.name), asked)
+    if not asked.folder or not extracted.folder:
+        return extracted.text
+    if Path(asked.folder).resolve() != Path(extracted.folder).resolve():
+        elsewhere = shlex.quote(f"{asked.name}2={asked.folder}")
         raise ValueError(
-            f"{path} holds the images of {recorded}, not of {images}; extract these under a name of"
-            f" their own, such as --ood {shlex.quote(f'{name}2={images}')}"
+            f"{path} holds the images of {extracted.folder}, not of {asked.folder}; extract these"
+            f" under a name of their own, such as --ood {elsewhere}"
         )
-    return extracted
+    return extracted.text
 
 
 def own(path, origin):

@@ -1,4 +1,4 @@
-"""The classifier's last layer: what turns features into logits."""
+"""The classifier's last layer, which maps features to logits."""
 
 from dataclasses import dataclass, field
 
@@ -9,17 +9,18 @@ import numpy as np
 class Head:
     """Weights W (C, D), biases b (C,) and the names of the C classes.
 
-    Without names the classes are called by their numbers.
+    Without names, each class is called by its number.
     """
 
     W: np.ndarray
     b: np.ndarray
     class_names: list[str] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.class_names:
-            object.__setattr__(self, "class_names", [str(c) for c in range(len(self.W))])
+            numbers = [str(c) for c in range(len(self.W))]
+            object.__setattr__(self, "class_names", numbers)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N, C)."""
+        """Features (N, D) -> logits (N, C)."""
         return features @ self.W.T + self.b

@@ -128,29 +128,34 @@ def of_a_checkpoint(parser, args):
     if "train" in args.force:
         parser.error("--force train: --checkpoint trains nothing; leave one of them out")
     given = [
-        [f"--{flag}", getattr(args, flag)] for flag in ("dataset", "model") if getattr(args, flag)
+        [f"--{flag}", str(getattr(args, flag))]
+        for flag in ("dataset", "model")
+        if getattr(args, flag)
     ]
-    return given + ([["--ood", *args.ood]] if args.ood else [])
+    return given + ([["--ood", *map(str, args.ood)]] if args.ood else [])
 
 
 def of_a_training(args, others):
     """The flags of a whole run, with what is taken where nobody says; sets args.dataset and
     args.ood."""
     given = {
-        flag: getattr(args, flag) for flag in ("dataset", "model", "mode") if getattr(args, flag)
+        flag: str(getattr(args, flag))
+        for flag in ("dataset", "model", "mode")
+        if getattr(args, flag)
     }
-    if args.dataset in (None, EMBEDDED["dataset"]):
+    if args.dataset is None or args.dataset.text == EMBEDDED["dataset"]:
         given = {**EMBEDDED, **given}
         if "--epochs" in " ".join(others) or given["mode"] != EMBEDDED["mode"]:
             given.pop("epochs")
-    args.dataset = given["dataset"]
+    args.dataset = utils.SetName.parse(given["dataset"])
     args.ood = args.ood or run_networks.default_ood(args.dataset)
     if not args.ood:
         raise ValueError(
             f"{args.dataset} has no OOD sets of its own; name some with --ood, such as --ood"
             " textures svhn"
         )
-    return [[f"--{flag}", value] for flag, value in given.items()] + [["--ood", *args.ood]]
+    words = [[f"--{flag}", value] for flag, value in given.items()]
+    return [*words, ["--ood", *map(str, args.ood)]]
 
 
 def takers(parser, group, args):
@@ -225,7 +230,7 @@ def main(argv=None):
 def training_files(args, words):
     """The files of the training run that these words describe."""
     training = train.parse_args(words)
-    if "held_out" in args.ood and not training.held_out:
+    if any(asked.is_held_out for asked in args.ood) and not training.held_out:
         raise ValueError(
             "the OOD set held_out needs classes that are left out of training: name them with"
             " --held-out, or name other sets with --ood"
@@ -283,11 +288,11 @@ def fetch_words(args, words):
     return [
         "--fetch",
         "--dataset",
-        args.dataset,
+        str(args.dataset),
         "--data-dir",
         args.data_dir,
         "--ood",
-        *args.ood,
+        *map(str, args.ood),
         *bounds,
     ]
 

@@ -9,39 +9,54 @@ torch.
     python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
-nc_metrics.csv (one row per metric, with its split, centring and source), nc_per_class.csv (a row a
-class), nc5_per_class.csv (one row per class and set) and figures/. NC1, NC2 and NC3 are of clean
-training features, NC4 of training and test features, NC5 of each OOD set with the ID test set as
-the null. Bare features, without head.csv, have no NC2 of the weights, no NC3 and no comparison in
-NC4: those cells are empty, and their note says so. Where `run_networks.py --layers` left layers/ or
-moments/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer lacks.
-Several checkpoints of one network are each measured so, and the folder of the latest epoch gets
-nc_epochs.csv and, where ood_methods.py has scored all of them, nc_ood.csv and
+nc_metrics.csv (one row per metric, with its split, centring and source), nc_per_class.csv (one row
+per class), nc5_per_class.csv (one row per class and set) and figures/. NC1, NC2 and NC3 are of
+clean training features, NC4 of training and test features, NC5 of each OOD set with the ID test set
+as the null. Bare features, without head.csv, have no NC2 of the weights, no NC3 and no comparison
+in NC4: those cells are empty, and their note says so. Where `run_networks.py --layers` left layers/
+or moments/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer
+lacks. Several checkpoints of one network are each measured so, and the folder of the latest epoch
+gets nc_epochs.csv and, where ood_methods.py has scored all of them, nc_ood.csv and
 nc_ood_correlation.csv. docs/neural_collapse.md explains each."""
 
 import glob
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import cli
 import feature_files
 import figures
 import utils
 from artifacts import current, records, store
-from collapse import epochs as collapse_epochs
-from collapse import layers, metrics
+from collapse import drawing, layers, measuring, stages
+from collapse import epochs as series
 from collapse import rows as collapse_rows
-from head import Head
+from collapse.measuring import COLUMNS, Inputs, Measured
 from scores import registry
 
-COLUMNS = ["metric", "value", "split", "centring", "source"]
-SAMPLE = 500  # images of a set in the t-SNE
+# ---- arguments -----------------------------------------------------------------------------------
 
 
-def make_parser():
+class Arguments(Protocol):
+    """What the flags of `make_parser` say."""
+
+    checkpoint: list[str]
+    dataset: str | None
+    ood: list[utils.SetName] | None
+    output_dir: str
+    allow_stale: bool
+    exact: bool
+    bootstrap: int | None
+    tsne: bool
+
+
+def make_parser() -> cli.Parser:
     """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     cli.add_flags(
@@ -86,227 +101,158 @@ def make_parser():
     return parser
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     return make_parser().parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    checkpoints = check(args)
+    measured = {}
+    for checkpoint in checkpoints.opened:
+        measured[checkpoint.run.folder] = measure_and_write(checkpoint, args)
+    if checkpoints.epochs:
+        follow(checkpoints, measured, args)
+
+
+# ---- checked before anything is written ----------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """One checkpoint's files, found and checked."""
+
+    run: feature_files.FeatureFiles
+    stale: records.Stale
+    layers: list[stages.Layer]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoints:
+    """The checkpoints that were named and, where they are several, their order."""
+
+    opened: list[Opened]
+    epochs: list[series.Epoch]  # none of a single checkpoint
+    scored: dict[Path, pd.DataFrame | None]  # ood_metrics.csv of each epoch's folder, if any
+
+
+def check(args: Arguments) -> Checkpoints:
+    """Find all files of all checkpoints; ValueError where they do not belong together, and nothing
+    has been written."""
+    runs = []
     stale = {}
-    opened = []
-    for checkpoint in args.checkpoint:
+    for name in args.checkpoint:
         own = records.Stale(args.allow_stale)
         run = feature_files.open_run(
-            checkpoint, args.output_dir, args.dataset, args.ood, own, needs_head=False
+            name, args.output_dir, args.dataset, args.ood, own, needs_head=False
         )
-        opened.append(run)
+        runs.append(run)
         stale[run.folder] = own
-    epochs = collapse_epochs.order(opened, stale) if len(opened) > 1 else {}
-    stages = {run.folder: layers.find(run) for run in opened}
-    scored = {
-        folder: collapse_epochs.read_scored(folder, facts, stale[folder])
-        for folder, facts in epochs.items()
-    }
-    for run in opened:
+    epochs = series.order(runs, stale) if len(runs) > 1 else []
+    found = {run.folder: stages.find(run) for run in runs}
+    scored = {}
+    for epoch in epochs:
+        scored[epoch.folder] = series.read_scored(epoch, stale[epoch.folder])
+    for run in runs:
         utils.writable_folder(run.folder / "figures")
-    tables, deep = {}, {}
-    for run in opened:
-        found = measure(run, stages[run.folder], args, stale[run.folder])
-        write(found, args)
-        tables[run.folder], deep[run.folder] = found.table, found.layers
-    if epochs:
-        follow(epochs, tables, deep, scored, args, stale)
+    opened = [Opened(run, stale[run.folder], found[run.folder]) for run in runs]
+    return Checkpoints(opened, epochs, scored)
 
 
 # ---- one checkpoint ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Components:
-    """NECO as ood_methods.py scores it by default, and the spectrum that it takes its components
-    from."""
+class Written:
+    """What a series takes of one checkpoint."""
 
-    neco: registry.Fitted
-    variances: np.ndarray  # (D,) of the standardised training features, descending
-
-    @property
-    def dim(self):
-        """d, the number of components that NECO takes; None where it is undefined."""
-        return None if hasattr(self.neco, "undefined") else self.neco.parameters["dim"]
-
-    def share(self, features):
-        """(n, D) -> (n,): the norm of an image's first d components over its whole norm."""
-        return registry.score_all(features, {"NECO": self.neco}, None, None)["NECO"]
+    table: pd.DataFrame  # nc_metrics.csv
+    layers: pd.DataFrame | None  # nc_layers.csv
+    allowed: list[str]  # what was stale and went in all the same
 
 
-def fit_components(train, W, b):
+def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
+    """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
+    inputs = measuring.read_inputs(checkpoint.run, checkpoint.layers, checkpoint.stale)
+    found = measuring.measure(inputs, args.exact, args.bootstrap)
+    components = fit_components(inputs)
+    tables = write_tables(found, args)
+    drawn = drawing.draw(found, components, args.tsne)
+    pictures = drawing.save(checkpoint.run.folder / "figures", drawn)
+    write_record(inputs, [*tables, *pictures], args)
+    print_measured(found)
+    return Written(found.table, found.layers, inputs.stale.reasons)
+
+
+def fit_components(inputs: Inputs) -> drawing.Components:
     """Fit NECO to the training features; ood_methods.py is where its warnings are said."""
-    fitted = registry.Training(train.features, train.labels, W, b)
+    train = registry.Training(inputs.train.features, inputs.train.labels, inputs.W, inputs.b)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        state = registry.fit_all(fitted, ["NECO"], {})["NECO"]
-    return Components(state, fitted.spectrum_standardised[0][::-1].clip(0))
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One checkpoint's files, features and all that was found in them."""
-
-    run: feature_files.FeatureFiles
-    files: list  # all that was looked for, there or not
-    stale: records.Stale
-    head: Head | None
-    class_names: list
-    test: store.Features
-    ood: dict  # name: features
-    moments: metrics.Moments
-    components: "Components"
-    nc4: dict  # split: result of metrics.nc4
-    nc5: dict  # "test" or "ood:<name>": result of metrics.nc5
-    table: pd.DataFrame
-    per_class: pd.DataFrame
-    layers: pd.DataFrame  # None without layers/
-
-
-def measure(run, stages, args, stale):
-    head = store.read_head(run.head, stale, run.command) if run.head else None
-    W, b = (head.W, head.b) if head else (None, None)
-    train, test = (store.read_features(path, stale, run.command) for path in (run.train, run.test))
-    class_names = head.class_names if head else names_without_head(run, train)
-    for found in (train, test):
-        store.check_labels(found, class_names)
-    ood = {
-        name: store.read_features(path, stale, run.command).features
-        for name, path in run.ood.items()
-    }
-    classes, width = len(class_names), train.features.shape[1]
-    moments = (
-        metrics.Accumulator(classes, width, exact=args.exact)
-        .update(train.features, train.labels)
-        .finish()
-    )
-    nc4 = {}
-    for split, found in (("train", train), ("test", test)):
-        nc4[split] = metrics.nc4(
-            found.features, found.labels, W, b, moments.means, exact=args.exact
-        )
-    nc5 = {"test": metrics.nc5(moments, test.features)}
-    for name, features in ood.items():
-        nc5[f"ood:{name}"] = metrics.nc5(moments, features)
-    table = pd.DataFrame(metrics.all_rows(metrics.measure(moments, W, b), nc4, nc5))
-    table.insert(0, "checkpoint", run.folder.name)
-    if args.bootstrap:
-        bounds = intervals(train, test, ood, W, moments, nc4, args)
-        keys = zip(table["metric"], table["split"], strict=True)
-        table[["low", "high"]] = np.array(
-            [bounds.get(key, (None, None)) for key in keys], np.float64
-        )
-    per_class = pd.DataFrame(metrics.per_class(moments, W, class_names, nc4["train"], nc4["test"]))
-    return Measured(
-        run,
-        looked_for(run, stages),
-        stale,
-        head,
-        class_names,
-        test,
-        ood,
-        moments,
-        fit_components(train, W, b),
-        nc4,
-        nc5,
-        table,
-        per_class,
-        measure_layers(run, stages, class_names, stale) if stages else None,
+        fitted = registry.fit_all(train, ["NECO"], {})
+    neco = fitted["NECO"]
+    ascending = train.spectrum_standardised[0]
+    return drawing.Components(
+        variances=ascending[::-1].clip(0),
+        dim=None if neco.undefined else neco.parameters["dim"],
+        share=lambda features: registry.score_all(features, fitted, None, None)["NECO"],
     )
 
 
-def names_without_head(run, train):
-    """Class names of bare features: as their sidecar has them, else the numbers up to the highest
-    label."""
-    known = records.read_sidecar(run.train).get("class_names")
-    return known or [str(number) for number in range(int(train.labels.max(initial=-1)) + 1)]
-
-
-def looked_for(run, stages):
-    """All files that a measurement reads, and head.csv also where it is absent: it is measured anew
-    when one comes."""
-    files = [run.head or run.folder / "head.csv", run.train, run.test, *run.ood.values()]
-    return [*files, *(path for layer in stages for path in layer.files.values())]
-
-
-def intervals(train, test, ood, W, moments, nc4, args):
-    """{(metric, split): (low, high)} by resampling the images of each split; what rests on W alone
-    has none."""
-    count = args.bootstrap
-    classes = len(moments.means)
-    bounds = {
-        "train": metrics.bootstrap(
-            train.features, train.labels, W, count, exact=args.exact, classes=classes
-        )
-    }
-    bounds["train"] |= metrics.bootstrap_nc4(nc4["train"], train.labels, count)
-    bounds["test"] = metrics.bootstrap_nc4(nc4["test"], test.labels, count)
-    bounds["test"] |= metrics.bootstrap_nc5(moments, test.features, test.labels, count)
-    bounds |= {
-        f"ood:{name}": metrics.bootstrap_nc5(moments, features, None, count)
-        for name, features in ood.items()
-    }
-    return {
-        (metric, split): interval
-        for split, found in bounds.items()
-        for metric, interval in found.items()
-    }
-
-
-def nc5_per_class(nc5, class_names):
-    """Results of metrics.nc5 by split -> nc5_per_class.csv: the cosines whose mean size is NC5, a
-    row a class and set."""
-    parts = []
-    for split, found in nc5.items():
-        columns = {
-            "class": range(len(class_names)),
-            "class_name": class_names,
-            "split": split,
-            "cosine": found["cosines"],
-            "cosine_centred": found["cosines_centred"],
-        }
-        parts.append(pd.DataFrame(columns))
-    return pd.concat(parts, ignore_index=True)
-
-
-def measure_layers(run, stages, class_names, stale):
-    """nc_layers.csv: all metrics of each layer."""
-    remedy = run.command_with("--layers --force")
-    tables = [layers.measure(layer, class_names, stale, remedy) for layer in stages]
-    return pd.concat(tables, ignore_index=True)[["layer", "depth", *COLUMNS, "note"]]
-
-
-def write(found, args):
-    """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
-    run, moments = found.run, found.moments
-    sidecar = {
-        **records.provenance(cli.material(args), found.stale),
-        **records.origin(run.head or run.train),
-    }
+def write_tables(found: Measured, args: Arguments) -> list[Path]:
+    """The tables of one checkpoint -> their paths."""
+    run, stale = found.inputs.run, found.inputs.stale
     tables = {
         "nc_metrics": found.table,
         "nc_per_class": found.per_class,
-        "nc5_per_class": nc5_per_class(found.nc5, found.class_names),
+        "nc5_per_class": measuring.nc5_per_class(found.alignments, found.inputs.class_names),
     }
     if found.layers is not None:
         tables["nc_layers"] = found.layers
+    sidecar = {
+        **records.provenance(cli.material(args), stale),
+        **records.origin(run.head or run.train),
+    }
+    paths = []
     for name, table in tables.items():
-        store.write_table(run.folder / f"{name}.csv", table, sidecar)
-    written = [run.folder / f"{name}.csv" for name in tables]
-    written += draw(run.folder / "figures", found, args.tsne)
+        path = run.folder / f"{name}.csv"
+        store.write_table(path, table, sidecar)
+        paths.append(path)
+    return paths
+
+
+def write_record(inputs: Inputs, written: Sequence[Path], args: Arguments) -> None:
+    """neural_collapse.json: what was asked, read and written, so that a later run knows whether all
+    of it is current."""
     current.write_record(
-        run.folder / "neural_collapse.json",
+        inputs.run.folder / "neural_collapse.json",
         cli.material(args),
-        found.files,
+        inputs.files,
         written,
-        listings(run, args.ood),
-        stale=found.stale,
+        listings(inputs.run, args.ood),
+        stale=inputs.stale,
     )
+
+
+def listings(run: feature_files.FeatureFiles, ood: Sequence[utils.SetName] | None) -> list[str]:
+    """Patterns of files that a measurement takes where they are there: layers, and OOD sets that
+    nobody named."""
+    splits = [f"ID_{run.dataset}_train", f"ID_{run.dataset}_test"]
+    splits += [f"OOD_{name}_test" for name in run.ood]
+    patterns = []
+    for folder in layers.FOLDERS.values():
+        patterns += [f"{folder}/{glob.escape(split)}_*" for split in splits]
+    if not ood:
+        patterns.append("OOD_*_test")
+    return [f"{pattern}{suffix}" for pattern in patterns for suffix in store.SUFFIXES]
+
+
+# ---- what is printed -----------------------------------------------------------------------------
+
+
+def print_measured(found: Measured) -> None:
+    """The main metrics, NC5 of each set and, where there are layers, those through the layers."""
+    run, moments = found.inputs.run, found.moments
     classes, width = moments.means.shape
     images = f"{moments.counts.sum():,} training images"
     title = f"{run.folder.name}: neural collapse of {run.dataset}"
@@ -317,7 +263,7 @@ def write(found, args):
             " left empty"
         )
     cli.print_table(
-        nc5_table(found.nc5).round(4),
+        drawing.nc5_table(found.alignments).round(4),
         "NC5  mean |cos| of class means with each set's mean (0: orthogonal)",
     )
     if found.layers is not None:
@@ -328,227 +274,132 @@ def write(found, args):
     print(f"\nall metrics, per class and drawn: {run.folder}")
 
 
-def listings(run, ood):
-    """Patterns of files that a measurement takes where they are there: layers, and OOD sets that
-    nobody named."""
-    splits = [
-        f"ID_{run.dataset}_train",
-        f"ID_{run.dataset}_test",
-        *(f"OOD_{name}_test" for name in run.ood),
-    ]
-    patterns = [
-        f"{folder}/{glob.escape(split)}_*" for folder in layers.FOLDERS.values() for split in splits
-    ]
-    patterns += [] if ood else ["OOD_*_test"]
-    return [f"{pattern}{suffix}" for pattern in patterns for suffix in store.SUFFIXES]
-
-
-def shown(table):
+def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The main metrics as they are printed: what, value, value under full collapse."""
     values = table.set_index(["metric", "split"])["value"]
     lines = []
     for (metric, split), label in collapse_rows.printed().items():
         value = values[metric, split]
-        lines.append(
-            {
-                "metric": label,
-                "value": "" if pd.isna(value) else f"{value:.4g}",
-                "if collapsed": collapse_rows.ROWS[metric].target,
-            }
-        )
+        text = "" if pd.isna(value) else f"{value:.4g}"
+        target = collapse_rows.ROWS[metric].target
+        lines.append({"metric": label, "value": text, "if collapsed": target})
     return pd.DataFrame(lines)
 
 
-def nc5_table(nc5):
-    """Results of metrics.nc5 by split -> one row per set: the ID test set, the null, first."""
-    lines = []
-    for split, found in nc5.items():
-        name = "ID test (null)" if split == "test" else split.removeprefix("ood:")
-        lines.append({"name": name, "uncentred": found["nc5"], "centred": found["nc5_centred"]})
-    return pd.DataFrame(lines)
-
-
-def along(table, index):
-    """A tidy table -> what is printed: one row per step along `index`, a column for each of a few
+def along(table: pd.DataFrame, index: str | list[str]) -> pd.DataFrame:
+    """A tidy table -> what is printed: one row per step along `index`, one column for each of a few
     metrics."""
-    columns = [" ".join(key) for key in collapse_rows.PRINTED]
+    columns = [f"{metric} {split}" for metric, split in collapse_rows.PRINTED]
     named = table.assign(name=table["metric"] + " " + table["split"])
     named = named[named["name"].isin(columns)]
     wide = named.pivot(index=index, columns="name", values="value").astype(float)
-    return wide.reindex(columns=columns).rename_axis(columns=None).round(4).reset_index()
-
-
-def draw(folder, found, tsne):
-    """The figures of one checkpoint -> their paths."""
-    drawn = draw_features(found)
-    if found.head:
-        drawn |= draw_head(found)
-    if tsne:
-        points = embed([found.test.features, *found.ood.values()])
-        labels = [found.class_names[label] for label in sample(found.test.labels, SAMPLE)]
-        drawn["nc_tsne"] = figures.embedding(
-            points[0], dict(zip(found.ood, points[1:], strict=True)), labels
-        )
-    if found.layers is not None:
-        drawn["nc_layers"] = figures.collapse_curves(found.layers, collapse_rows.layers(), "depth")
-        drawn["nc5_layers"] = figures.nc5_curves(found.layers, "depth")
-    return save(folder, drawn)
-
-
-def draw_features(found):
-    """{name: figure} of what features alone show."""
-    moments, W = found.moments, found.head and found.head.W
-    distances = {
-        name: metrics.centre_distances(rows, moments.means) for name, rows in found.ood.items()
-    }
-    drawn = (
-        {}
-        if found.components.dim is None
-        else {
-            "nc_pca_spectrum": figures.pca_spectrum(
-                found.components.variances, found.components.dim, len(moments.present)
-            )
-        }
-    )
-    weights = None if W is None else W[moments.present]
-    inside = metrics.centre_distances(found.test.features, moments.means)
-    drawn["within_class_variance"] = figures.within_class_variance(found.per_class)
-    drawn["cosine_histogram"] = figures.cosine_histogram(moments.centred, weights)
-    drawn["class_mean_distances"] = figures.class_mean_distances(moments.means, found.class_names)
-    drawn["nc5"] = figures.nc5_bars(nc5_table(found.nc5))
-    drawn["nc_centre_distances"] = figures.centre_distances(inside, distances)
-    return drawn
-
-
-def draw_head(found):
-    """{name: figure} of the classifier beside the features."""
-    moments, names, test = found.moments, found.class_names, found.test.features
-    present, weights = moments.present, found.head.W[moments.present]
-    decisions = found.nc4["test"]
-
-    def share_and_logit(features):
-        return found.components.share(features), found.head.logits(features).max(axis=1)
-
-    drawn = {}
-    if found.components.dim is not None:
-        outside = {name: share_and_logit(rows) for name, rows in found.ood.items()}
-        drawn["nc_neco_share"] = figures.neco_shares(share_and_logit(test), outside)
-    nearest, predicted = decisions["nearest"], decisions["predicted"]
-    seen = [names[index] for index in present]
-    drawn["weight_mean_alignment"] = figures.weight_mean_alignment(found.per_class)
-    drawn["nc4_agreement"] = figures.nearest_mean_agreement(found.per_class)
-    drawn["nc4_mismatches"] = figures.mismatch_map(nearest, predicted, names)
-    drawn["nc_angles"] = figures.angle_histogram(moments.centred, weights)
-    drawn["nc_gram"] = figures.gram_matrices(moments.centred, weights, seen)
-    return drawn
-
-
-def save(folder, drawn):
-    """{name: figure} -> the paths of the PNGs."""
-    for name, figure in drawn.items():
-        utils.write_figure(folder / f"{name}.png", figure)
-    return [folder / f"{name}.png" for name in drawn]
-
-
-def sample(rows, limit):
-    """At most `limit` rows, evenly spaced in their order."""
-    return rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
-
-
-def embed(groups):
-    """One t-SNE (van der Maaten and Hinton 2008) of a sample of several sets: [(n, D)] -> [(m,
-    2)]."""
-    from sklearn.manifold import TSNE  # slow to import, and for this figure alone
-
-    chosen = [sample(rows, SAMPLE) for rows in groups]
-    together = np.concatenate(chosen)
-    points = TSNE(
-        perplexity=min(30, (len(together) - 1) / 3), init="pca", random_state=0
-    ).fit_transform(together)
-    return np.split(points, np.cumsum([len(rows) for rows in chosen])[:-1])
+    ordered = wide.reindex(columns=columns).round(4)
+    return ordered.rename_axis(columns=None).reset_index()
 
 
 # ---- through training ----------------------------------------------------------------------------
 
 
-def follow(epochs, tables, deep, scored, args, stale):
+def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Arguments) -> None:
     """nc_epochs.csv, and what joins it with layers and OOD scores, in the folder of the latest
     epoch."""
-    folder = list(epochs)[-1]
-    table = collapse_epochs.over_epochs(epochs, tables)[
-        ["checkpoint", "epoch", "train_acc", *COLUMNS]
-    ]
-    drawn = {
-        "nc_epochs": figures.collapse_curves(table, collapse_rows.curves()),
-        "nc5_epochs": figures.nc5_curves(table),
+    epochs = checkpoints.epochs
+    latest = epochs[-1]
+    tables = {folder: found.table for folder, found in written.items()}
+    table = series.over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
+    reasons = [reason for found in written.values() for reason in found.allowed]
+    sidecar = {
+        **records.provenance(cli.material(args), records.Stale(args.allow_stale, reasons)),
+        **{name: latest.facts.get(name) for name in records.NETWORK},
     }
-    if all(layers is not None for layers in deep.values()):
-        drawn["nc_layers_epochs"] = figures.layer_epoch_maps(
-            collapse_epochs.over_epochs(epochs, deep), collapse_rows.layers()
-        )
-    together = records.Stale(
-        args.allow_stale, [reason for own in stale.values() for reason in own.reasons]
-    )
-    network = {name: epochs[folder].get(name) for name in records.NETWORK}
-    sidecar = {**records.provenance(cli.material(args), together), **network}
-    write_joined(
-        folder, "nc_epochs", table, drawn, [path / "nc_metrics.csv" for path in epochs], sidecar
-    )
+    drawn = draw_epochs(epochs, table, written)
+    inputs = [epoch.folder / "nc_metrics.csv" for epoch in epochs]
+    write_joined(latest.folder, "nc_epochs", table, drawn, inputs, sidecar)
     cli.print_table(
         along(table, "epoch"),
-        f"through training, {len(epochs)} checkpoints -> {folder / 'nc_epochs.csv'}",
+        f"through training, {len(epochs)} checkpoints -> {latest.folder / 'nc_epochs.csv'}",
     )
-    lacking = [path for path, found in scored.items() if found is None]
-    for name in (
-        "nc_ood",
-        "nc_ood_correlation",
-    ):  # what an earlier run left would be of other checkpoints
+    # what an earlier run left would be of other checkpoints
+    for name in ("nc_ood", "nc_ood_correlation"):
         for suffix in (".csv", ".json"):
-            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+            (latest.folder / f"{name}{suffix}").unlink(missing_ok=True)
+    scored = {folder: found for folder, found in checkpoints.scored.items() if found is not None}
+    lacking = [epoch.folder for epoch in epochs if epoch.folder not in scored]
     if lacking:
         print(
             f"\nnot beside OOD: {len(lacking)} of {len(epochs)} folders lack ood_metrics.csv; make"
             f" it with: {utils.command('ood_methods', lacking, args.output_dir)}"
         )
-    else:
-        beside_ood(folder, epochs, table, scored, sidecar)
+        return
+    beside_ood(epochs, table, scored, sidecar)
 
 
-def write_joined(folder, name, table, drawn, inputs, sidecar):
+def draw_epochs(
+    epochs: Sequence[series.Epoch], table: pd.DataFrame, written: dict[Path, Written]
+) -> dict[str, Figure]:
+    """{name: figure} of the metrics over epochs and, with layers of all checkpoints, over both."""
+    drawn = {
+        "nc_epochs": figures.collapse_curves(table, collapse_rows.curves()),
+        "nc5_epochs": figures.nc5_curves(table),
+    }
+    deep = {}
+    for folder, found in written.items():
+        if found.layers is not None:
+            deep[folder] = found.layers
+    if len(deep) == len(written):
+        drawn["nc_layers_epochs"] = figures.layer_epoch_maps(
+            series.over_epochs(epochs, deep), collapse_rows.layers()
+        )
+    return drawn
+
+
+def write_joined(
+    folder: Path,
+    name: str,
+    table: pd.DataFrame,
+    drawn: dict[str, Figure],
+    inputs: Sequence[Path],
+    sidecar: dict,
+) -> None:
     """A table over several checkpoints; its sidecar is its record too, so that report.py knows its
     figures."""
-    figures_written = save(folder / "figures", drawn)
-    store.write_table(
-        folder / f"{name}.csv",
-        table,
-        {
-            **sidecar,
-            "inputs": records.fingerprints(inputs, folder),
-            "outputs": records.fingerprints(figures_written, folder),
-        },
-    )
+    pictures = drawing.save(folder / "figures", drawn)
+    record = {
+        **sidecar,
+        "inputs": current.fingerprints(inputs, folder),
+        "outputs": current.fingerprints(pictures, folder),
+    }
+    store.write_table(folder / f"{name}.csv", table, record)
 
 
 # ---- beside OOD detection ------------------------------------------------------------------------
 
 
-def beside_ood(folder, epochs, table, scored, sidecar):
+def beside_ood(
+    epochs: Sequence[series.Epoch],
+    table: pd.DataFrame,
+    scored: dict[Path, pd.DataFrame],
+    sidecar: dict,
+) -> None:
     """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on,
     their correlation."""
-    joined = collapse_epochs.join(epochs, table, scored)
-    inputs = [path / name for path in scored for name in ("nc_metrics.csv", "ood_metrics.csv")]
+    folder = epochs[-1].folder
+    joined = series.join(epochs, table, scored)
+    inputs = []
+    for epoch in epochs:
+        inputs += [epoch.folder / "nc_metrics.csv", epoch.folder / "ood_metrics.csv"]
     write_joined(folder, "nc_ood", joined, {}, inputs, sidecar)
     print(f"\ncollapse beside OOD detection: {folder / 'nc_ood.csv'}")
-    if len(scored) < 3:
-        print(f"no correlation over {len(scored)} checkpoints: it takes at least 3")
+    if len(epochs) < series.LEAST:
+        print(f"no correlation over {len(epochs)} checkpoints: it takes at least {series.LEAST}")
         return
-    found = collapse_epochs.correlate(joined)
+    found = series.correlate(joined)
     drawn = {"nc_ood_correlation": figures.correlation_maps(found, collapse_rows.beside_methods())}
     write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
     cli.print_table(
-        collapse_epochs.answer(found),
+        series.answer(found),
         "does more collapse mean better detection? Spearman of AUROC with NC1 over "
-        f"{len(scored)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}",
+        f"{len(epochs)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}",
     )
 
 

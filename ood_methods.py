@@ -238,10 +238,11 @@ def prepare(checkpoint, args):
     stale = records.Stale(args.allow_stale)
     folder, dataset = feature_files.locate(checkpoint, args.output_dir, args.dataset)
     earlier = joining.Earlier() if args.replace else joining.find(folder, dataset)
-    asked = [utils.split_name(text)[0] for text in args.ood or feature_files.sets_in(folder)]
-    more = [name for name in earlier.sets if name not in asked]
+    sets = args.ood or feature_files.sets_in(folder)
+    asked = [given.name for given in sets]
+    more = [utils.SetName.parse(name) for name in earlier.sets if name not in asked]
     run = feature_files.open_run(
-        checkpoint, args.output_dir, dataset, [*(args.ood or asked), *more], stale, needs_head=False
+        checkpoint, args.output_dir, args.dataset, [*sets, *more], stale, needs_head=False
     )
     names, lines = methods_of(run, args)
     check_edited(earlier, names, folder)
@@ -276,9 +277,7 @@ def methods_of(run, args):
     if run.head:
         return names, []
     given = parameters(args)
-    lacking = [
-        name for name in names if name == odin.ODIN or registry.needs_head(name, given.get(name))
-    ]
+    lacking = [name for name in names if registry.needs_head(name, given.get(name))]
     if not lacking:
         return names, []
     times_max_logit = any(values.get("max_logit") for values in given.values())
@@ -493,7 +492,7 @@ def setting(text):
 
 def method(text):
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
-    known = {registry.plain_name(name): name for name in (*registry.METHODS, odin.ODIN)}
+    known = {registry.plain_name(name): name for name in registry.ROWS}
     if registry.plain_name(text) not in known:
         raise cli.ArgumentTypeError(
             f"unknown method {text!r}; expected one of {', '.join(known.values())}"
@@ -509,7 +508,7 @@ def not_negative(text):
 
 def set_name(text):
     try:
-        return utils.split_name(text.strip())[0]
+        return utils.SetName.parse(text.strip()).name
     except ValueError as error:
         raise cli.ArgumentTypeError(str(error)) from None
 

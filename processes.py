@@ -1,34 +1,40 @@
-"""Several processes as one: torch.distributed's set-up, shards and gathers. Does nothing in a
-process that is alone.
+"""Several processes as one: set-up, shards and gathers of torch.distributed. Does nothing in a
+single process.
 
-    with processes.join(device) as world:          # python x.py | torchrun --nproc-per-node 2
-        x.py | srun --ntasks 2 python x.py
+    # python x.py, or torchrun --nproc-per-node 2 x.py, or srun --ntasks 2 python x.py
+    with processes.join(device) as world:
         rows = world.gather(work(images[world.shard(len(images))]))
         if world.first:
             write(rows)
 
-Which process this is stands in the environment, as torchrun or a Slurm step of several tasks sets
-it; a script in a batch job or on its own finds neither, and is alone. Tensors are reduced where
-they lie: on a CPU by gloo, on a GPU by NCCL."""
+The rank and size come from the environment variables that torchrun sets, or a Slurm step of several
+tasks. A script that runs on its own or directly in a batch job finds neither, and is a single
+process. Tensors are reduced on the device that they are on: by gloo on a CPU, by NCCL on a GPU.
+"""
 
 import contextlib
 import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
-CONNECT = timedelta(minutes=10)  # nodes of one job may start some minutes apart
-# The first rank may load, measure or write for long while the others wait.
-PATIENCE = timedelta(hours=1)
-CHUNK = 1 << 26  # bytes of one message when rows are gathered
-PORTS = range(20000, 32000)  # free of services, and below those that Linux hands out by itself
+T = TypeVar("T")
 
-joined = False  # True from join() on where several processes work together: cli.run exits at once
+CONNECT = timedelta(minutes=10)  # nodes of one job may start some minutes apart
+# The first rank may load, measure or write for a long time while the others wait.
+PATIENCE = timedelta(hours=1)
+CHUNK = 1 << 26  # largest message in bytes when rows are gathered
+PORTS = range(20000, 32000)  # no common services, and below the ports that Linux assigns by itself
+
+# True once join() has connected several processes; cli.run then exits at once.
+joined = False
 
 
 class Elsewhere(SystemExit):
@@ -37,7 +43,7 @@ class Elsewhere(SystemExit):
 
 @dataclass(frozen=True)
 class World:
-    """This process among the `size` that work together: its number from 0 on, and its own
+    """This process among the `size` that work together: its rank, counted from 0, and its
     device."""
 
     rank: int
@@ -45,68 +51,72 @@ class World:
     device: torch.device
 
     @property
-    def first(self):
+    def first(self) -> bool:
         """True if this is the rank that writes and prints."""
         return self.rank == 0
 
-    def shard(self, count):
-        """This rank's slice of `count` things: in the order of ranks, lengths differ by at most
-        one."""
+    def shard(self, count: int) -> slice:
+        """This rank's slice of `count` items.
+
+        Slices are in the order of ranks, and their lengths differ by at most one.
+        """
         each, more = divmod(count, self.size)
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
 
-    def all_reduce(self, tensor):
-        """The sum of each rank's tensor, in place, on all ranks."""
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace the tensor on every rank by the sum over all ranks, in place."""
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
-    def broadcast(self, tensor):
-        """The first rank's tensor, in place, on all ranks."""
+    def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace the tensor on every rank by that of the first rank, in place."""
         if self.size > 1:
             distributed.broadcast(tensor, src=0)
         return tensor
 
-    def broadcast_object(self, content):
-        """What the first rank gives, on all ranks; anything that can be pickled."""
-        box = [content]
+    def broadcast_object(self, content: T | None) -> T:
+        """Return the first rank's `content` on every rank; what others pass is ignored. It must be
+        picklable."""
+        box: list = [content]
         if self.size > 1:
             distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def any_rank(self, flag):
-        """True, on all ranks, if the flag is set on any."""
+    def any_rank(self, flag: bool) -> bool:
+        """True on every rank if the flag is set on any of them."""
         found = torch.tensor(int(bool(flag)))
         if self.size > 1:
             distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return bool(found)
 
-    def barrier(self):
+    def barrier(self) -> None:
         """Barrier."""
         self.any_rank(False)
 
-    def gather_objects(self, content):
-        """[what each rank gives] in the order of ranks on the first rank, None on the others;
-        anything that can be pickled."""
+    def gather_objects(self, content: T) -> list[T] | None:
+        """A list of every rank's `content` on the first rank, None on the others.
+
+        `content` must be picklable.
+        """
         if self.size == 1:
             return [content]
-        found = [None] * self.size if self.first else None
+        found: list | None = [None] * self.size if self.first else None
         distributed.gather_object(content, found, dst=0)
         return found
 
-    def gather(self, rows):
-        """Rows (n, ...) of each rank, a CPU tensor or None for no rows -> all of them (N, ...) in
-        the order of ranks.
+    def gather(self, rows: torch.Tensor | None) -> torch.Tensor | None:
+        """All ranks' rows (N, ...) in the order of ranks on the first rank, None on the others.
 
-        On the first rank, which must have rows where any has; None on the others.
+        `rows` (n, ...) is a CPU tensor, or None for no rows. If any rank has rows, the first one
+        must have some.
         """
         if self.size == 1:
             return rows
         lengths = self.gather_objects(0 if rows is None else len(rows))
-        if not self.first:
-            for part in parts(rows):
-                distributed.send(part, dst=0)
+        if lengths is None:
+            send(rows)
             return None
         if rows is None:
             assert not any(lengths), (
@@ -114,20 +124,20 @@ class World:
             )
             return None
         whole = rows.new_empty((sum(lengths), *rows.shape[1:]))
-        for rank, part in enumerate(whole.split(lengths)):
-            if rank == 0:
-                part.copy_(rows)
-            for piece in parts(part) if rank else ():
-                distributed.recv(piece, src=rank)
+        own, *others = whole.split(lengths)
+        own.copy_(rows)
+        for rank, part in enumerate(others, start=1):
+            receive(part, rank)
         return whole
 
     @contextlib.contextmanager
-    def together(self, first_ahead=False):
-        """A block that all ranks leave well, or that no rank does: where one raises, the others
-        raise Elsewhere.
+    def together(self, first_ahead: bool = False) -> Iterator[None]:
+        """A block that either every rank finishes or none: if one raises, the others raise
+        Elsewhere.
 
-        first_ahead: the others enter once the first rank is through, as where it downloads what
-        they then find. No rank may wait for another within the block."""
+        With first_ahead, the other ranks enter once the first one is through, for instance because
+        it downloads what they then find. No rank may wait for another within the block.
+        """
         if first_ahead and not self.first and self.any_rank(False):
             raise Elsewhere
         error = None
@@ -135,8 +145,10 @@ class World:
             yield
         except Exception as found:
             error = found
-        if first_ahead and self.first and self.any_rank(error is not None):
-            raise error
+        if first_ahead and self.first:
+            self.any_rank(error is not None)  # lets the other ranks in, or makes them leave
+            if error is not None:
+                raise error
         failed = self.any_rank(error is not None)
         if error is not None:
             raise error
@@ -144,25 +156,39 @@ class World:
             raise Elsewhere
 
 
-def parts(rows):
-    """Rows (n, ...) or None -> views of them, none of which is larger than a message should be."""
+def send(rows: torch.Tensor | None) -> None:
+    """Send rows to the first rank."""
+    for piece in messages(rows):
+        distributed.send(piece, dst=0)
+
+
+def receive(rows: torch.Tensor, rank: int) -> None:
+    """Fill `rows` with those that a rank sends."""
+    for piece in messages(rows):
+        distributed.recv(piece, src=rank)
+
+
+def messages(rows: torch.Tensor | None) -> Sequence[torch.Tensor]:
+    """Views of the rows (n, ...), each at most CHUNK bytes large; none for no rows."""
     if rows is None or not len(rows):
         return ()
-    return rows.contiguous().split(max(1, CHUNK // max(1, rows[0].numel() * rows.element_size())))
+    bytes_per_row = rows[0].numel() * rows.element_size()
+    rows_per_message = max(1, CHUNK // max(1, bytes_per_row))
+    return rows.contiguous().split(rows_per_message)
 
 
-# ---- coming and going ----------------------------------------------------------------------------
+# ---- joining and leaving -------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def join(device):
-    """Within the block the processes that were launched together are one World; alone, a World of
-    one.
+def join(device: torch.device | str) -> Iterator[World]:
+    """Yield the World of all processes that were launched together; of one in a single process.
 
-    "cuda" without an index becomes this rank's own GPU. Ranks but the first print nothing and warn
-    of nothing. Where one rank or several leave by an exception, one of them raises it and the
-    others exit silently. Raises ValueError where the environment contradicts itself, no rank
-    answers at the first one's address, or ranks would share a GPU."""
+    "cuda" without an index becomes this rank's own GPU. Ranks other than the first print no output
+    and no warnings. If ranks leave by an exception, one of them raises it and the others exit
+    silently. ValueError if the environment contradicts itself, no rank answers at the first one's
+    address, or ranks would share a GPU.
+    """
     device, place = torch.device(device), find_place(os.environ)
     if place is None:
         yield World(0, 1, device)
@@ -182,10 +208,10 @@ def join(device):
         world = World(place.rank, place.size, device)
         with quiet(not world.first):
             yield world
-            # the first rank may hold the store: nobody leaves before the last one is done
+            # the first rank may hold the store, so no rank leaves before the last one is done
             world.barrier()
     except (Exception, KeyboardInterrupt) as error:
-        if not says_it(store):
+        if not reports_error(store):
             raise Elsewhere from None
         if is_lost_contact(error):
             raise ValueError(
@@ -195,15 +221,15 @@ def join(device):
             ) from None
         raise
     finally:
-        # After an exception NCCL may wait for a rank that no longer answers; the end of the process
-        # closes it then.
+        # After an exception NCCL may wait for a rank that no longer answers, so it stays open until
+        # the process ends.
         if distributed.is_initialized() and (device.type != "cuda" or sys.exc_info()[0] is None):
             distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
-def quiet(silent):
-    """A block without standard output or warnings where `silent`; errors still reach standard
+def quiet(silent: bool) -> Iterator[None]:
+    """A block without standard output and warnings if `silent`. Errors still reach standard
     error."""
     if not silent:
         yield
@@ -217,26 +243,27 @@ def quiet(silent):
         yield
 
 
-def says_it(store):
-    """True if this rank is the first to fail, and so the one that says why."""
+def reports_error(store: "distributed.Store") -> bool:
+    """True if this rank is the first to fail, and so the one that reports the error."""
     try:
         return store.add("failed ranks", 1) == 1
     except (
         RuntimeError
-    ):  # the rank that holds the store has left, which it does only after an error of its own
+    ):  # the rank that holds the store has left, so it reports an error of its own
         return False
 
 
-def is_lost_contact(error):
-    """True if an exception says that another rank is gone, as where the system killed it."""
-    return isinstance(error, distributed.DistError) or (
-        isinstance(error, RuntimeError)
-        and re.search(r"gloo|Connection (closed|reset)", str(error)) is not None
-    )
+def is_lost_contact(error: BaseException) -> bool:
+    """True if an exception means that another rank is gone, for instance because it was killed."""
+    if isinstance(error, distributed.DistError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    return re.search(r"gloo|Connection (closed|reset)", str(error)) is not None
 
 
-def connect(place):
-    """The key-value store that the ranks meet at; the first rank, or torchrun, holds it."""
+def connect(place: "Place") -> "distributed.Store":
+    """The key-value store through which the ranks meet; the first rank, or torchrun, holds it."""
     url = f"tcp://{place.address}:{place.port}?rank={place.rank}&world_size={place.size}"
     try:
         return next(distributed.rendezvous(url, timeout=CONNECT))[0]
@@ -248,9 +275,11 @@ def connect(place):
         ) from None
 
 
-def own_device(device, place):
-    """This rank's device, chosen as the current one; ValueError where two ranks of a machine would
-    share a GPU."""
+def own_device(device: torch.device, place: "Place") -> torch.device:
+    """This rank's device, which becomes the current one.
+
+    ValueError if two ranks of a machine would share a GPU.
+    """
     if device.type == "cpu":
         share_cores(place)
         return device
@@ -276,16 +305,17 @@ def own_device(device, place):
     return torch.device("cuda", index)
 
 
-def share_cores(place):
-    """Divide the cores among this machine's ranks where nobody has: K ranks with all cores' threads
-    each hold each other up.
+def share_cores(place: "Place") -> None:
+    """Divide the cores among this machine's ranks, unless somebody has done so already.
 
-    torchrun sets OMP_NUM_THREADS=1 itself; a Slurm task that is bound to its own cores sees no
-    others."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    if "OMP_NUM_THREADS" not in os.environ and place.local_size > 1 and cores == os.cpu_count():
+    K ranks with one thread per core each would slow each other down. torchrun itself sets
+    OMP_NUM_THREADS=1, and a Slurm task that is bound to its own cores sees no others.
+    """
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    is_divided = "OMP_NUM_THREADS" in os.environ or cores != os.cpu_count()
+    if not is_divided and place.local_size > 1:
         torch.set_num_threads(max(1, cores // place.local_size))
 
 
@@ -294,7 +324,7 @@ def share_cores(place):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among those launched with it, and where they meet."""
+    """The rank of this process among those launched with it, and the address where they meet."""
 
     rank: int
     size: int
@@ -302,30 +332,30 @@ class Place:
     local_size: int
     address: str
     port: int
-    own_gpu: bool = False  # whether Slurm shows every task its own GPU alone
+    own_gpu: bool = False  # True if Slurm shows each task only its own GPU
 
 
-def find_place(environment):
-    """The environment of torchrun, or of a Slurm step with several tasks -> Place; None for a
-    process that is alone."""
+def find_place(environment: Mapping[str, str]) -> Place | None:
+    """The Place that torchrun or a Slurm step of several tasks set in the environment.
+
+    None for a single process.
+    """
     if environment.get("RANK") or environment.get("WORLD_SIZE"):
         return torchrun_place(environment)
-    # In a batch script or an interactive allocation SLURM_NTASKS and SLURM_PROCID stand too: only
-    # srun counts a step's tasks.
+    # SLURM_NTASKS and SLURM_PROCID are also set in a batch script or an interactive allocation.
+    # Only srun sets the number of tasks of a step.
     if "SLURM_PROCID" in environment and number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return slurm_place(environment)
     return None
 
 
-def torchrun_place(environment):
-    missing = [name for name in ("RANK", "WORLD_SIZE") if not environment.get(name)]
+def torchrun_place(environment: Mapping[str, str]) -> Place | None:
+    """The Place that torchrun set, or None if it started a single process."""
     size = number(environment, "WORLD_SIZE", 1)
+    needed = ["RANK", "WORLD_SIZE"]
     if size > 1:
-        missing += [
-            name
-            for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-            if not environment.get(name)
-        ]
+        needed += ["LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]
+    missing = [name for name in needed if not environment.get(name)]
     if missing:
         found = ", ".join(
             f"{name}={environment[name]}"
@@ -336,58 +366,59 @@ def torchrun_place(environment):
             f"the environment has {found} but no {' and no '.join(missing)}; start with: torchrun"
             " --nproc-per-node K SCRIPT, or unset them for a single process"
         )
-    if size == 1 and number(environment, "RANK") == 0:
+    rank = number(environment, "RANK")
+    if size == 1 and rank == 0:
         return None
-    rank, local_rank, local_size, port = (
-        number(environment, name, default)
-        for name, default in (
-            ("RANK", None),
-            ("LOCAL_RANK", None),
-            ("LOCAL_WORLD_SIZE", 1),
-            ("MASTER_PORT", None),
-        )
+    place = Place(
+        rank=rank,
+        size=size,
+        local_rank=number(environment, "LOCAL_RANK"),
+        local_size=number(environment, "LOCAL_WORLD_SIZE", 1),
+        port=number(environment, "MASTER_PORT"),
+        address=environment["MASTER_ADDR"],
     )
-    return checked(Place(rank, size, local_rank, local_size, environment["MASTER_ADDR"], port))
+    check_place(place)
+    return place
 
 
-def slurm_place(environment):
+def slurm_place(environment: Mapping[str, str]) -> Place:
+    """The Place of a task of a Slurm step."""
     size = number(environment, "SLURM_STEP_NUM_TASKS")
-    # "4(x2),3"
-    local_sizes = re.findall(
-        r"(\d+)(?:\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    )
+    tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")  # such as "4(x2),3"
+    local_sizes = re.findall(r"(\d+)(?:\(x\d+\))?", tasks_per_node)
     nodes = environment.get("SLURM_STEP_NODELIST", "")
-    address = environment.get("MASTER_ADDR") or (first_host(nodes) if nodes else "localhost")
-    job, step = number(environment, "SLURM_JOB_ID", 0), number(environment, "SLURM_STEP_ID", 0)
-    # steps of one job may run side by side
-    port = number(environment, "MASTER_PORT", PORTS[(job * 7 + step) % len(PORTS)])
-    own_gpu = any(
-        environment.get(name)
-        for name in ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND")
+    first = first_host(nodes) if nodes else "localhost"
+    job = number(environment, "SLURM_JOB_ID", 0)
+    step = number(environment, "SLURM_STEP_ID", 0)
+    # Steps of one job may run side by side, so each gets a port of its own.
+    port = PORTS[(job * 7 + step) % len(PORTS)]
+    gpu_options = ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU", "SLURM_GPU_BIND")
+    place = Place(
+        rank=number(environment, "SLURM_PROCID"),
+        size=size,
+        local_rank=number(environment, "SLURM_LOCALID"),
+        local_size=max(map(int, local_sizes)),
+        address=environment.get("MASTER_ADDR") or first,
+        port=number(environment, "MASTER_PORT", port),
+        own_gpu=any(environment.get(name) for name in gpu_options),
     )
-    return checked(
-        Place(
-            number(environment, "SLURM_PROCID"),
-            size,
-            number(environment, "SLURM_LOCALID"),
-            max(map(int, local_sizes)),
-            address,
-            port,
-            own_gpu,
-        )
-    )
+    check_place(place)
+    return place
 
 
-def first_host(nodes):
+def first_host(nodes: str) -> str:
     """The first host of a Slurm node list: "node[01-03,07],login1" -> "node01",
     "rack[1-2]-gpu[03-04]" -> "rack1-gpu03"."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes).group()
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    assert first, f"no host in {nodes!r}"
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
 
 
-def number(environment, name, default=None):
-    """A whole number of the environment; ValueError where it is none, or missing without a
-    default."""
+def number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A whole number from the environment.
+
+    ValueError if it is not a whole number, or is missing and has no default.
+    """
     text = environment.get(name) or ""
     if not text and default is not None:
         return default
@@ -399,15 +430,16 @@ def number(environment, name, default=None):
     return int(text)
 
 
-def checked(place):
-    if not (
+def check_place(place: Place) -> None:
+    """ValueError if the numbers of a Place contradict each other."""
+    is_possible = (
         place.rank < place.size
         and place.local_rank <= place.rank
         and place.local_size <= place.size
-    ):
+    )
+    if not is_possible:
         raise ValueError(
             f"the environment contradicts itself: rank {place.rank} of {place.size},"
             f" {place.local_rank} of {place.local_size} on this machine; start with torchrun or"
             " srun, which set these themselves"
         )
-    return place

@@ -11,8 +11,10 @@ it can be mailed, printed and opened offline.
 
 import re
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,6 +23,7 @@ import utils
 from artifacts import current, records, store
 from reporting import page as reporting_page
 from reporting import summary as reporting_summary
+from reporting.found import Found, Missing
 
 OOD_COLUMNS = ["ood", "method", "auroc", "auroc_low", "auroc_high", "fpr95"]
 OOD_NUMBERS = ["auroc", "auroc_low", "auroc_high", "fpr95", "accuracy", "n_id", "n_ood"]
@@ -30,7 +33,7 @@ PER_CLASS_COLUMNS = ["class_name", "within_class_variance", "cosine_weight_mean"
 CURVES_COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc"]
 STAGES = ("run_networks", "ood_methods", "neural_collapse")  # whose records stand in the folder
 NOT_REPEATED = ("checkpoint", "output_dir", "replace", "allow_stale", "debug")
-DEFAULTS = {"tpr": 0.95, "label": "tab:ood"}
+DEFAULTS: dict[str, Any] = {"tpr": 0.95, "label": "tab:ood"}
 FIGURES = "figures/*.png"
 
 
@@ -39,12 +42,12 @@ class Table:
     """A table of the run: its file, the columns that the report needs, and what makes it anew."""
 
     file: Path
-    columns: list
-    numbers: list  # columns that hold numbers
+    columns: list[str]
+    numbers: list[str]  # columns that hold numbers
     command: str
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     cli.add_flags(parser, "checkpoint", "output-dir", "allow-stale", checkpoint={"required": True})
     return parser
@@ -59,44 +62,45 @@ def main(argv=None):
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     stale = records.Stale(args.allow_stale)
     found = gather(args.checkpoint, folder, stale, args.output_dir)
-    inputs = current.fingerprints([file for file in found["files"] if file.is_file()], folder)
-    summary = reporting_summary.summarise(
-        found, records.provenance(cli.material(args), stale, inputs=inputs)
-    )
+    present = [file for file in found.files if file.is_file()]
+    inputs = current.fingerprints(present, folder)
+    provenance = records.provenance(cli.material(args), stale, inputs=inputs)
+    summary = reporting_summary.summarise(found, provenance)
     page = reporting_page.render(summary, found)
+    outputs = [folder / "summary.json", folder / "report.html"]
     utils.write_json(folder / "summary.json", summary)
     utils.write_text(folder / "report.html", page)
     current.write_record(
         folder / "report.json",
         cli.material(args),
-        found["files"],
-        [folder / "summary.json", folder / "report.html"],
+        found.files,
+        outputs,
         listings=[FIGURES],
         stale=stale,
     )
     print("\n".join(summary["reading"]))
-    for missing in summary["missing"]:
-        print(
-            f"missing: {missing['what']}"
-            + (f"; make it with: {missing['command']}" if missing["command"] else "")
-        )
+    for part in found.missing:
+        print(words_of(part))
     print(f"report: {folder / 'report.html'}")
+
+
+def words_of(part: Missing) -> str:
+    """What the terminal says of a missing part."""
+    if part.command is None:
+        return f"missing: {part.what}"
+    return f"missing: {part.what}; make it with: {part.command}"
 
 
 # ---- what is there -------------------------------------------------------------------------------
 
 
-def gather(checkpoint, folder, stale, output_dir="results"):
-    """Read every table and list every figure of the run; ValueError without any, or with another's.
-
-    `files` are all that was looked for: when one comes, the report is no longer current.
-    """
+def gather(
+    checkpoint: str, folder: Path, stale: records.Stale, output_dir: str = "results"
+) -> Found:
+    """Read every table and list every figure of the run; ValueError without any, or with
+    another's."""
     tables = expected_tables(checkpoint, folder, output_dir)
-    if not tables["ood"].file.exists() and not tables["nc"].file.exists():
-        raise ValueError(
-            f"nothing to report in {folder}: expected ood_metrics.csv or nc_metrics.csv; make them "
-            f"with: {tables['ood'].command} and {tables['nc'].command}"
-        )
+    refuse_nothing(tables, folder)
     network = identity(checkpoint, folder)
     place = trained_in(checkpoint, folder)
     sidecar = records.checkpoint_sidecar(place / f"{folder.name}.pth")
@@ -108,29 +112,40 @@ def gather(checkpoint, folder, stale, output_dir="results"):
     if "ood_groups.csv" not in made_by.get("ood_methods", {}).get("outputs", ()):
         read["groups"] = None  # an older run left it behind
     images = figure_files(folder, made_by)
-    return {
+    return Found(
         **read,
-        "stem": folder.name,
-        "tpr": made_by.get("ood_metrics", {}).get("tpr") or 0.95,
-        "sidecar": sidecar,
-        "facts": {**head, **sidecar},
-        "sha256": network.get("checkpoint_sha256"),
-        "images": images,
-        "records": made_by,
-        "curves": read_curves(curves, sidecar, stale),
-        "files": [*looked_for(place, folder, tables), *candidates, *images],
-        "missing": list(missing_parts(folder, tables, sidecar, head, curves, images)),
-        "stale": stale_parts(stale, made_by),
-    }
+        stem=folder.name,
+        tpr=made_by.get("ood_metrics", {}).get("tpr") or DEFAULTS["tpr"],
+        sidecar=sidecar,
+        facts={**head, **sidecar},
+        sha256=network.get("checkpoint_sha256"),
+        images=images,
+        records=made_by,
+        curves=read_curves(curves, sidecar, stale),
+        files=[*looked_for(place, folder, tables), *candidates, *images],
+        missing=list(missing_parts(folder, tables, sidecar, head, curves, images)),
+        stale=stale_parts(stale, made_by),
+    )
 
 
-def trained_in(checkpoint, folder):
+def refuse_nothing(tables: Mapping[str, Table], folder: Path) -> None:
+    """ValueError where neither scores nor collapse have been measured."""
+    ood, nc = tables["ood"], tables["nc"]
+    if ood.file.exists() or nc.file.exists():
+        return
+    raise ValueError(
+        f"nothing to report in {folder}: expected ood_metrics.csv or nc_metrics.csv; make them "
+        f"with: {ood.command} and {nc.command}"
+    )
+
+
+def trained_in(checkpoint: str, folder: Path) -> Path:
     """Where train.py wrote what belongs to the checkpoint: beside it, wherever the features are."""
     given = Path(checkpoint)
     return given.parent if given.is_file() else folder.parent
 
 
-def looked_for(place, folder, tables):
+def looked_for(place: Path, folder: Path, tables: Mapping[str, Table]) -> list[Path]:
     """The tables with their sidecars, and the other JSON files whose content the report shows."""
     files = [place / f"{folder.name}.json", folder / "head.json"]
     files += [folder / f"{stage}.json" for stage in STAGES[1:]]
@@ -139,7 +154,7 @@ def looked_for(place, folder, tables):
     return files
 
 
-def expected_tables(checkpoint, folder, output_dir="results"):
+def expected_tables(checkpoint: str, folder: Path, output_dir: str = "results") -> dict[str, Table]:
     """{name: Table} of a run's folder, each with a command that can be run as it stands."""
     scoring = as_it_was_run("ood_methods", checkpoint, folder, output_dir)
     collapse = as_it_was_run("neural_collapse", checkpoint, folder, output_dir)
@@ -153,7 +168,7 @@ def expected_tables(checkpoint, folder, output_dir="results"):
     }
 
 
-def as_it_was_run(step, checkpoint, folder, output_dir):
+def as_it_was_run(step: str, checkpoint: str, folder: Path, output_dir: str) -> str:
     """The command that makes a step's tables again, with the flags that its record names."""
     arguments = current.Record.read(folder / f"{step}.json").arguments
     if arguments.get("methods"):
@@ -164,7 +179,7 @@ def as_it_was_run(step, checkpoint, folder, output_dir):
     return shlex.join(words)
 
 
-def methods_in_table(folder):
+def methods_in_table(folder: Path) -> list[str]:
     """The methods whose scores stand beside the table: with joined tables, more than were asked for
     last."""
     for name in records.listing(folder, "scores_ID_*.csv"):
@@ -172,25 +187,31 @@ def methods_in_table(folder):
     return []
 
 
-def flag_of(name, value, arguments):
+def flag_of(name: str, value: Any, arguments: Mapping[str, Any]) -> list[str]:
     """The words of one flag as a person would give it; none for one that was not given."""
-    if name in ("caption", "label") and not arguments.get("latex"):
-        return []
-    if name in NOT_REPEATED or (name in DEFAULTS and value == DEFAULTS[name]):
+    if not was_given(name, value, arguments):
         return []
     flag = f"--{name.replace('_', '-')}"
-    if name == "no_neco_scaler":
-        return [] if value is None else [flag]
-    if value is None or value is False or value in ([], ""):
-        return []
-    if value is True:
+    if value is True or name == "no_neco_scaler":
         return [flag]
     if name == "groups":
         value = [f"{group}={','.join(members)}" for group, members in value]
-    return [flag, *map(str, value if isinstance(value, list) else [value])]
+    values = value if isinstance(value, list) else [value]
+    return [flag, *map(str, values)]
 
 
-def identity(checkpoint, folder):
+def was_given(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
+    """True if a recorded argument is one that the command has to repeat."""
+    if name in ("caption", "label") and not arguments.get("latex"):
+        return False
+    if name in NOT_REPEATED or (name in DEFAULTS and value == DEFAULTS[name]):
+        return False
+    if name == "no_neco_scaler":  # recorded as False where the flag is given
+        return value is not None
+    return value is not None and value is not False and value not in ([], "")
+
+
+def identity(checkpoint: str, folder: Path) -> dict[str, Any]:
     """Which network the folder is of: as the checkpoint says, else the head, else a table."""
     given = Path(checkpoint)
     path = given if given.is_file() else folder.parent / f"{folder.name}.pth"
@@ -201,7 +222,9 @@ def identity(checkpoint, folder):
     return next((network for network in said if any(network.values())), {})
 
 
-def read_checked(table, network, stale):
+def read_checked(
+    table: Table, network: Mapping[str, Any], stale: records.Stale
+) -> pd.DataFrame | None:
     """A table, None without one; ValueError where it is broken, edited, or another network's."""
     if not table.file.exists():
         return None
@@ -216,7 +239,7 @@ def read_checked(table, network, stale):
     return typed(frame, table.numbers, table.file, table.command)
 
 
-def typed(frame, numbers, file, command):
+def typed(frame: pd.DataFrame, numbers: Sequence[str], file: Path, command: str) -> pd.DataFrame:
     """The table with numbers in these columns; ValueError with the first cell that is none."""
     numbers = [name for name in numbers if name in frame.columns]
     found = frame[numbers].apply(pd.to_numeric, errors="coerce")
@@ -231,12 +254,12 @@ def typed(frame, numbers, file, command):
     return frame.assign(**{name: found[name] for name in numbers})
 
 
-def texts(frame, columns):
+def texts(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The table with text in these columns, empty where nothing stands."""
     return frame.assign(**{name: frame[name].fillna("").astype(str) for name in columns})
 
 
-def curves_files(place, stem, sidecar):
+def curves_files(place: Path, stem: str, sidecar: Mapping[str, Any]) -> list[Path]:
     """Where the curves of the run may stand: as the sidecar says, or by the names of its files."""
     kind = r"_(best|final|epoch\d+)(?=_|$)"
     names = [
@@ -247,7 +270,9 @@ def curves_files(place, stem, sidecar):
     return list(dict.fromkeys([*named, *(place / name for name in names)]))
 
 
-def read_curves(path, sidecar, stale):
+def read_curves(
+    path: Path | None, sidecar: Mapping[str, Any], stale: records.Stale
+) -> pd.DataFrame | None:
     """The training curves as a table, None where there are none."""
     if path is None:
         return None
@@ -256,7 +281,7 @@ def read_curves(path, sidecar, stale):
     return typed(curves, [*CURVES_COLUMNS, "seconds"], path, command)
 
 
-def training_command(sidecar):
+def training_command(sidecar: Mapping[str, Any]) -> str:
     """The command that trains the network once more, as its sidecar has it.
 
     It is quoted anew, since the sidecar may come from anywhere: a person pastes it into a shell.
@@ -272,15 +297,15 @@ def training_command(sidecar):
     return shlex.join([*words, *redo[words[1]]])
 
 
-def read_records(folder):
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     """Records of the stages and sidecars of the tables, by stem: what made each file."""
     tables = records.listing(folder, "*.csv") + records.listing(folder, "*.parquet")
     stems = sorted({*STAGES, *(Path(name).stem for name in tables)})
-    found = {stem: current.Record.read(folder / f"{stem}.json").content for stem in stems}
+    found = {stem: dict(current.Record.read(folder / f"{stem}.json").content) for stem in stems}
     return {stem: record for stem, record in found.items() if "command" in record}
 
 
-def figure_files(folder, made_by):
+def figure_files(folder: Path, made_by: Mapping[str, dict[str, Any]]) -> list[Path]:
     """The PNGs of figures/; where stages recorded outputs only those, and none of an older run."""
     names = [f"figures/{name}" for name in records.listing(folder, FIGURES)]
     recorded = {name for record in made_by.values() for name in record.get("outputs", ())}
@@ -290,27 +315,29 @@ def figure_files(folder, made_by):
 # ---- what is not there, or not as it was ---------------------------------------------------------
 
 
-def missing_parts(folder, tables, sidecar, head, curves, images):
-    """Yield {what, command} of each part that is lacking; a foreign network lacks no training."""
+def missing_parts(
+    folder: Path,
+    tables: Mapping[str, Table],
+    sidecar: Mapping[str, Any],
+    head: Mapping[str, Any],
+    curves: Path | None,
+    images: Sequence[Path],
+) -> Iterator[Missing]:
+    """Each part that is lacking; a network that was not trained here lacks no training."""
     for table in (tables["ood"], tables["nc"], tables["per_class"]):
         if not table.file.exists():
-            yield {"what": table.file.name, "command": table.command}
-    trained_here = bool(sidecar or curves or head.get("mode"))  # a foreign network has no recipe
+            yield Missing(table.file.name, table.command)
+    beside = "which train.py wrote beside the checkpoint"
+    trained_here = bool(sidecar or curves or head.get("mode"))  # others have no recipe
     if trained_here and not sidecar:
-        yield {
-            "what": f"{folder.name}.json, which train.py wrote beside the checkpoint",
-            "command": None,
-        }
+        yield Missing(f"{folder.name}.json, {beside}", None)
     if trained_here and curves is None:
-        yield {
-            "what": "the training curves, which train.py wrote beside the checkpoint",
-            "command": None,
-        }
+        yield Missing(f"the training curves, {beside}", None)
     if not images:
-        yield {"what": FIGURES, "command": f"{tables['ood'].command} && {tables['nc'].command}"}
+        yield Missing(FIGURES, f"{tables['ood'].command} && {tables['nc'].command}")
 
 
-def stale_parts(stale, made_by):
+def stale_parts(stale: records.Stale, made_by: Mapping[str, dict[str, Any]]) -> list[str]:
     """What went in though it was changed: into this report, and into what it was made from."""
     reasons = list(stale.reasons)
     for stem, record in made_by.items():

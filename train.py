@@ -44,7 +44,8 @@ import utils
 from artifacts import current, records
 from extraction import extractor
 from images import folders, reading
-from networks import registry, source_files
+from images.sets import Images
+from networks import classifiers, registry, source_files
 from processes import World
 from training import augment, recipes, signals
 from training.files import RunFiles
@@ -182,8 +183,10 @@ def add_run_flags(group: Any) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """The arguments, checked as far as that needs no file; suffix and held_out are filled in."""
     args = make_parser().parse_args(argv)
-    name, folder = data.check_id(args.dataset)
-    args.dataset = args.dataset if folder else name
+    data.check_id(args.dataset)
+    name, folder = args.dataset.name, args.dataset.folder
+    if folder is None:
+        args.dataset = utils.SetName(name, name)  # an alias is recorded by the set's own name
     args.suffix = args.suffix or f"{name}_s{args.seed}"
     check_length(args)
     if args.held_out is None:
@@ -291,16 +294,17 @@ class Setup:
     """What a run starts from: the arguments, looked up and checked."""
 
     name: str  # of the data set
-    train: reading.Images
-    val: reading.Images
-    test: reading.Images
+    train: Images
+    val: Images
+    test: Images
     facts: Facts  # recipe and preprocessing among them
 
 
 def prepare(args: Arguments, world: World) -> Setup:
     """The arguments -> Setup. Raises ValueError for what no run could start from, before anything
     is written."""
-    name, dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
+    name = args.dataset.name
+    dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
     recipe = resolve(args, dataset)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     images = load_split(args, dataset, preprocessing, "train")
@@ -315,7 +319,7 @@ def prepare(args: Arguments, world: World) -> Setup:
     facts = Facts(
         model=args.model,
         model_args={"dropout": recipe.dropout},
-        dataset=args.dataset,
+        dataset=str(args.dataset),
         mode=args.mode,
         held_out=args.held_out,
         val_size=len(val_rows),
@@ -332,13 +336,13 @@ def prepare(args: Arguments, world: World) -> Setup:
 
 def load_split(
     args: Arguments, dataset: data.Dataset, preprocessing: data.Preprocessing, split: str
-) -> reading.Images:
+) -> Images:
     """The images of "train" or "test" without the held-out classes, in memory."""
     found = data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out)
     return found.in_memory()
 
 
-def print_left_out(title: str, images: reading.Images) -> None:
+def print_left_out(title: str, images: Images) -> None:
     """Print which files of a folder are no images of the set, where there are any."""
     if images.left_out:
         print(f"{title}: {len(images):,} images; {images.left_out}")
@@ -357,13 +361,12 @@ def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
         )
 
 
-def folders_of(dataset: str) -> dict[str, str]:
+def folders_of(dataset: utils.SetName) -> dict[str, dict[str, str]]:
     """{folder of images: fingerprint}, by which main.py sees that images have changed; {} for a
     named set."""
-    folder = utils.split_name(dataset)[1]
-    if not folder:
+    if dataset.folder is None:
         return {}
-    splits = [Path(folder) / split for split in ("train", "test")]
+    splits = [Path(dataset.folder) / split for split in ("train", "test")]
     return {str(path): folders.fingerprint(path) for path in splits}
 
 
@@ -388,7 +391,7 @@ def check_network(
 def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
     """Send two images of noise through a person's own network; ValueError for what extraction would
     refuse after the training."""
-    layer = registry.classifier(network, model)
+    layer = classifiers.classifier(network, model)
     noise = torch.Generator().manual_seed(0)
     batch = torch.rand(2, 3, size, size, generator=noise)
     with source_files.explained(model, f" on images of {size} x {size} pixels"):
@@ -398,15 +401,15 @@ def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
     except ValueError as error:
         place = None
         if isinstance(logits, torch.Tensor):
-            place = registry.output_layer(network, batch)
+            place = classifiers.output_layer(network, batch)
         if place is None or network.get_submodule(place) is layer:
             raise ValueError(f"--model {model}: {error}") from None
         raise ValueError(
-            f"--model {model}: {registry.classifier_path(network, model)} does not make the"
+            f"--model {model}: {classifiers.classifier_path(network, model)} does not make the"
             f" network's output, {place} "
             f'does; add this line to {source_files.parts(model)[0]}: classifier = "{place}"'
         ) from None
-    outputs = len(layer.weight)
+    outputs = len(classifiers.weight_of(layer))
     if outputs != classes:
         raise ValueError(
             f"--model {model} makes {outputs} outputs, and the data has {classes}"

@@ -1,5 +1,7 @@
-"""Names, folders, and files that are written whole or not at all: what every other module may
-use."""
+"""Names, folders, and files that are written whole or not at all.
+
+Every other module may use this one.
+"""
 
 import contextlib
 import errno
@@ -14,9 +16,15 @@ import re
 import shlex
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ALIASES = {
     "dtd": "textures",
@@ -26,43 +34,78 @@ ALIASES = {
     "cifar-10": "cifar10",
     "cifar-100": "cifar100",
 }
-SET_NAME_BYTES = 100  # the longest file name of one: ODIN_OOD_<name>_test_<stage>.parquet
+# The longest name of a data set. Its longest file name is ODIN_OOD_<name>_test_<stage>.parquet.
+SET_NAME_BYTES = 100
 NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
 TEMPORARY = re.compile(r"\..*~(?P<host>[A-Za-z0-9-]+)~(?P<process>\d+)-\d+(\.[^.~]*)?", re.DOTALL)
-STEM_BYTES = 120  # of a temporary name: with host and process it stays below the 255 of a file name
+# The longest stem of a temporary name: with host and process it stays below the 255 bytes that a
+# file name may have.
+STEM_BYTES = 120
 WEEK = 7 * 24 * 3600  # seconds
 BLOCK = 1 << 16  # bytes
-NUMBERS = itertools.count()  # two threads may write one path
+NUMBERS = itertools.count()  # tells apart two threads that write to one path
 
 
 # ---- names ---------------------------------------------------------------------------------------
 
 
-def split_name(text):
-    """ "SVHN" -> ("svhn", None); "mine=photos/2024" -> ("mine", "photos/2024"); aliases (dtd,
-    texture) are resolved."""
-    name, equals, folder = text.partition("=")
-    name = ALIASES.get(name.lower(), name.lower())
-    plain_name = name.replace("_", "").replace("-", "").isalnum() and not name.startswith("-")
-    if not plain_name or (equals and not folder):
-        raise ValueError(
-            f"data set {text!r} is neither a name nor NAME=FOLDER with letters, digits, - and _ in"
-            " NAME"
-        )
-    if len(name.encode()) > SET_NAME_BYTES:
-        raise ValueError(
-            f"the name of data set {text[:30]!r}... is {len(name.encode())} bytes long; it becomes"
-            f" a part of file names, so that {SET_NAME_BYTES} is the most"
-        )
-    if "\0" in text:
-        raise ValueError(f"data set {text!r} holds the character NUL, which no path can")
-    return name, folder or None
+@dataclass(frozen=True)
+class SetName:
+    """A data set as a person names it: NAME of the registry, or NAME=FOLDER of images.
+
+    `text` is what was typed, which records keep and commands repeat. `name` is in lower case, with
+    aliases (dtd, texture) resolved; it becomes a part of file names."""
+
+    text: str
+    name: str
+    folder: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "SetName":
+        """ "SVHN" is named svhn; "mine=photos/2024" is named mine and lies in photos/2024.
+
+        ValueError for what is neither, and for a name that is too long for a file's."""
+        name, equals, folder = text.partition("=")
+        name = ALIASES.get(name.lower(), name.lower())
+        plain_name = name.replace("_", "").replace("-", "").isalnum() and not name.startswith("-")
+        if not plain_name or (equals and not folder):
+            raise ValueError(
+                f"data set {text!r} is neither a name nor NAME=FOLDER with letters, digits, - and _"
+                " in NAME"
+            )
+        if len(name.encode()) > SET_NAME_BYTES:
+            raise ValueError(
+                f"the name of data set {text[:30]!r}... is {len(name.encode())} bytes long; it"
+                f" becomes a part of file names, so that {SET_NAME_BYTES} is the most"
+            )
+        if "\0" in text:
+            raise ValueError(f"data set {text!r} holds the character NUL, which no path can")
+        return cls(text, name, folder or None)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_held_out(self) -> bool:
+        """True for the classes of the ID set that were left out of training."""
+        return self.name == "held_out" and self.folder is None
+
+    def split(self, name: str) -> "SetName":
+        """The train or test images of this ID set: in a folder of their own where it has one."""
+        if self.folder is None:
+            return SetName(self.name, self.name)
+        folder = f"{self.folder}/{name}"
+        return SetName(f"{self.name}={folder}", self.name, folder)
 
 
-def results_folder(checkpoint, output_dir="results"):
-    """Where a checkpoint's features and tables stand: results/<stem>. Accepts the .pth file or that
-    folder itself."""
+def results_folder(
+    checkpoint: str | os.PathLike, output_dir: str | os.PathLike = "results"
+) -> Path:
+    """The folder of a checkpoint's features and tables, results/<stem>.
+
+    `checkpoint` is the .pth file or that folder itself. ValueError if the folder does not exist.
+    """
     path = Path(checkpoint)
     folder = path if path.is_dir() else Path(output_dir) / path.stem
     if not folder.is_dir():
@@ -73,26 +116,31 @@ def results_folder(checkpoint, output_dir="results"):
     return folder
 
 
-def command(script, checkpoints, output_dir="results"):
-    """The command that runs a script on these checkpoints, as a shell takes it."""
+def command(
+    script: str,
+    checkpoints: Iterable[str | os.PathLike],
+    output_dir: str | os.PathLike = "results",
+) -> str:
+    """The command that runs a script on these checkpoints, quoted for a shell."""
     words = ["python", f"{script}.py", "--checkpoint", *map(str, checkpoints)]
-    elsewhere = ["--output-dir", str(output_dir)] if str(output_dir) != "results" else []
-    return shlex.join([*words, *elsewhere])
+    if str(output_dir) != "results":
+        words += ["--output-dir", str(output_dir)]
+    return shlex.join(words)
 
 
 # ---- whole or not at all -------------------------------------------------------------------------
 
 
 class WriteError(OSError):
-    """A file could not be written; what stood at its path before is untouched."""
+    """A file could not be written. The file that was at its path before is unchanged."""
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yield a temporary path beside `path` and move it there when the block ends well.
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and move it there if the block raises nothing.
 
-    Whoever is interrupted leaves the old file or the new one, never half of one. A write that
-    fails, as on a full disk, raises WriteError, which names `path` and not the temporary file.
+    An interrupted program leaves the old file or the new one, never half of one. A write that
+    fails, as on a full disk, raises a WriteError that names `path` and not the temporary file.
     """
     path = Path(path)
     sweep(path.parent)
@@ -101,62 +149,73 @@ def replacing(path):
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        reason = write_failure(error, temporary, path)
-        if reason is None:
+        failure = write_failure(error, temporary, path)
+        if failure is None:
             raise
-        raise WriteError(failed_write(path, *reason)) from error
+        raise WriteError(failed_write(path, failure)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def append_text(path, text):
-    """Add `text` to the end of a file that grows, such as a log."""
+def append_text(path: str | os.PathLike, text: str) -> None:
+    """Add `text` to the end of a growing file, such as a log. WriteError if that fails."""
     path = Path(path)
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise WriteError(failed_write(path, *write_failure(error, path, path))) from error
+        failure = write_failure(error, path, path) or Failure(error.errno, str(error))
+        raise WriteError(failed_write(path, failure)) from error
 
 
-def write_failure(error, temporary, path):
-    """(errno or None, the system's words) of an error that a write of these caused, else None.
+@dataclass(frozen=True)
+class Failure:
+    """Why the system refused to write a file."""
 
-    polars wraps the system's error in kinds of its own, with the number in the text alone.
-    """
-    text, number = str(error), getattr(error, "errno", None)
+    number: int | None  # errno, if it is known
+    reason: str  # in the system's words
+
+
+def write_failure(error: Exception, temporary: Path, path: Path) -> Failure | None:
+    """The failure if `error` came from writing one of these two files, else None."""
     if isinstance(error, WriteError):
         return None
+    text = str(error)
+    # polars raises exceptions of its own, which give the system's error number only in their text.
     wrapped = re.search(r"\(os error (\d+)\)", text)
     if not (isinstance(error, OSError) or wrapped):
         return None
     about = getattr(error, "filename", None)
     if about is not None and str(about) not in (str(temporary), str(path)):
         return None
-    if number is None and str(path) in text:  # who raised it said all
+    number = getattr(error, "errno", None)
+    if number is None and str(path) in text:  # the message is complete already
         return None
-    number = number or (int(wrapped[1]) if wrapped else None)
-    return number, os.strerror(number) if number else text
+    if not number and wrapped:
+        number = int(wrapped[1])
+    if not number:
+        return Failure(None, text)
+    return Failure(number, os.strerror(number))
 
 
-def failed_write(path, number, words):
-    """The message of a write that failed."""
+def failed_write(path: Path, failure: Failure) -> str:
+    """The message about a write that failed."""
     state = "the file that was there is unchanged" if path.is_file() else "nothing was left there"
     advice = "then run the same command again"
-    if number in NO_ROOM:
+    if failure.number in NO_ROOM:
         advice = f"make room first (df -h {shlex.quote(str(path.parent))} shows it), {advice}"
-    elif number in NOT_ALLOWED:
+    elif failure.number in NOT_ALLOWED:
         advice = "choose another folder with --output-dir"
     else:
         advice = f"mend that, {advice}"
-    return f"cannot write {path} ({words}); {state}; {advice}"
+    return f"cannot write {path} ({failure.reason}); {state}; {advice}"
 
 
 # ---- temporary files: .<stem>~<host>~<process>-<number><suffix> ----------------------------------
 
 
-def temporary_beside(path):
+def temporary_beside(path: Path) -> Path:
     """A hidden name in the same folder that no other process uses, on this machine or another."""
     stem = os.fsencode(path.stem)[:STEM_BYTES].decode(errors="ignore")
     writer = f"{this_host()}~{os.getpid()}-{next(NUMBERS)}"
@@ -164,47 +223,50 @@ def temporary_beside(path):
 
 
 @functools.cache
-def this_host():
-    """The machine's name, with six digits that tell apart machines and containers of one name."""
+def this_host() -> str:
+    """The machine's name and six digits that tell apart machines or containers of the same name."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", platform.node())[:40]
     identity = ""
     with contextlib.suppress(OSError):
         identity += Path("/etc/machine-id").read_text(encoding="utf-8", errors="replace")
-    with contextlib.suppress(OSError):  # process numbers mean something within one namespace only
+    with contextlib.suppress(OSError):  # process numbers are unique only within one namespace
         identity += str(os.stat("/proc/self/ns/pid").st_ino)
     return f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
 
 
 @functools.cache
-def sweep(folder):
-    """Once for each folder: remove the temporary files that killed processes left in it.
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder; once per folder.
 
-    Of this host those of processes that are gone; of another host, where nobody can tell whether
-    the process lives, those that are a week old.
+    A file of this host is removed if its process is gone. Nobody can tell whether a process of
+    another host is alive, so a file of another host is removed when it is a week old.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            found = TEMPORARY.fullmatch(entry.name)
-            if found and entry.is_file(follow_symlinks=False) and is_left_over(entry, found):
+            if is_left_over(entry):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
 
 
-def is_left_over(entry, found):
+def is_left_over(entry: os.DirEntry[str]) -> bool:
+    """True for a temporary file that no process is writing any more."""
+    found = TEMPORARY.fullmatch(entry.name)
+    if not found or not entry.is_file(follow_symlinks=False):
+        return False
     if found["host"] == this_host():
         return not is_alive(int(found["process"]))
     return time.time() - entry.stat(follow_symlinks=False).st_mtime > WEEK
 
 
-def is_alive(process):
-    """True unless this host has certainly no such process."""
-    if os.name != "posix":  # elsewhere os.kill ends a process
+def is_alive(process: int) -> bool:
+    """False only if this host certainly has no such process."""
+    if os.name != "posix":  # on other systems os.kill ends the process
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # somebody else's process
+    except (OSError, OverflowError):  # a process of another user
         return True
     return True
 
@@ -212,13 +274,14 @@ def is_alive(process):
 # ---- folders, text, JSON, figures ----------------------------------------------------------------
 
 
-def writable_folder(path):
-    """Make the folder and try a write in it: ValueError now rather than after hours."""
+def writable_folder(path: str | os.PathLike) -> Path:
+    """Create the folder and try to write in it, so that a ValueError comes now and not after hours
+    of work."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as file:
-            file.write(bytes(BLOCK))  # a full disk takes empty files
+            file.write(bytes(BLOCK))  # a full disk still accepts empty files
     except OSError as error:
         room = "make room there, or " if error.errno in NO_ROOM else ""
         raise ValueError(
@@ -228,31 +291,39 @@ def writable_folder(path):
     return path
 
 
-def write_text(path, text):
+def write_text(path: str | os.PathLike, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, content):
-    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+def write_json(path: str | os.PathLike, content: object) -> None:
+    text = json.dumps(plain(content), indent=2, allow_nan=False)
+    write_text(path, text + "\n")
 
 
-def plain(content):
-    """What `content` becomes when it is written as JSON and read back: tuples are lists, NaN and
-    infinity are None."""
+def plain(content: object) -> Any:
+    """`content` as it would be after writing it to JSON and reading it back.
+
+    Tuples become lists, NaN and infinity become None, and any other object becomes its text.
+    """
     if isinstance(content, dict):
         return {str(name): plain(value) for name, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [plain(value) for value in content]
-    content = content.item() if isinstance(content, np.generic) else content
+    if isinstance(content, np.generic):
+        content = content.item()
     if isinstance(content, float) and not math.isfinite(content):
         return None
-    return content if isinstance(content, (str, int, float, bool, type(None))) else str(content)
+    if content is None or isinstance(content, (str, int, float, bool)):
+        return content
+    return str(content)
 
 
-def read_json(path):
-    """The dict that a JSON file of ours holds, {} where there is no file; ValueError where it holds
-    anything else."""
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The dict in a JSON file that this project wrote, or {} if there is no such file.
+
+    ValueError if the file holds anything else.
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -269,8 +340,9 @@ def read_json(path):
     return content
 
 
-def write_figure(path, figure):
-    """A matplotlib figure as a PNG of 150 dots per inch, with its caption as the description."""
+def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
+    """Write a matplotlib figure as a PNG with 150 dots per inch, with its caption as the
+    description."""
     caption = getattr(figure, "caption", "")
     described = {"Description": caption} if caption else None
     with replacing(path) as temporary:

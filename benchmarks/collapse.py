@@ -30,7 +30,8 @@ import machine
 import cli
 import utils
 from artifacts import records, store
-from collapse import metrics
+from collapse import etf, metrics
+from moments import Accumulator
 
 PART = 16384  # rows a Parquet file of the streamed case
 
@@ -74,8 +75,8 @@ def make(rows, width, classes, generator):
 
 
 def ours(features, labels, W, b, exact=False):
-    moments = metrics.Accumulator(*W.shape, exact=exact).update(features, labels).finish()
-    values = metrics.nc1(moments) | metrics.nc2(moments.centred) | metrics.nc3(moments, W)
+    moments = Accumulator(*W.shape, exact=exact).update(features, labels).finish()
+    values = metrics.nc1(moments) | etf.nc2(moments.centred) | metrics.nc3(moments, W)
     return values["nc1"], moments.within, moments.means
 
 
@@ -106,7 +107,7 @@ def closed_forms(within, means, W):
     rank = min(len(means) - 1, means.shape[1])
     kept = vectors[:, -rank:]
     nc1 = np.trace((kept / values[-rank:]) @ kept.T @ within) / len(means)
-    metrics.nc2(centred)
+    etf.nc2(centred)
     np.sum((W / np.linalg.norm(W) - centred / np.linalg.norm(centred)) ** 2)
     return nc1, within, means
 
@@ -227,7 +228,7 @@ def streamed_ways(width, classes):
             total += features.T @ features
 
     def accumulate(folder, exact=False):
-        accumulator = metrics.Accumulator(classes, width, exact)
+        accumulator = Accumulator(classes, width, exact)
         for features, labels in parts(folder):
             accumulator.update(features, labels)
         return accumulator.finish()

@@ -34,7 +34,11 @@ from artifacts import records, store
 from scores import registry
 
 STAGES = ("reading", "scoring", "tables", "figures")
-BANK = [name for name, method in registry.METHODS.items() if method.kind == "neighbour"]
+BANK = [
+    name
+    for name, method in registry.METHODS.items()
+    if isinstance(method, registry.NeighbourMethod)
+]
 METHODS = {
     "core": list(registry.CORE),
     "searchless": [name for name in registry.DEFAULT if name not in BANK],

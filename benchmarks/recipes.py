@@ -116,7 +116,7 @@ def measure(name, flags, seed, args, folder):
     script(
         "train.py",
         "--dataset",
-        args.dataset,
+        str(args.dataset),
         "--model",
         args.model,
         "--mode",
@@ -139,7 +139,7 @@ def measure(name, flags, seed, args, folder):
         "--checkpoint",
         str(checkpoint),
         "--ood",
-        *args.ood,
+        *map(str, args.ood),
         "--data-dir",
         args.data_dir,
         *common,

@@ -3,6 +3,7 @@
 A new metric is a function in collapse/metrics.py and a row here. Nothing else names it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -33,19 +34,44 @@ class Row:
 
     def target_for(self, classes: int | None) -> str:
         """The value under full collapse, worked out where it depends on the number of classes."""
-        if self.target == "-1/(C-1)" and classes and classes > 1:
-            return f"{self.target} = {-1 / (classes - 1):.4g}"
-        return self.target
+        if self.target != "-1/(C-1)" or classes is None or classes < 2:
+            return self.target
+        value = -1 / (classes - 1)
+        return f"{self.target} = {value:.4g}"
 
 
-def nc2_rows(name, source, target, meaning, of_means="", of_weights=""):
-    """The two rows of an NC2 metric: of the centred class means, and of the weight rows."""
-    label = f"NC2  {of_means}"
-    shown = {"train": label} if of_means else {}
-    means = Row(f"nc2_means_{name}", "mu_G", source, target, meaning, shown, shown)
-    shown = {"head": f"NC2  {of_weights}"} if of_weights else {}
-    meaning = f"classifier's weight rows: {meaning}"
-    return means, Row(f"nc2_weights_{name}", "none", source, target, meaning, shown)
+def nc2_rows(
+    name: str,
+    source: str,
+    target: str,
+    meaning: str,
+    of_means: str = "",
+    of_weights: str = "",
+) -> tuple[Row, Row]:
+    """The two rows of an NC2 metric: of the centred class means, and of the weight rows.
+
+    of_means and of_weights are their labels, empty where nothing is printed or drawn.
+    """
+    shown_of_means = {"train": f"NC2  {of_means}"} if of_means else {}
+    shown_of_weights = {"head": f"NC2  {of_weights}"} if of_weights else {}
+    means = Row(
+        f"nc2_means_{name}",
+        "mu_G",
+        source,
+        target,
+        meaning,
+        labels=shown_of_means,
+        of_layers=shown_of_means,
+    )
+    weights = Row(
+        f"nc2_weights_{name}",
+        "none",
+        source,
+        target,
+        f"classifier's weight rows: {meaning}",
+        labels=shown_of_weights,
+    )
+    return means, weights
 
 
 ALL = (
@@ -246,22 +272,37 @@ PRINTED = (
 )
 
 
-def printed() -> dict[tuple[str, str], str]:
-    """{(key, split): label} of what is printed for one checkpoint."""
-    return {(row.key, split): label for row in ALL for split, label in row.labels.items()}
+Labels = dict[tuple[str, str], str]  # {(key, split): label}
 
 
-def curves() -> dict[tuple[str, str], str]:
-    """{(key, split): label} of what is drawn over epochs."""
-    return {key: ROWS[key[0]].short or label for key, label in printed().items()}
+def labels_of(kind: Callable[[Row], dict[str, str]]) -> Labels:
+    """One kind of labels of all rows, such as `row.labels`, in the order of the rows."""
+    found = {}
+    for row in ALL:
+        for split, label in kind(row).items():
+            found[row.key, split] = label
+    return found
 
 
-def layers() -> dict[tuple[str, str], str]:
-    """{(key, split): label} of what is drawn over layers."""
-    return {(row.key, split): label for row in ALL for split, label in row.of_layers.items()}
+def printed() -> Labels:
+    """What is printed for one checkpoint."""
+    return labels_of(lambda row: row.labels)
 
 
-def beside_methods() -> dict[tuple[str, str], str]:
-    """{(key, split): label} of what is correlated with the AUROC of OOD methods."""
-    further = {(row.key, split): label for row in ALL for split, label in row.beside.items()}
-    return curves() | further
+def curves() -> Labels:
+    """What is drawn over epochs."""
+    found = {}
+    for (key, split), label in printed().items():
+        found[key, split] = ROWS[key].short or label
+    return found
+
+
+def layers() -> Labels:
+    """What is drawn over layers."""
+    return labels_of(lambda row: row.of_layers)
+
+
+def beside_methods() -> Labels:
+    """What is correlated with the AUROC of OOD methods."""
+    of_one_set = labels_of(lambda row: row.beside)
+    return curves() | of_one_set

@@ -7,7 +7,6 @@ from collections.abc import Collection
 import numpy as np
 
 from artifacts import store
-from detection.odin import ODIN
 from detection.scored import Scored, ScoredSet
 from scores import registry
 
@@ -50,7 +49,8 @@ def fit(
 
 def notes_of(states: dict[str, registry.Fitted]) -> dict[str, str]:
     """{method: what its fit has to say}, for the methods that say something."""
-    return {name: state.note for name, state in states.items() if hasattr(state, "note")}
+    noted = {name: state.note for name, state in states.items()}
+    return {name: text for name, text in noted.items() if text}
 
 
 def note_undefined(scored: Scored) -> None:
@@ -74,7 +74,7 @@ def why_undefined(values: np.ndarray, set_name: str, method: str) -> str | None:
     rows = np.flatnonzero(np.isnan(values))
     if not len(rows):
         return None
-    why = "its perturbed image has no score" if method == ODIN else registry.METHODS[method].missing
+    why = registry.ROWS[method].missing
     images = f"{len(rows):,} of {len(values):,} {set_name} test images"
     return (
         f"undefined for {images}, first in data row {rows[0] + 1:,}: {why}; metrics with these"

@@ -173,7 +173,7 @@ def parsed(text, folder):
 
 def why_row_goes(folder, dataset, record, name, method, values):
     """Why an earlier row does not stay, in words; "" where it does."""
-    utils.split_name(name)  # a name, and no path
+    utils.SetName.parse(name)  # a name, and no path
     if method not in ORDER:
         return f"{method} is no method of this version; its rows go"
     if (
@@ -182,11 +182,13 @@ def why_row_goes(folder, dataset, record, name, method, values):
     ):
         return f"OOD_{name}_test changed, or is gone; the earlier rows of {name} go"
     chosen_on = values.get("val_ood")
-    if chosen_on and not same(folder, f"OOD_{utils.split_name(str(chosen_on))[0]}_test", record):
-        return (
-            f"OOD_{chosen_on}_test, which chose the parameters of {method}, changed or is gone; the"
-            f" earlier rows of {method} go"
-        )
+    if chosen_on:
+        stem = f"OOD_{utils.SetName.parse(str(chosen_on)).name}_test"
+        if not same(folder, stem, record):
+            return (
+                f"{stem}, which chose the parameters of {method}, changed or is gone; the earlier"
+                f" rows of {method} go"
+            )
     perturbed = (f"ODIN_ID_{dataset}_test", f"ODIN_OOD_{name}_test") if method == ODIN else ()
     if not all(same(folder, stem, record) for stem in perturbed):
         return f"perturbed images of {name} changed, or are gone; the earlier row of {method} goes"

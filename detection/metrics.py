@@ -11,12 +11,14 @@ threshold`. Rates are in [0, 1].
 A NaN score is an undefined one: every metric of that set is then NaN, because to leave the image
 out, or to count it as rejected, would each be a choice that the table does not show."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 # The normal distribution and its inverse: scipy.stats takes as long to import as all else.
+from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
 from arrays import checked_scores
@@ -84,35 +86,44 @@ def _share(tpr: float) -> float:
     return float(tpr)
 
 
-def _curve(id_scores, ood_scores) -> _Curve | None:
+def _curve(id_scores: ArrayLike, ood_scores: ArrayLike) -> _Curve | None:
     """Sort once and count; None where a score is NaN, for then no metric is defined."""
-    id_scores, ood_scores = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
-    scores = np.concatenate([id_scores, ood_scores])
+    inside = checked_scores(id_scores, "ID")
+    outside = checked_scores(ood_scores, "OOD")
+    scores = np.concatenate([inside, outside])
     if np.isnan(scores).any():
         return None
     order = np.argsort(scores)[::-1]
     scores = scores[order]
     # where each distinct score ends
     last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1)
-    id_kept = np.cumsum(order < id_scores.size)[last]
+    id_kept = np.cumsum(order < inside.size)[last]
     ood_kept = last + 1 - id_kept
-    return _Curve(np.diff(id_kept, prepend=0), np.diff(ood_kept, prepend=0), id_kept, ood_kept)
+    return _Curve(
+        id_here=np.diff(id_kept, prepend=0),
+        ood_here=np.diff(ood_kept, prepend=0),
+        id_kept=id_kept,
+        ood_kept=ood_kept,
+    )
 
 
 def _auroc(curve: _Curve) -> float:
     """Share of (ID, OOD) pairs in the right order, a tie counting half; counted in whole numbers,
     so exact."""
-    doubled = np.sum(curve.ood_here * (2 * curve.id_kept - curve.id_here))
-    return float(doubled / 2 / (curve.n * curve.m))
+    twice_above = 2 * curve.id_kept - curve.id_here
+    doubled = np.sum(curve.ood_here * twice_above)
+    pairs = curve.n * curve.m
+    return float(doubled / 2 / pairs)
 
 
-def _weighted_variance(values, counts) -> float:
+def _weighted_variance(values: np.ndarray, counts: np.ndarray) -> float:
     """Unbiased variance of `values`, each repeated `counts` times; NaN for a single image."""
     total = counts.sum()
     if total < 2:
         return float("nan")
     mean = np.dot(values, counts) / total
-    return float(np.dot((values - mean) ** 2, counts) / (total - 1))
+    squares = np.dot((values - mean) ** 2, counts)
+    return float(squares / (total - 1))
 
 
 def _delong(curve: _Curve, level: float) -> Delong:
@@ -137,20 +148,24 @@ def _false_positives_ood(curve: _Curve, tpr: float) -> float:
     of OOD from below."""
     ood_caught = np.cumsum(curve.ood_here[::-1])
     id_caught = np.cumsum(curve.id_here[::-1])
-    return float(id_caught[np.searchsorted(ood_caught, _needed(tpr, curve.m))] / curve.n)
+    first = np.searchsorted(ood_caught, _needed(tpr, curve.m))
+    return float(id_caught[first] / curve.n)
 
 
-def _average_precision(hits, others) -> float:
+def _average_precision(hits: np.ndarray, others: np.ndarray) -> float:
     """Mean over positives of the precision at their own score (a step sum, no interpolation), as
     scikit-learn's."""
     hits_kept = np.cumsum(hits)
     kept = hits_kept + np.cumsum(others)
-    return float(np.dot(hits, hits_kept / kept) / hits_kept[-1])
+    precision = hits_kept / kept
+    return float(np.dot(hits, precision) / hits_kept[-1])
 
 
 def _detection_error(curve: _Curve) -> float:
     """Least (FNR + FPR)/2 over thresholds; 0.5 at most, for the last threshold accepts all."""
-    return float(np.min(1 - curve.id_kept / curve.n + curve.ood_kept / curve.m) / 2)
+    rejected_id = 1 - curve.id_kept / curve.n
+    accepted_ood = curve.ood_kept / curve.m
+    return float(np.min(rejected_id + accepted_ood) / 2)
 
 
 def _ties(curve: _Curve) -> int:
@@ -160,31 +175,41 @@ def _ties(curve: _Curve) -> int:
 def _needed(tpr: float, n: int) -> int:
     """Least number of images that is at least the share `tpr` of n; 1e-9 absorbs 0.55 * 100 =
     55.00000000000001."""
-    return max(1, int(np.ceil(_share(tpr) * n - 1e-9)))
+    needed = np.ceil(_share(tpr) * n - 1e-9)
+    return max(1, int(needed))
 
 
-def _measure(id_scores, ood_scores, measure, *arguments) -> float:
+def _measure(
+    id_scores: ArrayLike, ood_scores: ArrayLike, measure: Callable[[_Curve], float]
+) -> float:
+    """A metric of the two sets of scores; NaN where a score is NaN."""
     curve = _curve(id_scores, ood_scores)
-    return float("nan") if curve is None else measure(curve, *arguments)
+    if curve is None:
+        return float("nan")
+    return measure(curve)
 
 
-def auroc(id_scores, ood_scores) -> float:
+def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Area under the ROC curve: the chance that an ID image outscores an OOD one, ties half (Mann,
     Whitney 1947)."""
     return _measure(id_scores, ood_scores, _auroc)
 
 
-def delong(id_scores, ood_scores, level: float = 0.95) -> Delong:
+def delong(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0.95) -> Delong:
     """AUROC with its standard error and confidence interval (DeLong et al., 1988, from ranks as Sun
     and Xu, 2014).
 
     The interval is the symmetric normal one. The standard error is 0 for perfect separation and NaN
     for a single image."""
     curve = _curve(id_scores, ood_scores)
-    return Delong(*[float("nan")] * 4) if curve is None else _delong(curve, level)
+    if curve is None:
+        return Delong(*[float("nan")] * 4)
+    return _delong(curve, level)
 
 
-def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
+def paired_delong(
+    id_a: ArrayLike, ood_a: ArrayLike, id_b: ArrayLike, ood_b: ArrayLike
+) -> PairedDelong:
     """Test that two methods have the same AUROC on the same images (DeLong et al., 1988, eq. 5-7).
 
     Raises ValueError where the two methods were not scored on the same number of images. The
@@ -211,7 +236,7 @@ def paired_delong(id_a, ood_a, id_b, ood_b) -> PairedDelong:
     return PairedDelong(difference, error, float(2 * ndtr(-abs(difference) / error)))
 
 
-def _placements(id_scores, ood_scores) -> tuple[np.ndarray, np.ndarray]:
+def _placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) share of OOD below each ID image, and (m,) share of ID above each OOD image; ties
     half."""
     ood_below = _rank(ood_scores, id_scores)
@@ -219,53 +244,59 @@ def _placements(id_scores, ood_scores) -> tuple[np.ndarray, np.ndarray]:
     return ood_below, 1 - id_not_above
 
 
-def _rank(others, scores) -> np.ndarray:
+def _rank(others: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The share of `others` below each score, ties half."""
     ordered = np.sort(others)
-    doubled = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
-    return doubled / (2 * ordered.size)
+    below = np.searchsorted(ordered, scores, "left")
+    not_above = np.searchsorted(ordered, scores, "right")
+    return (below + not_above) / (2 * ordered.size)
 
 
-def _sample_variance(values) -> float:
-    return float(np.var(values, ddof=1)) if values.size > 1 else float("nan")
+def _sample_variance(values: np.ndarray) -> float:
+    """Unbiased; NaN for a single image."""
+    if values.size < 2:
+        return float("nan")
+    return float(np.var(values, ddof=1))
 
 
-def threshold_at_tpr(id_scores, tpr: float = 0.95) -> float:
+def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     """Highest threshold for which `score >= threshold` keeps at least the share `tpr` of ID; ties
     may keep more.
 
     NaN where an ID score is NaN: no threshold is then honest.
     """
-    id_scores = checked_scores(id_scores, "ID")
-    if np.isnan(id_scores).any():
+    scores = checked_scores(id_scores, "ID")
+    if np.isnan(scores).any():
         return float("nan")
-    rank = id_scores.size - _needed(tpr, id_scores.size)
-    return float(np.partition(id_scores, rank)[rank])
+    rank = scores.size - _needed(tpr, scores.size)
+    return float(np.partition(scores, rank)[rank])
 
 
-def fpr_at_tpr(id_scores, ood_scores, tpr: float = 0.95) -> float:
+def fpr_at_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:
     """Share of OOD accepted by the threshold that keeps `tpr` of ID: FPR@95 of the ViM and NECO
     papers."""
-    return _measure(id_scores, ood_scores, _false_positives, tpr)
+    return _measure(id_scores, ood_scores, lambda curve: _false_positives(curve, tpr))
 
 
-def fpr_at_tpr_ood_positive(id_scores, ood_scores, tpr: float = 0.95) -> float:
+def fpr_at_tpr_ood_positive(
+    id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95
+) -> float:
     """Share of ID rejected by the threshold that rejects `tpr` of OOD: FPR@95 with OOD as the
     positive class (OpenOOD).
 
     scikit-learn's `roc_curve`, which OpenOOD calls, drops collinear points first and so may return
     a later corner."""
-    return _measure(id_scores, ood_scores, _false_positives_ood, tpr)
+    return _measure(id_scores, ood_scores, lambda curve: _false_positives_ood(curve, tpr))
 
 
-def aupr_in(id_scores, ood_scores) -> float:
+def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Average precision with ID as the positive class; chance is n / (n + m), not 0.5."""
     return _measure(
         id_scores, ood_scores, lambda curve: _average_precision(curve.id_here, curve.ood_here)
     )
 
 
-def aupr_out(id_scores, ood_scores) -> float:
+def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Average precision with OOD as the positive class and the score negated; chance is m / (n +
     m)."""
     return _measure(
@@ -275,31 +306,34 @@ def aupr_out(id_scores, ood_scores) -> float:
     )
 
 
-def detection_error(id_scores, ood_scores) -> float:
+def detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Least mean of the two error rates over all thresholds, min (FNR + FPR)/2 (Liang et al.,
     2018), at most 0.5."""
     return _measure(id_scores, ood_scores, _detection_error)
 
 
-def ties(id_scores, ood_scores) -> int | float:
+def ties(id_scores: ArrayLike, ood_scores: ArrayLike) -> int | float:
     """Number of (ID, OOD) pairs with equal scores; each counts half in the AUROC. Many mean a
     saturated score."""
     return _measure(id_scores, ood_scores, _ties)
 
 
-def accuracy_at_coverage(correct, id_scores, coverage: float = 0.95) -> float:
+def accuracy_at_coverage(correct: ArrayLike, id_scores: ArrayLike, coverage: float = 0.95) -> float:
     """Accuracy over the ID images that the threshold for `coverage` keeps; `correct (n,)`, bool, in
     the same order."""
-    correct, id_scores = np.asarray(correct, dtype=bool), checked_scores(id_scores, "ID")
-    if correct.shape != id_scores.shape:
+    right = np.asarray(correct, dtype=bool)
+    scores = checked_scores(id_scores, "ID")
+    if right.shape != scores.shape:
         raise ValueError(
-            f"found {correct.size} predictions for {id_scores.size} ID scores; expected one each"
+            f"found {right.size} predictions for {scores.size} ID scores; expected one each"
         )
-    threshold = threshold_at_tpr(id_scores, coverage)
-    return float("nan") if np.isnan(threshold) else float(correct[id_scores >= threshold].mean())
+    threshold = threshold_at_tpr(scores, coverage)
+    if np.isnan(threshold):
+        return float("nan")
+    return float(right[scores >= threshold].mean())
 
 
-def evaluate(id_scores, ood_scores, tpr: float = 0.95) -> dict[str, float]:
+def evaluate(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> dict[str, float]:
     """All metric columns of ood_metrics.csv, from one sort; `fpr95` and `fpr95_ood_positive` are
     taken at `tpr`."""
     curve = _curve(id_scores, ood_scores)

@@ -14,7 +14,7 @@ from feature_files import FeatureFiles
 from head import Head
 from scores import registry
 
-ODIN = "ODIN"
+ODIN = registry.ODIN.name
 
 
 def add_odin(

@@ -8,6 +8,7 @@ of two arrays of scores, a line in metrics.COLUMNS and metrics.evaluate.
 
 import json
 import re
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from detection import metrics
 from detection.scored import Scored
 from feature_files import FeatureFiles
 
+Groups = Sequence[tuple[str, list[str]]]  # (group, its OOD sets)
+Escape = Callable[[str], str]  # text as a table's language writes it
 SIGNIFICANT = 0.05  # p below which a paired test sets the best method apart
 BOLD = (
     "Bold: the best AUROC where paired DeLong tests set it apart from every other (p <"
@@ -96,26 +99,27 @@ def significant_leader(
     return leader
 
 
-def printable(table):
+def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table without the rates of sets of one image, which have no interval: they say
     nothing of other images."""
     known = table["auroc_low"].notna()
     return table.assign(auroc=table["auroc"].where(known), fpr95=table["fpr95"].where(known))
 
 
-def single(table):
+def single(table: pd.DataFrame) -> list[str]:
     """[name] of the sets of one image, whose rates have no interval: they are left out of every
     mean."""
-    return list(dict.fromkeys(table.loc[table["n_ood"] == 1, "ood"]))
+    of_one_image = table["n_ood"] == 1
+    return list(dict.fromkeys(table.loc[of_one_image, "ood"]))
 
 
-def averaged(members, table):
+def averaged(members: list[str], table: pd.DataFrame) -> list[str]:
     """The sets of a group that its mean is taken over."""
     left_out = single(table)
     return [name for name in members if name not in left_out]
 
 
-def summarise(table, groups=()):
+def summarise(table: pd.DataFrame, groups: Groups = ()) -> pd.DataFrame:
     """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then
     means over the groups.
 
@@ -131,13 +135,12 @@ def summarise(table, groups=()):
     for name, members in groups or [("mean", sets)]:
         members = averaged([member for member in members if member in sets], table)
         for measure in ("AUROC", "FPR"):
-            frame[f"{name} {measure}"] = frame[[f"{member} {measure}" for member in members]].mean(
-                axis=1, skipna=False
-            )
+            columns = [f"{member} {measure}" for member in members]
+            frame[f"{name} {measure}"] = frame[columns].mean(axis=1, skipna=False)
     return frame.round(2)
 
 
-def over_groups(table, groups):
+def over_groups(table: pd.DataFrame, groups: Groups) -> pd.DataFrame:
     """The tidy table -> one row per group and method: metrics averaged over the group's OOD sets,
     each set counting alike.
 
@@ -145,7 +148,8 @@ def over_groups(table, groups):
     a single image is no part of a group's mean, unless the group has no others: then the mean stays
     empty."""
     measures = ["auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out", "detection_error"]
-    table, parts = printable(table), []
+    table = printable(table)
+    parts = []
     for name, members in groups:
         members = averaged(members, table) or members
         part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
@@ -157,29 +161,30 @@ def over_groups(table, groups):
     return pd.concat(parts, ignore_index=True)
 
 
-def in_common(measured):
+def in_common(measured: list[pd.DataFrame]) -> list[pd.DataFrame]:
     """Tables of several checkpoints -> the same, with the sets and methods that all of them
     have."""
     measured = [printable(table) for table in measured]
-    keys = [set(zip(table["ood"], table["method"], strict=True)) for table in measured]
-    shared = set.intersection(*keys)
-    return [
-        table[[key in shared for key in zip(table["ood"], table["method"], strict=True)]]
-        for table in measured
-    ]
+    keys = [list(zip(table["ood"], table["method"], strict=True)) for table in measured]
+    shared = set.intersection(*map(set, keys))
+    common = []
+    for table, own in zip(measured, keys, strict=True):
+        kept = [key in shared for key in own]
+        common.append(table[kept])
+    return common
 
 
-def over_checkpoints(table, by):
+def over_checkpoints(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Tables of several checkpoints -> mean and standard deviation (n - 1) of AUROC and FPR over
     them, for each `by`.
 
     A group's spread is that of its mean, not the mean of its sets' spreads: the sets share each
     checkpoint's luck."""
 
-    def mean(values):
+    def mean(values: pd.Series) -> float:
         return values.mean(skipna=False)  # undefined for one checkpoint leaves no mean
 
-    def std(values):
+    def std(values: pd.Series) -> float:
         return values.std(skipna=False)
 
     grouped = table.groupby(by, sort=False)
@@ -192,18 +197,16 @@ def over_checkpoints(table, by):
     ).reset_index()
 
 
-def heading(table, tpr, escape=str):
+def heading(table: pd.DataFrame, tpr: float, escape: Escape = str) -> str:
     """What a table shows, with names as `escape` writes them in the table's language."""
     row = table.iloc[0]
-    right = (
-        ""
-        if np.isnan(row["accuracy"])
-        else f", {100 * row['accuracy']:.2f}{escape('%')} classified right"
-    )
+    percent = escape("%")
+    right = ""
+    if not np.isnan(row["accuracy"]):
+        right = f", {100 * row['accuracy']:.2f}{percent} classified right"
     counts = table.groupby("ood", sort=False)["n_ood"].first()
     inside = f"{escape(row['dataset'])} ({row['n_id']:,} test images{right})"
     outside = ", ".join(f"{escape(name)} ({count:,})" for name, count in counts.items())
-    percent = escape("%")
     rates = f"AUROC, and FPR at {100 * tpr:g}{percent} TPR with ID as positive, in {percent}"
     return (
         f"{escape(row['checkpoint'])}: {inside} against {outside}; {rates}"
@@ -212,7 +215,7 @@ def heading(table, tpr, escape=str):
     )
 
 
-def left_out(table, escape):
+def left_out(table: pd.DataFrame, escape: Escape) -> str:
     """Which sets are part of no mean, in words."""
     names = [escape(name) for name in single(table)]
     if not names or len(names) == table["ood"].nunique():
@@ -220,10 +223,10 @@ def left_out(table, escape):
     return f"; means over all sets but {listed(names)}"
 
 
-def notes(table):
+def notes(table: pd.DataFrame) -> list[str]:
     """Why cells are empty, or what to know of them: one line per text, with the methods and sets
     that it is of."""
-    said = {}
+    said: dict[str, list[tuple[str, str]]] = {}
     for row in table[table["note"] != ""].to_dict("records"):
         said.setdefault(row["note"], []).append((row["method"], row["ood"]))
     lines = []
@@ -241,20 +244,21 @@ def notes(table):
     return lines
 
 
-def listed(names):
+def listed(names: list[str]) -> str:
     """["a", "b", "c"] -> "a, b and c"."""
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def together(names):
+def together(names: Iterable[str]) -> str:
+    """Each name once."""
     return ", ".join(dict.fromkeys(names))
 
 
-def tuned(table, escape):
+def tuned(table: pd.DataFrame, escape: Escape) -> str:
     """Which methods' hyper-parameters were chosen on a validation OOD set, in words."""
-    chosen = {}
+    chosen: dict[str, list[str]] = {}
     for name, text in zip(table["method"], table["parameters"], strict=True):
         validation = json.loads(text).get("val_ood") if text else None
         if validation and name not in chosen.setdefault(validation, []):
@@ -265,16 +269,19 @@ def tuned(table, escape):
     )
 
 
-def cells(summary, table, bold, escape):
+def cells(
+    summary: pd.DataFrame, table: pd.DataFrame, bold: Escape, escape: Escape
+) -> list[list[str]]:
     """The printed table as text, with the AUROCs in bold that a paired test calls the best of their
     set."""
     leaders = table[table["best"]]
     best = set(zip(leaders["method"], leaders["ood"] + " AUROC", strict=True))
 
-    def cell(method, column, value):
+    def cell(method: str, column: str, value: float) -> str:
         if np.isnan(value):
             return ""
-        return bold(f"{value:.2f}") if (method, column) in best else f"{value:.2f}"
+        text = f"{value:.2f}"
+        return bold(text) if (method, column) in best else text
 
     lines = []
     for row in summary.to_dict("records"):
@@ -284,7 +291,7 @@ def cells(summary, table, bold, escape):
     return lines
 
 
-def markdown(summary, table, tpr):
+def markdown(summary: pd.DataFrame, table: pd.DataFrame, tpr: float) -> str:
     """The printed table in Markdown, under a line that says what it shows."""
     rows = [
         [md(name) for name in summary.columns],
@@ -297,7 +304,7 @@ def markdown(summary, table, tpr):
     return "\n".join([f"{heading(table, tpr, md)}. {BOLD}", "", *lines, *below, ""])
 
 
-def md(text):
+def md(text: str) -> str:
     """Escape what Markdown or HTML would take for markup; an underscore within a word is none, and
     stays readable."""
     text = " ".join(str(text).split())
@@ -311,7 +318,7 @@ def md(text):
     )
 
 
-def latex(summary, table, tpr, caption, label):
+def latex(summary: pd.DataFrame, table: pd.DataFrame, tpr: float, caption: str, label: str) -> str:
     r"""A booktabs table: AUROC and FPR under each OOD set's name, BESIDE sets side by side, as many
     panels as that takes.
 
@@ -345,7 +352,7 @@ def latex(summary, table, tpr, caption, label):
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-def tex(text):
+def tex(text: str) -> str:
     """Escape what LaTeX would take for a command, for the option of a line end ([ and *), or for a
     long dash."""
     special = {

@@ -39,6 +39,7 @@ def validation_auroc(
     fitted: registry.Training, name: str, parameters: dict, ood: np.ndarray
 ) -> float:
     """AUROC of one method with these parameters: ID validation images against `ood` (M, D)."""
+    assert fitted.validation is not None, "--val-ood is refused without ID validation images"
     val, _ = fitted.validation
     state = evaluation.fit(fitted, [name], {name: parameters})
     inside = registry.score_all(val, state, fitted.W, fitted.b)[name]

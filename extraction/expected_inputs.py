@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 
 from data import Preprocessing
-from networks import checkpoints
+from networks import entries, messages
 
 WORDS = {
     "size": "image size",
@@ -172,13 +172,13 @@ def check_stated(said, place):
         for name, value in said.items()
     }
     whole = {"size": 1, "mean": (0.0,) * 3, "std": (1.0,) * 3, **values}
-    if not checkpoints.is_preprocessing(whole) or ("mean" in values) != ("std" in values):
+    if not entries.is_preprocessing(whole) or ("mean" in values) != ("std" in values):
         raise ValueError(
-            f"{place}: preprocessing = {checkpoints.shown(said)} cannot be used: expected a size "
+            f"{place}: preprocessing = {messages.shown(said)} cannot be used: expected a size "
             "of 1 to "
-            f"{checkpoints.LARGEST_SIDE}, mean and std together as three numbers or one, std "
+            f"{entries.LARGEST_SIDE}, mean and std together as three numbers or one, std "
             "above 0, "
-            f"an interpolation of {', '.join(checkpoints.INTERPOLATIONS)}, and a crop share "
+            f"an interpolation of {', '.join(entries.INTERPOLATIONS)}, and a crop share "
             "above 0 and "
             "at most 1"
         )
@@ -208,14 +208,14 @@ def complaint(flags):
             "where it is for pixels in "
             "[0, 255], divide --mean and --std by 255"
         )
-    if "size" in flags and not 1 <= flags["size"] <= checkpoints.LARGEST_SIDE:
-        return f"--image-size {flags['size']}: expected 1 to {checkpoints.LARGEST_SIDE} pixels"
+    if "size" in flags and not 1 <= flags["size"] <= entries.LARGEST_SIDE:
+        return f"--image-size {flags['size']}: expected 1 to {entries.LARGEST_SIDE} pixels"
     resized = flags.get("size", 1) / flags.get("crop_share", 1.0)
-    if resized > checkpoints.LARGEST_SIDE:
+    if resized > entries.LARGEST_SIDE:
         return (
             f"--crop-share {flags['crop_share']:g} makes images of {resized:,.0f} pixels before "
             "they are cropped; expected "
-            f"at most {checkpoints.LARGEST_SIDE}"
+            f"at most {entries.LARGEST_SIDE}"
         )
     return None
 
@@ -225,7 +225,7 @@ def complaint(flags):
 
 def stated_accuracy(checkpoint):
     """The test accuracy that a checkpoint's file states, in [0, 1], or None."""
-    found = (checkpoints.fraction(checkpoint.get(name)) for name in STATED)
+    found = (entries.fraction(checkpoint.get(name)) for name in STATED)
     return next((value for value in found if value), None)
 
 

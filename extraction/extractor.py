@@ -2,8 +2,8 @@
 handed on layer by layer.
 
     extractor = Extractor(network, classifier, preprocessing, world, batch_size=500)
-    # (N, D) on the first rank, None on the others
-    features = extractor.gather(extractor.run(job, kept=[""]), [""])[""]
+    rows = extractor.gather(extractor.run(job))    # None on all ranks but the first
+    rows.features                                  # (N, D) float32
 
 Several processes share the images by whole batches, which makes every batch identical to the one of
 a single process. That matters, because features depend slightly on the size of the batch: on a CPU
@@ -13,15 +13,22 @@ same bits. Equal bits also need the same kind of device on every rank. A set wit
 processes leaves some of them idle.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from collapse import layers
+from data import Preprocessing
 from extraction import perturbation
+from extraction.plan import Job
+from images.sets import ImageFiles, Images
+from networks import classifiers
+from processes import World
 
 SAY_WHICH = (
     "Where another layer is the classifier, the network file says so with a line such as:"
@@ -30,170 +37,273 @@ SAY_WHICH = (
 # rows that a layer's tally takes at once: its products by class cost little then, and so does
 # holding the rows
 BLOCK = 4096
+# largest difference between a network's logits and what its classifier makes, as a share of the
+# largest logit
+TOLERANCE = 1e-3
+TOLERANCE_BFLOAT16 = 0.05
+
+
+# ---- what a pass yields --------------------------------------------------------------------------
+
+
+@dataclass
+class Caught:
+    """What the hooks saw of the last batch, as the network made it: the input of the classifier
+    (None until it was run), and the output of each stage by name."""
+
+    features: Any = None
+    stages: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The rows of one batch: `features` (n, D) enter the classifier, and `stages` {name: (n, D)}
+    are outputs averaged over positions; float32."""
+
+    features: np.ndarray
+    stages: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows that a pass kept: `features` (n, D) float32 enter the classifier, and `stages`
+    {name: (n, D)} are outputs averaged over positions. None stands for what was not kept, and for
+    a share without images."""
+
+    features: np.ndarray | None
+    stages: dict[str, np.ndarray | None]
+
+
+class Buffer:
+    """The rows of one layer, filled batch by batch; the first batch tells the width."""
+
+    def __init__(self, rows: int):
+        self.rows = rows
+        self.done = 0
+        self.whole: np.ndarray | None = None
+
+    def add(self, part: np.ndarray) -> None:
+        """Append the rows (n, D) of a batch."""
+        if self.whole is None:
+            self.whole = np.empty((self.rows, part.shape[1]), np.float32)
+        self.whole[self.done : self.done + len(part)] = part
+        self.done += len(part)
+
+
+class Blocks:
+    """Hands the rows of one layer to its tally, BLOCK rows or a little more at a time."""
+
+    def __init__(self, tally: layers.Tally, labels: np.ndarray):
+        self.tally = tally
+        self.labels = labels  # (n,) of all rows to come
+        self.parts: list[np.ndarray] = []
+        self.taken = 0  # rows that the tally has
+        self.done = 0  # rows that were added
+
+    def add(self, part: np.ndarray) -> None:
+        """Append the rows (n, D) of a batch."""
+        self.parts.append(part)
+        self.done += len(part)
+        if self.done - self.taken >= BLOCK or self.done == len(self.labels):
+            self.tally.update(np.concatenate(self.parts), self.labels[self.taken : self.done])
+            self.parts.clear()
+            self.taken = self.done
+
+
+# ---- the pass ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """A network, hooked at the input of its classifier and behind its stages {name: module}; ""
-    names the former."""
+    """A network, hooked at the input of its classifier and behind its `stages` {name: module}."""
 
     network: torch.nn.Module
     classifier: torch.nn.Module  # a Linear, or a 1x1 Conv2d
-    preprocessing: object
-    world: object
+    preprocessing: Preprocessing
+    world: World
     batch_size: int
     amp: bool = False
-    stages: dict = field(default_factory=dict)
-    progress: Callable = lambda batches, **_: batches
+    stages: dict[str, torch.nn.Module] = field(default_factory=dict)
+    progress: Callable[..., Iterable[torch.Tensor]] = lambda batches, **_: batches
 
-    def share(self, count):
+    def share(self, count: int) -> slice:
         """This rank's slice of `count` images: whole batches, in the order of ranks."""
-        batches = self.world.shard(-(-count // self.batch_size))
-        return slice(
-            min(batches.start * self.batch_size, count), min(batches.stop * self.batch_size, count)
-        )
+        batches = self.world.shard(self.count_batches(count))
+        start = min(batches.start * self.batch_size, count)
+        stop = min(batches.stop * self.batch_size, count)
+        return slice(start, stop)
 
-    def run(self, job, kept, tallies=()):
-        """One pass over this rank's images -> {name: (n, D) float32} of `kept`; `tallies` {name:
-        layers.Tally} take theirs.
+    def count_batches(self, count: int) -> int:
+        """The number of batches that `count` images make."""
+        return -(-count // self.batch_size)
+
+    def run(
+        self,
+        job: Job,
+        stages: Iterable[str] = (),
+        tallies: Mapping[str, layers.Tally] | None = None,
+        keep_features: bool = True,
+    ) -> Rows:
+        """One pass over this rank's images -> the rows of what enters the classifier, unless
+        `keep_features` is False, and of `stages`; `tallies` {stage: tally} take theirs in passing.
 
         ValueError where the hooked layer does not make the network's output, since logits = W h + b
         would not hold then, and where its input is not finite."""
         own = self.share(len(job.images))
-        rows, labels = own.stop - own.start, job.images.labels[own].numpy()
-        found, held, done, taken = {}, {name: [] for name in tallies}, 0, 0
-        for caught in (
-            self.forward(job, own, {name: self.stages[name] for name in (*kept, *tallies) if name})
-            if rows
-            else ()
-        ):
-            for name in kept:
-                whole = found.setdefault(name, np.empty((rows, caught[name].shape[1]), np.float32))
-                whole[done : done + len(caught[name])] = caught[name]
-            done += len(caught[""])
-            for name in held:
-                held[name].append(caught[name])
-            if held and (done - taken >= BLOCK or done == rows):
-                for name in held:
-                    tallies[name].update(np.concatenate(held[name]), labels[taken:done])
-                    held[name].clear()
-                taken = done
-        return found
+        count = own.stop - own.start
+        labels = job.images.labels[own].numpy()
+        features = Buffer(count)
+        buffers = {name: Buffer(count) for name in stages}
+        blocks = {name: Blocks(tally, labels) for name, tally in (tallies or {}).items()}
+        hooked = {name: self.stages[name] for name in (*buffers, *blocks)}
+        for batch in self.forward(job, own, hooked):
+            if keep_features:
+                features.add(batch.features)
+            for name, buffer in buffers.items():
+                buffer.add(batch.stages[name])
+            for name, block in blocks.items():
+                block.add(batch.stages[name])
+        return Rows(features.whole, {name: buffer.whole for name, buffer in buffers.items()})
 
     @torch.no_grad()  # not inference_mode: ODIN's step needs a gradient
-    def forward(self, job, own, stages):
-        """Yield {"": what enters the classifier (n, D), stage: its output, averaged over positions}
-        batch by batch."""
-        caught, done = {}, own.start
-        hooks = [
-            self.classifier.register_forward_pre_hook(
-                lambda module, inputs: caught.update({"": inputs[0]})
-            )
-        ]
-        hooks += [
-            module.register_forward_hook(
-                lambda module, inputs, output, name=name: caught.update({name: output})
-            )
-            for name, module in stages.items()
-        ]
-        images = (
-            job.images.take(torch.arange(own.start, own.stop))
-            if self.world.size > 1
-            else job.images
-        )
-        batches = self.progress(
-            images.batches(self.batch_size),
-            total=-(-len(images) // self.batch_size),
-            desc=job.stem,
-            unit="batch",
-        )
+    def forward(
+        self, job: Job, own: slice, stages: Mapping[str, torch.nn.Module]
+    ) -> Iterator[Batch]:
+        """Yield what the network makes of the images `own` of a job, batch by batch."""
+        if own.start == own.stop:
+            return
+        caught = Caught()
+        hooks = self.hook(caught, stages)
+        done = own.start
         try:
-            for batch in batches:
-                batch = self.preprocessing.normalise(batch.to(self.world.device))
-                if job.odin:
-                    batch = perturbation.perturb(
-                        self.network, batch, *job.odin.values(), self.preprocessing.std
-                    )
-                with (
-                    torch.autocast(self.world.device.type, torch.bfloat16)
-                    if self.amp
-                    else nullcontext()
-                ):
-                    logits = self.logits(batch)
+            for pixels in self.batches(job, own):
+                images = self.prepared(job, pixels)
+                with self.precision():
+                    logits = self.logits(images)
                 if done == own.start:
-                    check_hook(caught.get(""), logits, self.classifier, self.amp)
-                    check_stages(stages, caught)
-                rows = {name: pooled(values) for name, values in caught.items()}
-                check_finite(rows[""], job.stem, done)
-                yield rows
-                done += len(batch)
+                    check_hook(caught.features, logits, self.classifier, self.amp)
+                    check_stages(stages, caught.stages)
+                features = pooled(caught.features)
+                outputs = {name: pooled(values) for name, values in caught.stages.items()}
+                check_finite(features, job.stem, done)
+                yield Batch(features, outputs)
+                done += len(images)
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def logits(self, batch):
+    def hook(self, caught: Caught, stages: Mapping[str, torch.nn.Module]) -> list[Any]:
+        """Let every run of the network leave in `caught` what enters the classifier and what the
+        stages return -> handles that remove the hooks."""
+
+        def keep_input(module, inputs):
+            caught.features = inputs[0]
+
+        def keep_output(name, module, inputs, output):
+            caught.stages[name] = output
+
+        handles = [self.classifier.register_forward_pre_hook(keep_input)]
+        for name, module in stages.items():
+            handles.append(module.register_forward_hook(partial(keep_output, name)))
+        return handles
+
+    def batches(self, job: Job, own: slice) -> Iterable[torch.Tensor]:
+        """The images `own` of a job as uint8 (n, 3, S, S), with their progress shown."""
+        images: Images | ImageFiles = job.images
+        if self.world.size > 1:
+            images = images.take(torch.arange(own.start, own.stop))
+        total = self.count_batches(len(images))
+        batches = images.batches(self.batch_size)
+        return self.progress(batches, total=total, desc=job.stem, unit="batch")
+
+    def prepared(self, job: Job, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, 3, S, S) -> what goes into the network: normalised, for ODIN perturbed."""
+        images = self.preprocessing.normalise(pixels.to(self.world.device))
+        if not job.odin:
+            return images
+        epsilon, temperature = job.odin["odin_epsilon"], job.odin["temperature"]
+        std = self.preprocessing.std
+        return perturbation.perturb(self.network, images, epsilon, temperature, std)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Within the block the network computes in bfloat16, where --amp asks for it."""
+        if not self.amp:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, torch.bfloat16)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
         """The network's output; ValueError where images of this size do not pass through it."""
         try:
-            return self.network(batch)
+            return self.network(images)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise ValueError(
-                f"the network fails on images of {batch.shape[3]} x {batch.shape[2]} pixels"
+                f"the network fails on images of {images.shape[3]} x {images.shape[2]} pixels"
                 f" ({said}); was it made for another size, --image-size?"
             ) from error
 
-    def gather(self, found, names):
-        """{name: (n, D)} of every rank -> {name: (N, D)} in the order of the images on the first
-        rank, None on the others."""
-        gathered = {}
-        for name in names:
-            whole = self.world.gather(torch.from_numpy(found[name]) if name in found else None)
-            gathered[name] = None if whole is None else whole.numpy()
-        return gathered
+    def gather(self, rows: Rows) -> Rows | None:
+        """The rows of every rank -> all of them, in the order of the images, on the first rank;
+        None on the others."""
+        features = self.gather_layer(rows.features)
+        stages = {name: self.gather_layer(values) for name, values in rows.stages.items()}
+        return Rows(features, stages) if self.world.first else None
 
-    def tally(self, job, classes, probes, kept=("",)):
-        """One pass, or two over training images -> ({name: (n, D)} of `kept`, {stage:
-        layers.Summary}), nothing stored of a stage.
+    def gather_layer(self, own: np.ndarray | None) -> np.ndarray | None:
+        """The rows (n, D) of every rank, None for no rows -> (N, D) on the first rank, None on the
+        others."""
+        whole = self.world.gather(None if own is None else torch.from_numpy(own))
+        return None if whole is None else whole.numpy()
+
+    # ---- layers that are summarised and not stored -----------------------------------------------
+
+    def tally(
+        self, job: Job, classes: int, probes: Mapping[str, layers.Probe]
+    ) -> tuple[Rows, dict[str, layers.Summary]]:
+        """One pass, or two over training images -> (rows of features, {stage: summary}); of a stage
+        no rows are stored.
 
         The first pass over training images gathers the moments of each stage, and the second counts
-        what NC4 of their probe needs; of other ID images `probes` {stage: probe} serve in one pass.
+        what NC4 of their probe needs; of other ID images `probes` {stage: layers.probe} serve in
+        one pass.
         Each rank has the same summaries in the end."""
-        training = job.in_distribution and job.split == "train"
-        probes = probes if job.in_distribution and not training else {}
-        tallies = {
-            name: layers.Tally(classes if training else None, probes.get(name))
-            for name in self.stages
-        }
+        if job.in_distribution and job.split == "train":
+            return self.tally_training(job, classes)
+        known = probes if job.in_distribution else {}
+        tallies = {name: layers.Tally(probe=known.get(name)) for name in self.stages}
         with self.world.together():
-            found = self.run(job, kept, tallies)
+            rows = self.run(job, tallies=tallies)
         merged = self.merge(tallies)
-        if training:
-            second = {
-                name: layers.Tally(probe=layers.probe(tally.moments))
-                for name, tally in merged.items()
-            }
-            with self.world.together():
-                self.run(job, (), second)
-            second = self.merge(second)
-            return found, {
-                name: layers.Summary.of(second[name], merged[name].moments) for name in merged
-            }
-        return found, {name: layers.Summary.of(tally) for name, tally in merged.items()}
+        return rows, {name: layers.Summary.of(tally) for name, tally in merged.items()}
 
-    def merge(self, tallies):
+    def tally_training(self, job: Job, classes: int) -> tuple[Rows, dict[str, layers.Summary]]:
+        """Two passes over the training images, as `tally` describes them."""
+        tallies = {name: layers.Tally(classes=classes) for name in self.stages}
+        with self.world.together():
+            rows = self.run(job, tallies=tallies)
+        first = self.merge(tallies)
+        moments = {name: tally.moments for name, tally in first.items()}
+        counting = {name: layers.Tally(probe=layers.probe(moments[name])) for name in first}
+        with self.world.together():
+            self.run(job, tallies=counting, keep_features=False)
+        second = self.merge(counting)
+        return rows, {name: layers.Summary.of(second[name], moments[name]) for name in first}
+
+    def merge(self, tallies: dict[str, layers.Tally]) -> dict[str, layers.Tally]:
         """{stage: tally} of every rank -> all of them as one, the same on each rank."""
-        parts, merged = self.world.gather_objects(tallies), None
-        if self.world.first:
-            merged = parts[0]
-            for part in parts[1:]:
+        parts = self.world.gather_objects(tallies)
+        merged = None
+        if parts is not None:  # on the first rank
+            merged, *others = parts
+            for part in others:
                 for name, tally in part.items():
                     merged[name].merge(tally)
         return self.world.broadcast_object(merged)
 
 
-def pooled(values):
+def pooled(values: torch.Tensor) -> np.ndarray:
     """A layer's output (n, D), or (n, D, H, W), which is averaged over its positions -> (n, D)
     float32."""
     values = values.float()
@@ -202,28 +312,37 @@ def pooled(values):
     return values.cpu().numpy()
 
 
-def check_finite(features, stem, start):
+# ---- checks --------------------------------------------------------------------------------------
+
+
+def check_finite(features: np.ndarray, stem: str, start: int) -> None:
+    """ValueError where features (n, D), of images from number `start` on, are NaN or infinite."""
     finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{stem}: the network's features are NaN or infinite, first in image"
-            f" {start + int(np.argmin(finite))}: it has diverged; train it with a lower learning"
-            " rate"
-        )
+    if finite.all():
+        return
+    first = start + int(np.argmin(finite))
+    raise ValueError(
+        f"{stem}: the network's features are NaN or infinite, first in image {first}: it has"
+        " diverged; train it with a lower learning rate"
+    )
 
 
-def check_stages(stages, caught):
+def check_stages(stages: Iterable[str], caught: Mapping[str, Any]) -> None:
+    """ValueError for a stage that does not return one tensor (N, D) or (N, D, H, W)."""
     for name in stages:
-        if not isinstance(caught.get(name), torch.Tensor) or caught[name].ndim not in (2, 4):
+        output = caught.get(name)
+        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4):
             raise ValueError(
                 f"the stage {name} of the network gives no output (N, D) or (N, D, H, W); extract"
                 " without --layers"
             )
 
 
-def check_hook(features, logits, classifier, amp):
-    """The classifier was run, once, on one vector per image, and what it made is what the network
-    returns."""
+def check_hook(
+    features: torch.Tensor | None, logits: Any, classifier: torch.nn.Module, amp: bool
+) -> None:
+    """ValueError unless the classifier was run on one vector per image, and what it made of
+    `features` is what the network returns, `logits`."""
     if not isinstance(logits, torch.Tensor):
         raise ValueError(
             f"the network returns a {type(logits).__name__}; expected logits (N, C) alone: let its"
@@ -233,7 +352,8 @@ def check_hook(features, logits, classifier, amp):
         raise ValueError(
             f"the hooked layer does not make the network's output: it is never run. {SAY_WHICH}"
         )
-    if features.ndim == 4 and classifier.weight.ndim == 4:
+    weight, bias = classifiers.weight_of(classifier), classifiers.bias_of(classifier)
+    if features.ndim == 4 and weight.ndim == 4:
         features = features.flatten(2).mean(2)
     features, logits = features.float(), logits.float()
     if features.ndim != 2:
@@ -241,16 +361,16 @@ def check_hook(features, logits, classifier, amp):
             f"the classifier's input has shape {tuple(features.shape)}; expected (N, D), one vector"
             " per image"
         )
-    expected = torch.nn.functional.linear(
-        features, classifier.weight.float().flatten(1), classifier.bias
-    )
+    expected = torch.nn.functional.linear(features, weight.float().flatten(1), bias)
     if expected.shape != logits.shape:
         raise ValueError(
             "the hooked layer does not make the network's output: it makes"
             f" {tuple(expected.shape)}, and the network returns {tuple(logits.shape)}. {SAY_WHICH}"
         )
-    error, largest = (expected - logits).abs().max().item(), logits.abs().max().item()
-    if not error <= (0.05 if amp else 1e-3) * max(largest, 1.0):
+    error = (expected - logits).abs().max().item()
+    largest = max(logits.abs().max().item(), 1.0)
+    tolerance = TOLERANCE_BFLOAT16 if amp else TOLERANCE
+    if not error <= tolerance * largest:  # NaN is an error too
         raise ValueError(
             f"the hooked layer does not make the network's output (they differ by {error:.3g}):"
             f" nothing may stand behind the classifier. {SAY_WHICH}"
@@ -258,10 +378,16 @@ def check_hook(features, logits, classifier, amp):
 
 
 @torch.no_grad()
-def rehearse(network, classifier, batch):
+def rehearse(
+    network: torch.nn.Module, classifier: torch.nn.Module, batch: torch.Tensor
+) -> tuple[torch.Tensor | None, Any]:
     """-> (what enters the classifier, logits) of a small batch, as an extraction will meet them;
     for `check_hook`."""
-    caught = []
-    with classifier.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
+    caught: list[torch.Tensor] = []
+
+    def keep(module, inputs):
+        caught.append(inputs[0])
+
+    with classifier.register_forward_pre_hook(keep):
         logits = network.eval()(batch)
-    return caught[-1] if caught else None, logits
+    return (caught[-1] if caught else None), logits

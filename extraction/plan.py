@@ -16,22 +16,23 @@ import utils
 from artifacts import current, records
 from collapse import layers
 from images import folders as images_folders
+from images.sets import ImageFiles, Images
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
     """What features depend on beside the weights: the checkpoint's word, or the command line's."""
 
-    text: str  # the ID set: NAME or NAME=FOLDER
-    held_out: list
-    ood: list  # [NAME or NAME=FOLDER]
+    id_set: utils.SetName
+    held_out: list[str]
+    ood: list[utils.SetName]
     val_size: int
     preprocessing: data.Preprocessing
     data_dir: str
 
     @property
     def dataset(self):
-        return utils.split_name(self.text)[0]
+        return self.id_set.name
 
 
 # ---- what is to be made --------------------------------------------------------------------------
@@ -43,10 +44,8 @@ class Job:
 
     stem: str
     dataset: str
-    open: Callable  # () -> Images or ImageFiles, the same ones each time
-    place: str | None = (
-        None  # NAME, NAME=FOLDER or NAME=FILE, by which data.source_of knows the images
-    )
+    open: Callable[[], Images | ImageFiles]  # the same ones each time
+    place: utils.SetName  # by which data.source_of knows the images
     odin: dict = field(default_factory=dict)
 
     @property
@@ -64,7 +63,7 @@ class Job:
     @property
     def folder(self):
         """The folder or file of the images, None for a set of the registry."""
-        return utils.split_name(self.place)[1]
+        return self.place.folder
 
     @property
     def facts(self):
@@ -78,14 +77,15 @@ class Job:
         }
 
 
-def plan(given, odin=None):
-    """Given -> [Job] in the order of their making; nothing is opened yet.
+def plan(given: Given, odin: dict | None = None) -> list[Job]:
+    """The jobs in the order of their making; nothing is opened yet.
 
-    `odin`: facts of a second pass over the test sets.
+    `odin` holds the facts of a second pass over the test sets, if there is one.
     """
-    name, folder = data.check_id(given.text)
+    data.check_id(given.id_set)
+    name = given.dataset
     dataset, split, part = openers(given)
-    places = {part: f"{name}={folder}/{part}" if folder else name for part in ("train", "test")}
+    places = {part: given.id_set.split(part) for part in ("train", "test")}
     jobs = (
         [Job(f"ID_{name}_val", name, partial(part, 1), places["train"])] if given.val_size else []
     )
@@ -93,26 +93,24 @@ def plan(given, odin=None):
         Job(f"ID_{name}_train", name, partial(part, 0), places["train"]),
         Job(f"ID_{name}_test", name, partial(split, "test"), places["test"]),
     ]
-    for text in given.ood:
-        ood = utils.split_name(text)[0]
-        place = places["test"] if utils.split_name(text) == ("held_out", None) else text
-        jobs.append(
-            Job(f"OOD_{ood}_test", ood, cache(partial(open_ood, text, given, dataset)), place)
-        )
+    for asked in given.ood:
+        place = places["test"] if asked.is_held_out else asked
+        images = cache(partial(open_ood, asked, given, dataset))
+        jobs.append(Job(f"OOD_{asked.name}_test", asked.name, images, place))
     if odin:
         tests = [job for job in jobs if job.split == "test"]
         jobs += [Job(f"ODIN_{job.stem}", job.dataset, job.open, job.place, odin) for job in tests]
     return jobs
 
 
-def openers(given):
+def openers(given: Given) -> tuple[Callable, Callable, Callable]:
     """-> functions that open the ID set, a split, and a part of its training images, each once."""
     preprocessing = given.preprocessing
 
     @cache
     def dataset():
         statistics = preprocessing.mean, preprocessing.std
-        return data.id_set(given.text, given.data_dir, preprocessing.size, statistics)[1]
+        return data.id_set(given.id_set, given.data_dir, preprocessing.size, statistics)
 
     @cache
     def split(name):
@@ -126,9 +124,11 @@ def openers(given):
     return dataset, split, part
 
 
-def open_ood(text, given, dataset):
-    needed = dataset() if utils.split_name(text) == ("held_out", None) else None
-    return data.load_ood(text, needed, given.preprocessing, given.data_dir, given.held_out)
+def open_ood(
+    asked: utils.SetName, given: Given, dataset: Callable[[], data.Dataset]
+) -> Images | ImageFiles:
+    needed = dataset() if asked.is_held_out else None
+    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, given.held_out)
 
 
 # ---- what is there already -----------------------------------------------------------------------
@@ -149,6 +149,23 @@ class Verdict:
     said: str = ""
 
 
+@dataclass(frozen=True)
+class JobFiles:
+    """The files of one job: what enters the classifier, and {stage: file} in order of depth."""
+
+    features: Path
+    stages: dict[str, Path]
+
+    @property
+    def all(self) -> list[Path]:
+        return [self.features, *self.stages.values()]
+
+    @property
+    def by_stage(self) -> list[tuple[str | None, Path]]:
+        """Each file with its stage, None for the features."""
+        return [(None, self.features), *self.stages.items()]
+
+
 @dataclass(frozen=True, eq=False)
 class Shelf:
     """The folder of a checkpoint's features, and by which facts a file in it is current."""
@@ -157,61 +174,56 @@ class Shelf:
     origin: dict  # what every sidecar says of the network and of how it sees images
     data_dir: str
     format: str  # csv or parquet
-    way: str  # of --layers: None, store or stream
+    way: str | None  # of --layers: None, store or stream
     stages: tuple
     stale: records.Stale
     verify: bool = False  # compare images by content, whatever their sizes and times
     sources: dict = field(default_factory=dict)  # {place: data.source_of}, each listed once
 
-    def outputs(self, job):
-        """{"": feature file, stage: its file}."""
-        stages = self.stages
-        if job.odin or (self.way == "stream" and job.split == "val"):
-            stages = ()
-        ending = "csv" if self.way == "stream" else self.format
-        folder = self.folder / layers.FOLDERS.get(self.way, "")
-        files = {"": self.folder / f"{job.stem}.{self.format}"}
-        for name in stages:
-            files[name] = folder / f"{job.stem}_{name}.{ending}"
-        return files
+    def outputs(self, job: Job) -> JobFiles:
+        """Where the files of a job lie, or will."""
+        features = self.folder / f"{job.stem}.{self.format}"
+        streams = self.way == "stream"
+        if self.way is None or job.odin or (streams and job.split == "val"):
+            return JobFiles(features, {})
+        folder = self.folder / layers.FOLDERS[self.way]
+        ending = "csv" if streams else self.format
+        return JobFiles(
+            features, {stage: folder / f"{job.stem}_{stage}.{ending}" for stage in self.stages}
+        )
 
-    def facts(self, job, name, training):
+    def facts(self, job: Job, stage: str | None, training: list | None) -> dict:
         """What the sidecar of an output must say for the file to be kept, but for its images.
 
-        `training` says which training images there are: NC4's counts of other images depend on them
-        too.
+        `stage` is None for the features. `training` says which training images there are: NC4's
+        counts of other images depend on them too.
         """
         facts = {**self.origin, **job.facts}
-        if name and self.way == "stream" and job.split != "train":
+        if stage and self.way == "stream" and job.split != "train":
             facts["moments_of"] = training
         return utils.plain(facts)
 
-    def judge(self, job, training=None):
+    def judge(self, job: Job, training: list | None = None) -> Verdict:
         """Decide whether the files of a job can be kept."""
         files = self.outputs(job)
-        sidecars = {name: records.read_sidecar(file) for name, file in files.items()}
-        if not all(file.is_file() for file in files.values()):
-            return Verdict(False)
-        if not all(describes(sidecars[name], self.facts(job, name, training)) for name in files):
-            return Verdict(False)
-        remark = self.same_images(job, sidecars[""])
+        for stage, file in files.by_stage:
+            facts = self.facts(job, stage, training)
+            if not file.is_file() or not describes(records.read_sidecar(file), facts):
+                return Verdict(False)
+        sidecar = records.read_sidecar(files.features)
+        remark = self.same_images(job, sidecar)
         if remark is None:
             return Verdict(False)
-        edited = [file for name, file in files.items() if is_edited(file, sidecars[name])]
+        edited = [file for file in files.all if is_edited(file, records.read_sidecar(file))]
         if edited and not self.stale.allowed:
-            return Verdict(
-                False,
-                said=(
-                    f"{edited[0]} was edited since it was written: it is extracted anew "
-                    "(--allow-stale keeps such a file)"
-                ),
-            )
+            said = f"{edited[0]} was edited since it was written: it is extracted anew"
+            return Verdict(False, said=f"{said} (--allow-stale keeps such a file)")
         for file in edited:
             self.stale.found(f"{file} was edited since it was written", None)
-        return Verdict(True, sidecars[""].get("rows"), f"kept as it is{remark}")
+        return Verdict(True, sidecar.get("rows"), f"kept as it is{remark}")
 
-    def same_images(self, job, sidecar):
-        """What is to be said of the same images, mostly ""; None where they are others."""
+    def same_images(self, job: Job, sidecar: dict) -> str | None:
+        """What to say of the images where they are the same, mostly ""; None where they are not."""
         source = self.source_of(job)
         if source is None and not self.verify:
             gone = f"; its images, {job.folder or job.dataset}, are no longer there"
@@ -222,43 +234,47 @@ class Shelf:
         by_content = source != seen.listing or self.verify
         return "; its images have the same content" if by_content and job.folder else ""
 
-    def source_of(self, job):
+    def source_of(self, job: Job) -> str | None:
+        """Which images a job has, by names, sizes and times; None where they are gone."""
         if job.place not in self.sources:
             self.sources[job.place] = data.source_of(job.place, self.data_dir)
         return self.sources[job.place]
 
-    def training(self, job, verdict):
+    def training(self, job: Job, verdict: Verdict) -> list:
         """Which training images there are: what they are by content, and how many."""
         if verdict.kept:
-            return [records.read_sidecar(self.outputs(job)[""])["source_content"], verdict.rows]
+            sidecar = records.read_sidecar(self.outputs(job).features)
+            return [sidecar["source_content"], verdict.rows]
         return [job.images.content(), len(job.images)]
 
-    def folders(self, jobs, extracted, before):
+    def folders(self, jobs: list[Job], extracted: list[Job], before: dict) -> dict[str, dict]:
         """{folder: its two hashes} of the images in files, for the record that main.py goes by.
 
         `before` is what the last record says: it holds for what was not `extracted` since.
         """
         fresh = {job.folder for job in extracted}
-        found = {}
+        found: dict[str, dict] = {}
         for job in jobs:
-            listed = self.source_of(job) if job.folder else None
+            if job.folder is None:
+                continue
+            listed = self.source_of(job)
             then = before.get(job.folder)
-            same = then and (listed is None or listed == then.get("listing"))
-            if same and job.folder not in fresh and not self.verify:
+            is_old = job.folder not in fresh and not self.verify
+            if then is not None and is_old and listed in (None, then.get("listing")):
                 found[job.folder] = then
             elif listed is not None:
                 found[job.folder] = {"listing": listed, "content": whole_content(job)}
         return found
 
-    def renew(self, job, head_sha256):
+    def renew(self, job: Job, head_sha256: str) -> None:
         """Let the sidecars of kept files say where their images, and what their head, now are.
 
         Without that, files of the same content with other times would be read again each time.
         """
-        now = {"place": job.place, "head_sha256": head_sha256}
+        now: dict[str, str | None] = {"place": str(job.place), "head_sha256": head_sha256}
         if self.source_of(job) is not None:
             now["source"] = self.source_of(job)
-        for file in self.outputs(job).values():
+        for file in self.outputs(job).all:
             sidecar = records.read_sidecar(file)
             moved = not same_place(job.place, sidecar.get("place"))
             if not moved:
@@ -269,7 +285,7 @@ class Shelf:
                 utils.write_json(path, {**sidecar, **now, "arguments": arguments})
 
 
-def whole_content(job):
+def whole_content(job: Job) -> str:
     """What all files in a job's folder are by content, those included that are another job's."""
     known, listing = job.images.hashes, images_folders.listing(job.folder)
     missing = [path for path in listing.paths if path not in known]
@@ -277,36 +293,38 @@ def whole_content(job):
     return images_folders.content_of(listing.paths, hashes)
 
 
-def describes(sidecar, facts):
+def describes(sidecar: dict, facts: dict) -> bool:
     """True where a sidecar names the same network, and otherwise says just this."""
     said = {name: value for name, value in facts.items() if name not in NAMES}
     same = all(name in sidecar and sidecar[name] == value for name, value in said.items())
     return same and records.same_network(sidecar, facts)
 
 
-def is_edited(file, sidecar):
+def is_edited(file: Path, sidecar: dict) -> bool:
     return bool(current.SeenFile.of_sidecar(sidecar).change(file))
 
 
-def same_place(one, other):
-    """True for one and the same set of the registry, or folder."""
-    if one == other or not other:
-        return one == other
-    folders = [utils.split_name(place)[1] for place in (one, other)]
-    return all(folders) and Path(folders[0]).resolve() == Path(folders[1]).resolve()
+def same_place(place: utils.SetName, recorded: str | None) -> bool:
+    """True where a sidecar names the same set of the registry, or the same folder."""
+    if place.text == recorded or not recorded:
+        return place.text == recorded
+    then = utils.SetName.parse(recorded).folder
+    if not place.folder or not then:
+        return False
+    return Path(place.folder).resolve() == Path(then).resolve()
 
 
-def relocated(sidecar, job):
+def relocated(sidecar: dict, job: Job) -> dict:
     """A sidecar's arguments with the set's folder as it now is: other scripts name it."""
     arguments = sidecar.get("arguments") or {}
     words = [
-        job.place if utils.split_name(word)[0] == job.dataset else word
+        str(job.place) if utils.SetName.parse(word).name == job.dataset else word
         for word in arguments.get("ood") or []
     ]
     return {**arguments, "ood": words} if words and not job.in_distribution else arguments
 
 
-def was_made(folder, text):
+def was_made(folder: Path, asked: utils.SetName) -> bool:
     """True where an OOD set's features were made of images in this place, which may be gone."""
-    stem = f"OOD_{utils.split_name(text)[0]}_test"
-    return same_place(text, records.read_sidecar(folder / f"{stem}.csv").get("place"))
+    sidecar = records.read_sidecar(folder / f"OOD_{asked.name}_test.csv")
+    return same_place(asked, sidecar.get("place"))

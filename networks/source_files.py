@@ -1,7 +1,7 @@
 """Networks from a person's own file: --model FILE.py:FUNCTION.
 
 Such a file is code, and runs with all rights of whoever starts the script. It is run only where the
-person names it; a checkpoint that names one is not enough (networks.registry.load)."""
+person names it; a checkpoint that names one is not enough (networks.loading.load)."""
 
 import contextlib
 import hashlib

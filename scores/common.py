@@ -1,7 +1,9 @@
 """What the families of scores share: the fitted state, warnings, and small functions of rows."""
 
 import warnings
+from collections.abc import Callable, Sized
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -11,15 +13,31 @@ FEW_ROWS = 50_000
 
 
 class Fitted(SimpleNamespace):
-    """What a fitted method keeps: `parameters`, as resolved by the fit, its own arrays, and `note`,
-    where there is one: why the score has no value at all, or what to know of it."""
+    """What a fitted method keeps: these three, and arrays of its own.
+
+    parameters    as the fit resolved them, {name: value}
+    note          why the score has no value at all, or what to know of it; empty if nothing
+    undefined     True if the training set leaves the score of every image without a value
+    """
+
+    parameters: dict[str, Any]
+    note: str = ""
+    undefined: bool = False
+
+
+# (features (N, D), logits (N, C), state) -> (N,)
+Score = Callable[[np.ndarray, np.ndarray, Fitted], np.ndarray]
+# (projected (N, k), features (N, D), logits (N, C), state) -> (N,)
+LinearFinish = Callable[[np.ndarray, np.ndarray, np.ndarray, Fitted], np.ndarray]
+# (the k largest similarities (N, k), or all, logits (N, C), state) -> (N,)
+NeighbourFinish = Callable[[np.ndarray, np.ndarray, Fitted], np.ndarray]
 
 
 class Noted(UserWarning):
     """A warning whose text stands in the state's `note` too."""
 
 
-def warn(method: str, text: str):
+def warn(method: str, text: str) -> None:
     """Warn in the name of a method.
 
     Python shows a text once per place in the code, so leave counts of a single block out of it.
@@ -34,73 +52,73 @@ def noted(method: str, text: str, state: Fitted) -> Fitted:
     return state
 
 
-def undefined(method: str, text: str, parameters: dict) -> Fitted:
-    """The state of a method that the training set leaves without a value: of any image its score is
-    NaN."""
+def undefined(method: str, text: str, parameters: dict[str, Any]) -> Fitted:
+    """The state of a method that the training set leaves without a value: the score of every image
+    is NaN."""
     return noted(method, text, Fitted(parameters=parameters, undefined=True))
 
 
-def row_max(rows) -> np.ndarray:
+def sound(compute: Callable[..., np.ndarray], *given: Any) -> np.ndarray:
+    """compute(*given) -> (N,), with NaN for what is not a finite number."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        values = compute(*given)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def row_max(rows: np.ndarray) -> np.ndarray:
     """(N, C) -> (N,) float64."""
     return rows.max(axis=1).astype(np.float64)
 
 
-def row_norm(rows) -> np.ndarray:
+def row_norm(rows: np.ndarray) -> np.ndarray:
     """(N, D) -> (N,) float64, Euclidean."""
-    return np.sqrt(np.einsum("nd,nd->n", rows, rows)).astype(np.float64)
+    squares = np.einsum("nd,nd->n", rows, rows)
+    return np.sqrt(squares).astype(np.float64)
 
 
-def logsumexp(logits) -> np.ndarray:
+def logsumexp(logits: np.ndarray) -> np.ndarray:
     """(N, C) -> (N,) float64, shifted by the maximum."""
     logits = np.asarray(logits, dtype=np.float64)
     top = logits.max(axis=1)
-    return top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    shifted = np.exp(logits - top[:, None])
+    return top + np.log(shifted.sum(axis=1))
 
 
-def log_softmax(logits) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
     """(N, C) -> (N, C) float64."""
     return logits - logsumexp(logits)[:, None]
 
 
-def max_softmax(logits, temperature: float = 1.0) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(N, C) -> (N, C) float64."""
+    return np.exp(log_softmax(logits))
+
+
+def max_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """(N, C) -> (N,) float64 largest softmax probability at a temperature, as exp(max -
     logsumexp)."""
     logits = np.asarray(logits, dtype=np.float64) / temperature
     return np.exp(row_max(logits) - logsumexp(logits))
 
 
-def compute_logits(features, W, b) -> np.ndarray:
+def compute_logits(features: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, D), (C, D), (C,) -> (N, C)."""
     return features @ W.T + b
 
 
-def class_sums(rows, labels, classes: int, weights=None) -> np.ndarray:
-    """(n, D), (n,) -> (classes, D) float64 sums of the rows of each class; a sparse product, as
-    fast as memory."""
-    weights = np.ones(len(labels)) if weights is None else weights
-    return csr_matrix((weights, (labels, np.arange(len(labels)))), (classes, len(labels))) @ rows
+def class_sums(
+    rows: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """(n, D), (n,) -> (classes, D) float64: the sum of the rows of each class, each row times its
+    weight (n,). A sparse product, as fast as memory."""
+    n = len(labels)
+    if weights is None:
+        weights = np.ones(n)
+    one_hot = csr_matrix((weights, (labels, np.arange(n))), (classes, n))
+    return one_hot @ rows
 
 
-def spaced_rows(train) -> slice:
-    """At most FEW_ROWS training rows, evenly spaced: all of them at CIFAR's size."""
-    return slice(None, None, -(-len(train) // FEW_ROWS))
-
-
-def no_fit(train) -> Fitted:
-    """For scores that need nothing from the training set."""
-    return Fitted(parameters={})
-
-
-def positive(method: str, what: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{method}: the {what} is {value}; expected a number above 0")
-    return float(value)
-
-
-def checked_percentile(method: str, value: float) -> float:
-    if not 0 <= value < 100:
-        raise ValueError(
-            f"{method}: the percentile is {value}; expected a number from 0 to below 100, such"
-            " as 90"
-        )
-    return float(value)
+def spaced_rows(rows: Sized) -> slice:
+    """At most FEW_ROWS of the rows, evenly spaced: all of them at CIFAR's size."""
+    step = -(-len(rows) // FEW_ROWS)
+    return slice(None, None, step)

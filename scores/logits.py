@@ -1,33 +1,51 @@
 """Scores from the logits alone: the softmax, energy and entropy families, and GradNorm.
 
-Each is a pair `fit(train, **parameters) -> Fitted` and `score(features, logits, fitted) -> (N,)`
-float64, higher = more in-distribution; `scores.registry.METHODS` has them as rows.
+Each is a pair `fit(train, **parameters) -> Fitted` and `score(features (N, D), logits (N, C),
+fitted) -> (N,)` float64, higher = more in-distribution; `scores.rows` has them as rows, with a link
+to each paper. The letters of the formulas are those of docs/methods.md. An equation number is given
+where the paper's text could be checked.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
+from scores import limits
 from scores.blocks import blocks, side_by_side, summed
 from scores.common import (
     Fitted,
     class_sums,
-    compute_logits,
     log_softmax,
     logsumexp,
     max_softmax,
     noted,
-    positive,
     row_max,
+    softmax,
     spaced_rows,
     undefined,
     warn,
 )
+from scores.training_set import Training
+
+COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are tried
 
 
-def msp_score(features, logits, state) -> np.ndarray:
-    """Largest softmax probability (eq. 1); in float64 as exp(max - logsumexp), for in float32 it
-    saturates at 1."""
+def no_fit(train: Training) -> Fitted:
+    """For MSP, MaxLogit, Entropy and GradNorm, which need nothing from the training set: their
+    scores show the formulas."""
+    return Fitted(parameters={})
+
+
+# ---- softmax, logit and energy -------------------------------------------------------------------
+
+
+def msp_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """max p, the largest softmax probability (Hendrycks and Gimpel, ICLR 2017, eq. 1).
+
+    In float64 as exp(max l - lse(l)), since in float32 it saturates at 1."""
     values = max_softmax(logits)
-    if np.count_nonzero(values == 1) > 0.01 * len(values):
+    saturated = np.count_nonzero(values == 1)
+    if saturated > 0.01 * len(values):
         warn(
             "MSP",
             "more than 1% of the images have a softmax of exactly 1 and tie; MaxLogit keeps their"
@@ -36,87 +54,95 @@ def msp_score(features, logits, state) -> np.ndarray:
     return values
 
 
-def max_logit_score(features, logits, state) -> np.ndarray:
-    """Largest logit."""
+def max_logit_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """max l, the largest logit (Hendrycks et al., ICML 2022)."""
     return row_max(logits)
 
 
-def energy_fit(train, temperature: float = 1.0) -> Fitted:
-    """The authors use T = 1 for all post-hoc results."""
-    return Fitted(parameters={"temperature": positive("Energy", "temperature", temperature)})
+def energy_fit(train: Training, temperature: float = 1.0) -> Fitted:
+    """T lse(l / T), the negative free energy (Liu et al., NeurIPS 2020, eq. 4).
+
+    The authors use T = 1 for all post-hoc results."""
+    limits.check("Energy", "temperature", temperature)
+    return Fitted(parameters={"temperature": float(temperature)})
 
 
-def energy_score(features, logits, state) -> np.ndarray:
-    """T logsumexp(logits / T), the negative free energy (eq. 4)."""
+def energy_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """T lse(l / T)."""
     temperature = state.parameters["temperature"]
-    return temperature * logsumexp(np.asarray(logits, dtype=np.float64) / temperature)
+    divided = np.asarray(logits, dtype=np.float64) / temperature
+    return temperature * logsumexp(divided)
 
 
-def entropy_score(features, logits, state) -> np.ndarray:
-    """Negative entropy of the softmax, in nats, unclipped (pytorch-ood clips probabilities at
-    1e-7)."""
+# ---- entropy -------------------------------------------------------------------------------------
+
+
+def entropy_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """sum_c p_c log p_c, the negative entropy of the softmax, in nats (Chan et al., ICCV 2021).
+
+    Unclipped, where pytorch-ood clips probabilities at 1e-7."""
     logarithms = log_softmax(logits)
     return np.einsum("nc,nc->n", np.exp(logarithms), logarithms)
 
 
-def gen_fit(train, gamma: float = 0.1, top: int = 100) -> Fitted:
-    """gamma = 0.1 and the 100 largest of ImageNet's classes (authors, OpenOOD); with fewer classes,
-    all of them."""
-    if top < 1:
-        raise ValueError(f"GEN: the number of probabilities is {top}; expected at least 1")
-    return Fitted(
-        parameters={
-            "gamma": positive("GEN", "exponent gamma", gamma),
-            "top": int(min(top, len(train.W))),
-        }
-    )
+def gen_fit(train: Training, gamma: float = 0.1, top: int = 100) -> Fitted:
+    """- sum of p_c^gamma (1 - p_c)^gamma over the `top` largest p_c (Liu et al., CVPR 2023).
+
+    gamma = 0.1 and the 100 largest of ImageNet's classes are the authors' and OpenOOD's; with fewer
+    classes, all of them count."""
+    limits.check("GEN", "top", top)
+    limits.check("GEN", "gamma", gamma)
+    return Fitted(parameters={"gamma": float(gamma), "top": int(min(top, train.classes))})
 
 
-def gen_score(features, logits, state) -> np.ndarray:
-    """Negative generalised entropy, -sum p^gamma (1 - p)^gamma over the largest p; pytorch-ood
-    takes the mean."""
+def gen_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """The negative generalised entropy, of which pytorch-ood takes the mean, not the sum."""
     gamma, top = state.parameters["gamma"], state.parameters["top"]
     logarithms = np.partition(log_softmax(logits), -top, axis=1)[:, -top:]
-    return -((np.exp(logarithms) * -np.expm1(logarithms)) ** gamma).sum(axis=1)
+    others = -np.expm1(logarithms)  # 1 - p
+    terms = (np.exp(logarithms) * others) ** gamma
+    return -terms.sum(axis=1)
 
 
-COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are tried
+# ---- temperature scaling -------------------------------------------------------------------------
 
 
-def temperature_fit(train, temperature: float | None = None) -> Fitted:
-    """The temperature that minimises the likelihood loss of ID validation images, found where its
-    slope in 1/T is zero.
+def temperature_fit(train: Training, temperature: float | None = None) -> Fitted:
+    """max softmax(l / T), T the minimiser of the cross-entropy of ID validation images (Guo et al.,
+    ICML 2017), found where its slope in 1/T is zero.
 
     Without validation images the training set stands in. Where every image is right the loss falls
     all the way to T = 0, and no such temperature exists: the one at the bound then stands, and the
     state's note says so."""
     if temperature is not None:
-        return Fitted(
-            parameters={"temperature": positive("TempScaling", "temperature", temperature)}
-        )
+        limits.check("TempScaling", "temperature", temperature)
+        return Fitted(parameters={"temperature": float(temperature)})
     rows = spaced_rows(train)
     features, labels = train.validation or (train.features[rows], train.labels[rows])
-    slope = _slope_of_loss(compute_logits(features, train.W, train.b), labels)
+    slope = _slope_of_loss(train.logits(features), labels)
     cold, hot = slope(1 / COLDEST), slope(1 / HOTTEST)
     if cold > 0 > hot:
         from scipy.optimize import brentq  # slow to import, and for this method alone
 
-        return Fitted(
-            parameters={"temperature": 1 / brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-6)}
-        )
-    images = f"{len(labels)} ID {'validation' if train.validation else 'training'} images"
+        inverse = brentq(slope, 1 / HOTTEST, 1 / COLDEST, xtol=1e-6)
+        return Fitted(parameters={"temperature": 1 / inverse})
+    split = "validation" if train.validation else "training"
+    return _no_temperature(cold, hot, f"{len(labels)} ID {split} images")
+
+
+def _no_temperature(cold: float, hot: float, images: str) -> Fitted:
+    """The state where no temperature between the bounds has a slope of zero; `cold` and `hot` are
+    the slopes there, `images` names the images in words."""
     if cold == hot == 0:
         return undefined(
             "TempScaling",
             f"the loss of {images} is the same at every temperature; give one",
             {"temperature": None},
         )
-    bound = COLDEST if cold <= 0 else HOTTEST
-    why = (
-        "every one is classified right, or nearly so"
-        if bound == COLDEST
-        else "the logits say less than a guess"
-    )
+    if cold <= 0:
+        bound, why = COLDEST, "every one is classified right, or nearly so"
+    else:
+        bound, why = HOTTEST, "the logits say less than a guess"
     return noted(
         "TempScaling",
         f"the loss of {images} falls all the way to T = {bound:g}, the last that is tried, and T"
@@ -125,58 +151,68 @@ def temperature_fit(train, temperature: float | None = None) -> Fitted:
     )
 
 
-def _slope_of_loss(logits, labels):
-    """logits (n, C), labels (n,) -> the slope in 1/T of their mean likelihood loss, a function of
-    1/T."""
-    margins = logits - logits[np.arange(len(logits)), labels, None]
+def _slope_of_loss(logits: np.ndarray, labels: np.ndarray) -> Callable[[float], float]:
+    """logits (n, C), labels (n,) -> the slope in 1/T of their mean cross-entropy, a function of
+    1/T: the mean over images of sum_c p_c (l_c - l_label), p the softmax of l / T."""
+    n = len(logits)
+    margins = logits - logits[np.arange(n), labels, None]
     logits = logits - row_max(logits)[:, None].astype(logits.dtype)
 
-    def slope(inverse):
-        def part(rows):
+    def slope(inverse: float) -> float:
+        def part(rows: slice) -> float:
             weights = np.exp(inverse * logits[rows].astype(np.float64))
-            return (np.einsum("nc,nc->n", weights, margins[rows]) / weights.sum(axis=1)).sum()
+            weighted = np.einsum("nc,nc->n", weights, margins[rows])
+            return (weighted / weights.sum(axis=1)).sum()
 
-        return float(sum(side_by_side(part, blocks(len(logits)))) / len(logits))
+        return float(sum(side_by_side(part, blocks(n))) / n)
 
     return slope
 
 
-def temperature_score(features, logits, state) -> np.ndarray:
-    """Largest softmax probability at the fitted temperature."""
+def temperature_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """max softmax(l / T) at the fitted temperature."""
     return max_softmax(logits, state.parameters["temperature"])
 
 
-def kl_matching_fit(train) -> Fitted:
-    """Mean softmax of the training images predicted as each class; the authors use a held-out ID
-    set. No labels."""
-    classes = len(train.W)
+# ---- likeness to classes, and gradients ----------------------------------------------------------
 
-    def part(features, labels):
-        logits = compute_logits(features, train.W, train.b)
+
+def kl_matching_fit(train: Training) -> Fitted:
+    """- min_k KL(p to d_k), d_k the mean softmax of the training images that are predicted as k
+    (Hendrycks et al., ICML 2022, section 4.2).
+
+    The authors take d_k from a held-out ID set. No labels are needed."""
+
+    def part(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits = train.logits(features)
         predictions = logits.argmax(axis=1)
-        return class_sums(np.exp(log_softmax(logits)), predictions, classes), np.bincount(
-            predictions, minlength=classes
-        )
+        sums = class_sums(softmax(logits), predictions, train.classes)
+        return sums, np.bincount(predictions, minlength=train.classes)
 
     sums, counts = summed(train.passes(part))
-    typical = sums[counts > 0] / counts[counts > 0, None]
-    return Fitted(parameters={}, log_typical=np.log(typical.clip(np.finfo(np.float64).tiny)))
+    predicted = counts > 0
+    typical = sums[predicted] / counts[predicted, None]
+    smallest = np.finfo(np.float64).tiny
+    return Fitted(parameters={}, log_typical=np.log(typical.clip(smallest)))
 
 
-def kl_matching_score(features, logits, state) -> np.ndarray:
-    """-min_k KL(softmax || typical softmax of class k) (section 4.2)."""
+def kl_matching_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """max_k sum_c p_c log d_kc, less sum_c p_c log p_c, which is the same."""
     logarithms = log_softmax(logits)
     probabilities = np.exp(logarithms)
     negative_entropy = np.einsum("nc,nc->n", probabilities, logarithms)
-    return (probabilities @ state.log_typical.T).max(axis=1) - negative_entropy
+    likeness = probabilities @ state.log_typical.T
+    return likeness.max(axis=1) - negative_entropy
 
 
-def gradnorm_score(features, logits, state) -> np.ndarray:
-    """L1 norm of the gradient of KL(uniform || softmax) by the last layer's weights, at T = 1 (eq.
-    6-8).
+def gradnorm_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """(sum_c |p_c - 1/C|) |h|_1: the L1 norm of the gradient of KL(uniform || softmax) by W, at
+    T = 1 (Huang et al., NeurIPS 2021, eq. 6-8).
 
     That gradient is the outer product of (softmax - 1/C) and the features, so its norm is the
     product of theirs: no backward pass. The authors' code sums over classes where the paper means:
     C times as much, in the same order."""
-    gap = np.abs(np.exp(log_softmax(logits)) - 1 / logits.shape[1]).sum(axis=1)
-    return gap * np.abs(features).sum(axis=1, dtype=np.float64)
+    classes = logits.shape[1]
+    gaps = np.abs(softmax(logits) - 1 / classes)
+    lengths = np.abs(features).sum(axis=1, dtype=np.float64)
+    return gaps.sum(axis=1) * lengths

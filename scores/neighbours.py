@@ -1,8 +1,10 @@
 """OOD scores from the nearest among all training features: KNN, NNGuide, Relation. The search is
 exact.
 
-`scores.rows` describes them. The three share one `Bank`, and `finish(near, logits, fitted)`
-receives each image's k largest similarities, or all of them.
+`scores.rows` describes them, with a link to each paper. The three share one `Bank`, and
+`finish(near, logits, fitted)` receives each image's k largest similarities, or all of them. The
+letters of the formulas are those of docs/methods.md. An equation number is given where the paper's
+text could be checked.
 
 An exhaustive search costs one product of queries and training features, 2 D flops per pair: float32
 makes it twice as fast as scikit-learn's float64, and no more. The rest is gained by not finishing
@@ -16,157 +18,193 @@ own predicted class is the product finished, and how many axes are enough is lea
 block. Nothing is approximate. It pays where classes are tight; white noise, of which it rules out
 nothing, takes a seventh longer (4,096 queries, 50,000 x 512)."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from arrays import SMALLEST
-from scores.bank import TILE, largest
-from scores.blocks import shares, side_by_side, threads
-from scores.common import (
-    Fitted,
-    compute_logits,
-    log_softmax,
-    logsumexp,
-    row_norm,
-    undefined,
-    warn,
-)
+from scores import limits
+from scores.bank import TILE, Bank, largest
+from scores.blocks import blocks, shares, side_by_side, threads
+from scores.common import Fitted, NeighbourFinish, logsumexp, row_norm, softmax, undefined, warn
+from scores.training_set import Training
 
 ZERO = "the features of all training images are 0, and have no direction"
 
 
-def score_neighbours(features, logits, states: dict) -> dict[str, np.ndarray]:
-    """{name: (finish, state)} -> {name: (N,)}. Where a method needs all cosines, the others take
-    them from its product; where none does, each searches. A feature vector of zeros, or nearly so,
-    has no direction: NaN."""
-    values = {name: np.full(len(features), np.nan) for name in states}
+# ---- the search that they share ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Searcher:
+    """One method that searches: how its score follows from what is found, and its state."""
+
+    finish: NeighbourFinish
+    state: Fitted
+
+    @property
+    def bank(self) -> Bank:
+        return self.state.bank
+
+    @property
+    def k(self) -> int | None:
+        """The number of neighbours; None for a method that needs all cosines."""
+        return self.state.parameters.get("k")
+
+
+def score_neighbours(
+    features: np.ndarray, logits: np.ndarray, searchers: list[Searcher]
+) -> list[np.ndarray]:
+    """Features (N, D) and logits (N, C) -> the scores (N,) of each searcher, in their order.
+
+    Where one needs all cosines, the others take them from its product; where none does, each
+    searches. A feature vector of zeros, or nearly so, has no direction: NaN."""
+    values = [np.full(len(features), np.nan) for _ in searchers]
     alive = np.flatnonzero(row_norm(features) > SMALLEST)
     # a thread takes classes, and finds like queries
     alive = alive[np.argsort(logits[alive].argmax(axis=1), kind="stable")]
-    score = (
-        _search_each
-        if all("k" in state.parameters for _, state in states.values())
-        else _share_cosines
-    )
+    each_alone = all(searcher.k is not None for searcher in searchers)
+    score = _search_each if each_alone else _share_cosines
 
-    def part(share):
+    def part(share: slice) -> None:
         rows = alive[share]
-        for name, found in score(features[rows], logits[rows], states):
-            values[name][rows] = found
+        scored = score(features[rows], logits[rows], searchers)
+        for own_values, found in zip(values, scored, strict=True):
+            own_values[rows] = found
 
     list(side_by_side(part, shares(len(alive), threads())))
     return values
 
 
-def _search_each(features, logits, states):
-    """-> pairs of a name and its scores (n,), each from a search of its own."""
-    for name, (finish, state) in states.items():
-        near = state.bank.search(
-            features, logits.argmax(axis=1), state.parameters["k"], state.weights
-        )
-        yield name, finish(near, logits, state)
+def _search_each(
+    features: np.ndarray, logits: np.ndarray, searchers: list[Searcher]
+) -> Iterator[np.ndarray]:
+    """-> the scores (n,) of each, from a search of its own."""
+    predicted = logits.argmax(axis=1)
+    for searcher in searchers:
+        assert searcher.k is not None
+        near = searcher.bank.search(features, predicted, searcher.k, searcher.state.weights)
+        yield searcher.finish(near, logits, searcher.state)
 
 
-def _share_cosines(features, logits, states):
+def _share_cosines(
+    features: np.ndarray, logits: np.ndarray, searchers: list[Searcher]
+) -> list[np.ndarray]:
     """-> the same, all from one product."""
-    bank = next(iter(states.values()))[1].bank
-    weighted, values = (
-        bank.buffer(len(features)),
-        {name: np.empty(len(features)) for name in states},
-    )
-    for rows, cosines in bank.cosines(bank.turn(features)[0]):
-        for name, (finish, state) in states.items():
-            near = cosines
-            if "k" in state.parameters:
-                if state.weights is not None:
-                    near = np.multiply(cosines, state.weights, out=weighted[: len(cosines)])
-                near = largest(near, state.parameters["k"])
-            values[name][rows] = finish(near, logits[rows], state)
-    return values.items()
+    bank = searchers[0].bank
+    turned, _ = bank.turn(features)
+    memory = bank.buffer(len(features))  # for weighted cosines
+    values = [np.empty(len(features)) for _ in searchers]
+    for rows, cosines in bank.cosines(turned):
+        for own_values, searcher in zip(values, searchers, strict=True):
+            near = _near(cosines, searcher, memory)
+            own_values[rows] = searcher.finish(near, logits[rows], searcher.state)
+    return values
 
 
-def neighbour(finish):
-    """The stand-alone score of a neighbour method."""
-    return lambda features, logits, state: score_neighbours(
-        features, logits, {"": (finish, state)}
-    )[""]
+def _near(cosines: np.ndarray, searcher: Searcher, memory: np.ndarray) -> np.ndarray:
+    """All cosines (n, N) -> what a method's `finish` receives, (n, k) or all."""
+    if searcher.k is None:
+        return cosines
+    weights = searcher.state.weights
+    if weights is None:
+        return largest(cosines, searcher.k)
+    weighted = np.multiply(cosines, weights, out=memory[: len(cosines)])
+    return largest(weighted, searcher.k)
 
 
-def _neighbours(method: str, k: int, train) -> int:
-    if k < 1:
-        raise ValueError(f"{method}: the number of neighbours is {k}; expected at least 1")
+# ---- the methods ---------------------------------------------------------------------------------
+
+
+def _neighbours(method: str, k: int, train: Training) -> int:
+    """k, or all training images where there are fewer."""
+    limits.check(method, "k", k)
     if k > len(train):
         warn(method, f"{k} neighbours were asked of {len(train)} training images; all are taken")
     return int(min(k, len(train)))
 
 
-def knn_fit(train, k: int = 50) -> Fitted:
-    """k = 50 as the authors for CIFAR-10 and OpenOOD for all; the authors have 200 for CIFAR-100,
-    1000 for ImageNet."""
+def knn_fit(train: Training, k: int = 50) -> Fitted:
+    """- sqrt(2 - 2 c), c the k-th largest cos_i: the distance between unit features to the k-th
+    neighbour (Sun et al., ICML 2022, section 3).
+
+    k = 50 as the authors for CIFAR-10 and OpenOOD for all; the authors have 200 for CIFAR-100, 1000
+    for ImageNet."""
     parameters = {"k": _neighbours("KNN", k, train)}
     if train.zero:
         return undefined("KNN", ZERO, parameters)
     return Fitted(parameters=parameters, bank=train.bank, weights=None)
 
 
-def knn_finish(near, logits, state) -> np.ndarray:
-    """Negative distance between unit features to the k-th neighbour (section 3); faiss, in OpenOOD,
-    squares it."""
-    return -np.sqrt((2 - 2 * near.min(axis=1).astype(np.float64)).clip(0))
+def knn_finish(near: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Negative distance to the k-th neighbour, which faiss, in OpenOOD, squares."""
+    cosines = near.min(axis=1).astype(np.float64)
+    squares = (2 - 2 * cosines).clip(0)
+    return -np.sqrt(squares)
 
 
-def nnguide_fit(train, k: int = 10) -> Fitted:
-    """k = 10 as the authors; OpenOOD has 100. The bank is all training images; the authors keep 1%
-    of ImageNet's."""
+def nnguide_fit(train: Training, k: int = 10) -> Fitted:
+    """lse(l) times the mean of the k largest cos_i lse(l_i) (Park et al., ICCV 2023, eq. 3-4).
+
+    k = 10 as the authors; OpenOOD has 100. The bank is all training images; the authors keep 1% of
+    ImageNet's."""
     parameters = {"k": _neighbours("NNGuide", k, train)}
     if train.zero:
         return undefined("NNGuide", ZERO, parameters)
-    energies = train.passes(
-        lambda features, labels: logsumexp(compute_logits(features, train.W, train.b))
-    )
-    weights = np.concatenate(list(energies)).astype(np.float32)[train.bank.order]
+
+    def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return logsumexp(train.logits(features))
+
+    energies = np.concatenate(list(train.passes(part))).astype(np.float32)
+    weights = energies[train.bank.order]
     return Fitted(parameters=parameters, bank=train.bank, weights=weights)
 
 
-def nnguide_finish(near, logits, state) -> np.ndarray:
-    """Energy times the mean of the k largest (cosine times the neighbour's energy) (eq. 3-4)."""
-    return near.mean(axis=1, dtype=np.float64) * logsumexp(logits)
+def nnguide_finish(near: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Energy times the mean of the k largest (cosine times the neighbour's energy)."""
+    guidance = near.mean(axis=1, dtype=np.float64)
+    return guidance * logsumexp(logits)
 
 
-def relation_fit(train, power: float = 1.0, threshold: float = 0.03) -> Fitted:
-    """Power 1 is the authors' choice for OOD detection (4 for label noise), 0.03 their cut for weak
+def relation_fit(train: Training, power: float = 1.0, threshold: float = 0.03) -> Fitted:
+    """sum over i of r_i^power where r_i = cos_i (p . p_i) is above the threshold (Kim et al.,
+    NeurIPS 2023).
+
+    Power 1 is the authors' choice for OOD detection (4 for label noise), 0.03 their cut for weak
     edges."""
-
     parameters = {"power": float(power), "threshold": float(threshold)}
     if train.zero:
         return undefined("Relation", ZERO, parameters)
 
-    def part(features, labels):
-        return np.exp(log_softmax(compute_logits(features, train.W, train.b))).astype(np.float32)
+    def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return softmax(train.logits(features)).astype(np.float32)
 
-    probabilities = np.concatenate(list(train.passes(part)))[train.bank.order]
-    return Fitted(parameters=parameters, bank=train.bank, probabilities=probabilities)
+    probabilities = np.concatenate(list(train.passes(part)))
+    return Fitted(
+        parameters=parameters, bank=train.bank, probabilities=probabilities[train.bank.order]
+    )
 
 
-def relation_finish(cosines, logits, state) -> np.ndarray:
+def relation_finish(cosines: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Sum over training images of (positive cosine times inner product of softmaxes)^power, above
     the threshold.
 
     In tiles that stay in the cache, where the passes over the edges cost less than half of what
     they do in memory."""
-    probabilities = np.exp(log_softmax(logits)).astype(np.float32)
-    total, memory = np.zeros(len(cosines)), np.empty(len(cosines) * TILE, np.float32)
-    for start in range(0, len(state.probabilities), TILE):
-        tile = slice(start, start + TILE)
+    power, threshold = state.parameters["power"], state.parameters["threshold"]
+    n = len(cosines)
+    probabilities = softmax(logits).astype(np.float32)
+    total = np.zeros(n)
+    memory = np.empty(n * TILE, np.float32)
+    for tile in blocks(len(state.probabilities), TILE):
         columns = state.probabilities[tile].T
-        edges = np.matmul(
-            probabilities,
-            columns,
-            out=memory[: len(cosines) * columns.shape[1]].reshape(len(cosines), -1),
-        )
+        out = memory[: n * columns.shape[1]].reshape(n, -1)
+        edges = np.matmul(probabilities, columns, out=out)
         edges *= cosines[:, tile]
         # a negative cosine falls with the weak edges
-        edges *= edges > state.parameters["threshold"]
-        if state.parameters["power"] != 1:
-            edges **= state.parameters["power"]
+        edges *= edges > threshold
+        if power != 1:
+            edges **= power
         total += edges.sum(axis=1)
     return total

@@ -13,28 +13,41 @@ image look?
 Every score is (N,) float64, higher = more in-distribution, and NaN only where it is undefined. N
 images, D features, C classes: features (N, D), logits (N, C), labels (N,), W (C, D), b (C,). NumPy
 and SciPy only. `scores.rows` describes each method; the methods themselves are in the file of their
-family: `logits`, `shaping`, `geometry` and `neighbours`.
+family: `logits`, `shaping`, `geometry` and `neighbours`. `ROWS` also has ODIN, whose scores come
+from files of perturbed images and not from here.
 """
 
 import difflib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from arrays import scorable_features, scorable_head
-from scores import geometry, neighbours
 from scores.blocks import blocks, side_by_side
 from scores.common import Fitted, Noted, compute_logits, max_softmax
-from scores.rows import ALL, Method
+from scores.neighbours import score_neighbours
+from scores.rows import (
+    ALL,
+    ODIN,
+    Description,
+    LinearMethod,
+    Method,
+    NeighbourMethod,
+    PlainMethod,
+)
 from scores.training_set import Training
 
 __all__ = [
     "CORE",
     "DEFAULT",
     "METHODS",
+    "ODIN",
+    "ROWS",
     "Fitted",
     "Method",
+    "NeighbourMethod",
     "Noted",
     "Training",
     "compute_logits",
@@ -46,44 +59,23 @@ __all__ = [
 ]
 
 NEIGHBOUR_BLOCK = 2**15  # rows that search together: the more of a predicted class, the better
-KINDS = ("linear", "neighbour", "row")
 
 
 # ---- the methods by name -------------------------------------------------------------------------
 
-
-def sound(compute: Callable) -> Callable:
-    """compute(..., state) -> (N,), with NaN for what is not a finite number, and for all where the
-    fit left it undefined."""
-
-    def computed(*given):
-        if "undefined" in vars(given[-1] or Fitted()):
-            return np.full(len(given[0]), np.nan)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            values = compute(*given)
-        return np.where(np.isfinite(values), values, np.nan)
-
-    return computed
-
-
-def registered(method: Method) -> Method:
-    """The row with a `score` of its own for every kind, and NaN for what is not a number."""
-    if method.finish is None:
-        assert method.score is not None, f"{method.name} has neither score nor finish"
-        return replace(method, score=sound(method.score))
-    alone = geometry.linear if method.kind == "linear" else neighbours.neighbour
-    return replace(method, score=sound(alone(method.finish)), finish=sound(method.finish))
-
-
-METHODS = {method.name: registered(method) for method in ALL}
+METHODS: dict[str, Method] = {method.name: method for method in ALL}
+# with ODIN, which is not fitted
+ROWS: dict[str, Description] = {**METHODS, ODIN.name: ODIN}
 DEFAULT = tuple(method.name for method in ALL if not method.variant)
 CORE = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO")
 
 
-def needs_head(name: str, parameters: dict | None = None) -> bool:
+def needs_head(name: str, parameters: dict[str, Any] | None = None) -> bool:
     """True if a method needs the last layer: by its row, or by a parameter that multiplies by the
     largest logit."""
-    return "head" in METHODS[name].needs or bool((parameters or {}).get("max_logit"))
+    if parameters and parameters.get("max_logit"):
+        return True
+    return "head" in ROWS[name].needs
 
 
 def plain_name(text: str) -> str:
@@ -97,12 +89,7 @@ def parse_setting(text: str) -> tuple[str, str, bool | int | float]:
     given, dot, parameter = place.strip().partition(".")
     if not (equals and dot and value.strip()):
         raise ValueError(f"{text!r}: expected METHOD.PARAMETER=VALUE, such as KNN.k=200")
-    known = {plain_name(name): name for name in METHODS}
-    name = known.get(plain_name(given))
-    if name is None:
-        near = difflib.get_close_matches(plain_name(given), known, n=3)
-        guesses = [known[match] for match in near] or list(METHODS)
-        raise ValueError(f"{text!r}: unknown method {given!r}; did you mean {', '.join(guesses)}?")
+    name = _method_named(given, text)
     described = METHODS[name].described
     parameter = parameter.strip().replace("-", "_")
     if parameter not in described:
@@ -114,31 +101,53 @@ def parse_setting(text: str) -> tuple[str, str, bool | int | float]:
         raise ValueError(f"{text!r}: {error}") from None
 
 
+def _method_named(given: str, text: str) -> str:
+    """The published spelling of a method; ValueError with the whole setting and what is near."""
+    known = {plain_name(name): name for name in METHODS}
+    name = known.get(plain_name(given))
+    if name is None:
+        near = difflib.get_close_matches(plain_name(given), known, n=3)
+        guesses = [known[match] for match in near] or list(METHODS)
+        raise ValueError(f"{text!r}: unknown method {given!r}; did you mean {', '.join(guesses)}?")
+    return name
+
+
 # ---- fit once, score many ------------------------------------------------------------------------
 
 
-def fit_all(train: Training, names, overrides: dict[str, dict] | None = None) -> dict[str, Fitted]:
+def fit_all(
+    train: Training, names: Iterable[str], overrides: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Fitted]:
     """Fit the named methods -> {name: Fitted}, with `overrides[name]` in place of the authors'
     defaults.
 
     Raises ValueError for an unknown method or parameter, or one that needs the head which `train`
     lacks, before anything is fitted."""
-    overrides = overrides or {}
+    names, overrides = list(names), overrides or {}
     for name in (*names, *overrides):
-        if name not in METHODS:
-            raise ValueError(f"unknown method {name}; expected one of {', '.join(METHODS)}")
-        known = METHODS[name].parameters
-        strange = [parameter for parameter in overrides.get(name, {}) if parameter not in known]
-        if strange:
-            raise ValueError(
-                f"{name} has no parameter {strange[0]}; it has {', '.join(known) or 'none'}"
-            )
-        if train.W is None and needs_head(name, overrides.get(name)):
-            raise ValueError(f"{name} needs the last layer, W and b, which this training set lacks")
+        _check_fit(train, name, overrides.get(name, {}))
     return {name: METHODS[name].fit(train, **overrides.get(name, {})) for name in names}
 
 
-def score_all(features, states: dict[str, Fitted], W=None, b=None) -> dict[str, np.ndarray]:
+def _check_fit(train: Training, name: str, parameters: dict[str, Any]) -> None:
+    """ValueError for a method that cannot be fitted to this training set with these parameters."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name}; expected one of {', '.join(METHODS)}")
+    known = METHODS[name].parameters
+    strange = [parameter for parameter in parameters if parameter not in known]
+    if strange:
+        listed = ", ".join(known) or "none"
+        raise ValueError(f"{name} has no parameter {strange[0]}; it has {listed}")
+    if train.W is None and needs_head(name, parameters):
+        raise ValueError(f"{name} needs the last layer, W and b, which this training set lacks")
+
+
+def score_all(
+    features: np.ndarray,
+    states: dict[str, Fitted],
+    W: np.ndarray | None = None,
+    b: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """Score features (N, D) by every fitted method -> {name: (N,)}; raises ValueError for another
     width, NaN, or infinity.
 
@@ -150,51 +159,100 @@ def score_all(features, states: dict[str, Fitted], W=None, b=None) -> dict[str, 
     if W is None:
         W, b = np.zeros((0, features.shape[1]), np.float32), np.zeros(0, np.float32)
     W, b = scorable_head(W, b)
-    defined = [name for name, state in states.items() if "undefined" not in vars(state)]
-    linear, searching, plain = (
-        [name for name in defined if METHODS[name].kind == kind] for kind in KINDS
-    )
-    centre, stacked, offset, edges = _stack([states[name] for name in linear], W, b)
     values = {name: np.full(len(features), np.nan) for name in states}
-
-    def score(rows):
-        block = features[rows]
-        with np.errstate(over="ignore", invalid="ignore"):
-            logits, *projections = np.split((block - centre) @ stacked + offset, edges, axis=1)
-        for name, projected in zip(linear, projections, strict=True):
-            values[name][rows] = METHODS[name].finish(projected, block, logits, states[name])
-        for name in plain:
-            values[name][rows] = METHODS[name].score(block, logits, states[name])
-
-    if linear or plain:
-        list(side_by_side(score, blocks(len(features))))
-    finishes = {name: (METHODS[name].finish, states[name]) for name in searching}
-    for rows in blocks(len(features), NEIGHBOUR_BLOCK) if searching else ():
-        # Again: cheap beside the search. Without a head all rows begin their search in the same
-        # class, which only costs time.
-        logits = (
-            compute_logits(features[rows], W, b)
-            if len(W)
-            else np.zeros((rows.stop - rows.start, 1), np.float32)
-        )
-        for name, found in neighbours.score_neighbours(features[rows], logits, finishes).items():
-            values[name][rows] = found
+    defined = {name: state for name, state in states.items() if not state.undefined}
+    _score_by_block(features, defined, W, b, values)
+    _score_by_search(features, defined, W, b, values)
     return values
 
 
-def _stack(states: list[Fitted], W, b) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A centre (D,), matrix (D, k) and offset (k,) for the head and all linear states, and where
-    each part ends."""
+def _score_by_block(
+    features: np.ndarray,
+    states: dict[str, Fitted],
+    W: np.ndarray,
+    b: np.ndarray,
+    values: dict[str, np.ndarray],
+) -> None:
+    """Write the scores of linear and plain methods into `values`."""
+    linear: dict[str, LinearMethod] = {}
+    plain: dict[str, PlainMethod] = {}
+    for name in states:
+        method = METHODS[name]
+        if isinstance(method, LinearMethod):
+            linear[name] = method
+        elif isinstance(method, PlainMethod):
+            plain[name] = method
+    if not linear and not plain:
+        return
+    stack = _stack([states[name] for name in linear], W, b)
+
+    def score(rows: slice) -> None:
+        block = features[rows]
+        logits, *projections = stack.split_product(block)
+        for (name, method), projected in zip(linear.items(), projections, strict=True):
+            found = method.score_projected(projected, block, logits, states[name])
+            values[name][rows] = found
+        for name, other in plain.items():
+            values[name][rows] = other.score(block, logits, states[name])
+
+    list(side_by_side(score, blocks(len(features))))
+
+
+def _score_by_search(
+    features: np.ndarray,
+    states: dict[str, Fitted],
+    W: np.ndarray,
+    b: np.ndarray,
+    values: dict[str, np.ndarray],
+) -> None:
+    """Write the scores of neighbour methods into `values`."""
+    searchers = {}
+    for name, state in states.items():
+        method = METHODS[name]
+        if isinstance(method, NeighbourMethod):
+            searchers[name] = method.searcher(state)
+    if not searchers:
+        return
+    for rows in blocks(len(features), NEIGHBOUR_BLOCK):
+        block = features[rows]
+        # Without a head all rows begin their search in the same class, which only costs time.
+        logits = np.zeros((len(block), 1), np.float32)
+        if len(W):
+            logits = compute_logits(block, W, b)  # again: cheap beside the search
+        scored = score_neighbours(block, logits, list(searchers.values()))
+        for name, found in zip(searchers, scored, strict=True):
+            values[name][rows] = found
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The products of the head and all linear methods as one: (features - centre) @ matrix +
+    offset, with centre (D,), matrix (D, k), offset (k,), and the columns where each part ends."""
+
+    centre: np.ndarray
+    matrix: np.ndarray
+    offset: np.ndarray
+    edges: np.ndarray
+
+    def split_product(self, features: np.ndarray) -> list[np.ndarray]:
+        """(n, D) -> the logits (n, C), then the part (n, k_i) of each method."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = (features - self.centre) @ self.matrix + self.offset
+        return np.split(product, self.edges, axis=1)
+
+
+def _stack(states: list[Fitted], W: np.ndarray, b: np.ndarray) -> Stack:
+    """The head and the states of linear methods, brought to one centre."""
     centre = states[0].centre if states else np.zeros(W.shape[1])
-    matrices = [W.T, *(state.matrix for state in states)]
-    offsets = [
-        b + W @ centre,
-        *(state.offset + (centre - state.centre) @ state.matrix for state in states),
-    ]
-    edges = np.cumsum([matrix.shape[1] for matrix in matrices])[:-1]
-    return (
-        centre.astype(np.float32),
-        np.hstack(matrices),
-        np.concatenate(offsets).astype(np.float32),
-        edges,
+    matrices, offsets = [W.T], [b + W @ centre]
+    for state in states:
+        moved = (centre - state.centre) @ state.matrix
+        matrices.append(state.matrix)
+        offsets.append(state.offset + moved)
+    widths = [matrix.shape[1] for matrix in matrices]
+    return Stack(
+        centre=centre.astype(np.float32),
+        matrix=np.hstack(matrices),
+        offset=np.concatenate(offsets).astype(np.float32),
+        edges=np.cumsum(widths)[:-1],
     )

@@ -6,50 +6,22 @@ A new score is a function, or two, in the file of its family and a row here. Not
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from scores import common, geometry, logits, neighbours, shaping
+import numpy as np
 
+from scores import geometry, logits, neighbours, shaping
+from scores.common import Fitted, LinearFinish, NeighbourFinish, Score, sound
+from scores.limits import LIMITS
+from scores.training_set import Training
 
-@dataclass(frozen=True)
-class Limits:
-    """What a parameter means in every method that has it, and which values it takes."""
-
-    meaning: str
-    least: float | None = None
-    below: float | None = None
-    above: float | None = None
-
-    def refusal(self, value: float) -> str:
-        """What was expected, in words; empty where the value is fine."""
-        if self.above is not None and not value > self.above:
-            return f"a number above {self.above:g}"
-        if self.least is not None and self.below is not None:
-            fits = self.least <= value < self.below
-            return "" if fits else f"{self.least:g} to below {self.below:g}"
-        if self.least is not None and not value >= self.least:
-            return f"at least {self.least:g}"
-        return ""
-
-
-LIMITS = {
-    "temperature": Limits("what logits are divided by", above=0),
-    "gamma": Limits("the exponent of probabilities", above=0),
-    "top": Limits("how many of the largest probabilities count", least=1),
-    "percentile": Limits("the share of activations or weights that is cut, in percent", 0, 100),
-    "ridge": Limits("share of the mean variance that is added to the covariance", least=0),
-    "dim": Limits("number of principal directions", least=1),
-    "scaler": Limits("whether the features are standardised first"),
-    "max_logit": Limits("whether the score is multiplied by the largest logit"),
-    "alpha": Limits("weight of the features' L1 norm", least=0),
-    "k": Limits("number of neighbours", least=1),
-    "power": Limits("the exponent of a likeness"),
-    "threshold": Limits("the least likeness that counts"),
-}
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
+
+
+# ---- parameters ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -70,9 +42,15 @@ class Parameter:
     def parse(self, text: str) -> bool | int | float:
         """The value that a text gives; ValueError with what was expected."""
         if self.kind is bool:
-            if text.lower() not in (*TRUE, *FALSE):
-                raise ValueError(f"expected true or false, found {text!r}")
-            return text.lower() in TRUE
+            return parse_switch(text)
+        value = self._parse_number(text)
+        refusal = LIMITS[self.name].refusal(value)
+        if refusal:
+            raise ValueError(f"expected {refusal}, found {text}")
+        return value
+
+    def _parse_number(self, text: str) -> int | float:
+        """A finite number of the parameter's kind."""
         wanted = "a whole number" if self.kind is int else "a number"
         try:
             value = self.kind(text)
@@ -80,10 +58,21 @@ class Parameter:
             raise ValueError(f"expected {wanted}, found {text!r}") from None
         if not abs(value) < float("inf"):
             raise ValueError(f"expected {wanted}, found {text!r}")
-        refusal = LIMITS[self.name].refusal(value)
-        if refusal:
-            raise ValueError(f"expected {refusal}, found {text}")
         return value
+
+
+def parse_switch(text: str) -> bool:
+    """True of "true", "yes", "1" and "on", False of their opposites, whatever their case."""
+    if text.lower() not in (*TRUE, *FALSE):
+        raise ValueError(f"expected true or false, found {text!r}")
+    return text.lower() in TRUE
+
+
+def plain_type(annotation: Any) -> type:
+    """int of `int`, and of `int | None`."""
+    if isinstance(annotation, types.UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation
 
 
 @dataclass(frozen=True)
@@ -94,26 +83,30 @@ class Grid:
     """
 
     parameter: str
-    values: tuple
+    values: tuple[float, ...]
+
+
+# ---- kinds of methods ----------------------------------------------------------------------------
+
+
+class Fit(Protocol):
+    """fit(train, **parameters) -> Fitted; its keywords are the method's parameters."""
+
+    def __call__(self, train: Training, *args: Any, **parameters: Any) -> Fitted: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
-    """One score.
+class Description:
+    """What a person should know of a score.
 
     name      as it was published
     does      what it measures, in one line
     formula   in the words of docs/methods.md
     source    authors, venue, year
     link      where the paper can be read
-    fit       fit(train, **parameters) -> Fitted; its keywords are the method's parameters
-    score     score(features, logits, fitted) -> (N,), for kind "row"
-    finish    in place of `score` where methods share one large product: after a linear projection
-              (kind "linear"), or after the search among the training features ("neighbour")
-    needs     "head" and "labels": what the fit or the score cannot do without
+    needs     "head" and "labels": what the fit or the score cannot do without; "images": it scores
+              features of perturbed images, which are files of their own
     missing   why a single image may have no score
-    grid      what --val-ood tries
-    variant   of another row: computed only where it is asked for by name
     """
 
     name: str
@@ -121,12 +114,23 @@ class Method:
     formula: str
     source: str
     link: str
-    fit: Callable
-    score: Callable | None = None
-    finish: Callable | None = None
-    kind: str = "row"
     needs: tuple[str, ...] = ("head",)
     missing: str = "its score is not a finite number"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Description, ABC):
+    """A score that is fitted to the training features.
+
+    fit       fit(train, **parameters) -> Fitted
+    grid      what --val-ood tries
+    variant   of another row: computed only where it is asked for by name
+
+    Its three kinds differ in what they can share: a PlainMethod nothing, a LinearMethod a product
+    with the features, a NeighbourMethod the search among the training features.
+    """
+
+    fit: Fit
     grid: Grid | None = None
     variant: bool = False
 
@@ -145,58 +149,108 @@ class Method:
         """The defaults, {name: value}."""
         return {name: parameter.default for name, parameter in self.described.items()}
 
+    def score(self, features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+        """(N, D), (N, C) -> (N,), with no other method; NaN for what is not a finite number, and
+        for all images where the fit left it undefined."""
+        if state.undefined:
+            return np.full(len(features), np.nan)
+        return self.score_alone(features, logits, state)
 
-def plain_type(annotation) -> type:
-    """int of `int`, and of `int | None`."""
-    if isinstance(annotation, types.UnionType):
-        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
-    return annotation
+    @abstractmethod
+    def score_alone(self, features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+        """The same of a state that is not undefined."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class PlainMethod(Method):
+    """compute(features (N, D), logits (N, C), fitted) -> (N,)."""
+
+    compute: Score
+
+    def score_alone(self, features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+        return sound(self.compute, features, logits, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearMethod(Method):
+    """finish(projected (N, k), features (N, D), logits (N, C), fitted) -> (N,), where projected is
+    the product of `geometry.project`, which all linear methods share."""
+
+    finish: LinearFinish
+
+    def score_alone(self, features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+        projected = sound(geometry.project, features, state)
+        return self.score_projected(projected, features, logits, state)
+
+    def score_projected(
+        self, projected: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+    ) -> np.ndarray:
+        """The score (N,) of features whose product is there already."""
+        return sound(self.finish, projected, features, logits, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourMethod(Method):
+    """finish(near (N, k), logits (N, C), fitted) -> (N,), where near holds the largest similarities
+    of each image to the training images, or all of them."""
+
+    finish: NeighbourFinish
+
+    def searcher(self, state: Fitted) -> neighbours.Searcher:
+        """What takes part in a search that several methods share."""
+        return neighbours.Searcher(partial(sound, self.finish), state)
+
+    def score_alone(self, features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+        (values,) = neighbours.score_neighbours(features, logits, [self.searcher(state)])
+        return values
+
+
+# ---- the rows ------------------------------------------------------------------------------------
 
 AT_MEAN = "its features are the training mean"
 NO_DIRECTION = "its features are all 0, and have no direction"
 NOTHING_KEPT = "the activations that are kept sum to 0"
 NO_PATTERN = "no training image of the class that it is predicted as is classified right"
 
-ALL = (
-    Method(
+ALL: tuple[Method, ...] = (
+    PlainMethod(
         name="MSP",
         does="the confidence of the predicted class; the baseline",
         formula="max p, as exp(max l - lse(l))",
         source="Hendrycks and Gimpel, ICLR 2017",
         link="https://arxiv.org/abs/1610.02136",
-        fit=common.no_fit,
-        score=logits.msp_score,
+        fit=logits.no_fit,
+        compute=logits.msp_score,
     ),
-    Method(
+    PlainMethod(
         name="MaxLogit",
         does="the largest logit, which keeps the length that softmax removes",
         formula="max l",
         source="Hendrycks et al., ICML 2022",
         link="https://arxiv.org/abs/1911.11132",
-        fit=common.no_fit,
-        score=logits.max_logit_score,
+        fit=logits.no_fit,
+        compute=logits.max_logit_score,
     ),
-    Method(
+    PlainMethod(
         name="Energy",
         does="how much evidence there is for all classes together",
         formula="T lse(l / T), T the temperature",
         source="Liu et al., NeurIPS 2020",
         link="https://arxiv.org/abs/2010.03759",
         fit=logits.energy_fit,
-        score=logits.energy_score,
+        compute=logits.energy_score,
         grid=Grid("temperature", (0.5, 1, 2, 5, 10)),
     ),
-    Method(
+    PlainMethod(
         name="Entropy",
         does="how concentrated the softmax is",
         formula="sum_c p_c log p_c, in nats",
         source="Chan et al., ICCV 2021",
         link="https://arxiv.org/abs/2012.06575",
-        fit=common.no_fit,
-        score=logits.entropy_score,
+        fit=logits.no_fit,
+        compute=logits.entropy_score,
     ),
-    Method(
+    PlainMethod(
         name="GEN",
         does="an entropy that is sharp about small probabilities, over the largest classes",
         formula="- sum of p_c^gamma (1 - p_c)^gamma over the `top` largest p_c",
@@ -205,10 +259,10 @@ ALL = (
         "Liu_GEN_Pushing_the_Limits_of_Softmax-Based_Out-of-Distribution_Detection_"
         "CVPR_2023_paper.html",
         fit=logits.gen_fit,
-        score=logits.gen_score,
+        compute=logits.gen_score,
         grid=Grid("gamma", (0.01, 0.1, 0.5, 1)),
     ),
-    Method(
+    PlainMethod(
         name="TempScaling",
         does="the confidence after calibration on ID images",
         formula="max softmax(l / T); T minimises the cross-entropy of ID validation images, of "
@@ -216,81 +270,81 @@ ALL = (
         source="Guo et al., ICML 2017",
         link="https://arxiv.org/abs/1706.04599",
         fit=logits.temperature_fit,
-        score=logits.temperature_score,
+        compute=logits.temperature_score,
         needs=("head", "labels"),
     ),
-    Method(
+    PlainMethod(
         name="KLMatching",
         does="how like the softmax is to that of some class's training images",
         formula="- min_k KL(p to d_k); d_k the mean softmax of the training images predicted as k",
         source="Hendrycks et al., ICML 2022",
         link="https://arxiv.org/abs/1911.11132",
         fit=logits.kl_matching_fit,
-        score=logits.kl_matching_score,
+        compute=logits.kl_matching_score,
     ),
-    Method(
+    PlainMethod(
         name="GradNorm",
         does="how far the gradient moves that would make the softmax uniform",
         formula="(sum_c abs(p_c - 1/C)) |h|_1: the L1 norm of the gradient by W of the "
         "cross-entropy from the uniform distribution to p",
         source="Huang et al., NeurIPS 2021",
         link="https://arxiv.org/abs/2110.00218",
-        fit=common.no_fit,
-        score=logits.gradnorm_score,
+        fit=logits.no_fit,
+        compute=logits.gradnorm_score,
     ),
-    Method(
+    PlainMethod(
         name="ReAct",
         does="the energy with unusually large activations clipped",
         formula="lse(W min(h, t) + b); t the percentile of all training activations",
         source="Sun et al., NeurIPS 2021",
         link="https://arxiv.org/abs/2111.12797",
         fit=shaping.react_fit,
-        score=shaping.react_score,
+        compute=shaping.react_score,
         grid=Grid("percentile", (85, 90, 95, 99)),
     ),
-    Method(
+    PlainMethod(
         name="ASH-P",
         does="the energy with the smallest activations of an image removed",
         formula="lse(W h' + b)",
         source="Djurisic et al., ICLR 2023",
         link="https://arxiv.org/abs/2209.09858",
         fit=shaping.ash_p_fit,
-        score=shaping.ash_p_score,
+        compute=shaping.ash_p_score,
         grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
     ),
-    Method(
+    PlainMethod(
         name="ASH-B",
         does="the energy with the largest activations of an image made equal",
         formula="the same, with each kept activation replaced by (sum h) / k",
         source="Djurisic et al., ICLR 2023",
         link="https://arxiv.org/abs/2209.09858",
         fit=shaping.ash_b_fit,
-        score=shaping.ash_b_score,
+        compute=shaping.ash_b_score,
         grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
     ),
-    Method(
+    PlainMethod(
         name="ASH-S",
         does="the energy with the smallest activations removed and the rest scaled up",
         formula="lse(W h' exp(sum h / sum h') + b)",
         source="Djurisic et al., ICLR 2023",
         link="https://arxiv.org/abs/2209.09858",
         fit=shaping.ash_s_fit,
-        score=shaping.ash_s_score,
+        compute=shaping.ash_s_score,
         missing=NOTHING_KEPT,
         grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
     ),
-    Method(
+    PlainMethod(
         name="SCALE",
         does="the energy with activations scaled by how much the largest ones hold",
         formula="lse(W h exp(sum h / sum h') + b): ASH-S without the pruning",
         source="Xu et al., ICLR 2024",
         link="https://arxiv.org/abs/2310.00227",
         fit=shaping.scale_fit,
-        score=shaping.scale_score,
+        compute=shaping.scale_score,
         missing=NOTHING_KEPT,
         grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
     ),
-    Method(
+    LinearMethod(
         name="DICE",
         does="the energy through the weights that contribute most on training images",
         formula="lse(W' h + b); W' keeps the weights whose contribution w_cd mu_d is above the "
@@ -299,10 +353,9 @@ ALL = (
         link="https://arxiv.org/abs/2111.09805",
         fit=shaping.dice_fit,
         finish=shaping.dice_finish,
-        kind="linear",
         grid=Grid("percentile", (10, 30, 50, 70, 90)),
     ),
-    Method(
+    LinearMethod(
         name="Mahalanobis",
         does="the distance to the nearest class mean, by the spread within classes",
         formula="- min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
@@ -310,10 +363,9 @@ ALL = (
         link="https://arxiv.org/abs/1807.03888",
         fit=geometry.mahalanobis_fit,
         finish=geometry.mahalanobis_finish,
-        kind="linear",
         needs=("labels",),
     ),
-    Method(
+    LinearMethod(
         name="RelativeMahalanobis",
         does="the same less the distance to the mean of all, which many images share",
         formula="(h - mu)' Sigma^+ (h - mu) - min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
@@ -321,10 +373,9 @@ ALL = (
         link="https://arxiv.org/abs/2106.09022",
         fit=geometry.relative_mahalanobis_fit,
         finish=geometry.relative_mahalanobis_finish,
-        kind="linear",
         needs=("labels",),
     ),
-    Method(
+    LinearMethod(
         name="ViM",
         does="the energy less the part of the features that training images do not have",
         formula="lse(l) - alpha |R'(h - u)|",
@@ -332,9 +383,8 @@ ALL = (
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.vim_fit,
         finish=geometry.vim_finish,
-        kind="linear",
     ),
-    Method(
+    LinearMethod(
         name="Residual",
         does="how little of the features lies outside the training images' main directions",
         formula="- |R'(h - u)|",
@@ -342,9 +392,8 @@ ALL = (
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
         finish=geometry.residual_finish,
-        kind="linear",
     ),
-    Method(
+    LinearMethod(
         name="NECO",
         does="how much of the features lies in the training images' main directions",
         formula="|P'z| / |z|, z = (h - mu) / std; with `max_logit`, times max l",
@@ -352,32 +401,31 @@ ALL = (
         link="https://arxiv.org/abs/2310.06823",
         fit=geometry.neco_fit,
         finish=geometry.neco_finish,
-        kind="linear",
         needs=(),
         missing=AT_MEAN,
     ),
-    Method(
+    PlainMethod(
         name="NCI",
         does="how well the centred features point to the predicted class's weights",
         formula="w_y . (h - mu) / |h - mu| + alpha |h|_1",
         source="Liu and Qin, CVPR 2025",
         link="https://arxiv.org/abs/2311.01479",
         fit=geometry.nci_fit,
-        score=geometry.nci_score,
+        compute=geometry.nci_score,
         missing=AT_MEAN,
         grid=Grid("alpha", (0, 0.0001, 0.001, 0.01)),
     ),
-    Method(
+    PlainMethod(
         name="fDBD",
         does="the mean distance to the decision boundaries, by the distance from the mean",
         formula="mean over c other than y of (l_y - l_c) / |w_y - w_c|, over |h - mu|",
         source="Liu and Qin, ICML 2024",
         link="https://arxiv.org/abs/2312.11536",
         fit=geometry.fdbd_fit,
-        score=geometry.fdbd_score,
+        compute=geometry.fdbd_score,
         missing=AT_MEAN,
     ),
-    Method(
+    PlainMethod(
         name="SHE",
         does="the likeness to the mean of the predicted class's right training images",
         formula="h . S_y; S_c the mean feature of the training images of class c that are "
@@ -385,11 +433,11 @@ ALL = (
         source="Zhang et al., ICLR 2023",
         link="https://openreview.net/forum?id=KkazG4lgKL",
         fit=geometry.she_fit,
-        score=geometry.she_score,
+        compute=geometry.she_score,
         needs=("head", "labels"),
         missing=NO_PATTERN,
     ),
-    Method(
+    NeighbourMethod(
         name="KNN",
         does="the distance to the k-th nearest training image",
         formula="- sqrt(2 - 2 c), c the k-th largest cos_i: the distance between unit features to "
@@ -398,12 +446,11 @@ ALL = (
         link="https://arxiv.org/abs/2204.06507",
         fit=neighbours.knn_fit,
         finish=neighbours.knn_finish,
-        kind="neighbour",
         needs=(),
         missing=NO_DIRECTION,
         grid=Grid("k", (1, 10, 50, 100, 200)),
     ),
-    Method(
+    NeighbourMethod(
         name="NNGuide",
         does="the energy, weighted by the likeness to the nearest training images",
         formula="lse(l) times the mean of the k largest cos_i lse(l_i)",
@@ -411,11 +458,10 @@ ALL = (
         link="https://arxiv.org/abs/2309.14888",
         fit=neighbours.nnguide_fit,
         finish=neighbours.nnguide_finish,
-        kind="neighbour",
         missing=NO_DIRECTION,
         grid=Grid("k", (1, 10, 50, 100)),
     ),
-    Method(
+    NeighbourMethod(
         name="Relation",
         does="the likeness in features and in softmax to all training images",
         formula="sum over i of r_i^power where r_i = cos_i (p . p_i) is above the threshold",
@@ -423,10 +469,9 @@ ALL = (
         link="https://arxiv.org/abs/2301.12321",
         fit=neighbours.relation_fit,
         finish=neighbours.relation_finish,
-        kind="neighbour",
         missing=NO_DIRECTION,
     ),
-    Method(
+    LinearMethod(
         name="NECO-NoScaler",
         does="NECO without standardising the features",
         formula="as `NECO`",
@@ -434,12 +479,11 @@ ALL = (
         link="https://arxiv.org/abs/2310.06823",
         fit=partial(geometry.neco_fit, scaler=False),
         finish=geometry.neco_finish,
-        kind="linear",
         needs=(),
         missing=NO_DIRECTION,
         variant=True,
     ),
-    Method(
+    LinearMethod(
         name="NECO-MaxLogit",
         does="NECO times the largest logit, as the authors use it for transformers",
         formula="as `NECO`",
@@ -447,11 +491,10 @@ ALL = (
         link="https://arxiv.org/abs/2310.06823",
         fit=partial(geometry.neco_fit, max_logit=True),
         finish=geometry.neco_finish,
-        kind="linear",
         missing=AT_MEAN,
         variant=True,
     ),
-    Method(
+    LinearMethod(
         name="NECO-ETF",
         does="NECO in as many directions as the classes of a collapsed network span",
         formula="as `NECO`, `dim` = C - 1, at most D - 1",
@@ -459,9 +502,20 @@ ALL = (
         link="https://arxiv.org/abs/2310.06823",
         fit=geometry.neco_etf_fit,
         finish=geometry.neco_finish,
-        kind="linear",
         needs=("labels",),
         missing=AT_MEAN,
         variant=True,
     ),
+)
+
+# Scored by detection.odin: run_networks.py perturbs the images, and nothing is fitted.
+ODIN = Description(
+    name="ODIN",
+    does="the confidence at a high temperature after a step towards the predicted class",
+    formula="max softmax(l(x') / T) of the perturbed image x' = x - epsilon sign(-gradient by x of "
+    "log max softmax(l(x) / T))",
+    source="Liang et al., ICLR 2018",
+    link="https://arxiv.org/abs/1706.02690",
+    needs=("head", "images"),
+    missing="its perturbed image has no score",
 )

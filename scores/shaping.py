@@ -1,65 +1,96 @@
 """Scores from shaped activations: the energy with features pruned, clipped or scaled.
 
-Each is a pair `fit(train, **parameters) -> Fitted` and `score(features, logits, fitted) -> (N,)`
-float64, higher = more in-distribution; `scores.registry.METHODS` has them as rows.
+Each is a pair `fit(train, **parameters) -> Fitted` and `score(features (N, D), logits (N, C),
+fitted) -> (N,)` float64, higher = more in-distribution; `scores.rows` has them as rows, with a link
+to each paper. In the formulas, lse is the logsumexp over classes, and h' is h with all but its k
+largest activations set to 0, k = D - round(D percentile / 100). An equation number is given where
+the paper's text could be checked.
 """
 
 import numpy as np
 
-from scores.common import Fitted, checked_percentile, compute_logits, logsumexp, spaced_rows, warn
+from scores import limits
+from scores.common import Fitted, compute_logits, logsumexp, spaced_rows, warn
+from scores.training_set import Training
 
 
-def _keep_head(train, method: str, parameters: dict) -> Fitted:
+def _keep_head(method: str, train: Training, percentile: float) -> Fitted:
+    """A state with the last layer and the percentile; warns of features that no ReLU made."""
+    limits.check(method, "percentile", percentile)
     if train.smallest < 0:
         warn(
             method,
             f"some features are negative, down to {train.smallest:.3g}; it is made for those after"
             " a ReLU",
         )
-    return Fitted(parameters=parameters, W=train.W, b=train.b)
+    W, b = train.last_layer
+    return Fitted(parameters={"percentile": float(percentile)}, W=W, b=b)
 
 
-def react_fit(train, percentile: float = 90.0) -> Fitted:
-    """Clips at the 90th percentile of all ID activations (authors, on training data; OpenOOD on
-    validation data)."""
-    state = _keep_head(train, "ReAct", {"percentile": checked_percentile("ReAct", percentile)})
-    state.threshold = np.float32(np.percentile(train.features[spaced_rows(train)], percentile))
+def _energy(features: np.ndarray, state: Fitted) -> np.ndarray:
+    """(N, D) -> (N,): lse(W h + b)."""
+    return logsumexp(compute_logits(features, state.W, state.b))
+
+
+# ---- clipped -------------------------------------------------------------------------------------
+
+
+def react_fit(train: Training, percentile: float = 90.0) -> Fitted:
+    """lse(W min(h, t) + b), t the percentile of all ID activations (Sun et al., NeurIPS 2021,
+    eq. 3).
+
+    The authors take the 90th, of training data; OpenOOD takes t from validation data."""
+    state = _keep_head("ReAct", train, percentile)
+    activations = train.features[spaced_rows(train)]
+    state.threshold = np.float32(np.percentile(activations, percentile))
     return state
 
 
-def react_score(features, logits, state) -> np.ndarray:
-    """Energy of the clipped features (eq. 3)."""
-    return logsumexp(compute_logits(np.minimum(features, state.threshold), state.W, state.b))
+def react_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Energy of the clipped features."""
+    return _energy(np.minimum(features, state.threshold), state)
 
 
-def ash_p_fit(train, percentile: float = 65.0) -> Fitted:
-    """65 is the authors' function's own default; OpenOOD tunes it from 65 to 95."""
-    return _keep_head(train, "ASH-P", {"percentile": checked_percentile("ASH-P", percentile)})
+# ---- pruned and scaled ---------------------------------------------------------------------------
 
 
-def ash_b_fit(train, percentile: float = 65.0) -> Fitted:
-    """65 is the authors' function's own default; OpenOOD has 90."""
-    return _keep_head(train, "ASH-B", {"percentile": checked_percentile("ASH-B", percentile)})
+def ash_p_fit(train: Training, percentile: float = 65.0) -> Fitted:
+    """lse(W h' + b) (Djurisic et al., ICLR 2023).
+
+    65 is the default of the authors' function; OpenOOD tunes it from 65 to 95."""
+    return _keep_head("ASH-P", train, percentile)
 
 
-def ash_s_fit(train, percentile: float = 90.0) -> Fitted:
-    """90 is what the authors' configurations set for CIFAR-100 and ImageNet; their function's own
-    default is 65."""
-    return _keep_head(train, "ASH-S", {"percentile": checked_percentile("ASH-S", percentile)})
+def ash_b_fit(train: Training, percentile: float = 65.0) -> Fitted:
+    """lse(W h' + b), each kept activation replaced by (sum h) / k (Djurisic et al., ICLR 2023).
+
+    65 is the default of the authors' function; OpenOOD has 90."""
+    return _keep_head("ASH-B", train, percentile)
 
 
-def scale_fit(train, percentile: float = 85.0) -> Fitted:
-    """85 as the authors and OpenOOD have it for ImageNet; pytorch-ood has 65."""
-    return _keep_head(train, "SCALE", {"percentile": checked_percentile("SCALE", percentile)})
+def ash_s_fit(train: Training, percentile: float = 90.0) -> Fitted:
+    """lse(W h' exp(sum h / sum h') + b) (Djurisic et al., ICLR 2023).
+
+    90 is what the authors' configurations set for CIFAR-100 and ImageNet; the default of their
+    function is 65."""
+    return _keep_head("ASH-S", train, percentile)
 
 
-def _kept(features, state) -> int:
-    """How many of an image's D activations survive; rounded as the authors do."""
+def scale_fit(train: Training, percentile: float = 85.0) -> Fitted:
+    """lse(W h exp(sum h / sum h') + b) (Xu et al., ICLR 2024, eq. 5).
+
+    85 as the authors and OpenOOD have it for ImageNet; pytorch-ood has 65."""
+    return _keep_head("SCALE", train, percentile)
+
+
+def _kept(features: np.ndarray, state: Fitted) -> int:
+    """k, how many of an image's D activations survive; rounded as the authors do."""
     width = features.shape[1]
-    return max(1, width - int(np.round(width * state.parameters["percentile"] / 100)))
+    removed = int(np.round(width * state.parameters["percentile"] / 100))
+    return max(1, width - removed)
 
 
-def _largest_columns(features, state) -> np.ndarray:
+def _largest_columns(features: np.ndarray, state: Fitted) -> np.ndarray:
     """(N, k): where each image's k largest activations stand; exactly k as the authors, so of ties
     some are left out.
 
@@ -69,64 +100,78 @@ def _largest_columns(features, state) -> np.ndarray:
     return np.argpartition(features, -kept, axis=1)[:, -kept:]
 
 
-def _prune(features, state) -> np.ndarray:
-    """Zero all but each image's k largest activations."""
-    columns, pruned = _largest_columns(features, state), np.zeros_like(features)
-    np.put_along_axis(pruned, columns, np.take_along_axis(features, columns, axis=1), axis=1)
+def _prune(features: np.ndarray, state: Fitted) -> np.ndarray:
+    """(N, D) -> (N, D): h', all but each image's k largest activations set to 0."""
+    columns = _largest_columns(features, state)
+    largest = np.take_along_axis(features, columns, axis=1)
+    pruned = np.zeros_like(features)
+    np.put_along_axis(pruned, columns, largest, axis=1)
     return pruned
 
 
-def _sharpening(features, kept) -> np.ndarray:
-    """(N, 1) exp(sum of all activations / sum of the kept ones); NaN where nothing is kept but
+def _sharpening(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """(N, 1): exp(sum of all activations / sum of the kept ones); NaN where nothing is kept but
     zeros."""
+    sum_of_all = features.sum(axis=1, dtype=np.float64)
+    sum_of_kept = kept.sum(axis=1, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.exp(features.sum(axis=1, dtype=np.float64) / kept.sum(axis=1, dtype=np.float64))[
-            :, None
-        ]
+        factors = np.exp(sum_of_all / sum_of_kept)
+    return factors[:, None]
 
 
-def ash_p_score(features, logits, state) -> np.ndarray:
+def ash_p_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of the pruned features."""
-    return logsumexp(compute_logits(_prune(features, state), state.W, state.b))
+    return _energy(_prune(features, state), state)
 
 
-def ash_b_score(features, logits, state) -> np.ndarray:
+def ash_b_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of features whose kept entries all equal (sum of all) / (number kept)."""
-    columns, binary = _largest_columns(features, state), np.zeros_like(features)
-    np.put_along_axis(
-        binary, columns, features.sum(axis=1, keepdims=True) / columns.shape[1], axis=1
-    )
-    return logsumexp(compute_logits(binary, state.W, state.b))
+    columns = _largest_columns(features, state)
+    level = features.sum(axis=1, keepdims=True) / columns.shape[1]
+    binary = np.zeros_like(features)
+    np.put_along_axis(binary, columns, level, axis=1)
+    return _energy(binary, state)
 
 
-def ash_s_score(features, logits, state) -> np.ndarray:
+def ash_s_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of the pruned features times exp(sum of all / sum of kept)."""
     pruned = _prune(features, state)
-    return logsumexp((pruned @ state.W.T) * _sharpening(features, pruned) + state.b)
+    scaled = (pruned @ state.W.T) * _sharpening(features, pruned)
+    return logsumexp(scaled + state.b)
 
 
-def scale_score(features, logits, state) -> np.ndarray:
-    """Energy of all features times the factor of ASH-S (eq. 5); the scaled logits follow from the
-    plain ones."""
+def scale_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Energy of all features times the factor of ASH-S; the scaled logits follow from the plain
+    ones."""
     kept = _kept(features, state)
     largest = np.partition(features, -kept, axis=1)[:, -kept:]
-    return logsumexp((logits - state.b) * _sharpening(features, largest) + state.b)
+    scaled = (logits - state.b) * _sharpening(features, largest)
+    return logsumexp(scaled + state.b)
 
 
-def dice_fit(train, percentile: float = 90.0) -> Fitted:
-    """Drops the 90% of weights that contribute least, W times the mean ID feature (authors,
-    OpenOOD; eq. 3-4)."""
-    percentile = checked_percentile("DICE", percentile)
-    contributions = train.W * train.mean
-    sparse = np.where(
-        contributions > np.percentile(contributions, percentile), train.W, np.float32(0)
-    )
-    offset = train.b + sparse @ train.mean
+# ---- sparse weights ------------------------------------------------------------------------------
+
+
+def dice_fit(train: Training, percentile: float = 90.0) -> Fitted:
+    """lse(W' h + b), W' with only those weights whose contribution w_cd mu_d is above the
+    percentile of all (Sun and Li, ECCV 2022, eq. 3-4).
+
+    90, as the authors and OpenOOD, drops the 90% of weights that contribute least."""
+    limits.check("DICE", "percentile", percentile)
+    W, b = train.last_layer
+    contributions = W * train.mean
+    least = np.percentile(contributions, float(percentile))
+    sparse = np.where(contributions > least, W, np.float32(0))
     return Fitted(
-        parameters={"percentile": percentile}, centre=train.mean, matrix=sparse.T, offset=offset
+        parameters={"percentile": float(percentile)},
+        centre=train.mean,
+        matrix=sparse.T,
+        offset=b + sparse @ train.mean,
     )
 
 
-def dice_finish(sparse_logits, features, logits, state) -> np.ndarray:
+def dice_finish(
+    sparse_logits: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+) -> np.ndarray:
     """Energy of the logits of the sparsified head."""
     return logsumexp(sparse_logits)

@@ -1,16 +1,20 @@
 """The ID training set as the scores see it: each statistic is computed once, on first use."""
 
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
 from arrays import all_zero, checked_labels, places_of_labels, scorable_features, scorable_head
-from scores import geometry
+from scores import spectra
 from scores.bank import Bank
 from scores.blocks import blocks, side_by_side
-from scores.common import class_sums
+from scores.common import class_sums, compute_logits
 
 CONSTANT = 1e-9  # of the mean: float64 sums of equal numbers differ by less
+
+Result = TypeVar("Result")
 
 
 class Training:
@@ -25,22 +29,32 @@ class Training:
     ValueError for shapes that do not fit, values that are not finite, and labels outside the
     classes."""
 
-    def __init__(self, features, labels, W=None, b=None, validation=None):
-        self.W = self.b = self.validation = None
+    def __init__(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        W: np.ndarray | None = None,
+        b: np.ndarray | None = None,
+        validation: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
+        self.W: np.ndarray | None = None
+        self.b: np.ndarray | None = None
+        self.validation: tuple[np.ndarray, np.ndarray] | None = None
+        width = None
         if W is not None:
             self.W, self.b = scorable_head(W, b)
-        self.features = scorable_features(features, None if W is None else self.W.shape[1])
+            width = self.W.shape[1]
+        self.features = scorable_features(features, width)
         self.zero = all_zero(self.features)
-        if W is None:
+        if self.W is None:
             self.labels, self.classes = places_of_labels(labels, len(self.features))
         else:
-            self.labels, self.classes = (
-                checked_labels(labels, len(self.features), len(self.W)),
-                len(self.W),
-            )
+            self.classes = len(self.W)
+            self.labels = checked_labels(labels, len(self.features), self.classes)
         if validation is not None:
             held = scorable_features(validation[0], self.width)
-            self.validation = held, checked_labels(validation[1], len(held), self.classes)
+            held_labels = checked_labels(validation[1], len(held), self.classes)
+            self.validation = held, held_labels
         self.counts = np.bincount(self.labels, minlength=self.classes)
         # classes with a training row; class means and counts use only these
         self.present = np.flatnonzero(self.counts)
@@ -53,17 +67,40 @@ class Training:
         """D."""
         return self.features.shape[1]
 
-    def passes(self, function):
+    @property
+    def last_layer(self) -> tuple[np.ndarray, np.ndarray]:
+        """W (C, D) and b (C,). `registry.fit_all` refuses a method that needs what is not there."""
+        assert self.W is not None
+        assert self.b is not None
+        return self.W, self.b
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """(n, D) -> (n, C) by the last layer."""
+        return compute_logits(features, *self.last_layer)
+
+    def passes(self, function: Callable[[np.ndarray, np.ndarray], Result]) -> Iterator[Result]:
         """function(features (n, D), labels (n,)) of each block of rows, in order; the blocks are
         worked on side by side."""
-        return side_by_side(
-            lambda rows: function(self.features[rows], self.labels[rows]), blocks(len(self))
-        )
+
+        def part(rows: slice) -> Result:
+            return function(self.features[rows], self.labels[rows])
+
+        return side_by_side(part, blocks(len(self)))
+
+    def sum_of(self, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """The sum of function(features (n, D), labels (n,)) over the blocks."""
+        return np.asarray(sum(self.passes(function)))
+
+    # ---- class means and covariances -------------------------------------------------------------
 
     @cached_property
     def class_means(self) -> np.ndarray:
         """(C, D) float64; a row of NaN for a class without training rows."""
-        sums = sum(self.passes(lambda features, labels: class_sums(features, labels, self.classes)))
+
+        def sums_of_block(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            return class_sums(features, labels, self.classes)
+
+        sums = self.sum_of(sums_of_block)
         means = np.full_like(sums, np.nan)
         means[self.present] = sums[self.present] / self.counts[self.present, None]
         return means
@@ -71,7 +108,8 @@ class Training:
     @cached_property
     def mean(self) -> np.ndarray:
         """(D,) float64, over images."""
-        return self.counts[self.present] @ self.class_means[self.present] / len(self)
+        total = self.counts[self.present] @ self.class_means[self.present]
+        return total / len(self)
 
     @cached_property
     def covariance_within(self) -> np.ndarray:
@@ -81,62 +119,32 @@ class Training:
         of the classes drowns it."""
         means = self.class_means.astype(np.float32)
 
-        def scatter(features, labels):
+        def scatter(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
             centred = features - means[labels]
             return (centred.T @ centred).astype(np.float64)
 
-        return sum(self.passes(scatter)) / len(self)
+        return self.sum_of(scatter) / len(self)
 
     @cached_property
     def covariance(self) -> np.ndarray:
         """(D, D) float64, about the mean, divided by N: within plus between, which adds without
         cancellation."""
-        between = self.class_means[self.present] - self.mean
-        return self.covariance_within + (between.T * self.counts[self.present]) @ between / len(
-            self
-        )
+        offsets = self.class_means[self.present] - self.mean
+        between = (offsets.T * self.counts[self.present]) @ offsets
+        return self.covariance_within + between / len(self)
 
-    @cached_property
-    def spectrum_within(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues (D,), least first, and eigenvectors (D, D) of the within-class covariance."""
-        return np.linalg.eigh(self.covariance_within)
+    def second_moment(self, origin: np.ndarray) -> np.ndarray:
+        """(D, D) float64: the mean of (h - origin)(h - origin)' over images, origin (D,)."""
+        away = self.mean - origin
+        return self.covariance + np.outer(away, away)
 
-    @cached_property
-    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the covariance."""
-        return np.linalg.eigh(self.covariance)
-
-    @cached_property
-    def scale(self) -> np.ndarray:
-        """(D,) float64, the standard deviations, with 1 for a feature that is constant in
-        training."""
-        return np.where(self.varies, self.std, 1.0)
-
-    @cached_property
-    def spectrum_standardised(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the covariance of the features over `scale`."""
-        return np.linalg.eigh(self.covariance / np.outer(self.scale, self.scale))
-
-    @cached_property
-    def whitener(self) -> np.ndarray:
-        """(D, r) float64, the root of the pseudo-inverse of the within-class covariance."""
-        return geometry.inverse_root(self.spectrum_within)
-
-    @cached_property
-    def vim_origin(self) -> np.ndarray:
-        """(D,) float64, the point where all logits are 0."""
-        return geometry.vim_origin(self.W, self.b)
-
-    @cached_property
-    def vim_axes(self) -> np.ndarray:
-        """(D, D) eigenvectors of the second moment about ViM's origin, least first."""
-        away = self.mean - self.vim_origin
-        return np.linalg.eigh(self.covariance + np.outer(away, away))[1]
+    # ---- spreads of single features --------------------------------------------------------------
 
     @cached_property
     def std(self) -> np.ndarray:
         """(D,) float64."""
-        return np.sqrt(np.diag(self.covariance).clip(0))
+        variances = np.diag(self.covariance).clip(0)
+        return np.sqrt(variances)
 
     @cached_property
     def varies(self) -> np.ndarray:
@@ -145,12 +153,19 @@ class Training:
         NECO divides by the deviation. A unit that is zero except for one image in 4,000 at 1e-6
         would be divided by almost nothing; it dropped NECO's AUROC from 83% to 22%.
         """
-        return self.std > geometry.CUTOFF * self.std.max()
+        return self.std > spectra.CUTOFF * self.std.max()
+
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """(D,) float64, the standard deviations, with 1 for a feature that is constant in
+        training."""
+        return np.where(self.varies, self.std, 1.0)
 
     @cached_property
     def constant(self) -> bool:
         """True if all rows are the same, up to the rounding of float64 sums."""
-        return bool(self.std.max() <= CONSTANT * np.abs(self.mean).max())
+        largest_mean = np.abs(self.mean).max()
+        return bool(self.std.max() <= CONSTANT * largest_mean)
 
     @cached_property
     def dead_units(self) -> int:
@@ -159,13 +174,50 @@ class Training:
 
     @cached_property
     def smallest(self) -> float:
-        """The least activation."""
+        """The smallest activation."""
         return float(self.features.min())
+
+    # ---- spectra ---------------------------------------------------------------------------------
+
+    @cached_property
+    def spectrum_within(self) -> spectra.Spectrum:
+        """Of the within-class covariance."""
+        return spectra.spectrum(self.covariance_within)
+
+    @cached_property
+    def spectrum(self) -> spectra.Spectrum:
+        """Of the covariance."""
+        return spectra.spectrum(self.covariance)
+
+    @cached_property
+    def spectrum_standardised(self) -> spectra.Spectrum:
+        """Of the covariance of the features over `scale`."""
+        scales = np.outer(self.scale, self.scale)
+        return spectra.spectrum(self.covariance / scales)
+
+    @cached_property
+    def whitener(self) -> np.ndarray:
+        """(D, r) float64, the root of the pseudo-inverse of the within-class covariance."""
+        return spectra.inverse_root(self.spectrum_within)
+
+    @cached_property
+    def vim_origin(self) -> np.ndarray:
+        """(D,) float64, the point where all logits are 0."""
+        return spectra.vim_origin(*self.last_layer)
+
+    @cached_property
+    def vim_axes(self) -> np.ndarray:
+        """(D, D) eigenvectors of the second moment about ViM's origin, smallest eigenvalue
+        first."""
+        _, vectors = spectra.spectrum(self.second_moment(self.vim_origin))
+        return vectors
 
     @cached_property
     def axes(self) -> np.ndarray:
-        """(D, D) eigenvectors of the second moment, greatest first."""
-        return np.linalg.eigh(self.covariance + np.outer(self.mean, self.mean))[1][:, ::-1]
+        """(D, D) eigenvectors of the second moment about zero, largest eigenvalue first."""
+        zero = np.zeros(self.width)
+        _, vectors = spectra.spectrum(self.second_moment(zero))
+        return vectors[:, ::-1]
 
     @cached_property
     def bank(self) -> Bank:

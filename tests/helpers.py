@@ -27,6 +27,7 @@ from scores import registry as scores_registry
 from training.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
+named = utils.SetName.parse
 
 
 # ---- the shell -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from helpers import another_checkpoint, shell
 from PIL import Image
 
+import data
 import main
 import neural_collapse
 import ood_methods
@@ -638,7 +639,7 @@ def test_a_file_name_that_is_not_utf8_is_refused_before_long_work(at, digits_run
 def test_a_missing_folder_is_refused_before_any_other_is_looked_at(at, digits_run, monkeypatch):
     write_images(at / "photographs", 1)
     for name in ("id_set", "load_id", "load_ood"):
-        monkeypatch.setattr(run_networks.data, name, None)
+        monkeypatch.setattr(data, name, None)
     refuse_run(
         digits_run,
         run_networks,

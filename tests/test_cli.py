@@ -229,7 +229,7 @@ def test_underscores_in_values_stay():
     args = parser().parse_args(
         ["--suffix", "my_run", "--data_dir=my_data", "--ood", "held_out", "my_set=my_folder"]
     )
-    assert (args.suffix, args.data_dir, args.ood) == (
+    assert (args.suffix, args.data_dir, list(map(str, args.ood))) == (
         "my_run",
         "my_data",
         ["held_out", "my_set=my_folder"],

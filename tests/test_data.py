@@ -21,6 +21,7 @@ import pytest
 import scipy.io
 import torch
 import torchvision
+from helpers import named
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import v2
@@ -113,7 +114,7 @@ def test_held_out_classes_leave_and_the_labels_of_the_rest_run_on_without_gaps()
 def test_held_out_images_are_the_test_images_of_those_classes():
     dataset = data.ID["digits"]
     whole = data.load_id(dataset, "test", plainly(8), None)
-    found = data.load_ood("held_out", dataset, plainly(8), None, ("8", "9"))
+    found = data.load_ood(named("held_out"), dataset, plainly(8), None, ("8", "9"))
     assert torch.equal(found.pixels, whole.pixels[whole.labels >= 8])
     assert found.labels.tolist() == [-1] * len(found.pixels) and found.class_names == ["8", "9"]
 
@@ -228,7 +229,7 @@ def test_cifar_is_read_from_its_files(tmp_path, monkeypatch, name):
             images.class_names == [f"class {index}" for index in range(10)]
             and images.source == name
         )
-    ood = data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+    ood = data.load_ood(named(name), data.ID["digits"], plainly(32), tmp_path)
     assert np.array_equal(ood.pixels, made["test"][0])
 
 
@@ -240,7 +241,7 @@ def test_svhn_is_read_from_its_files_with_the_zero_as_zero(tmp_path, monkeypatch
     monkeypatch.setitem(
         torchvision.datasets.SVHN.split_list, "test", ("http://x", file.name, md5(file))
     )
-    images = data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
+    images = data.load_ood(named("svhn"), data.ID["digits"], plainly(32), tmp_path)
     assert (
         np.array_equal(images.pixels.permute(0, 2, 3, 1), pixels)
         and images.labels.tolist() == [-1] * 6
@@ -266,7 +267,7 @@ def test_mnist_is_read_from_its_files_in_three_equal_channels(tmp_path, packed):
             (raw / f"{part}-{name}-ubyte").write_bytes(content)
             if packed:
                 (raw / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
-    images = data.load_ood("mnist", data.ID["digits"], plainly(28), tmp_path)
+    images = data.load_ood(named("mnist"), data.ID["digits"], plainly(28), tmp_path)
     assert images.pixels.shape == (4, 3, 28, 28) and images.labels.tolist() == [-1] * 4
     assert data.mnist("test", plainly(28), tmp_path).labels.tolist() == labels.tolist()
     assert all(np.array_equal(images.pixels[:, channel], pixels) for channel in range(3))
@@ -282,7 +283,7 @@ def test_textures_are_all_images_of_dtd_with_their_paths(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise(40, 50, 3)).save(folder / f"dotted_{split}.jpg")
     for name in ("textures", "dtd", "Texture"):
-        images = data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+        images = data.load_ood(named(name), data.ID["digits"], plainly(32), tmp_path)
         assert images.paths == [
             "dotted/dotted_test.jpg",
             "dotted/dotted_train.jpg",
@@ -313,7 +314,7 @@ def unplug(monkeypatch, error=URLError, *arguments):
 def test_a_failed_download_says_which_file_to_put_where(tmp_path, monkeypatch, name, file, folder):
     unplug(monkeypatch, URLError, "no route to host")
     with pytest.raises(ValueError) as caught:
-        data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+        data.load_ood(named(name), data.ID["digits"], plainly(32), tmp_path)
     text = str(caught.value)
     assert text.startswith(name) and file in text and "http" in text and "no route to host" in text
     assert text.endswith(f"put it into {tmp_path / folder}") and "could not be downloaded" in text
@@ -331,7 +332,7 @@ def test_a_failed_download_says_which_file_to_put_where(tmp_path, monkeypatch, n
 def test_a_broken_connection_is_a_failed_download_too(tmp_path, monkeypatch, error, arguments):
     unplug(monkeypatch, error, *arguments)
     with pytest.raises(ValueError, match=r"test_32x32\.mat"):
-        data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
+        data.load_ood(named("svhn"), data.ID["digits"], plainly(32), tmp_path)
 
 
 # ---- downloaded sets that are broken, or somewhere else ------------------------------------------
@@ -399,7 +400,7 @@ def no_network(monkeypatch):
 
 def refusal(name, root):
     with pytest.raises(ValueError) as caught:
-        data.load_ood(name, data.ID["digits"], plainly(32), root)
+        data.load_ood(named(name), data.ID["digits"], plainly(32), root)
     assert "could not be downloaded" not in str(caught.value)
     return str(caught.value)
 
@@ -436,7 +437,7 @@ def test_the_command_that_a_broken_set_names_is_one_that_run_networks_takes(
         .partition(", or fetch")[0]
     )
     args = run_networks.parse_args(words[1:])
-    assert args.fetch and args.ood == [name] and args.data_dir == str(tmp_path / "two words")
+    assert args.fetch and args.ood == [named(name)] and args.data_dir == str(tmp_path / "two words")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist"])
@@ -474,7 +475,7 @@ def test_a_data_dir_one_level_off_says_where_the_set_was_found(tmp_path, monkeyp
     message = refusal(name, given)
     assert f"was looked for in {given} and found in {root} (" in message
     assert message.endswith(f"give --data-dir '{root}'")
-    assert data.load_ood(name, data.ID["digits"], plainly(32), root).labels.tolist()
+    assert data.load_ood(named(name), data.ID["digits"], plainly(32), root).labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -505,7 +506,7 @@ def test_files_that_lie_loose_are_named_with_the_command_that_moves_them(tmp_pat
     no_network(monkeypatch)
     command = refusal("svhn", root).partition("move it with: ")[2]
     subprocess.run(["sh", "-c", command], check=True)
-    assert len(data.load_ood("svhn", data.ID["digits"], plainly(32), root)) == 6
+    assert len(data.load_ood(named("svhn"), data.ID["digits"], plainly(32), root)) == 6
 
 
 @pytest.mark.parametrize("name", DOWNLOADED)
@@ -514,7 +515,7 @@ def test_a_data_dir_that_is_called_tilde_is_not_the_home_folder(tmp_path, monkey
     no_network(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "absent"))
-    assert len(data.load_ood(name, data.ID["digits"], plainly(32), "./~")) > 0
+    assert len(data.load_ood(named(name), data.ID["digits"], plainly(32), "./~")) > 0
 
 
 @pytest.mark.parametrize("error", [URLError("reset"), KeyboardInterrupt()])
@@ -526,7 +527,7 @@ def test_a_download_that_ends_early_leaves_nothing_half_written(tmp_path, monkey
 
     monkeypatch.setattr(torchvision.datasets.svhn, "download_url", half)
     with pytest.raises((ValueError, KeyboardInterrupt)) as caught:
-        data.load_ood("svhn", data.ID["digits"], plainly(32), tmp_path)
+        data.load_ood(named("svhn"), data.ID["digits"], plainly(32), tmp_path)
     assert not (tmp_path / "svhn" / "test_32x32.mat").exists()
     assert isinstance(error, KeyboardInterrupt) or "could not be downloaded" in str(caught.value)
 
@@ -540,7 +541,7 @@ def test_an_archive_at_hand_is_unpacked_without_a_server(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "made")
     monkeypatch.setattr(kind, "tgz_md5", md5(tmp_path / "sets" / kind.filename))
     no_network(monkeypatch)
-    images = data.load_ood("cifar10", data.ID["digits"], plainly(32), tmp_path / "sets")
+    images = data.load_ood(named("cifar10"), data.ID["digits"], plainly(32), tmp_path / "sets")
     assert np.array_equal(images.pixels, made["test"][0])
     (tmp_path / "sets" / kind.filename).write_bytes(b"half an archive")
     shutil.rmtree(tmp_path / "sets" / kind.base_folder)
@@ -555,14 +556,14 @@ def test_an_archive_at_hand_is_unpacked_without_a_server(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", DOWNLOADED)
 def test_every_row_of_a_named_ood_set_has_label_minus_one(tmp_path, monkeypatch, name):
     make(name, tmp_path, monkeypatch)
-    images = data.load_ood(name, data.ID["digits"], plainly(32), tmp_path)
+    images = data.load_ood(named(name), data.ID["digits"], plainly(32), tmp_path)
     assert images.labels.tolist() == [-1] * len(images) and images.labels.dtype == torch.int64
-    assert data.source_of(name, tmp_path) == images.source and images.class_names
+    assert data.source_of(named(name), tmp_path) == images.source and images.class_names
 
 
 @pytest.mark.parametrize("name", ["photos", "uniform", "gaussian", "held_out"])
 def test_every_row_of_an_embedded_ood_set_has_label_minus_one(name):
-    images = data.load_ood(name, data.ID["digits"], plainly(16), None, ("8", "9"))
+    images = data.load_ood(named(name), data.ID["digits"], plainly(16), None, ("8", "9"))
     assert (images.labels == -1).all() and len(images.labels) == len(images.pixels) > 100
     assert images.class_names == {"photos": ["china", "flower"], "held_out": ["8", "9"]}.get(
         name, []
@@ -571,7 +572,7 @@ def test_every_row_of_an_embedded_ood_set_has_label_minus_one(name):
 
 
 def test_a_row_of_an_ood_folder_has_label_minus_one_and_its_class_is_the_first_folder(folder):
-    images = data.load_ood(f"mine={folder}", data.ID["digits"], plainly(20), None)
+    images = data.load_ood(named(f"mine={folder}"), data.ID["digits"], plainly(20), None)
     assert images.labels.tolist() == [-1] * 6 and images.class_names == ["ant", "zebra"]
     assert [path.partition("/")[0] for path in images.paths] == [
         "ant",
@@ -588,12 +589,15 @@ def test_a_row_of_an_ood_folder_has_label_minus_one_and_its_class_is_the_first_f
 
 def test_the_source_of_a_set_is_known_without_its_pixels(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "read", None)
-    assert data.source_of(f"mine={folder}", None) == data.image_folder(folder, plainly(20)).source
     assert (
-        data.source_of(f"mine={tmp_path / 'absent'}", None) is None
-        and data.source_of("dtd", tmp_path) is None
+        data.source_of(named(f"mine={folder}"), None)
+        == data.image_folder(folder, plainly(20)).source
     )
-    assert data.source_of("SVHN", tmp_path) == "svhn"
+    assert (
+        data.source_of(named(f"mine={tmp_path / 'absent'}"), None) is None
+        and data.source_of(named("dtd"), tmp_path) is None
+    )
+    assert data.source_of(named("SVHN"), tmp_path) == "svhn"
 
 
 # ---- names ---------------------------------------------------------------------------------------
@@ -614,16 +618,13 @@ def test_the_source_of_a_set_is_known_without_its_pixels(folder, tmp_path, monke
 )
 def test_impossible_ood_sets_are_refused(texts, held_out, message):
     with pytest.raises(ValueError, match=message):
-        data.check_ood(texts, "cifar10", held_out)
+        data.check_ood(list(map(named, texts)), "cifar10", held_out)
 
 
 def test_ood_names_are_resolved_in_their_order(tmp_path):
-    assert data.check_ood([f"mine={tmp_path}", "DTD", "svhn", "held-out"], "digits", ("8",)) == [
-        "mine",
-        "textures",
-        "svhn",
-        "held_out",
-    ]
+    sets = [named(text) for text in (f"mine={tmp_path}", "DTD", "svhn", "held-out")]
+    data.check_ood(sets, "digits", ("8",))
+    assert [asked.name for asked in sets] == ["mine", "textures", "svhn", "held_out"]
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones():
@@ -634,7 +635,7 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones():
             " NAME=FOLDER"
         ),
     ):
-        data.id_set("cifar1000", None)
+        data.id_set(named("cifar1000"), None)
 
 
 # ---- folders of images ---------------------------------------------------------------------------
@@ -810,8 +811,8 @@ def class_folder(root, classes=("ant", "bee"), train=6, test=2, size=10):
 
 def test_a_folder_of_class_folders_is_an_id_set_with_its_own_statistics(tmp_path):
     pixels = class_folder(tmp_path) / 255
-    name, dataset = data.id_set(f"insects={tmp_path}", None, 10)
-    assert name == "insects" and dataset.size == 10 and dataset.val_size == 1
+    dataset = data.id_set(named(f"insects={tmp_path}"), None, 10)
+    assert dataset.size == 10 and dataset.val_size == 1
     assert dataset.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=5.1e-5)
     assert dataset.std == pytest.approx(pixels.std((0, 1, 2)), abs=5.1e-5)
     train, test = (data.load_id(dataset, split, plainly(10), None) for split in ("train", "test"))
@@ -825,7 +826,7 @@ def test_a_folder_of_one_class_is_no_id_set(tmp_path):
         ValueError,
         match="train must hold one folder of images per class, at least two; found 1 class folders",
     ):
-        data.id_set(f"insects={tmp_path}", None)
+        data.id_set(named(f"insects={tmp_path}"), None)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -839,11 +840,11 @@ def test_images_beside_the_class_folders_are_refused_before_any_is_decoded(
     with pytest.raises(
         ValueError, match=rf"{split} holds left over\.png and 1 more beside its class folders"
     ) as caught:
-        data.id_set(f"insects={tmp_path}", None)
+        data.id_set(named(f"insects={tmp_path}"), None)
     monkeypatch.undo()
     subprocess.run(["sh", "-c", str(caught.value).partition(" with: ")[2]], check=True)
     assert (
-        len(data.id_set(f"insects={tmp_path}", None)[1].load(split, plainly(10), None))
+        len(data.id_set(named(f"insects={tmp_path}"), None).load(split, plainly(10), None))
         == {"train": 12, "test": 4}[split]
     )
 
@@ -851,7 +852,7 @@ def test_images_beside_the_class_folders_are_refused_before_any_is_decoded(
 def test_class_names_that_look_like_formulas_and_numbers_stay_text(tmp_path):
     names = ["007", "1e5", "=1+1", "@SUM(A1)"]
     class_folder(tmp_path, names)
-    _, dataset = data.id_set(f"odd={tmp_path}", None, 10)
+    dataset = data.id_set(named(f"odd={tmp_path}"), None, 10)
     for split, count in (("train", 6), ("test", 2)):
         images = data.load_id(dataset, split, plainly(10), None)
         assert images.class_names == names and images.labels.tolist() == [
@@ -861,7 +862,7 @@ def test_class_names_that_look_like_formulas_and_numbers_stay_text(tmp_path):
 
 def test_an_id_folder_without_its_training_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="train is not a folder"):
-        data.id_set(f"insects={tmp_path}", None)
+        data.id_set(named(f"insects={tmp_path}"), None)
 
 
 def test_a_channel_that_never_changes_stays_finite(tmp_path):
@@ -870,7 +871,7 @@ def test_a_channel_that_never_changes_stays_finite(tmp_path):
         pixels[..., 2] = 0  # as in two-channel microscopy
         for split in ("train", "test"):
             save(tmp_path / split / name / "1.png", pixels)
-    _, dataset = data.id_set(f"cells={tmp_path}", None, 6)
+    dataset = data.id_set(named(f"cells={tmp_path}"), None, 6)
     preprocessing = data.Preprocessing(6, dataset.mean, dataset.std)
     images = data.load_id(dataset, "train", preprocessing, None).in_memory()
     assert preprocessing.normalise(images.pixels).isfinite().all()
@@ -971,8 +972,8 @@ def test_a_folder_in_imagenets_form_is_told_the_link_that_makes_it_ours(tmp_path
     with pytest.raises(
         ValueError, match=r"test is not a folder; .*; where the images in val are meant: "
     ) as caught:
-        data.id_set(f"mine={folder}", tmp_path)
+        data.id_set(named(f"mine={folder}"), tmp_path)
     subprocess.run(str(caught.value).split("meant: ")[1], shell=True, check=True)
-    _, dataset = data.id_set(f"mine={folder}", tmp_path)
+    dataset = data.id_set(named(f"mine={folder}"), tmp_path)
     images = data.load_id(dataset, "test", data.Preprocessing(8, (0.0,) * 3, (1.0,) * 3), tmp_path)
     assert len(images) == 2 and images.class_names == ["cat", "dog"]

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import change_json, random_run
+from helpers import change_json, named, random_run
 
 import feature_files
 import utils
@@ -16,8 +16,8 @@ from artifacts import records, store
 
 @pytest.mark.parametrize("name", ["mine", "Mine", "dtd", "MY-set"])
 def test_a_set_extracted_as_name_and_folder_is_found_by_its_name_alone(tmp_path, name):
-    folder = random_run(tmp_path / "net", ood=[utils.split_name(f"{name}=photos")[0]])
-    assert len(feature_files.open_run(folder, ood=[name]).ood) == 1
+    folder = random_run(tmp_path / "net", ood=[named(f"{name}=photos").name])
+    assert len(feature_files.open_run(folder, ood=[named(name)]).ood) == 1
 
 
 @pytest.fixture
@@ -37,7 +37,16 @@ def run_folder(tmp_path):
 def opened(request, run_folder):
     """Open the run by its checkpoint, and by its folder."""
     given = run_folder.with_suffix(".pth") if request.param == "checkpoint" else run_folder
-    return lambda **options: feature_files.open_run(str(given), run_folder.parent, **options)
+
+    def run(dataset=None, ood=None):
+        return feature_files.open_run(
+            str(given),
+            run_folder.parent,
+            dataset=dataset and named(dataset),
+            ood=None if ood is None else list(map(named, ood)),
+        )
+
+    return run
 
 
 @pytest.mark.filterwarnings("error")
@@ -84,7 +93,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(opened, run_fold
 def test_a_folder_typed_with_a_slash_at_its_end_is_told_a_command_that_runs(run_folder):
     (run_folder / "head.csv").unlink()
     with pytest.raises(ValueError, match=r"--checkpoint \S*net_s0\.pth "):
-        feature_files.open_run(f"{run_folder}/", dataset="toy")
+        feature_files.open_run(f"{run_folder}/", dataset=named("toy"))
 
 
 def test_where_no_features_are_the_command_is_quoted_and_names_the_output_folder(tmp_path):
@@ -113,7 +122,7 @@ def test_a_name_with_a_dot_is_not_cut_short(tmp_path):
         assert utils.results_folder(given, tmp_path / "results") == folder
     (folder / "head.csv").unlink()
     with pytest.raises(ValueError, match=r"--checkpoint \S*/net_lr0\.1\.pth "):
-        feature_files.open_run(folder, dataset="toy")
+        feature_files.open_run(folder, dataset=named("toy"))
 
 
 def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):

@@ -12,7 +12,7 @@ from PIL import Image
 import data
 import run_networks
 from artifacts import records, store
-from networks import registry
+from networks import loading, registry
 
 pytestmark = [
     pytest.mark.slow,  # most tests extract a small network
@@ -364,7 +364,7 @@ def own_words(run):
 
 def test_a_checkpoint_of_ours_says_it_all_itself(own_digits_run, capsys):
     run_networks.main(own_words(own_digits_run))
-    out, stated = capsys.readouterr().out, registry.load(own_digits_run.checkpoint)[2]["test_acc"]
+    out, stated = capsys.readouterr().out, loading.load(own_digits_run.checkpoint)[2]["test_acc"]
     assert "preprocessing: 16 px, bilinear, mean 0.3054, std 0.3186 (from the checkpoint)" in out
     assert f"test accuracy {stated:.2%} (as the checkpoint states)" in out
     assert sidecar(own_digits_run.folder)["accuracy"] == pytest.approx(stated)
@@ -399,7 +399,7 @@ def test_a_bare_file_asks_for_network_and_data_in_one_go(insects, tmp_path):
         "--dataset" in said
     )
     args = run_networks.parse_args(shlex.split(said.partition("python run_networks.py ")[2]))
-    assert (args.checkpoint, args.model, args.dataset) == (
+    assert (args.checkpoint, args.model, str(args.dataset)) == (
         [str(tmp_path / "bare.pth")],
         "resnet18",
         "cifar100",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import read_csv, shell, write_blank
+from helpers import named, read_csv, shell, write_blank
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
@@ -767,7 +767,9 @@ def test_every_flag_is_handed_to_the_stages_that_know_it():
             "resnet18",
         ]
     )
-    assert args.dataset == "cifar100" and args.ood == ["svhn", "mine=folder"]
+    assert args.dataset == named("cifar100")
+    sets = [named("svhn"), named("mine=folder")]
+    assert args.ood == sets
     parsed = {
         name: stage.script.parse_args(
             words[name] + ([] if name == "train" else ["--checkpoint", "x.pth"])
@@ -783,32 +785,31 @@ def test_every_flag_is_handed_to_the_stages_that_know_it():
     )
     assert (extraction.batch_size, extraction.ood, extraction.model) == (
         50,
-        ["svhn", "mine=folder"],
+        sets,
         None,
     )
     assert (parsed["ood"].methods, parsed["ood"].vim_dim, parsed["ood"].ood) == (
         ["MSP", "ViM"],
         3,
-        ["svhn", "mine=folder"],
+        sets,
     )
     assert parsed["collapse"].exact and {part.dataset for part in list(parsed.values())[:4]} == {
-        "cifar100"
+        args.dataset
     }
 
 
 def test_without_arguments_the_digits_are_trained_into_the_terminal_phase():
     _, words = main.parse_args([])
     parsed = main.STAGES["train"].script.parse_args(words["train"])
-    assert (parsed.dataset, parsed.model, parsed.mode, parsed.suffix) == (
+    assert (str(parsed.dataset), parsed.model, parsed.mode, parsed.suffix) == (
         "digits",
         "resnet_cifar",
         "collapse",
         "digits_s0",
     )
     assert 50 <= parsed.epochs <= 350
-    assert main.run_networks.parse_args(["--checkpoint", "x.pth", *words["extract"]]).ood == list(
-        SETS
-    )
+    extraction = main.run_networks.parse_args(["--checkpoint", "x.pth", *words["extract"]])
+    assert extraction.ood == list(map(named, SETS))
 
 
 def test_other_data_sets_take_the_defaults_of_train():
@@ -1017,7 +1018,7 @@ def test_a_foreign_checkpoint_is_analysed_with_its_network_named():
         ]
     )
     extraction = main.run_networks.parse_args([*words["extract"], "--checkpoint", "x.pth"])
-    assert (extraction.model, extraction.dataset, extraction.batch_size) == (
+    assert (extraction.model, str(extraction.dataset), extraction.batch_size) == (
         "resnet18",
         "cifar100",
         50,

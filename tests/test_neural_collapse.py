@@ -15,9 +15,10 @@ import cli
 import neural_collapse
 import utils
 from artifacts import current, records, store
+from collapse import bootstrap, drawing
 from collapse import epochs as series_library  # `series` is the fixture of three epochs here
-from collapse import metrics
 from collapse import rows as collapse_rows
+from moments import Accumulator
 
 METRICS = ["checkpoint", "metric", "value", "split", "centring", "source", "note"]
 PER_CLASS = [
@@ -667,18 +668,16 @@ def test_the_bootstrap_adds_intervals_of_what_is_resampled_and_nothing_else(tmp_
     assert plain["value"].equals(table["value"])
     by = table.set_index(["metric", "split"])
     (features, labels), (W, _) = arrays(folder, "ID_toy_train"), head(folder)
-    expected = metrics.bootstrap(features.astype(np.float32), labels, W.astype(np.float32), 15)
+    expected = bootstrap.nc1_to_nc3(features.astype(np.float32), labels, W.astype(np.float32), 15)
     for metric in ("nc1", "nc1_cdnv", "nc2_means_cosine_std", "nc3_self_duality"):
         assert tuple(by.loc[(metric, "train"), ["low", "high"]]) == pytest.approx(
             expected[metric], rel=1e-9
         )
     test, test_labels = arrays(folder, "ID_toy_test")
-    moments = metrics.Accumulator(4, 6).update(features.astype(np.float32), labels).finish()
+    moments = Accumulator(4, 6).update(features.astype(np.float32), labels).finish()
     expected = {
-        "ood:svhn": metrics.bootstrap_nc5(moments, arrays(folder, "OOD_svhn_test")[0], None, 15)[
-            "nc5"
-        ],
-        "test": metrics.bootstrap_nc5(moments, test, test_labels, 15)["nc5"],
+        "ood:svhn": bootstrap.nc5(moments, arrays(folder, "OOD_svhn_test")[0], None, 15)["nc5"],
+        "test": bootstrap.nc5(moments, test, test_labels, 15)["nc5"],
     }
     for split, interval in expected.items():
         assert tuple(by.loc[("nc5", split), ["low", "high"]]) == pytest.approx(interval, rel=1e-6)
@@ -903,7 +902,7 @@ def series(tmp_path_factory):
     for epoch, name in SERIES.items():
         add_scores(add_layers(epoch_run(root / name, epoch)), epoch)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neural_collapse, "draw", lambda *_: [])
+        patch.setattr(drawing, "draw", lambda *_: {})
         ended = shell(neural_collapse.main, "--checkpoint", *sorted(root.glob("net_*")))
     assert ended.code == 0, ended.err
     return root, ended
@@ -1185,16 +1184,16 @@ def test_what_has_not_been_scored_is_said_and_another_checkpoints_scores_are_ref
 def test_an_embedding_keeps_a_far_group_apart_and_samples_evenly():
     generator = np.random.default_rng(0)
     near, far = generator.normal(size=(1200, 5)), generator.normal(size=(40, 5)) + 100
-    points = neural_collapse.embed([near, far])
-    assert [len(group) for group in points] == [neural_collapse.SAMPLE, 40]
+    points = drawing.embed([near, far])
+    assert [len(group) for group in points] == [drawing.SAMPLE, 40]
     between = np.linalg.norm(points[0][:, None] - points[1][None], axis=2)
     assert between.min() > np.ptp(points[1], axis=0).max() / 2
-    assert list(neural_collapse.sample(np.arange(10), 4)) == [0, 3, 6, 9]
+    assert list(drawing.sample(np.arange(10), 4)) == [0, 3, 6, 9]
 
 
 def test_a_tsne_is_drawn_when_asked_for(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(neural_collapse, "save", lambda _, named: drawn.append(named) or [])
+    monkeypatch.setattr(drawing, "save", lambda _, named: drawn.append(named) or [])
     folder = random_run(tmp_path / "net_s0", ood=["svhn"])
     run(folder)
     run(folder, "--tsne")

@@ -23,7 +23,7 @@ import ood_methods
 import report
 import utils
 from artifacts import current, records, store
-from reporting import page as reporting_page
+from reporting import pictures as reporting_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 SHA = "ab" * 32
@@ -295,7 +295,7 @@ def test_every_figure_is_embedded_whole_and_the_curves_are_drawn(run):
     files = {path.read_bytes() for path in (run / "figures").glob("*.png")}
     assert files <= embedded
     (drawn,) = embedded - files
-    assert drawn == reporting_page.drawing(figures.training_curves(curves_table()))
+    assert drawn == reporting_pictures.drawing(figures.training_curves(curves_table()))
     assert "2 more of these" in page, "of three histograms one is in sight"
     assert "Further figures" in page and "my own" in text_of(page)
 
@@ -943,7 +943,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("name", OURS)
 def test_json_of_any_wrong_shape_is_refused_by_name(run, name, monkeypatch):
-    monkeypatch.setattr(reporting_page, "drawing", lambda figure: b"")
+    monkeypatch.setattr(reporting_pictures, "drawing", lambda figure: b"")
     for text in SHAPES:
         if name == "../net_best_s0.json" and text.startswith("{"):  # else it is another project's
             text = text.replace("{", '{"recipe": {}, ', 1)

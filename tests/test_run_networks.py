@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from helpers import another_checkpoint, by_two, extract, launch, modified
+from helpers import another_checkpoint, by_two, extract, launch, modified, named
 from PIL import Image
 
 import cli
@@ -22,7 +22,7 @@ import train
 from artifacts import records, store
 from extraction import extractor
 from images import folders, reading
-from networks import checkpoints, registry
+from networks import checkpoints, loading, registry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEMS = [
@@ -46,7 +46,7 @@ def image_set(checkpoint, name):
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     if name.startswith("OOD"):
         return data.load_ood(
-            name[4:-5], data.ID["digits"], preprocessing, None, checkpoint["held_out"]
+            named(name[4:-5]), data.ID["digits"], preprocessing, None, checkpoint["held_out"]
         )
     split = name.rsplit("_", 1)[1]
     images = data.load_id(
@@ -99,7 +99,7 @@ def extract_foreign(tmp_path, path, *words):
 
 @pytest.mark.parametrize("name", STEMS)
 def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run, name):
-    network, _, checkpoint = registry.load(digits_run.checkpoint)
+    network, _, checkpoint = loading.load(digits_run.checkpoint)
     images, found = image_set(checkpoint, name), features_of(digits_run.folder, name)
     network.fc = torch.nn.Identity()
     mean, std = (
@@ -114,7 +114,7 @@ def test_features_equal_a_direct_forward_pass_without_the_classifier(digits_run,
 
 
 def test_logits_are_features_times_the_head(digits_run):
-    network, _, checkpoint = registry.load(digits_run.checkpoint)
+    network, _, checkpoint = loading.load(digits_run.checkpoint)
     head = store.read_head(digits_run.folder / "head.csv")
     W, b, names = head.W, head.b, head.class_names
     assert np.array_equal(W, network.fc.weight.detach()) and np.array_equal(
@@ -362,7 +362,7 @@ def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(o
     extract(
         own_digits_run, "--ood", "photos", "--odin-epsilon", epsilon, "--temperature", temperature
     )
-    network, _, checkpoint = registry.load(own_digits_run.checkpoint)
+    network, _, checkpoint = loading.load(own_digits_run.checkpoint)
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     std = torch.tensor(preprocessing.std).view(3, 1, 1)
     for name in ("ID_digits_test", "OOD_photos_test"):
@@ -372,7 +372,7 @@ def test_odin_moves_each_pixel_by_epsilon_down_the_loss_of_the_predicted_class(o
         images.requires_grad_()
         (network(images) / temperature).softmax(1).max(1).values.log().sum().backward()
         moved = images.detach() - epsilon / std * (-images.grad).sign()
-        body = registry.load(own_digits_run.checkpoint)[0]
+        body = loading.load(own_digits_run.checkpoint)[0]
         body.fc = torch.nn.Identity()
         with torch.no_grad():
             expected = body(moved).numpy()
@@ -418,7 +418,7 @@ def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_d
 def test_layers_are_the_outputs_of_the_stages_averaged_over_positions(own_digits_run):
     before = modified(own_digits_run.folder)
     extract(own_digits_run, "--ood", "photos", "--layers")
-    network, _, checkpoint = registry.load(own_digits_run.checkpoint)
+    network, _, checkpoint = loading.load(own_digits_run.checkpoint)
     preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), {}
     for name in ("stack1", "stack2", "stack3"):
         network.get_submodule(name).register_forward_hook(
@@ -596,7 +596,7 @@ def test_a_folder_of_images_is_extracted_with_its_paths(own_digits_run, tmp_path
     assert path.read_text().splitlines()[0].endswith(",ct63,label,path")
     found, (network, _, checkpoint) = (
         store.read_features(path),
-        registry.load(own_digits_run.checkpoint),
+        loading.load(own_digits_run.checkpoint),
     )
     assert found.paths == ["0.png", "3.png", "cats/1.png", "cats/4.png", "dogs/2.png"]
     assert found.labels.tolist() == [-1] * 5
@@ -1016,7 +1016,7 @@ def test_a_network_of_your_own_is_extracted(tmp_path):
     path = own(tmp_path, "Net")
     extract_own(tmp_path, path)
     found = features_of(tmp_path / "results" / "Net", "ID_digits_test").features
-    network, _, _ = registry.load(path, f"{tmp_path / 'my_networks.py'}:Net")
+    network, _, _ = loading.load(path, f"{tmp_path / 'my_networks.py'}:Net")
     images = data.load_id(
         data.ID["digits"],
         "test",

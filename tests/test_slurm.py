@@ -261,7 +261,7 @@ def test_chain_submits_three_jobs_each_after_the_one_before(cluster, tmp_path):
     assert (train.parse_args(trained).suffix, train.parse_args(trained).epochs) == ("a b", 3)
     extracted = run_networks.parse_args(extracted)
     assert extracted.checkpoint == [str(tmp_path / "results" / "resnet_cifar_final_a b.pth")]
-    assert extracted.ood == ["held_out", "photos"]
+    assert list(map(str, extracted.ood)) == ["held_out", "photos"]
     assert after_script(third, "slurm/chain.sbatch") == words
     assert cluster.seen.read_text().splitlines() == ["chain= job=", "chain= job=", "chain=yes job="]
 

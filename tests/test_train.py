@@ -34,7 +34,7 @@ import data
 import train
 import utils
 from artifacts import records
-from networks import registry
+from networks import loading, registry
 from training import parts, recipes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -218,7 +218,7 @@ def test_test_labels_select_nothing(tmp_path, finished, monkeypatch):
             equal(one["model_state_dict"], other["model_state_dict"])
             and one["best"] == other["best"]
         )
-        network, _, checkpoint = registry.load(files_of(tmp_path).checkpoint(kind))
+        network, _, checkpoint = loading.load(files_of(tmp_path).checkpoint(kind))
         preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
         # with shifted labels
         images = data.load_id(data.ID["digits"], "test", preprocessing, None, tuple("3456789"))
@@ -640,7 +640,7 @@ def test_a_checkpoint_holds_all_that_rebuilds_the_run(finished):
 @pytest.mark.parametrize("kind", ["final", "best"])
 def test_the_accuracies_are_those_of_the_network_on_clean_images(finished, kind):
     folder = finished(*REGULARISED)
-    network, _, checkpoint = registry.load(files_of(folder).checkpoint(kind))
+    network, _, checkpoint = loading.load(files_of(folder).checkpoint(kind))
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
     rows, val_rows = data.split_validation(len(images), 32)
@@ -708,7 +708,7 @@ def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_el
     assert equal(
         final["model_state_dict"], read_checkpoint(finished(*REGULARISED))["model_state_dict"]
     )
-    assert registry.load(kept)[2]["class_names"] == ["0", "1", "2"]
+    assert loading.load(kept)[2]["class_names"] == ["0", "1", "2"]
     assert records.read_sidecar(kept)["checkpoint_sha256"] == records.sha256(kept)
 
 
@@ -737,7 +737,7 @@ def test_track_nc_writes_collapse_into_the_curves_and_changes_nothing_else(tmp_p
     )
     # The slow way for epoch 2: class means, NC1 with a full pseudo-inverse cut at rank C - 1, NC4
     # by distances.
-    network, layer, checkpoint = registry.load(tmp_path / "resnet_cifar_epoch2_run.pth")
+    network, layer, checkpoint = loading.load(tmp_path / "resnet_cifar_epoch2_run.pth")
     preprocessing, caught = data.Preprocessing(**checkpoint["preprocessing"]), []
     layer.register_forward_pre_hook(
         lambda module, inputs: caught.append(inputs[0].double().numpy())

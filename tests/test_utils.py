@@ -289,13 +289,14 @@ def test_a_sidecar_says_what_made_the_file():
     ],
 )
 def test_names_and_folders(text, name, folder):
-    assert utils.split_name(text) == (name, folder)
+    asked = utils.SetName.parse(text)
+    assert (asked.name, asked.folder, str(asked)) == (name, folder, text)
 
 
 @pytest.mark.parametrize("text", ["", "=folder", "mine=", "../mine=folder", "a/b", "a b", "_"])
 def test_what_is_neither_a_name_nor_a_folder_is_refused(text):
     with pytest.raises(ValueError, match="neither a name nor NAME=FOLDER"):
-        utils.split_name(text)
+        utils.SetName.parse(text)
 
 
 def test_the_command_that_makes_features_names_the_folder_of_results():

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from collapse import metrics
+from collapse import etf, metrics
 from data import Preprocessing
-from images.reading import Images
-from networks import registry
+from images.sets import Images
+from moments import Accumulator
+from networks import classifiers
 from processes import World
 
 BATCH = 500  # images per step of a pass without gradients, at most
@@ -93,7 +95,7 @@ class Evaluator:
     @torch.inference_mode()
     def collapse(
         self, network: nn.Module, classifier: nn.Module, images: Images
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         """NC1 to NC4 of the features that enter `classifier`, in float32: columns of the curves
         (docs/neural_collapse.md). Only the first process has them, the others get {}."""
         network = self.ready(network)
@@ -102,12 +104,12 @@ class Evaluator:
         with classifier.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0])):
             for inputs, _ in self.batches(images):
                 network(inputs)
-                features.append(registry.vectors(caught.pop()).float().cpu())
+                features.append(classifiers.vectors(caught.pop()).float().cpu())
         gathered = self.world.gather(torch.cat(features))
-        if not self.world.first:
+        if gathered is None:
             return {}
         labels = images.labels.cpu().numpy()
-        return collapse_columns(gathered.numpy(), labels, *registry.head(classifier))
+        return collapse_columns(gathered.numpy(), labels, *classifiers.head(classifier))
 
 
 def total(parts: list[torch.Tensor]) -> float:
@@ -120,11 +122,13 @@ def total(parts: list[torch.Tensor]) -> float:
     return torch.stack(parts).cpu().double().sum().item()
 
 
-def collapse_columns(features, labels, W, b) -> dict[str, float]:
+def collapse_columns(
+    features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray
+) -> dict[str, float | None]:
     """Features (N, D), labels (N,), W (C, D), b (C,) -> NC1 to NC4 as columns of the curves."""
-    moments = metrics.Accumulator(*W.shape).update(features, labels).finish()
+    moments = Accumulator(*W.shape).update(features, labels).finish()
     nc1 = metrics.nc1(moments)
-    nc2 = metrics.nc2(moments.centred)
+    nc2 = etf.nc2(moments.centred)
     nc3 = metrics.nc3(moments, W)
     nc4 = metrics.nc4(features, labels, W, b, moments.means)
     return {
@@ -132,5 +136,5 @@ def collapse_columns(features, labels, W, b) -> dict[str, float]:
         "nc2_norm_cv": nc2["norm_cv"],
         "nc2_cosine_std": nc2["cosine_std"],
         "nc3_self_duality": nc3["nc3_self_duality"],
-        "nc4_mismatch": nc4["mismatch"],
+        "nc4_mismatch": nc4.agreement.mismatch,
     }

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from images.reading import Images
-from networks import checkpoints, registry
+from images.sets import Images
+from networks import checkpoints, classifiers
 from training import memory, parts
 from training.evaluation import Evaluator, Result
 from training.outputs import Outputs
@@ -215,7 +215,7 @@ class Run:
 
     # -- the end of an epoch
 
-    def collapse_columns(self, train: Images) -> dict[str, float]:
+    def collapse_columns(self, train: Images) -> dict[str, float | None]:
         """NC1 to NC4 of the kept network in every Nth epoch (--track-nc N) and in the last; {} in
         the others."""
         every = self.options.track_nc
@@ -223,7 +223,7 @@ class Run:
         if not every or (epoch % every and epoch < self.recipe.epochs):
             return {}
         network = self.state.kept
-        classifier = registry.classifier(network, self.state.facts.model)
+        classifier = classifiers.classifier(network, self.state.facts.model)
         return self.evaluator.collapse(network, classifier, train)
 
     def end_epoch(self, row: Row) -> None:

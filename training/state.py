@@ -12,7 +12,7 @@ from torch import nn
 
 import utils
 from data import Preprocessing
-from networks import checkpoints, registry
+from networks import checkpoints, messages, registry
 from processes import World
 from training import parts
 from training.recipes import Recipe
@@ -37,7 +37,7 @@ class Facts:
     val_size: int
     images: int  # training images
     source: str  # hash of the files that the images come from, or the name of their set
-    folders: dict[str, str]  # folder of images -> fingerprint
+    folders: dict[str, dict[str, str]]  # folder of images -> fingerprint
     class_names: list[str]
     preprocessing: Preprocessing
     recipe: Recipe
@@ -117,7 +117,7 @@ class State:
         self.world = world
         classes = len(facts.class_names)
         network = registry.build(facts.model, classes, **facts.model_args)
-        self.network: nn.Module = network.to(world.device, memory_format=torch.channels_last)
+        self.network: nn.Module = network.to(world.device).to(memory_format=torch.channels_last)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self.optimizer = parts.make_optimizer(self.recipe, self.network)
         self.largest_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -248,7 +248,7 @@ class State:
         try:
             self.load(content)
         except MISFITS as error:
-            said = checkpoints.shown(" ".join(str(error).split()))
+            said = messages.shown(" ".join(str(error).split()))
             raise ValueError(
                 f"{path} is no state that could be resumed ({said}); start over with --force"
             ) from error

@@ -349,4 +349,4 @@ def test_a_path_that_begins_with_a_dash_can_be_handed_on(tmp_path, monkeypatch):
 )
 def test_a_data_set_whose_name_makes_no_file_name_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
-        utils.split_name(text)
+        utils.SetName.parse(text)

@@ -11,7 +11,7 @@ from helpers import by_two, extract, modified, read_csv, shell, write_blank
 import neural_collapse
 import utils
 from artifacts import records
-from collapse import layers, metrics
+from collapse import layers, metrics, table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KEYS = ["layer", "depth", "metric", "split"]
@@ -72,9 +72,11 @@ def test_a_tally_by_blocks_and_workers_is_that_of_all_images(size):
 def test_a_summary_counts_what_nc4_counts():
     features, labels = draw()
     found = summary_of(features, labels)
-    expected = metrics.nc4(features, labels, *layers.probe(found.moments), exact=True)
-    assert 0 < found.nc4["mismatch"] < 1
-    assert metrics.nc4_rows(found.nc4, "test") == metrics.nc4_rows(expected, "test")
+    probe = layers.probe(found.moments)
+    expected = metrics.nc4(features, labels, probe.W, probe.b, probe.means, exact=True)
+    assert 0 < found.agreement.mismatch < 1
+    assert found.agreement == expected.agreement
+    assert table.nc4(found.agreement, "test") == table.nc4(expected.agreement, "test")
 
 
 @pytest.mark.parametrize("kind", ["train", "test", "ood", "absent"])

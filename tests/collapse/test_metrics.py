@@ -2,13 +2,15 @@
 slowly, and known hazards."""
 
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from scipy.optimize import nnls
 
 import moments as moments_module
-from collapse import metrics
+from collapse import bootstrap, etf, metrics, probe, table
+from moments import Accumulator
 
 
 def simplex(classes, width, seed=0):
@@ -39,15 +41,11 @@ def draw(classes=6, width=12, images=300, offset=0.0, noise=0.3, seed=0, dtype=n
 
 
 def moments_of(features, labels, classes, exact=True):
-    return (
-        metrics.Accumulator(classes, features.shape[1], exact=exact)
-        .update(features, labels)
-        .finish()
-    )
+    return Accumulator(classes, features.shape[1], exact=exact).update(features, labels).finish()
 
 
 def values_of(rows):
-    return {(row["metric"], row["split"]): row["value"] for row in rows}
+    return {(row.metric, row.split): row.value for row in rows}
 
 
 def two_pass(features, labels, classes):
@@ -128,8 +126,8 @@ def test_metrics_agree_with_the_papers_formulas(classes, width, exact, tolerance
     moments = moments_of(features, labels, classes, exact)
     result = metrics.nc4(features, labels, W, b, moments.means, exact=exact)
     found = {
-        row["metric"]: row["value"]
-        for row in metrics.measure(moments, W, b) + metrics.nc4_rows(result, "train")
+        row.metric: row.value
+        for row in table.nc1_to_nc3(moments, W, b) + table.nc4(result.agreement, "train")
     }
     for name, value in papyan(features, labels, W, b).items():
         assert found[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
@@ -180,7 +178,7 @@ def test_exact_simplex_is_fully_collapsed(classes, width):
     labels = np.repeat(np.arange(classes), 5)
     moments = moments_of(3 * vertices[labels] + 7, labels, classes)
     W, b = 0.5 * vertices, -0.5 * vertices @ np.full(width, 7.0)  # the bias undoes the offset
-    found = values_of(metrics.measure(moments, W, b))
+    found = values_of(table.nc1_to_nc3(moments, W, b))
     assert found["nc1", "train"] == pytest.approx(0, abs=1e-14)
     assert found["nc1_rank", "train"] == classes - 1
     assert found["nc1_condition", "train"] == pytest.approx(1)
@@ -197,15 +195,17 @@ def test_exact_simplex_is_fully_collapsed(classes, width):
         assert found[f"nc2_{kind}_cosine_max", split] == pytest.approx(-1 / (classes - 1))
         assert found[f"nc2_{kind}_one_vs_rest", split] == pytest.approx(classes / (classes - 1))
     assert found["nc3_cosine_min", "train"] == pytest.approx(1)
-    assert metrics.nc4(3 * vertices[labels] + 7, labels, W, b, moments.means)["mismatch"] == 0
+    assert (
+        metrics.nc4(3 * vertices[labels] + 7, labels, W, b, moments.means).agreement.mismatch == 0
+    )
 
 
 def test_metrics_ignore_rotation_scale_and_shift_of_the_features():
     features, labels, W, b = draw()
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((12, 12)))[0]
-    before = values_of(metrics.measure(moments_of(features, labels, 6), W, b))
+    before = values_of(table.nc1_to_nc3(moments_of(features, labels, 6), W, b))
     after = values_of(
-        metrics.measure(moments_of(5 * features @ rotation + 9, labels, 6), W @ rotation, b)
+        table.nc1_to_nc3(moments_of(5 * features @ rotation + 9, labels, 6), W @ rotation, b)
     )
     assert before.keys() == after.keys() and len(before) > 20
     for key in before:
@@ -217,9 +217,9 @@ def test_renaming_classes_renames_the_table_and_changes_no_metric():
     order = np.array([3, 0, 5, 1, 4, 2])  # class c becomes order[c]
     back = np.argsort(order)
     one, other = moments_of(features, labels, 6), moments_of(features, order[labels], 6)
-    before, after = metrics.measure(one, W, b), metrics.measure(other, W[back], b[back])
+    before, after = table.nc1_to_nc3(one, W, b), table.nc1_to_nc3(other, W[back], b[back])
     assert values_of(after) == pytest.approx(values_of(before), rel=1e-10)
-    left, right = metrics.per_class(one, W), metrics.per_class(other, W[back])
+    left, right = table.per_class(one, W), table.per_class(other, W[back])
     assert right["mean_norm"] == pytest.approx([left["mean_norm"][c] for c in back])
     assert right["nearest_class"] == [order[left["nearest_class"][c]] for c in back]
 
@@ -229,7 +229,7 @@ def test_renaming_classes_renames_the_table_and_changes_no_metric():
 
 def chunked(features, labels, size, order=None, exact=True):
     features, labels = (features, labels) if order is None else (features[order], labels[order])
-    accumulator = metrics.Accumulator(6, features.shape[1], exact=exact)
+    accumulator = Accumulator(6, features.shape[1], exact=exact)
     for start in range(0, len(features), size):
         accumulator.update(features[start : start + size], labels[start : start + size])
     return accumulator
@@ -251,7 +251,7 @@ def test_chunking_and_order_change_nothing(size, arrange, exact, tolerance):
     scale = np.trace(whole.within)
     np.testing.assert_allclose(parts.within / scale, whole.within / scale, rtol=0, atol=tolerance)
     np.testing.assert_allclose(parts.means, whole.means, rtol=1e-12)
-    want, found = (values_of(metrics.measure(moments, W, b)) for moments in (whole, parts))
+    want, found = (values_of(table.nc1_to_nc3(moments, W, b)) for moments in (whole, parts))
     assert found == pytest.approx(want, rel=tolerance)
 
 
@@ -264,9 +264,9 @@ def test_blocks_inside_one_update_change_nothing(monkeypatch):
     np.testing.assert_allclose(parts.within, whole.within, rtol=1e-12, atol=1e-14)
     one, other = (metrics.nc4(features, labels, *draw()[2:], whole.means) for _ in range(2))
     monkeypatch.undo()
-    assert np.array_equal(one["nearest"], other["nearest"])
+    assert np.array_equal(one.nearest, other.nearest)
     assert np.array_equal(
-        one["nearest"], metrics.nc4(features, labels, *draw()[2:], whole.means)["nearest"]
+        one.nearest, metrics.nc4(features, labels, *draw()[2:], whole.means).nearest
     )
 
 
@@ -275,12 +275,10 @@ def test_workers_merge_in_any_order():
     whole = moments_of(features, labels, 6)
     bounds = [(0, 90), (90, 91), (91, 91), (91, 300)]  # unequal, one image, none
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
-        merged = metrics.Accumulator(6, 12, exact=True)
+        merged = Accumulator(6, 12, exact=True)
         for start, stop in (bounds[i] for i in order):
             merged.merge(
-                metrics.Accumulator(6, 12, exact=True).update(
-                    features[start:stop], labels[start:stop]
-                )
+                Accumulator(6, 12, exact=True).update(features[start:stop], labels[start:stop])
             )
         found = merged.finish()
         np.testing.assert_allclose(found.within, whole.within, rtol=1e-12, atol=1e-13)
@@ -291,7 +289,7 @@ def test_workers_merge_in_any_order():
 
 def test_finish_is_a_snapshot():
     features, labels, _, _ = draw()
-    accumulator = metrics.Accumulator(6, 12, exact=True).update(features, labels)
+    accumulator = Accumulator(6, 12, exact=True).update(features, labels)
     before = accumulator.finish()
     kept = before.means.copy(), before.within.copy(), before.counts.copy()
     accumulator.update(features + 1, labels)
@@ -389,25 +387,25 @@ def test_two_identical_class_means(offset):
     features = np.concatenate([features[labels != 1], twin[::-1]])
     labels = np.concatenate([labels[labels != 1], np.ones(len(twin), int)])
     moments = moments_of(features, labels, 6)
-    rows = {row["metric"]: row for row in metrics.measure(moments, W, b)}
-    assert rows["nc1_rank"]["value"] == 4 and rows["nc1"]["note"] == "rank 4 of 5"
-    assert 0 < rows["nc1"]["value"] < 10
-    assert rows["nc1_cdnv"]["value"] is None and rows["nc1_cdnv"]["note"].startswith("undefined")
-    assert rows["nc2_means_cosine_max"]["value"] == pytest.approx(1)
-    assert metrics.per_class(moments, W)["nearest_class"][:2] == [1, 0]
+    rows = {row.metric: row for row in table.nc1_to_nc3(moments, W, b)}
+    assert rows["nc1_rank"].value == 4 and rows["nc1"].note == "rank 4 of 5"
+    assert 0 < rows["nc1"].value < 10
+    assert rows["nc1_cdnv"].value is None and rows["nc1_cdnv"].note.startswith("undefined")
+    assert rows["nc2_means_cosine_max"].value == pytest.approx(1)
+    assert table.per_class(moments, W)["nearest_class"][:2] == [1, 0]
 
 
 def test_all_class_means_at_one_point_leave_everything_undefined():
     features = np.tile(np.random.default_rng(0).standard_normal((10, 4)) + 100, (3, 1))
     moments = moments_of(features, np.repeat(np.arange(3), 10), 3)
-    rows = metrics.measure(moments, np.eye(3, 4), np.zeros(3))
-    undefined = [row for row in rows if row["split"] == "train" and row["metric"] != "nc1_rank"]
+    rows = table.nc1_to_nc3(moments, np.eye(3, 4), np.zeros(3))
+    undefined = [row for row in rows if row.split == "train" and row.metric != "nc1_rank"]
     assert len(undefined) == 16
     for row in undefined:
-        assert row["value"] is None and row["note"].startswith("undefined"), row
+        assert row.value is None and row.note.startswith("undefined"), row
     assert metrics.nc1(moments)["nc1_rank"] == 0
     found = metrics.nc5(moments, features + 1)
-    assert found["nc5_centred"] is None and found["nc5_shift"] is None and found["nc5"] > 0.99
+    assert found.centred is None and found.shift is None and found.uncentred > 0.99
 
 
 def test_one_image_a_class_has_no_scatter_rather_than_none():
@@ -415,7 +413,7 @@ def test_one_image_a_class_has_no_scatter_rather_than_none():
     found = metrics.nc1(moments)
     assert found["nc1"] is found["nc1_trace_ratio"] is found["nc1_cdnv"] is None
     assert found["nc1_rank"] == 2
-    assert metrics.nc2(moments.centred)["gram_distance"] == pytest.approx(0, abs=1e-12)
+    assert etf.nc2(moments.centred)["gram_distance"] == pytest.approx(0, abs=1e-12)
 
 
 # ---- more classes than a simplex admits ----------------------------------------------------------
@@ -427,22 +425,21 @@ def test_no_simplex_in_few_dimensions():
     with pytest.warns(
         UserWarning, match="no simplex ETF of 6 classes exists in 3 dimensions"
     ) as caught:
-        rows = {row["metric"]: row for row in metrics.measure(moments, W, b)}
+        rows = {row.metric: row for row in table.nc1_to_nc3(moments, W, b)}
     assert [str(warning.message).split(":")[0] for warning in caught] == [
         "NC2 of the means",
         "NC2 of the weights",
     ]
-    assert rows["nc1"]["note"] == "rank 3 of 3" and rows["nc1"]["value"] > 0
+    assert rows["nc1"].note == "rank 3 of 3" and rows["nc1"].value > 0
     for name in ("angle_deviation_mean", "angle_deviation_max", "gram_distance"):
         for kind in ("means", "weights"):
-            assert rows[f"nc2_{kind}_{name}"]["value"] is None
+            assert rows[f"nc2_{kind}_{name}"].value is None
             assert (
-                rows[f"nc2_{kind}_{name}"]["note"]
+                rows[f"nc2_{kind}_{name}"].note
                 == "no simplex ETF of 6 classes exists in 3 dimensions"
             )
     assert (
-        rows["nc2_means_tight_frame_distance"]["value"] > 0
-        and rows["nc2_means_cosine_std"]["value"] > 0
+        rows["nc2_means_tight_frame_distance"].value > 0 and rows["nc2_means_cosine_std"].value > 0
     )
 
 
@@ -450,14 +447,14 @@ def test_width_of_exactly_c_minus_one_admits_the_simplex():
     features, labels, W, b = draw(classes=4, width=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = values_of(metrics.measure(moments_of(features, labels, 4), W, b))
+        found = values_of(table.nc1_to_nc3(moments_of(features, labels, 4), W, b))
     assert found["nc2_means_gram_distance", "train"] > 0
 
 
 def test_generalised_nc2_of_known_codes():
     # the octahedron, 6 points in 3 dimensions: best angle, tight frame
     cross = np.concatenate([np.eye(3), -np.eye(3)])
-    found = metrics.nc2(cross)
+    found = etf.nc2(cross)
     assert found["cosine_max"] == pytest.approx(0, abs=1e-15)  # Rankin's bound for C > D + 1
     assert found["tight_frame_distance"] == pytest.approx(0, abs=1e-15)
     # squashed: eigenvalues 2, 2, 1/2 where the tight frame has three equal
@@ -467,7 +464,7 @@ def test_generalised_nc2_of_known_codes():
         0.5,
     ]
     want = np.linalg.norm(np.array([2, 2, 0.5]) / np.sqrt(8.25) - 1 / np.sqrt(3))
-    assert metrics.nc2(flat)["tight_frame_distance"] == pytest.approx(want)
+    assert etf.nc2(flat)["tight_frame_distance"] == pytest.approx(want)
 
 
 def hull_distance(vectors):
@@ -488,9 +485,9 @@ def hull_distance(vectors):
 def test_one_vs_rest_is_the_distance_to_the_hull_of_the_others(classes, width):
     vectors = np.random.default_rng(classes).standard_normal((classes, width)) + 0.3
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert metrics.nc2(vectors)["one_vs_rest"] == pytest.approx(hull_distance(unit), rel=1e-9)
+    assert etf.nc2(vectors)["one_vs_rest"] == pytest.approx(hull_distance(unit), rel=1e-9)
     order = np.random.default_rng(0).permutation(classes)
-    assert metrics.nc2(5 * vectors[order])["one_vs_rest"] == pytest.approx(
+    assert etf.nc2(5 * vectors[order])["one_vs_rest"] == pytest.approx(
         hull_distance(unit), rel=1e-9
     )
 
@@ -502,20 +499,20 @@ def test_one_vs_rest_of_known_codes():
         7,
         8,
     ):  # D + 2 to 2 D classes: at most 1, where every other vector is orthogonal or opposite
-        assert metrics.nc2(cross[:classes])["one_vs_rest"] == pytest.approx(1, rel=1e-12)
+        assert etf.nc2(cross[:classes])["one_vs_rest"] == pytest.approx(1, rel=1e-12)
     angle = 2 * np.pi / 7  # the heptagon: from a corner to the line through its neighbours
     heptagon = np.column_stack([np.cos(angle * np.arange(7)), np.sin(angle * np.arange(7))])
-    assert metrics.nc2(heptagon)["one_vs_rest"] == pytest.approx(1 - np.cos(angle), rel=1e-12)
-    assert metrics.nc2(np.array([[3.0, 0], [0, 1], [5, 0]]))["one_vs_rest"] == pytest.approx(
+    assert etf.nc2(heptagon)["one_vs_rest"] == pytest.approx(1 - np.cos(angle), rel=1e-12)
+    assert etf.nc2(np.array([[3.0, 0], [0, 1], [5, 0]]))["one_vs_rest"] == pytest.approx(
         0, abs=1e-6
     ), "two directions are one"
     # C = D + 2: no code of 6 reaches beyond 1
     random = np.random.default_rng(1).standard_normal((40, 6, 4))
-    assert max(metrics.nc2(vectors)["one_vs_rest"] for vectors in random) <= 1
+    assert max(etf.nc2(vectors)["one_vs_rest"] for vectors in random) <= 1
 
 
 def test_tight_frame_distance_is_the_gram_distance_where_a_simplex_exists():
-    found = metrics.nc2(moments_of(*draw()[:2], 6).centred)
+    found = etf.nc2(moments_of(*draw()[:2], 6).centred)
     assert found["tight_frame_distance"] == pytest.approx(found["gram_distance"], rel=1e-12)
 
 
@@ -523,7 +520,7 @@ def test_mean_cosine_is_forced_by_centring_and_so_proves_nothing():
     norms = np.ones(6)
     centred = moments_of(*draw()[:2], 6).centred
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    found = metrics.nc2(unit - unit.mean(axis=0))
+    found = etf.nc2(unit - unit.mean(axis=0))
     assert found["cosine_mean"] == pytest.approx(-1 / (len(norms) - 1), abs=0.02)
     assert found["gram_distance"] > 0.2  # and yet far from a simplex
 
@@ -542,13 +539,13 @@ def test_absent_class_is_left_out_and_said():
     without = moments_of(features[keep], smaller, 5)
     assert np.isnan(moments.means[2]).all() and np.isnan(moments.within_class_variance[2])
     np.testing.assert_allclose(moments.global_mean, without.global_mean, rtol=1e-13)
-    rows = metrics.measure(moments, W, b)
-    want = values_of(metrics.measure(without, W[rest], b[rest]))
+    rows = table.nc1_to_nc3(moments, W, b)
+    want = values_of(table.nc1_to_nc3(without, W[rest], b[rest]))
     for row in rows:
-        if row["split"] == "train":
-            assert row["value"] == pytest.approx(want[row["metric"], "train"], rel=1e-10), row
-            assert row["note"].endswith("means of 5 of 6 classes")
-    columns = metrics.per_class(moments, W, list("abcdef"))
+        if row.split == "train":
+            assert row.value == pytest.approx(want[row.metric, "train"], rel=1e-10), row
+            assert row.note.endswith("means of 5 of 6 classes")
+    columns = table.per_class(moments, W, list("abcdef"))
     assert columns["images"][2] == 0
     for name in (
         "within_class_variance",
@@ -560,10 +557,10 @@ def test_absent_class_is_left_out_and_said():
         assert columns[name][2] is None and None not in columns[name][:2] + columns[name][3:], name
     assert columns["weight_norm"][2] == pytest.approx(np.linalg.norm(W[2]))
     found = metrics.nc4(features, labels, W, b, moments.means)
-    assert 2 not in found["nearest"] and 2 in found["predicted"] and found["images"][2] > 0
+    assert 2 not in found.nearest and 2 in found.predicted and found.images[2] > 0
     assert (
-        np.isnan(metrics.nc5(moments, features)["cosines"][2])
-        and metrics.nc5(moments, features)["nc5"] > 0
+        np.isnan(metrics.nc5(moments, features).cosines[2])
+        and metrics.nc5(moments, features).uncentred > 0
     )
 
 
@@ -571,7 +568,7 @@ def test_fewer_than_two_classes():
     with pytest.raises(ValueError, match="at least two"):
         moments_of(np.ones((3, 2)), np.array([1, 1, 1]), 4)
     with pytest.raises(ValueError, match="at least two"):
-        metrics.Accumulator(4, 2).finish()
+        Accumulator(4, 2).finish()
 
 
 # ---- NC4 -----------------------------------------------------------------------------------------
@@ -587,16 +584,12 @@ def test_nc4_agrees_with_a_loop(dtype, offset):
     rows = features.astype(np.float64)
     nearest = np.array([np.argmin(np.linalg.norm(moments.means - h, axis=1)) for h in rows])
     predicted = np.array([np.argmax(W @ h + b) for h in rows])
-    assert np.array_equal(found["nearest"], nearest) and np.array_equal(
-        found["predicted"], predicted
-    )
-    assert 0 < found["mismatch"] == np.mean(nearest != predicted) < 1
-    assert found["nearest_mean_accuracy"] == np.mean(nearest == labels)
-    assert found["head_accuracy"] == np.mean(predicted == labels)
-    assert (
-        found["mismatches"].sum() == (nearest != predicted).sum() and found["images"].sum() == 300
-    )
-    columns = metrics.per_class(moments, W, train=found)
+    assert np.array_equal(found.nearest, nearest) and np.array_equal(found.predicted, predicted)
+    assert 0 < found.agreement.mismatch == np.mean(nearest != predicted) < 1
+    assert found.agreement.nearest_mean_accuracy == np.mean(nearest == labels)
+    assert found.agreement.head_accuracy == np.mean(predicted == labels)
+    assert found.mismatches.sum() == (nearest != predicted).sum() and found.images.sum() == 300
+    columns = table.per_class(moments, W, train=found)
     for c in range(6):
         assert columns["train_mismatch"][c] == pytest.approx(
             np.mean((nearest != predicted)[labels == c])
@@ -609,15 +602,17 @@ def test_a_strongly_biased_head_is_seen_by_nc4_and_by_the_bias_spread_alone():
     labels = np.repeat(np.arange(5), 4)
     moments = moments_of(vertices[labels], labels, 5)
     fair, biased = np.zeros(5), np.array([100.0, 0, 0, 0, 0])
-    assert metrics.nc4(vertices[labels], labels, vertices, fair, moments.means)["mismatch"] == 0
+    assert (
+        metrics.nc4(vertices[labels], labels, vertices, fair, moments.means).agreement.mismatch == 0
+    )
     found = metrics.nc4(vertices[labels], labels, vertices, biased, moments.means)
     assert (
-        found["mismatch"] == 0.8
-        and found["head_accuracy"] == 0.2
-        and found["nearest_mean_accuracy"] == 1
+        found.agreement.mismatch == 0.8
+        and found.agreement.head_accuracy == 0.2
+        and found.agreement.nearest_mean_accuracy == 1
     )
-    assert list(found["mismatches"]) == [0, 4, 4, 4, 4]
-    one, other = (values_of(metrics.measure(moments, vertices, b)) for b in (fair, biased))
+    assert list(found.mismatches) == [0, 4, 4, 4, 4]
+    one, other = (values_of(table.nc1_to_nc3(moments, vertices, b)) for b in (fair, biased))
     assert {key for key in one if one[key] != other[key]} == {("head_bias_std", "head")}
     assert other["head_bias_std", "head"] == pytest.approx(40)
 
@@ -630,16 +625,16 @@ def test_nc4_chunks_add_up():
         metrics.nc4(features[i : i + 77], labels[i : i + 77], W, b, means)
         for i in range(0, 300, 77)
     ]
-    assert np.array_equal(sum(part["mismatches"] for part in parts), whole["mismatches"])
-    assert np.array_equal(sum(part["images"] for part in parts), whole["images"])
+    assert np.array_equal(sum(part.mismatches for part in parts), whole.mismatches)
+    assert np.array_equal(sum(part.images for part in parts), whole.images)
 
 
 def test_nc4_of_no_images_is_undefined():
     features, labels, W, b = draw()
     found = metrics.nc4(features[:0], labels[:0], W, b, moments_of(features, labels, 6).means)
-    rows = metrics.nc4_rows(found, "test")
-    assert [row["value"] for row in rows] == [None] * 3
-    assert rows[1]["note"] == "undefined: no images"
+    rows = table.nc4(found.agreement, "test")
+    assert [row.value for row in rows] == [None] * 3
+    assert rows[1].note == "undefined: no images"
 
 
 # ---- NC5 -----------------------------------------------------------------------------------------
@@ -651,31 +646,31 @@ def test_nc5_by_hand():
     moments = moments_of(features, np.array([0, 0, 1, 1]), 2)
     # mean (0, 2, 0): cosines 0 and 2/sqrt(5)
     found = metrics.nc5(moments, np.array([[0.0, 1, 0], [0, 3, 0]]))
-    assert found["cosines"] == pytest.approx([0, 2 / np.sqrt(5)])
-    assert found["nc5"] == pytest.approx(1 / np.sqrt(5))
+    assert found.cosines == pytest.approx([0, 2 / np.sqrt(5)])
+    assert found.uncentred == pytest.approx(1 / np.sqrt(5))
     # Centred: (1, -1, 0), (-1, 1, 0) and (-1, 1, -1): cosines -+2/sqrt(6); lengths sqrt(3) over
     # sqrt(2).
-    assert found["cosines_centred"] == pytest.approx([-2 / np.sqrt(6), 2 / np.sqrt(6)])
-    assert found["nc5_centred"] == pytest.approx(2 / np.sqrt(6))
-    assert found["nc5_shift"] == pytest.approx(np.sqrt(1.5))
+    assert found.cosines_centred == pytest.approx([-2 / np.sqrt(6), 2 / np.sqrt(6)])
+    assert found.centred == pytest.approx(2 / np.sqrt(6))
+    assert found.shift == pytest.approx(np.sqrt(1.5))
     # a mean serves for its features
-    assert metrics.nc5(moments, np.array([0.0, 2, 0]))["nc5"] == found["nc5"]
+    assert metrics.nc5(moments, np.array([0.0, 2, 0])).uncentred == found.uncentred
     # opposite is no more orthogonal
-    assert metrics.nc5(moments, np.array([0.0, -2, 0]))["nc5"] == found["nc5"]
+    assert metrics.nc5(moments, np.array([0.0, -2, 0])).uncentred == found.uncentred
     orthogonal = metrics.nc5(moments, np.array([1.0, 1, -2]))
-    assert orthogonal["nc5"] == pytest.approx(0, abs=1e-15)
+    assert orthogonal.uncentred == pytest.approx(0, abs=1e-15)
 
 
 def test_nc5_of_the_training_set_itself_is_undefined_once_centred():
     features, labels = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]]), np.array([0, 0, 1, 1])
-    rows = metrics.nc5_rows(metrics.nc5(moments_of(features, labels, 2), features), "train")
-    values = {row["metric"]: row["value"] for row in rows}
+    rows = table.nc5(metrics.nc5(moments_of(features, labels, 2), features), "train")
+    values = {row.metric: row.value for row in rows}
     assert (
         values["nc5"] == pytest.approx(np.sqrt(0.5))
         and values["nc5_centred"] is None
         and values["nc5_shift"] == 0
     )
-    assert all(row["note"].startswith("null") for row in rows)
+    assert all(row.note.startswith("null") for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -693,24 +688,24 @@ def test_nc5_refuses_other_widths_none_and_nan(other):
 def test_rows_have_the_columns_of_the_contract_and_say_their_convention():
     features, labels, W, b = draw()
     moments = moments_of(features, labels, 6)
-    rows = metrics.measure(moments, W, b)
-    rows += metrics.nc4_rows(metrics.nc4(features, labels, W, b, moments.means), "train")
-    rows += metrics.nc5_rows(metrics.nc5(moments, features + 1), "ood:shifted")
-    assert {tuple(row) for row in rows} == {
+    rows = table.nc1_to_nc3(moments, W, b)
+    rows += table.nc4(metrics.nc4(features, labels, W, b, moments.means).agreement, "train")
+    rows += table.nc5(metrics.nc5(moments, features + 1), "ood:shifted")
+    assert {tuple(asdict(row)) for row in rows} == {
         ("metric", "value", "split", "centring", "source", "note")
     }
-    assert len({(row["metric"], row["split"]) for row in rows}) == len(rows) == 33
-    assert all(row["source"] and row["centring"] in ("mu_G", "none") for row in rows)
-    assert all(type(row["value"]) in (float, int) for row in rows)
-    assert {row["split"] for row in rows} == {"train", "head", "ood:shifted"}
-    assert {row["centring"] for row in rows if row["metric"].startswith("nc2_weights")} == {"none"}
+    assert len({(row.metric, row.split) for row in rows}) == len(rows) == 33
+    assert all(row.source and row.centring in ("mu_G", "none") for row in rows)
+    assert all(type(row.value) in (float, int) for row in rows)
+    assert {row.split for row in rows} == {"train", "head", "ood:shifted"}
+    assert {row.centring for row in rows if row.metric.startswith("nc2_weights")} == {"none"}
 
 
 def test_per_class_columns():
     features, labels, W, b = draw(classes=3, width=5)
     moments = moments_of(features, labels, 3)
     result = metrics.nc4(features, labels, W, b, moments.means)
-    columns = metrics.per_class(moments, W, ["cat", "dog", "owl"], result, result)
+    columns = table.per_class(moments, W, ["cat", "dog", "owl"], result, result)
     assert list(columns) == [
         "class",
         "class_name",
@@ -739,11 +734,10 @@ def test_per_class_columns():
 
 def test_bootstrap_intervals():
     features, labels, W, b = draw(noise=0.5)
-    one, again = (metrics.bootstrap(features, labels, W, resamples=40, seed=3) for _ in range(2))
+    one, again = (bootstrap.nc1_to_nc3(features, labels, W, resamples=40, seed=3) for _ in range(2))
     assert one == again
     measured = {
-        row["metric"]: row["value"]
-        for row in metrics.measure(moments_of(features, labels, 6), W, b)
+        row.metric: row.value for row in table.nc1_to_nc3(moments_of(features, labels, 6), W, b)
     }
     assert set(one) < set(measured) and {
         "nc1",
@@ -753,9 +747,9 @@ def test_bootstrap_intervals():
     for name in ("nc1", "nc1_trace_ratio", "nc1_cdnv", "nc2_means_norm_cv", "nc3_cosine_mean"):
         low, high = one[name]
         assert low < high and abs(measured[name] - (low + high) / 2) < 2 * (high - low), name
-    wider = metrics.bootstrap(features[:60], labels[:60], W, resamples=40)["nc1_trace_ratio"]
+    wider = bootstrap.nc1_to_nc3(features[:60], labels[:60], W, resamples=40)["nc1_trace_ratio"]
     assert wider[1] - wider[0] > one["nc1_trace_ratio"][1] - one["nc1_trace_ratio"][0]
-    still = metrics.bootstrap(
+    still = bootstrap.nc1_to_nc3(
         simplex(4, 6)[np.repeat(np.arange(4), 3)], np.repeat(np.arange(4), 3), simplex(4, 6)
     )
     assert still["nc1"] == pytest.approx((0, 0), abs=1e-14)
@@ -765,11 +759,11 @@ def test_the_intervals_of_nc4_are_those_of_resampled_images_and_cost_no_pass():
     features, labels, W, b = draw(noise=1.5)
     result = metrics.nc4(features, labels, W, b, moments_of(features, labels, 6).means)
     slowly = []
-    for drawn in metrics.draws(labels, 400, seed=5):
+    for drawn in bootstrap.draws(labels, 400, seed=5):
         assert np.array_equal(np.bincount(labels[drawn]), np.bincount(labels)), (
             "as many of each class"
         )
-        nearest, predicted = result["nearest"][drawn], result["predicted"][drawn]
+        nearest, predicted = result.nearest[drawn], result.predicted[drawn]
         slowly.append(
             [
                 np.mean(nearest != predicted),
@@ -778,16 +772,16 @@ def test_the_intervals_of_nc4_are_those_of_resampled_images_and_cost_no_pass():
             ]
         )
     expected = np.quantile(slowly, [0.025, 0.975], axis=0).T
-    found = metrics.bootstrap_nc4(result, labels, 4000)
+    found = bootstrap.nc4(result, 4000)
     assert list(found) == ["nc4_mismatch", "nc4_nearest_mean_accuracy", "nc4_head_accuracy"]
     for name, interval in zip(found, expected, strict=True):
         assert (
             found[name] == pytest.approx(tuple(interval), abs=0.02)
-            and found[name][0] < result[name[4:]] < found[name][1]
+            and found[name][0] < getattr(result.agreement, name[4:]) < found[name][1]
         )
     vertices = simplex(5, 8)
     perfect = metrics.nc4(vertices, np.arange(5), vertices, np.zeros(5), vertices)
-    assert metrics.bootstrap_nc4(perfect, np.arange(5))["nc4_mismatch"] == (0, 0)
+    assert bootstrap.nc4(perfect)["nc4_mismatch"] == (0, 0)
 
 
 def test_the_intervals_of_nc5_hold_what_repeated_sets_give():
@@ -795,15 +789,15 @@ def test_the_intervals_of_nc5_hold_what_repeated_sets_give():
     moments, generator = moments_of(features, labels, 6), np.random.default_rng(1)
     centre = generator.standard_normal(12)
     sets = [centre + 2 * generator.standard_normal((150, 12)) for _ in range(300)]
-    sampled = np.quantile([metrics.nc5(moments, other)["nc5"] for other in sets], [0.025, 0.975])
-    low, high = metrics.bootstrap_nc5(moments, sets[0], resamples=400)["nc5"]
+    sampled = np.quantile([metrics.nc5(moments, other).uncentred for other in sets], [0.025, 0.975])
+    low, high = bootstrap.nc5(moments, sets[0], resamples=400)["nc5"]
     assert (
         0.7 < (high - low) / np.ptp(sampled) < 1.4
-        and low < metrics.nc5(moments, sets[0])["nc5"] < high
+        and low < metrics.nc5(moments, sets[0]).uncentred < high
     )
-    within = metrics.bootstrap_nc5(moments, features, labels, 100)["nc5"]
+    within = bootstrap.nc5(moments, features, labels, 100)["nc5"]
     assert within[1] - within[0] < np.subtract(
-        *metrics.bootstrap_nc5(moments, features, None, 100)["nc5"][::-1]
+        *bootstrap.nc5(moments, features, None, 100)["nc5"][::-1]
     )
 
 
@@ -811,14 +805,14 @@ def test_zero_weights_have_no_direction():
     features, labels, W, b = draw()
     W[1] = 0
     moments = moments_of(features, labels, 6)
-    found = values_of(metrics.measure(moments, W, b))
+    found = values_of(table.nc1_to_nc3(moments, W, b))
     assert (
         found["nc3_cosine_mean", "train"] is None
         and found["nc2_weights_cosine_std", "head"] is None
     )
     assert found["nc3_self_duality", "train"] > 0
-    assert metrics.per_class(moments, W)["cosine_weight_mean"][1] is None
-    assert values_of(metrics.measure(moments, 0 * W, b))["nc3_self_duality", "train"] is None
+    assert table.per_class(moments, W)["cosine_weight_mean"][1] is None
+    assert values_of(table.nc1_to_nc3(moments, 0 * W, b))["nc3_self_duality", "train"] is None
 
 
 # ---- a person's mistakes -------------------------------------------------------------------------
@@ -829,7 +823,7 @@ def test_non_finite_features_are_refused_with_their_row_and_add_nothing(value):
     features, labels, W, b = draw()
     means = moments_of(features, labels, 6).means
     features[211, 4] = value
-    accumulator = metrics.Accumulator(6, 12)
+    accumulator = Accumulator(6, 12)
     with pytest.raises(ValueError, match="row 211 hold NaN or infinity"):
         accumulator.update(features, labels)
     assert accumulator.counts.sum() == 0 and not accumulator.scatter.any()
@@ -856,7 +850,7 @@ def test_non_finite_features_are_refused_with_their_row_and_add_nothing(value):
 def test_wrong_features_and_labels(change, message):
     features, labels = change(*draw()[:2])
     with pytest.raises(ValueError, match=message):
-        metrics.Accumulator(6, 12).update(features, labels)
+        Accumulator(6, 12).update(features, labels)
 
 
 def test_wrong_head_and_wrong_partner():
@@ -864,13 +858,13 @@ def test_wrong_head_and_wrong_partner():
     moments = moments_of(features, labels, 6)
     for weights, bias in ((W[:5], b), (W[:, :4], b), (W, b[:3]), (W.T, b)):
         with pytest.raises(ValueError, match=r"take head\.csv and features from one checkpoint"):
-            metrics.measure(moments, weights, bias)
+            table.nc1_to_nc3(moments, weights, bias)
         with pytest.raises(ValueError, match=r"take head\.csv and features from one checkpoint"):
             metrics.nc4(features, labels, weights, bias, moments.means)
     with pytest.raises(ValueError, match="head holds NaN"):
-        metrics.measure(moments, W * np.nan, b)
+        table.nc1_to_nc3(moments, W * np.nan, b)
     with pytest.raises(ValueError, match="cannot merge 5 classes x 12 features into 6 x 12"):
-        metrics.Accumulator(6, 12).merge(metrics.Accumulator(5, 12))
+        Accumulator(6, 12).merge(Accumulator(5, 12))
 
 
 # ---- beyond the metrics --------------------------------------------------------------------------
@@ -890,16 +884,12 @@ def clouds(classes=5, width=8, seed=0):
 
 
 def gathered(features, labels, classes):
-    return (
-        metrics.Accumulator(classes, features.shape[1], exact=True)
-        .update(features, labels)
-        .finish()
-    )
+    return Accumulator(classes, features.shape[1], exact=True).update(features, labels).finish()
 
 
 def test_the_total_covariance_is_that_of_all_images():
     features, labels = clouds()
-    mean, covariance = metrics.total(gathered(features, labels, 5))
+    mean, covariance = probe.total(gathered(features, labels, 5))
     np.testing.assert_allclose(mean, features.astype(float).mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(
         covariance, np.cov(features.astype(float), rowvar=False, bias=True), rtol=1e-11, atol=1e-12
@@ -910,7 +900,7 @@ def test_the_total_covariance_is_that_of_all_images():
 def test_the_probe_is_least_squares_with_a_bias_and_dead_features_get_no_weight(width):
     features, labels = clouds(width=max(width, 4))
     features = features[:, :width]
-    W, b = metrics.least_squares_head(gathered(features, labels, 5))
+    W, b = probe.least_squares_head(gathered(features, labels, 5))
     # else lstsq would count the bias in its least norm
     centred = features - features.astype(float).mean(axis=0)
     targets = np.eye(5)[labels]
@@ -927,7 +917,7 @@ def test_the_probe_never_predicts_a_class_without_images():
     features, labels = clouds()
     kept = labels != 2
     with pytest.warns(UserWarning, match="no images"):
-        W, b = metrics.least_squares_head(gathered(features[kept], labels[kept], 5))
+        W, b = probe.least_squares_head(gathered(features[kept], labels[kept], 5))
     assert not W[2].any() and b[2] == 0 and np.isfinite(W).all()
     assert (features[kept] @ W.T + b).argmax(axis=1).max() == 4
 
@@ -952,6 +942,6 @@ def test_an_exact_bootstrap_hardly_differs():
     features, labels = clouds()
     W = np.random.default_rng(0).normal(size=(5, 8))
     fast, exact = (
-        metrics.bootstrap(features, labels, W, 5, exact=exact) for exact in (False, True)
+        bootstrap.nc1_to_nc3(features, labels, W, 5, exact=exact) for exact in (False, True)
     )
     assert fast["nc1"] == pytest.approx(exact["nc1"], rel=1e-4) and fast["nc1"] != exact["nc1"]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from collapse import metrics, rows
+from collapse import metrics, rows, table
+from moments import Accumulator
 
 
 @pytest.fixture(scope="module")
@@ -14,25 +15,25 @@ def written():
     b = np.zeros(3)
     features = generator.normal(size=(30, 4))
     labels = np.arange(30) % 3
-    moments = metrics.Accumulator(3, 4).update(features, labels).finish()
-    decided = metrics.nc4(features, labels, W, b, moments.means)
+    moments = Accumulator(3, 4).update(features, labels).finish()
+    decided = metrics.nc4(features, labels, W, b, moments.means).agreement
     aligned = metrics.nc5(moments, features)
-    return metrics.all_rows(
-        metrics.measure(moments, W, b),
+    return table.whole(
+        table.nc1_to_nc3(moments, W, b),
         {"train": decided, "test": decided},
         {"test": aligned, "ood:far": aligned},
     )
 
 
 def test_the_rows_are_the_metrics_that_are_written(written):
-    assert {line["metric"] for line in written} == set(rows.ROWS)
+    assert {line.metric for line in written} == set(rows.ROWS)
     assert len(rows.ROWS) == len(rows.ALL), "a key stands in one row alone"
 
 
 def test_centring_and_source_in_the_table_are_those_of_the_row(written):
     for line in written:
-        known = rows.ROWS[line["metric"]]
-        assert (line["centring"], line["source"]) == (known.centring, known.source)
+        known = rows.ROWS[line.metric]
+        assert (line.centring, line.source) == (known.centring, known.source)
 
 
 def test_a_row_says_what_its_metric_means():
@@ -41,7 +42,7 @@ def test_a_row_says_what_its_metric_means():
 
 
 def test_what_is_printed_and_drawn_is_written(written):
-    splits = {(line["metric"], line["split"]) for line in written}
+    splits = {(line.metric, line.split) for line in written}
     assert set(rows.printed()) <= splits and set(rows.PRINTED) <= splits
     assert set(rows.curves()) == set(rows.printed()) and set(rows.layers()) <= splits
     assert set(rows.beside_methods()) - splits == {("nc5", "ood"), ("nc5_centred", "ood")}

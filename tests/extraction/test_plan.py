@@ -15,7 +15,8 @@ import data
 import run_networks
 import utils
 from artifacts import current, records, store
-from networks import checkpoints, registry
+from extraction import places
+from networks import checkpoints, loading, registry
 
 pytestmark = [
     pytest.mark.slow,  # most tests extract a small network
@@ -64,7 +65,7 @@ def test_a_training_that_ends_in_the_same_weights_keeps_every_file(own_digits_ru
         times(own_digits_run.folder) == before
         and capsys.readouterr().out.count("kept as it is") == 7
     )
-    weights = registry.load(own_digits_run.checkpoint)[2]["weights_sha256"]
+    weights = loading.load(own_digits_run.checkpoint)[2]["weights_sha256"]
     for name in ("head", "ID_digits_train", "OOD_uniform_test"):
         sidecar = records.read_sidecar(own_digits_run.folder / f"{name}.csv")
         assert (sidecar["checkpoint_sha256"], sidecar["weights_sha256"]) == (old, weights)
@@ -450,4 +451,4 @@ def test_the_same_file_trained_anew_is_extracted_into_its_folder(seeds):
 )
 def test_folders_are_named_after_what_tells_the_checkpoints_apart(paths, names, tmp_path):
     paths = [str(tmp_path / path) for path in paths]
-    assert [folder.name for folder in run_networks.apart(paths, "results").values()] == names
+    assert [folder.name for folder in places.apart(paths, "results").values()] == names

@@ -9,6 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from helpers import named
+from image_cases import plainly
 from PIL import Image
 
 import cli
@@ -17,10 +19,6 @@ from images import folders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ODD = os.fsdecode(b"caf\xe9")  # latin-1
-
-
-def plainly(size):
-    return data.Preprocessing(size, (0.0,) * 3, (1.0,) * 3)
 
 
 def write(path, seed=0):
@@ -167,7 +165,7 @@ def test_a_single_file_is_a_folder_of_one(tmp_path):
         images.source
         == whole.source
         == folders.listing_hash(path)
-        == data.source_of(f"mine={path}", None)
+        == data.source_of(named(f"mine={path}"), None)
     )
     assert images.content() == whole.content() == folders.content_hash(path)
     assert folders.content_hash(path, ["photo.jpg"]) == images.content()
@@ -213,7 +211,7 @@ def test_a_set_whose_path_is_a_circle_of_links_is_refused(tmp_path, below):
     with pytest.raises(ValueError, match=said):
         data.image_folder(path, plainly(8))
     with pytest.raises(ValueError, match=said):
-        data.check_ood([f"mine={path}"], "digits")
+        data.check_ood([named(f"mine={path}")], "digits")
     assert folders.listing_hash(path) is None
 
 
@@ -246,7 +244,7 @@ def test_names_of_folders_are_taken_literally(tmp_path, monkeypatch, name):
     images = data.image_folder(name, plainly(12))
     assert images.paths == [f"{name}/{name}.png"] and images.class_names == [name]
     assert images.content() == folders.content_hash(tmp_path / name)
-    ood = data.load_ood(f"mine={name}", None, plainly(12), None)
+    ood = data.load_ood(named(f"mine={name}"), None, plainly(12), None)
     assert torch.equal(
         ood.in_memory().pixels, images.in_memory().pixels
     ) and ood.labels.tolist() == [-1]
@@ -306,8 +304,8 @@ def test_a_leading_tilde_is_the_home_folder_in_every_path(monkeypatch):
         "output_dir": "/home/me",
         "checkpoint": "/home/me/a.pth",
         "debug": False,
-        "ood": ["mine=/home/me/photos", "dtd"],
-        "dataset": "birds=/home/me/birds",
+        "ood": [named("mine=/home/me/photos"), named("dtd")],
+        "dataset": named("birds=/home/me/birds"),
         "model": "/home/me/net.py:build",
     }
 
@@ -317,7 +315,7 @@ def test_other_paths_are_taken_as_they_stand(path):
     args = parse(
         "--data-dir", path, "--output-dir", path, "--ood", f"mine={path}", f"--checkpoint={path}"
     )
-    assert [args.data_dir, args.output_dir, *args.ood, args.checkpoint] == [
+    assert [args.data_dir, args.output_dir, *map(str, args.ood), args.checkpoint] == [
         path,
         path,
         f"mine={path}",

@@ -18,7 +18,7 @@ import torch
 from helpers import ours, same, saved, tiny
 from torch import nn
 
-from networks import checkpoints, registry
+from networks import checkpoints, loading, messages, registry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,7 +123,7 @@ def test_every_form_gives_the_same_network_as_the_plain_state_dict(tmp_path, for
     torch.save(FORMS[form](state), path, _use_new_zipfile_serialization=zipped)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network, classifier, checkpoint = registry.load(path, "resnet_cifar")
+        network, classifier, checkpoint = loading.load(path, "resnet_cifar")
     assert same(network.state_dict(), state) and classifier is network.fc
     assert checkpoint["classes"] == 4 and checkpoint[
         "weights_sha256"
@@ -167,7 +167,7 @@ def test_a_recipe_or_an_epoch_of_another_project_is_not_written_on(tmp_path, fac
 
 def test_a_file_from_before_torch_0_4_has_no_counters(tmp_path):
     wanted = tiny()
-    network, _, _ = registry.load(
+    network, _, _ = loading.load(
         saved(tmp_path, without_counters(wanted.state_dict())), "resnet_cifar"
     )
     assert same(without_counters(network.state_dict()), without_counters(wanted.state_dict()))
@@ -178,12 +178,12 @@ def test_what_is_left_out_is_said(tmp_path):
     with pytest.warns(
         UserWarning, match="left out, since resnet_cifar has no such parameters: ema.conv1.weight"
     ):
-        registry.load(saved(tmp_path, {**state, **prefixed(state, "ema.")}), "resnet_cifar")
+        loading.load(saved(tmp_path, {**state, **prefixed(state, "ema.")}), "resnet_cifar")
     with pytest.warns(
         UserWarning,
         match="the weights are those of state_dict; state_dict_ema beside it is left out",
     ):
-        registry.load(
+        loading.load(
             saved(tmp_path, {"state_dict": state, "state_dict_ema": state}), "resnet_cifar"
         )
 
@@ -192,7 +192,7 @@ def test_a_matrix_behind_the_head_is_named_and_the_head_is_not(tmp_path):
     with pytest.raises(
         ValueError, match=r"does not fit resnet_cifar: unexpected: prototypes\.weight$"
     ):
-        registry.load(
+        loading.load(
             saved(
                 tmp_path,
                 {"state_dict": {**tiny().state_dict(), "prototypes.weight": torch.zeros(7, 64)}},
@@ -216,7 +216,7 @@ def test_a_matrix_behind_the_head_is_named_and_the_head_is_not(tmp_path):
 )
 def test_where_it_cannot_be_told_which_network_is_meant_it_is_not_guessed(tmp_path, content, said):
     with pytest.raises(ValueError) as caught:
-        registry.load(saved(tmp_path, content(tiny().state_dict())), "resnet_cifar")
+        loading.load(saved(tmp_path, content(tiny().state_dict())), "resnet_cifar")
     assert said in str(caught.value)
 
 
@@ -242,13 +242,13 @@ def test_our_words_in_anothers_file_are_left_out_and_that_is_said(tmp_path, name
         UserWarning,
         match=f"was not written by train.py: its own {name} is ignored; --model and --dataset say",
     ):
-        _, _, checkpoint = registry.load(path, "resnet_cifar")
+        _, _, checkpoint = loading.load(path, "resnet_cifar")
     assert checkpoint["model"] == "resnet_cifar" and checkpoint["epoch"] == 3
     assert name == "model" or name not in checkpoint
 
 
 def test_a_file_of_ours_is_believed_without_a_word(tmp_path, recwarn):
-    _, _, checkpoint = registry.load(
+    _, _, checkpoint = loading.load(
         saved(tmp_path, ours(tiny(), trained_state_dict=tiny().state_dict()))
     )
     assert (
@@ -276,7 +276,7 @@ def test_the_first_versions_files_are_still_ours(tmp_path):
         optimizer_state_dict={},
         seconds=1.0,
     )
-    assert registry.load(saved(tmp_path, old))[2]["class_names"] == list("0123")
+    assert loading.load(saved(tmp_path, old))[2]["class_names"] == list("0123")
 
 
 NOT_OURS_TO_SAY = {
@@ -352,7 +352,7 @@ def test_a_preprocessing_that_no_image_could_go_through_is_refused(tmp_path, cha
 
 def test_class_names_must_be_as_many_as_the_outputs(tmp_path):
     with pytest.raises(ValueError, match=r"other shapes: fc\.weight \(4, 64\) for \(3, 64\)"):
-        registry.load(saved(tmp_path, ours(tiny(), class_names=["a", "b", "c"])))
+        loading.load(saved(tmp_path, ours(tiny(), class_names=["a", "b", "c"])))
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_seeded_changes_of_a_good_file_end_in_a_network_or_in_one_line(tmp_path)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                registry.load(saved(tmp_path, content), draw.choice([None, "resnet_cifar"]))
+                loading.load(saved(tmp_path, content), draw.choice([None, "resnet_cifar"]))
             outcomes["loaded"] += 1
         except ValueError as error:
             assert str(error).isprintable() and len(str(error)) < 900
@@ -525,7 +525,7 @@ def test_torchscript_is_refused_with_the_line_that_saves_its_weights(tmp_path):
 def test_another_pickle_protocol_is_refused_with_what_can_be_read(tmp_path):
     torch.save(tiny().state_dict(), tmp_path / "four.pth", pickle_protocol=4)
     refused(
-        tmp_path / "four.pth", "was not written by torch.save in its default form", checkpoints.SAVE
+        tmp_path / "four.pth", "was not written by torch.save in its default form", messages.SAVE
     )
 
 
@@ -556,7 +556,7 @@ def test_a_small_file_whose_words_would_fill_the_memory_is_refused_in_one_line(t
 def test_control_characters_of_a_file_are_never_printed(tmp_path):
     path = saved(tmp_path, {"\x1b[2Jconv": torch.zeros(2, 2), "\x1b[31m\r\nx": torch.zeros(3)})
     with pytest.raises(ValueError) as caught:
-        registry.load(path, "resnet_cifar")
+        loading.load(path, "resnet_cifar")
     assert str(caught.value).isprintable() and "?[2Jconv" in str(caught.value)
 
 

@@ -10,7 +10,7 @@ import torch
 from helpers import ours, same, saved, tiny
 from torch import nn
 
-from networks import checkpoints, registry
+from networks import checkpoints, classifiers, loading, registry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +50,7 @@ def own_file(tmp_path):
 
 def test_a_bare_state_dict_is_loaded_into_the_named_network(tmp_path):
     wanted = tiny()
-    network, classifier, checkpoint = registry.load(
+    network, classifier, checkpoint = loading.load(
         saved(tmp_path, wanted.state_dict()), "resnet_cifar"
     )
     assert same(network.state_dict(), wanted.state_dict())
@@ -62,7 +62,7 @@ def test_a_bare_state_dict_is_loaded_into_the_named_network(tmp_path):
 def test_the_keys_of_older_projects_are_known(tmp_path, key):
     wanted = tiny()
     path = saved(tmp_path, {key: wanted.state_dict(), "epoch": 12, "acc": 63.5})
-    network, _, checkpoint = registry.load(path, "resnet_cifar")
+    network, _, checkpoint = loading.load(path, "resnet_cifar")
     assert same(network.state_dict(), wanted.state_dict())
     assert checkpoint["epoch"] == 12 and {"model_state_dict", "epoch", "acc", "model"} <= set(
         checkpoint
@@ -76,7 +76,7 @@ def test_the_prefixes_of_parallel_and_compiled_networks_are_taken_off(tmp_path, 
     wanted = tiny()
     state = {prefix + key: value for key, value in wanted.state_dict().items()}
     assert same(
-        registry.load(saved(tmp_path, state), "resnet_cifar")[0].state_dict(), wanted.state_dict()
+        loading.load(saved(tmp_path, state), "resnet_cifar")[0].state_dict(), wanted.state_dict()
     )
 
 
@@ -107,9 +107,9 @@ def test_a_checkpoint_names_its_own_network_and_its_arguments(tmp_path):
     torch.manual_seed(0)
     wanted = registry.build("resnet_cifar", 3, dropout=0.5)
     path = saved(tmp_path, ours(wanted, model_args={"dropout": 0.5}))
-    network, _, _ = registry.load(path)
+    network, _, _ = loading.load(path)
     assert network.dropout.p == 0.5 and same(network.state_dict(), wanted.state_dict())
-    assert registry.load(path, "resnet_cifar")[2]["model"] == "resnet_cifar"
+    assert loading.load(path, "resnet_cifar")[2]["model"] == "resnet_cifar"
 
 
 def test_half_precision_parameters_are_read_into_float32(tmp_path):
@@ -121,7 +121,7 @@ def test_half_precision_parameters_are_read_into_float32(tmp_path):
             for key, value in wanted.state_dict().items()
         },
     )
-    classifier = registry.load(path, "resnet_cifar")[1]
+    classifier = loading.load(path, "resnet_cifar")[1]
     assert classifier.weight.dtype == torch.float32
     assert torch.equal(classifier.weight, wanted.fc.weight.half().float())
 
@@ -134,7 +134,7 @@ def test_missing_unexpected_and_misshapen_parameters_are_named(tmp_path):
     state["layer9.weight"] = state.pop("conv1.weight")
     state["stack2.0.first_conv.weight"] = torch.zeros(32, 16, 5, 5)
     with pytest.raises(ValueError) as caught:
-        registry.load(saved(tmp_path, state), "resnet_cifar")
+        loading.load(saved(tmp_path, state), "resnet_cifar")
     text = str(caught.value)
     assert "missing: conv1.weight" in text and "unexpected: layer9.weight" in text
     assert (
@@ -151,18 +151,18 @@ def test_a_network_of_another_kind_is_refused_with_a_few_names_and_a_count(tmp_p
             r"does not fit resnet18: missing: bn1|does not fit resnet18: missing: .* and \d+ more"
         ),
     ):
-        registry.load(path, "resnet18")
+        loading.load(path, "resnet18")
 
 
 def test_another_model_than_the_checkpoints_is_refused(tmp_path):
     path = saved(tmp_path, ours(tiny()))
     with pytest.raises(ValueError, match="holds a resnet_cifar, not a resnet18"):
-        registry.load(path, "resnet18")
+        loading.load(path, "resnet18")
 
 
 def test_a_bare_state_dict_asks_for_the_model(tmp_path):
     with pytest.raises(ValueError, match="name it with --model"):
-        registry.load(saved(tmp_path, tiny().state_dict()))
+        loading.load(saved(tmp_path, tiny().state_dict()))
 
 
 class Danger:
@@ -241,7 +241,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_one(tmp_path):
 def test_a_network_without_a_matrix_is_refused(tmp_path, own_file):
     path = saved(tmp_path, registry.build(f"{own_file}:convolutions", 4).state_dict())
     with pytest.raises(ValueError, match="no linear classifier"):
-        registry.load(path, f"{own_file}:convolutions")
+        loading.load(path, f"{own_file}:convolutions")
 
 
 # ---- networks by name ----------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_a_network_of_your_own_is_built_saved_and_loaded(tmp_path, own_file, fun
     name = f"{own_file}:{function}"
     torch.manual_seed(0)
     wanted = registry.build(name, 3)
-    network, classifier, checkpoint = registry.load(
+    network, classifier, checkpoint = loading.load(
         saved(tmp_path, {"net": wanted.state_dict()}), name
     )
     x = torch.randn(2, 3, 8, 8)
@@ -293,7 +293,7 @@ def test_names_of_networks_in_file_names():
 @pytest.mark.parametrize("name", list(registry.MODELS))
 def test_every_row_of_the_registry_builds_a_network_whose_classifier_stands_where_it_says(name):
     network = registry.build(name, 3)
-    layer = registry.classifier(network, name)
+    layer = classifiers.classifier(network, name)
     assert isinstance(layer, nn.Linear) and layer.out_features == 3
     with torch.no_grad():
         assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
@@ -302,4 +302,4 @@ def test_every_row_of_the_registry_builds_a_network_whose_classifier_stands_wher
 def test_a_network_without_a_linear_layer_has_no_classifier(own_file):
     name = f"{own_file}:convolutions"
     with pytest.raises(ValueError, match="no linear layer"):
-        registry.classifier(registry.build(name, 3), name)
+        classifiers.classifier(registry.build(name, 3), name)

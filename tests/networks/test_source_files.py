@@ -15,7 +15,7 @@ import main
 import run_networks
 import train
 from artifacts import store
-from networks import registry, source_files
+from networks import classifiers, loading, registry, source_files
 
 # Most tests train or extract a small network.
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -125,13 +125,13 @@ def test_another_file_than_the_checkpoints_is_not_taken_for_it_and_a_moved_one_i
     with pytest.raises(
         ValueError, match=r"holds a .*net\.py:build, not a .*other\.py:build"
     ) as caught:
-        registry.load(path, other)
+        loading.load(path, other)
     assert str(caught.value).endswith(f"--model {model}")
     with pytest.raises(ValueError, match=r"holds a .*net\.py:build, not a resnet18"):
-        registry.load(path, "resnet18")
+        loading.load(path, "resnet18")
     assert not trace.exists()
     moved = shutil.move(model.removesuffix(":build"), tmp_path / "mine")
-    assert registry.load(path, f"{moved}:build")[2]["weights_sha256"]
+    assert loading.load(path, f"{moved}:build")[2]["weights_sha256"]
 
 
 def test_a_foreign_file_that_names_code_does_not_even_suggest_it(tmp_path):
@@ -143,7 +143,7 @@ def test_a_foreign_file_that_names_code_does_not_even_suggest_it(tmp_path):
         pytest.warns(UserWarning, match="its own model is ignored"),
         pytest.raises(ValueError, match=r"name it with --model$"),
     ):
-        registry.load(path)
+        loading.load(path)
 
 
 def test_main_repeats_a_persons_file_to_the_extraction_and_no_name_of_the_registry():
@@ -356,7 +356,7 @@ def test_a_classifier_of_every_kind_is_trained_extracted_and_found_in_a_bare_sta
     model = written(tmp_path, text)
     checkpoint = trained(model, tmp_path / "results", "--track-nc", "1")
     folder = extracted(checkpoint, "--model", model)
-    network, layer, content = registry.load(checkpoint, model)
+    network, layer, content = loading.load(checkpoint, model)
     assert layer is network.get_submodule(place) and content["classes"] == 3
     head = store.read_head(folder / "head.csv")
     W, b, names = head.W, head.b, head.class_names
@@ -367,7 +367,7 @@ def test_a_classifier_of_every_kind_is_trained_extracted_and_found_in_a_bare_sta
         logits = network(preprocessing.normalise(images.pixels)).numpy()
     assert names == list("012") and W.shape == (3, 8)
     assert np.abs(found.features @ W.T + b - logits).max() < 1e-4
-    bare = registry.load(saved(tmp_path, network.state_dict()), model)
+    bare = loading.load(saved(tmp_path, network.state_dict()), model)
     assert (
         bare[1] is bare[0].get_submodule(place)
         and bare[2]["weights_sha256"] == content["weights_sha256"]
@@ -449,11 +449,11 @@ def test_a_1x1_convolution_and_the_mean_over_positions_commute():
         nn.Conv2d(5, 3, 1),
         torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0)),
     )
-    W, b = registry.head(layer)
+    W, b = classifiers.head(layer)
     with torch.no_grad():
         assert (
             np.abs(
-                layer(inputs).mean((2, 3)).numpy() - (registry.vectors(inputs).numpy() @ W.T + b)
+                layer(inputs).mean((2, 3)).numpy() - (classifiers.vectors(inputs).numpy() @ W.T + b)
             ).max()
             < 1e-6
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from score_cases import CASES, Case, random_case, score_one, slow_mahalanobis, slow_residual, tiny
 
-from scores import geometry, registry
+from scores import registry, spectra
 
 
 def test_distances_by_hand():
@@ -46,7 +46,7 @@ def test_vim_origin_of_a_head_whose_rows_sum_to_zero():
     case = CASES["random"]
     W = case.W - case.W.mean(axis=0)  # rank C - 1, up to rounding, as collapse makes it
     b = case.b + 1
-    u = geometry.vim_origin(W, b)
+    u = spectra.vim_origin(W, b)
     default = np.linalg.pinv(W.astype(np.float64)) @ b
     assert np.linalg.norm(u) < 10 < 1e4 < np.linalg.norm(default)
     # all logits equal, as near to 0 as such a head gets

@@ -30,10 +30,10 @@ def test_msp_keeps_the_order_where_float32_saturates():
     logits = np.zeros((4, 10), np.float32)
     logits[:, 0] = [20, 24, 28, 32]
     assert (np.exp(logits[:, 0]) / np.exp(logits).sum(axis=1) == 1).all()  # in float32 all four tie
-    values = registry.METHODS["MSP"].score(None, logits, None)
+    values = registry.METHODS["MSP"].score(logits, logits, registry.Fitted())
     assert (np.diff(values) > 0).all()
     with pytest.warns(UserWarning, match="MSP"):
-        values = registry.METHODS["MSP"].score(None, logits * 10, None)
+        values = registry.METHODS["MSP"].score(logits, logits * 10, registry.Fitted())
     assert (values == 1).all()
 
 

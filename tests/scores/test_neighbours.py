@@ -54,14 +54,14 @@ def searched(case, k, monkeypatch, small=0, similarities=2**14, **values):
         **values,
     }.items():
         monkeypatch.setattr(bank, name, value)
-    levels, prune = [], bank.Bank._prune
+    levels, prune = [], bank.Search.prune
 
-    def spied(self, queries, tails, classes, least, level, *rest):
-        found, share = prune(self, queries, tails, classes, least, level, *rest)
+    def spied(self, queries, level):
+        found, share = prune(self, queries, level)
         levels.append((level, share))
         return found, share
 
-    monkeypatch.setattr(bank.Bank, "_prune", spied)
+    monkeypatch.setattr(bank.Search, "prune", spied)
     return np.sort(case.train.bank.search(case.test, case.logits.argmax(axis=1), k), axis=1), levels
 
 
@@ -126,10 +126,10 @@ def test_knn_of_many_wide_features_is_exact_as_it_stands(monkeypatch):
         case.b,
         np.vstack([case.test, np.zeros((1, 128), np.float32)]),
     )
-    asked, prune = [], bank.Bank._prune
+    asked, prune = [], bank.Search.prune
     monkeypatch.setattr(
-        bank.Bank,
-        "_prune",
+        bank.Search,
+        "prune",
         lambda self, *given: asked.append(1) or prune(self, *given),
     )
     found, nearest = (

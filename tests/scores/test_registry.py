@@ -183,9 +183,8 @@ def test_at_the_edge_every_score_is_a_number_or_undefined_for_a_reason(name):
     assert empty - {"SHE"} == undefined  # SHE has no pattern where no training image is right
     for method in empty:
         assert (
-            getattr(states[method], "note", registry.METHODS[method].missing)
-            != "its score is not a finite number"
-        ), method
+            states[method].note or registry.METHODS[method].missing
+        ) != "its score is not a finite number", method
 
 
 @pytest.mark.parametrize(
@@ -220,6 +219,7 @@ def test_a_head_whose_products_overflow_is_refused():
         ("NECO", {"dim": 41}, "NECO: the principal dimension"),
         ("Energy", {"temperature": 0}, "Energy: the temperature is 0"),
         ("Mahalanobis", {"ridge": -1}, "Mahalanobis: the ridge is -1"),
+        ("NCI", {"alpha": -0.1}, "NCI: the weight alpha is -0.1; expected at least 0"),
         ("TempScaling", {"temperature": -2}, "TempScaling"),
         ("KNN", {"k": 0}, "KNN: the number of neighbours"),
         ("ReAct", {"percentile": 100}, "ReAct: the percentile"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from score_cases import CASES
 
-from scores import registry, rows
+from scores import limits, registry, rows
 
 EVERY = [(name, parameter) for name, row in registry.METHODS.items() for parameter in row.described]
 # Another legal value for each parameter, which changes what is recorded.
@@ -112,18 +112,25 @@ def test_a_mistake_says_what_was_expected(text, said):
 
 
 def test_a_row_says_what_its_method_does():
-    for row in rows.ALL:
+    for row in registry.ROWS.values():
         assert row.does and row.formula and row.source
         assert row.link.startswith("https://")
-        assert set(row.needs) <= {"head", "labels"}
-    assert len({row.does for row in rows.ALL}) == len(rows.ALL)
+        assert set(row.needs) <= {"head", "labels", "images"}
+    assert len({row.does for row in registry.ROWS.values()}) == len(rows.ALL) + 1
+
+
+def test_odin_has_a_row_and_no_fit():
+    assert set(registry.ROWS) - set(registry.METHODS) == {"ODIN"}
+    assert registry.needs_head("ODIN")
+    with pytest.raises(ValueError, match="unknown method ODIN"):
+        registry.fit_all(CASES["random"].train, ["ODIN"])
 
 
 def test_every_parameter_has_a_meaning_and_a_type():
     for row in rows.ALL:
         for parameter in row.described.values():
             assert parameter.meaning and parameter.kind in (int, float, bool)
-    assert set(rows.LIMITS) == {parameter for _, parameter in EVERY}
+    assert set(limits.LIMITS) == {parameter for _, parameter in EVERY}
 
 
 def test_a_grid_holds_the_default_and_values_that_the_method_takes():
@@ -134,3 +141,21 @@ def test_a_grid_holds_the_default_and_values_that_the_method_takes():
             assert [parameter.parse(str(value)) for value in row.grid.values] == list(
                 row.grid.values
             )
+
+
+LIMITED = [
+    (name, parameter)
+    for name, parameter in EVERY
+    if parameter not in ("scaler", "max_logit", "power", "threshold")
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("name", "parameter"), LIMITED)
+@pytest.mark.parametrize("value", [-1, 0, 1, 100])
+def test_python_refuses_what_the_shell_refuses(name, parameter, value):
+    try:
+        registry.METHODS[name].described[parameter].parse(str(value))
+    except ValueError:
+        with pytest.raises(ValueError, match=r"^[\w-]+: the .* is -?\d+; expected"):
+            registry.METHODS[name].fit(CASES["random"].train, **{parameter: value})

@@ -33,7 +33,7 @@ from helpers import (
 import data
 import train
 from artifacts import records
-from networks import registry
+from networks import loading
 from training import parts, recipes, signals
 from training import run as training_run
 
@@ -60,7 +60,7 @@ def test_the_average_is_what_is_validated_and_kept(finished):
     )
     # The average does not lead the training: the weights behind it are those of the run without.
     assert equal(final["trained_state_dict"], read_checkpoint(finished(*SHORT))["model_state_dict"])
-    network, _, checkpoint = registry.load(files_of(folder).final)
+    network, _, checkpoint = loading.load(files_of(folder).final)
     preprocessing = data.Preprocessing(**checkpoint["preprocessing"])
     images = data.load_id(data.ID["digits"], "train", preprocessing, None, tuple("3456789"))
     images = images.take(data.split_validation(len(images), 32)[1])

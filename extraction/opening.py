@@ -1,0 +1,205 @@
+"""Opening a checkpoint: its network, its images and its folder. What is missing or contradicts
+itself shows here, before the long work."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+import utils
+from artifacts import records
+from extraction import checks, inputs, places, plan
+from extraction.expected_inputs import Choice
+from extraction.extractor import Extractor
+from extraction.options import Options, default_ood
+from extraction.work import Trained, Work
+from networks import checkpoints, classifiers, loading
+from processes import World
+from utils import SetName
+
+
+def prepare(path: str, options: Options, world: World) -> Work:
+    """Read a checkpoint -> all that its extraction needs; no image has been opened yet.
+
+    ValueError for a file that cannot be read or used, for a folder that holds another network's
+    features, and for what neither the file nor the command line says."""
+    content = checkpoints.read(path)
+    checks.check_described(path, content, options)
+    trained = Trained(path, *loading.load(path, options.model, content))
+    check_parameters(trained)
+    origin = origin_of(trained)
+    folder = utils.writable_folder(options.output_dir) / Path(path).stem
+    places.check_folder(folder, path, origin, options)
+    choice = inputs.choose_inputs(trained, options)
+    given = given_by(trained, options, choice, folder)
+    jobs = plan.plan(given, odin_facts(options))
+    stages = classifiers.stages(trained.network, trained.model) if options.layers else {}
+    extractor = make_extractor(trained, stages, choice, options, world)
+    shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, options)
+    return Work(trained, options, extractor, choice, given, jobs, shelf)
+
+
+def check_parameters(trained: Trained) -> None:
+    """ValueError for a network with NaN or infinity among its parameters."""
+    parameters = trained.network.state_dict().values()
+    if not all(values.isfinite().all() for values in parameters):
+        raise ValueError(
+            f"{trained.path} holds NaN or infinity among its parameters: it has diverged; train it "
+            "with a lower --lr"
+        )
+
+
+def origin_of(trained: Trained) -> dict[str, Any]:
+    """Which network this is, as every sidecar says it."""
+    return {
+        "checkpoint": Path(trained.path).name,
+        "checkpoint_sha256": records.sha256(trained.path),
+        "weights_sha256": trained.content["weights_sha256"],
+        "model_file_sha256": trained.content["model_file_sha256"],
+    }
+
+
+def odin_facts(options: Options) -> dict[str, Any] | None:
+    """What sidecars say of a second pass over the test images; None where there is none."""
+    if options.odin_epsilon is None:
+        return None
+    return {"odin_epsilon": options.odin_epsilon, "temperature": options.temperature}
+
+
+def make_extractor(
+    trained: Trained,
+    stages: dict[str, torch.nn.Module],
+    choice: Choice,
+    options: Options,
+    world: World,
+) -> Extractor:
+    """The network on this rank's device; the first rank alone shows its progress."""
+    network = trained.network.to(world.device).to(memory_format=torch.channels_last)
+    progress = {"progress": options.progress} if world.first else {}
+    return Extractor(
+        network,
+        trained.classifier,
+        choice.preprocessing,
+        world,
+        options.batch_size,
+        options.amp,
+        stages,
+        **progress,
+    )
+
+
+def make_shelf(
+    folder: Path,
+    origin: dict[str, Any],
+    stages: dict[str, torch.nn.Module],
+    given: plan.Given,
+    options: Options,
+) -> plan.Shelf:
+    """The folder of the features; `origin` says which network made them."""
+    facts = {
+        **origin,
+        "preprocessing": given.preprocessing.as_dict(),
+        "held_out": list(given.held_out),
+        "val_size": given.val_size,
+        "precision": "bfloat16" if options.amp else "float32",
+    }
+    return plan.Shelf(
+        folder,
+        facts,
+        options.data_dir,
+        options.format,
+        options.layers,
+        tuple(stages),
+        records.Stale(options.allow_stale),
+        options.verify,
+    )
+
+
+# ---- what the features depend on -----------------------------------------------------------------
+
+
+def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -> plan.Given:
+    """What the features depend on beside the weights, by the checkpoint or the command line.
+
+    ValueError for another data set than the checkpoint's own, and for an OOD set that there is
+    not."""
+    own, asked = dataset_of(trained), options.dataset
+    if own and asked and own.name != asked.name:
+        raise ValueError(
+            f"{trained.path} was trained on {own}, not on {asked}; to see {asked} as unknown "
+            f"images, give it as --ood {asked}"
+        )
+    dataset = asked or own
+    assert dataset is not None, "check_described asks for it"
+    data.check_id(dataset)
+    held_out = held_out_by(trained, options)
+    ood = default_sets(dataset.name, held_out) if options.ood is None else options.ood
+    kept = [other for other in ood if plan.was_made(folder, other)]
+    data.check_ood(ood, dataset.name, held_out, kept)
+    val_size = trained.content.get("val_size", 0)
+    return plan.Given(dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir)
+
+
+def held_out_by(trained: Trained, options: Options) -> list[str]:
+    """The classes that training left out: by the checkpoint, or of a foreign one by --held-out."""
+    own, asked = trained.content.get("held_out"), options.held_out
+    if own is None:
+        return list(dict.fromkeys(asked or []))
+    if asked is not None and set(own) != set(asked):
+        raise ValueError(
+            f"{trained.path} was trained without the classes {', '.join(own) or '(none)'}, not "
+            f"without {', '.join(asked)}; leave --held-out out"
+        )
+    return own
+
+
+def dataset_of(trained: Trained) -> SetName | None:
+    """The data set that a checkpoint names as its own."""
+    text = trained.content.get("dataset")
+    return SetName.parse(text) if text else None
+
+
+def default_sets(name: str, held_out: list[str]) -> list[SetName]:
+    """The default OOD sets that this checkpoint has: held_out only where classes were held out."""
+    if name not in data.ID:
+        return []
+    sets = default_ood(SetName(name, name))
+    return [asked for asked in sets if held_out or not asked.is_held_out]
+
+
+def class_names(work: Work) -> list[str]:
+    """The names of the classes: the checkpoint's own; for a foreign network those of its data set,
+    or of the head where it is kept. ValueError where they are not as many as the network has."""
+    names = work.checkpoint.get("class_names")
+    if names is None:
+        names = names_of_head(work) or work.training.images.class_names
+    if len(names) != work.trained.classes:
+        raise ValueError(
+            f"{work.path} tells {work.trained.classes} classes apart and "
+            f"{work.given.dataset} has {len(names)}: it was trained on other data{left_out(work)}"
+        )
+    return list(names)
+
+
+def names_of_head(work: Work) -> list[str] | None:
+    """The class names that the kept head has, where it is of this network and data set.
+
+    None where a folder of images is there: its names can be seen at no cost."""
+    head, job = records.read_sidecar(work.head), work.training
+    if not records.same_network(head, work.shelf.origin):
+        return None
+    if head.get("dataset") != work.given.dataset:
+        return None
+    if head.get("held_out") != list(work.given.held_out):
+        return None
+    if job.folder is not None and work.shelf.source_of(job) is not None:
+        return None
+    return head["class_names"]
+
+
+def left_out(work: Work) -> str:
+    """How a message says which classes a foreign network was trained without."""
+    if work.checkpoint.get("held_out") is not None or work.given.held_out:
+        return ""
+    return ", or without some of the classes: name those with --held-out CLASS ..."

@@ -1,0 +1,60 @@
+"""Where the files of each checkpoint go: into a folder named after it, and no two into one."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from artifacts import records
+from extraction.options import Options
+
+
+def distinct(given: Iterable[str], options: Options) -> list[str]:
+    """The checkpoints, each once; ValueError where two have one name, such as s0/b.pth s1/b.pth."""
+    paths = list({Path(path).resolve(): path for path in given}.values())
+    stems = [Path(path).stem for path in paths]
+    clash = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if clash is None:
+        return paths
+    same = [path for path in paths if Path(path).stem == clash]
+    others = [path for path in paths if path not in same]
+    commands = []
+    for path, folder in apart(same, options.output_dir).items():
+        commands.append(options.command(checkpoint=[path], output_dir=folder))
+    if others:
+        commands.append(options.command(checkpoint=others))
+    raise ValueError(
+        f"{' and '.join(same)} would all be written into {Path(options.output_dir) / clash}; give "
+        f"each a folder of its own with: {' && '.join(commands)}"
+    )
+
+
+def apart(paths: list[str], output_dir: str | Path) -> dict[str, Path]:
+    """{path: an output folder of its own}, named after the folders that tell the paths apart."""
+    above = [Path(path).resolve().parent.parts[1:] for path in paths]
+    depth = 1
+    while len({parts[-depth:] for parts in above}) < len(set(above)):
+        depth += 1
+    names = ["_".join(parts[-depth:]) or "root" for parts in above]
+    if len(set(names)) < len(names):  # best.pth and best.ckpt in one folder
+        names = [Path(path).name for path in paths]
+    return {path: Path(output_dir) / name for path, name in zip(paths, names, strict=True)}
+
+
+def check_folder(folder: Path, path: str, origin: Mapping[str, Any], options: Options) -> None:
+    """ValueError where the folder holds another network's features: they are not replaced unasked.
+
+    `origin` says which network the checkpoint holds, as sidecars do."""
+    head = records.read_sidecar(folder / "head.csv")
+    if options.force or not head or records.same_network(head, origin):
+        return
+    other = head.get("checkpoint_at")
+    if other is None or (folder / other).resolve() == Path(path).resolve():
+        return  # the same file, trained anew
+    place = apart([path], options.output_dir)[path]
+    elsewhere = options.command(checkpoint=[path], output_dir=place)
+    in_place = options.command(checkpoint=[path], force=True)
+    raise ValueError(
+        f"{folder} holds the features of another network, {os.path.normpath(folder / other)}; "
+        f"put those of {path} elsewhere with: {elsewhere}, or in their place with: {in_place}"
+    )

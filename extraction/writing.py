@@ -1,0 +1,146 @@
+"""The files of an extraction: head.csv, features and moments, each with the sidecar that says how
+it was made."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import utils
+from artifacts import records, store
+from collapse import layers
+from extraction import plan
+from extraction.making import Made
+from extraction.plan import Job
+from extraction.work import Work, is_test
+from networks import classifiers
+
+# What the sidecar of a head says of the training.
+TRAINED = ("mode", "epoch", "train_acc", "val_acc", "test_acc")
+
+
+# ---- features and moments ------------------------------------------------------------------------
+
+
+def write(work: Work, job: Job, made: Made) -> None:
+    """Write one job's files; the same layers stored the other way would go stale, and go."""
+    files, images = work.outputs(job), job.images
+    common = facts_of_images(work, job, made)
+    training = training_facts(work, job, made)
+    features = {
+        **sidecar_start(work),
+        **work.shelf.facts(job, None, training),
+        **common,
+        "seconds": round(made.seconds, 3),
+    }
+    labels = images.labels.numpy()
+    store.write_features(files.features, made.features, labels, images.paths, features)
+    for depth, (name, file) in enumerate(files.stages.items()):
+        file.parent.mkdir(exist_ok=True)
+        sidecar = {
+            **sidecar_start(work),
+            **work.shelf.facts(job, name, training),
+            **common,
+            "layer": name,
+            "depth": depth,
+            "seconds": round(made.seconds, 3),
+        }
+        if name in made.summaries:
+            sidecar["images"] = len(images)
+            layers.write_summary(file, made.summaries[name], sidecar)
+        else:
+            assert made.rows is not None
+            store.write_features(file, made.rows.stages[name], labels, images.paths, sidecar)
+        remove_other_way(work.shelf.folder, file)
+
+
+def sidecar_start(work: Work) -> dict[str, Any]:
+    """How a file came about: the command, the arguments, versions, and the time."""
+    return records.provenance(work.options.material, work.shelf.stale)
+
+
+def training_facts(work: Work, job: Job, made: Made) -> list[Any] | None:
+    """Which training images the counts of a job's moments depend on; None where none do."""
+    if not made.summaries or job.split == "train":
+        return None
+    return work.shelf.training(work.training, work.verdicts[work.training.stem])
+
+
+def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
+    """What all sidecars of a job say of its images, and of how they were prepared."""
+    images = job.images
+    facts = {
+        "head_sha256": records.sha256(work.head),
+        "preprocessing_from": work.choice.origin,
+        "source": images.source,
+        "source_content": images.content(),
+        "place": str(job.place),
+        "ood_class_names": images.class_names,
+    }
+    if is_test(job):
+        facts |= accuracy(work, made.features, images.labels.numpy())
+    return facts
+
+
+def accuracy(work: Work, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The share of ID test images (N, D) that are classified right, and that of the largest
+    class."""
+    W, b = classifiers.head(work.trained.classifier)
+    right = (features @ W.T + b).argmax(1) == labels
+    largest = np.bincount(labels).max() / len(labels)
+    return {"accuracy": float(right.mean()), "largest_class": float(largest)}
+
+
+def remove_other_way(folder: Path, file: Path) -> None:
+    """Remove the same layer stored the other way: features or moments."""
+    for other in layers.FOLDERS.values():
+        if other == file.parent.name:
+            continue
+        for ending in (".json", *store.SUFFIXES):
+            (folder / other / file.name).with_suffix(ending).unlink(missing_ok=True)
+
+
+# ---- the head ------------------------------------------------------------------------------------
+
+
+def write_head(work: Work) -> Path:
+    """head.csv, kept where it would come out the same: the features that name it stay valid."""
+    facts = head_facts(work)
+    if not work.options.force and keeps_head(work, facts):
+        return work.head
+    classifier = work.trained.classifier
+    sidecar = {
+        **sidecar_start(work),
+        **facts,
+        "checkpoint_at": os.path.relpath(Path(work.path).resolve(), work.shelf.folder.resolve()),
+        "preprocessing_from": work.choice.origin,
+        "has_bias": classifier.bias is not None,
+    }
+    store.write_head(work.head, *classifiers.head(classifier), work.class_names, sidecar)
+    return work.head
+
+
+def head_facts(work: Work) -> dict[str, Any]:
+    """What the sidecar of a head must say for it to be kept."""
+    facts = dict(work.shelf.origin)
+    for name in TRAINED:
+        facts[name] = work.checkpoint.get(name)
+    facts["model"] = work.trained.model
+    facts["dataset"] = work.given.dataset
+    return utils.plain(facts)
+
+
+def keeps_head(work: Work, facts: dict[str, Any]) -> bool:
+    """True where head.csv is there, current, and unedited or allowed to be stale."""
+    sidecar = records.read_sidecar(work.head)
+    if not work.head.is_file() or not plan.describes(sidecar, facts):
+        return False
+    if not plan.is_edited(work.head, sidecar):
+        return True
+    reason = f"{work.head} was edited since it was written"
+    if work.shelf.stale.allowed:
+        work.shelf.stale.found(reason, None)
+        return True
+    print(f"  {reason}: it is written anew (--allow-stale keeps such a file)")
+    return False
