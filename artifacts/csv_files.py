@@ -1,14 +1,16 @@
 """CSV and Parquet files as frames: read strictly, written so that no spreadsheet runs a cell,
 hashed by content.
 
-    frame = read_features("ID_cifar100_train.csv")     # ct0 .. ct{D-1} Float32, label Int64[, path
-        String]
-    frame = read_head("head.csv")                      # class String, w0 .. w{D-1} and bias Float32
-    table = read_table("ood_metrics.csv")              # a pandas table, names as text
+    read_features("ID_cifar100_train.csv")
+        # polars: ct0 .. ct{D-1} Float32, label Int64[, path String]
+    read_head("head.csv")
+        # polars: class String, w0 .. w{D-1} and bias Float32
+    read_table("ood_metrics.csv")
+        # pandas: names are text
 
-Files are opened here and handed over open, because polars reads `lr[1].csv` as a pattern and pandas
-expands `~`. What cannot be read is refused by its line in an editor (the header is line 1) and its
-column.
+Files are opened here and passed on open, because polars reads `lr[1].csv` as a pattern and pandas
+expands `~`. A file that cannot be read is refused with the line, as an editor counts it (the header
+is line 1), and the column.
 
 Accepted as the same table: any order of columns, quotes, CR LF, a byte order mark, an unnamed index
 column in front, and blank rows at the end. Features may have further columns, which are ignored; a
@@ -17,7 +19,7 @@ head may not.
 A text cell that begins with = + - @, tab, CR or ' is written with a ' in front, which reading
 removes again.
 
-Nothing here knows of sidecars (`records`) or of what a file means (`artifacts`).
+This module knows nothing of sidecars (`records`) or of what a file means (`store`).
 """
 
 import collections
@@ -28,21 +30,21 @@ import json
 import mmap
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import polars as pl
 
 SUFFIXES = (".csv", ".parquet")
-# what pandas calls an index that was written by mistake, and what it becomes when read again
-INDEX = (
-    "",
-    "Unnamed: 0",
-)
-# Columns of tables that hold text, also where every cell looks like a number: a data set may be
-# called 2023.
+# The name of an index column that pandas wrote by mistake, and the name that it gets when pandas
+# reads it and writes it again.
+INDEX = ("", "Unnamed: 0")
+# Columns of tables that hold text, even if every cell looks like a number: a data set may be called
+# 2023.
 TEXT = (
     "checkpoint",
     "class_name",
@@ -63,34 +65,34 @@ TEXT = (
     "source",
     "split",
 )
-NUMBER = (  # as polars reads numbers; NaN and infinity are not among them
-    r" *[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-)
+# A number as polars reads it, without NaN and infinity.
+NUMBER = r" *[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 NUMBERS = re.compile(f"{NUMBER}(?:,{NUMBER})*", re.ASCII)
 LARGEST = float(np.finfo(np.float32).max)
-LARGEST_LABEL = 2**53  # above it, a float is no longer one whole number
-GUARDED = (  # a spreadsheet takes such a cell for a formula, or hides its first character
-    r"^[=+\-@\t\r']"
-)
+LARGEST_LABEL = 2**53  # above it, a float no longer stands for a single whole number
+# A spreadsheet takes such a cell for a formula, or hides its first character.
+GUARDED = r"^[=+\-@\t\r']"
 GUARD = r"^'([=+\-@\t\r'])"
 
 
 # ---- headers -------------------------------------------------------------------------------------
 
 
-def columns_of(path):
-    """The column names of a CSV or Parquet file without reading it; a leading unnamed index column
-    is passed over."""
+def columns_of(path: str | os.PathLike) -> list[str]:
+    """The column names of a CSV or Parquet file, without an unnamed index column in front.
+
+    The rows are not read.
+    """
     if is_parquet(path):
         return parquet_columns(path)
     return without_index(header(path))
 
 
-def is_parquet(path):
+def is_parquet(path: str | os.PathLike) -> bool:
     return Path(path).suffix == ".parquet"
 
 
-def parquet_columns(path):
+def parquet_columns(path: str | os.PathLike) -> list[str]:
     try:
         with open(path, "rb") as file:
             return list(pl.read_parquet_schema(file))
@@ -98,12 +100,13 @@ def parquet_columns(path):
         raise ValueError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
 
 
-def without_index(names):
-    return names[1:] if names and names[0] in INDEX else names
+def without_index(names: list[str]) -> list[str]:
+    has_index = bool(names) and names[0] in INDEX
+    return names[1:] if has_index else names
 
 
-def header(path):
-    """All names in the first line of a CSV; ValueError where it is no such line, or names a column
+def header(path: str | os.PathLike) -> list[str]:
+    """All names in the first line of a CSV. ValueError if it is not a header, or names a column
     twice."""
     with open(path, "rb") as file:
         line = file.readline()
@@ -121,8 +124,8 @@ def header(path):
     return names
 
 
-def check_names(path, names):
-    """Every column has a name of its own, but for an index column in front."""
+def check_names(path: str | os.PathLike, names: list[str]) -> None:
+    """ValueError unless every column has a name of its own. An index column in front needs none."""
     for place, name in enumerate(names):
         if name in names[:place]:
             raise ValueError(
@@ -135,8 +138,8 @@ def check_names(path, names):
             )
 
 
-def width_of(path):
-    """D of a feature file, from its header; ValueError says what is amiss."""
+def width_of(path: str | os.PathLike) -> int:
+    """D of a feature file, from its header. ValueError says what is wrong with the header."""
     names = columns_of(path)
     width = sum(name.startswith("ct") for name in names)
     wanted = {"label", *numbered("ct", width)}
@@ -148,47 +151,51 @@ def width_of(path):
     return width
 
 
-def numbered(letters, width):
+def numbered(letters: str, width: int) -> list[str]:
     return [f"{letters}{index}" for index in range(width)]
 
 
-def shown_names(names):
-    """The first and last names of a file, and what they would be if another character stood between
-    them."""
+def shown_names(names: list[str]) -> str:
+    """The first and last names of a file for a message, which mentions a wrong separator."""
+    if not names:
+        return "none"
     if len(names) == 1 and re.search(r"[;\t]", names[0]):
         return f"{names[0][:60]!r}; the columns must be separated by commas"
-    return f"{', '.join(names[:3])[:60]} ... {names[-1][-20:]}" if names else "none"
+    first = ", ".join(names[:3])[:60]
+    last = names[-1][-20:]
+    return f"{first} ... {last}"
 
 
 # ---- features and heads --------------------------------------------------------------------------
 
 
-def read_features(path):
-    """A feature file -> its frame: ct0 .. ct{D-1} Float32 in this order, label Int64, and path
-    String where there is one.
+def read_features(path: str | os.PathLike) -> pl.DataFrame:
+    """A feature file as a frame: ct0 .. ct{D-1} Float32 in this order, label Int64, and path
+    String if the file has one.
 
-    Raises ValueError that names the first line and column which are amiss.
+    ValueError names the first line and column that are wrong.
     """
     numbers = numbered("ct", width_of(path))
     texts = ["path"] if "path" in columns_of(path) else []
-    frame = (
-        read_parquet(path, numbers)
-        if is_parquet(path)
-        else read_csv(path, numbers, labels=["label"])
-    )
+    if is_parquet(path):
+        frame = read_parquet(path, numbers)
+    else:
+        frame = read_csv(path, numbers, labels=["label"])
     labels = whole_numbers(frame["label"])
     for name in texts:
         check_paths(path, frame[name], numbers)
     if labels is None or not is_finite(frame, numbers):
         refuse(path, frame, numbers, ["label"])
-    texts = [unguarded(frame[name].cast(pl.String)) for name in texts]
-    frame = frame.select(pl.col(numbers).cast(pl.Float32)).with_columns(labels, *texts)
-    return frame.rechunk()  # which makes its hash and its copy to NumPy four times as fast
+    columns = [labels, *(unguarded(frame[name].cast(pl.String)) for name in texts)]
+    frame = frame.select(pl.col(numbers).cast(pl.Float32)).with_columns(columns)
+    return frame.rechunk()  # makes hashing it and copying it to NumPy four times as fast
 
 
-def read_head(path):
-    """head.csv -> its frame: class String, w0 .. w{D-1} and bias Float32; ValueError says what is
-    amiss."""
+def read_head(path: str | os.PathLike) -> pl.DataFrame:
+    """head.csv as a frame: class String, w0 .. w{D-1} and bias Float32.
+
+    ValueError says what is wrong.
+    """
     names = columns_of(path)
     weights = numbered("w", len(names) - 2)
     if {"class", *weights, "bias"} != set(names):
@@ -203,16 +210,20 @@ def read_head(path):
     return frame.select(unguarded(frame["class"].fill_null("")), *numbers)
 
 
-def is_finite(frame, numbers):
+def is_finite(frame: pl.DataFrame, numbers: Sequence[str]) -> bool:
     """True if no cell of these columns is empty, NaN or infinite."""
     columns = frame.select(pl.col(numbers).cast(pl.Float32))
-    empty = sum(column.null_count() for column in columns)
-    return not empty and all(columns.select(pl.all().is_finite().all()).row(0))
+    if any(column.null_count() for column in columns):
+        return False
+    finite = columns.select(pl.all().is_finite().all())
+    return all(finite.row(0))
 
 
-def whole_numbers(labels):
-    """A column of labels, as text or as numbers -> Int64, or None where one is no whole number: 3
-    and 3.0 are, true is not."""
+def whole_numbers(labels: pl.Series) -> pl.Series | None:
+    """A column of labels, text or numbers, as Int64; None if one is not a whole number.
+
+    3 and 3.0 are whole numbers, true is not.
+    """
     kind = labels.dtype
     if kind.is_integer():
         whole = labels.cast(pl.Int64, strict=False)
@@ -225,11 +236,13 @@ def whole_numbers(labels):
             return whole
         labels = labels.str.strip_chars(" ").cast(pl.Float64, strict=False)
     is_whole = (labels == labels.round()) & (labels.abs() <= LARGEST_LABEL)
-    return labels.cast(pl.Int64) if is_whole.fill_null(False).all() else None
+    if not is_whole.fill_null(False).all():
+        return None
+    return labels.cast(pl.Int64)
 
 
-def check_paths(path, column, numbers):
-    """Every image has a path: an empty one is a row that was cut short."""
+def check_paths(path: str | os.PathLike, column: pl.Series, numbers: Sequence[str]) -> None:
+    """ValueError unless every image has a path. An empty one means that the row was cut short."""
     kind = column.dtype
     if kind not in (pl.String, pl.Categorical, pl.Enum):
         raise ValueError(f"{path}, column path: found {kind} values, expected text")
@@ -238,7 +251,7 @@ def check_paths(path, column, numbers):
         if not is_parquet(path):
             look_through(path, numbers, ["label"])
         raise ValueError(
-            f"{place(path, int(empty.arg_max()), 'path')}: the cell is empty, expected the image's"
+            f"{place(path, first_true(empty), 'path')}: the cell is empty, expected the image's"
             " path"
         )
 
@@ -246,27 +259,27 @@ def check_paths(path, column, numbers):
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def read_table(path):
-    """A table of ours -> pandas; names are text, an empty cell is NaN."""
+def read_table(path: str | os.PathLike) -> pd.DataFrame:
+    """A table of this project as pandas: names are text, an empty cell is NaN."""
     frame = read_typed(path)
     return pd.DataFrame({column.name: as_pandas(column) for column in frame})
 
 
-def as_pandas(column):
-    """A column as pandas.read_csv has it: NaN for an empty cell, and float where whole numbers have
-    one."""
+def as_pandas(column: pl.Series) -> np.ndarray | pd.Series:
+    """A column as pandas.read_csv would give it: an empty cell is NaN, and whole numbers with an
+    empty cell among them are floats."""
     if column.dtype.is_numeric():
         return column.to_numpy()
     values = [np.nan if value is None else value for value in column.to_list()]
-    missing = column.null_count()
-    return pd.Series(values, dtype=object if missing == len(column) else None)
+    is_empty = column.null_count() == len(column)
+    return pd.Series(values, dtype=object if is_empty else None)
 
 
-def read_typed(path):
-    """A table of ours -> polars: the columns TEXT as text, others as Int64, Float64 or Boolean
-    where every cell is one.
+def read_typed(path: str | os.PathLike) -> pl.DataFrame:
+    """A table of this project as polars.
 
-    ValueError where most cells of a column are numbers, and one is not.
+    The columns in TEXT are text. Others are Int64, Float64 or Boolean if every cell is. ValueError
+    if most cells of a column are numbers, but not all.
     """
     cells = read_csv(path)
     frame = typed(cells)
@@ -276,21 +289,29 @@ def read_typed(path):
     return frame
 
 
-def refuse_a_word_among_numbers(path, column):
-    wrong = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
-    if wrong.sum() * 2 < len(column) - column.null_count():
-        row = int(wrong.arg_max())
+def refuse_a_word_among_numbers(path: str | os.PathLike, column: pl.Series) -> None:
+    is_word = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
+    filled = len(column) - column.null_count()
+    if is_word.sum() * 2 < filled:
+        row = first_true(is_word)
         raise ValueError(
             f"{place(path, row, column.name)}: found {column[row]!r}, expected a number"
         )
 
 
-def typed(cells):
-    """A frame of text -> one of what the text says."""
+def first_true(flags: pl.Series) -> int:
+    """The index of the first True; one must be."""
+    row = flags.arg_max()
+    assert row is not None
+    return row
+
+
+def typed(cells: pl.DataFrame) -> pl.DataFrame:
+    """A frame of text with each column in the type that its text stands for."""
     return cells.select(typed_column(column) for column in cells)
 
 
-def typed_column(column):
+def typed_column(column: pl.Series) -> pl.Series:
     column = column.set(column == "", None)
     if column.name in TEXT:
         return unguarded(column)
@@ -307,11 +328,13 @@ def typed_column(column):
 # ---- how files are read --------------------------------------------------------------------------
 
 
-def read_csv(path, numbers=(), labels=()):
-    """A CSV -> all its columns: `numbers` as Float32, all others as text. Rows that are blank at
-    the end are left out.
+def read_csv(
+    path: str | os.PathLike, numbers: Sequence[str] = (), labels: Sequence[str] = ()
+) -> pl.DataFrame:
+    """All columns of a CSV: `numbers` as Float32, the others as text.
 
-    Raises ValueError where a cell is no number, or a row has more or fewer cells than the header.
+    Blank rows at the end are left out. ValueError if a cell of `numbers` is not a number, or a row
+    has more or fewer cells than the header.
     """
     names = header(path)
     try:
@@ -331,30 +354,32 @@ def read_csv(path, numbers=(), labels=()):
     return frame.select(without_index(names))
 
 
-def without_blank_end(frame):
-    """The frame up to its last row that is not blank: spreadsheets write `,,,` for rows that were
-    deleted."""
-    rows, last = frame.height, frame[frame.columns[-1]]
-    while rows and last[rows - 1] is None and all(cell is None for cell in frame.row(rows - 1)):
+def without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame up to its last row that is not blank.
+
+    Spreadsheets write `,,,` for deleted rows.
+    """
+    last_column = frame[frame.columns[-1]]
+    rows = frame.height
+    while rows and last_column[rows - 1] is None:  # looks at one cell before it looks at the row
+        if any(cell is not None for cell in frame.row(rows - 1)):
+            break
         rows -= 1
     return frame.head(rows)
 
 
-def is_doubtful(frame):
-    """True if polars may have misread a frame: it fills short rows up, and reads an open quote to
+def is_doubtful(frame: pl.DataFrame) -> bool:
+    """True if polars may have misread the file: it fills up short rows, and reads an open quote to
     the end of the file."""
     if frame[frame.columns[-1]].null_count():
         return True
-    return any(
-        column.str.contains("\n", literal=True).any()
-        for column in frame
-        if column.dtype == pl.String
-    )
+    texts = [column for column in frame if column.dtype == pl.String]
+    return any(column.str.contains("\n", literal=True).any() for column in texts)
 
 
 @functools.cache
-def polars_checks_quotes():
-    """True from some version on: before it, polars reads `"a"b` as a."""
+def polars_checks_quotes() -> bool:
+    """True for newer versions of polars. Older ones read `"a"b` as a."""
     try:
         pl.read_csv(b'name\n"a"b\n')
     except pl.exceptions.PolarsError:
@@ -362,9 +387,11 @@ def polars_checks_quotes():
     return False
 
 
-def quotes_are_whole(path):
-    """False where a cell goes on after its closing quote, which polars may not have noticed. Looks
-    at lines with quotes."""
+def quotes_are_whole(path: str | os.PathLike) -> bool:
+    """False if a cell goes on after its closing quote, which polars may not have noticed.
+
+    Only lines with quotes are read.
+    """
     if polars_checks_quotes():
         return True
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -378,8 +405,8 @@ def quotes_are_whole(path):
     return True
 
 
-def read_parquet(path, numbers):
-    """A Parquet file -> its frame; ValueError where one of `numbers` holds anything else."""
+def read_parquet(path: str | os.PathLike, numbers: Sequence[str]) -> pl.DataFrame:
+    """A Parquet file as a frame. ValueError if one of the columns `numbers` holds anything else."""
     try:
         with open(path, "rb") as file:
             frame = pl.read_parquet(file)
@@ -393,15 +420,17 @@ def read_parquet(path, numbers):
     return frame
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-# ---- where a file is amiss -----------------------------------------------------------------------
+# ---- where a file is wrong -----------------------------------------------------------------------
 
 
-def refuse(path, frame, numbers, labels=()):
-    """Raise the ValueError that names the first cell which is no finite number, or no label."""
+def refuse(
+    path: str | os.PathLike, frame: pl.DataFrame, numbers: Sequence[str], labels: Sequence[str] = ()
+) -> NoReturn:
+    """Raise the ValueError that names the first cell that is no finite number, or no label."""
     if is_parquet(path):
         refuse_values(path, frame, numbers, labels)
     else:
@@ -409,12 +438,15 @@ def refuse(path, frame, numbers, labels=()):
     raise ValueError(f"{path} holds a cell that is not a finite number")
 
 
-def refuse_values(path, frame, numbers, labels):
-    """`refuse` for a frame whose file has no lines."""
+def refuse_values(
+    path: str | os.PathLike, frame: pl.DataFrame, numbers: Sequence[str], labels: Sequence[str]
+) -> None:
+    """`refuse` for a Parquet file, which has no lines."""
     for name in numbers:
-        wrong = ~frame[name].cast(pl.Float32, strict=False).is_finite().fill_null(False)
+        values = frame[name].cast(pl.Float32, strict=False)
+        wrong = ~values.is_finite().fill_null(False)
         if wrong.any():
-            row = int(wrong.arg_max())
+            row = first_true(wrong)
             raise ValueError(
                 f"{place(path, row, name)}: found {frame[name][row]!r}, expected a finite number"
             )
@@ -426,9 +458,12 @@ def refuse_values(path, frame, numbers, labels):
                 )
 
 
-def place(path, row, column):
-    """Where a cell of a frame stands in its file: by line for a CSV (a quoted cell may span
-    several), by row for Parquet."""
+def place(path: str | os.PathLike, row: int, column: str) -> str:
+    """The position of a frame's cell in its file, in words.
+
+    A CSV gives the line, which is not the row if quoted cells span several lines. Parquet gives the
+    row.
+    """
     if not is_parquet(path):
         for number, (line, _) in enumerate(records_of(path)):
             if number == row + 1:
@@ -436,11 +471,12 @@ def place(path, row, column):
     return f"{path}, data row {row + 1}, column {column}"
 
 
-def records_of(path):
-    """Yield (first line, cells) of each record of a CSV, the header included, in pure Python.
+def records_of(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells) of each record of a CSV, including the header, in pure Python.
 
-    Bytes that are not UTF-8 come as surrogates, and only LF ends a line, as for polars. ValueError
-    for quotes that are amiss."""
+    Bytes that are not UTF-8 become surrogates, and only LF ends a line, as for polars. ValueError
+    for wrong quotes.
+    """
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         reader, line = csv.reader(file, strict=True), 1
         try:
@@ -451,7 +487,7 @@ def records_of(path):
             raise ValueError(f"{path}, line {line}: {quote_fault(error)}") from None
 
 
-def quote_fault(error):
+def quote_fault(error: csv.Error) -> str:
     if "unexpected end" in str(error) or "field limit" in str(error):
         return 'a cell opens with " and is never closed'
     if "new-line" in str(error):
@@ -459,10 +495,15 @@ def quote_fault(error):
     return f"the row cannot be read ({error})"
 
 
-def look_through(path, numbers, labels=()):
-    """Raise a ValueError that names the first line and column of a CSV that are amiss, if any: a
-    second, slow pass over it."""
-    rows, blank = records_of(path), None
+def look_through(
+    path: str | os.PathLike, numbers: Sequence[str], labels: Sequence[str] = ()
+) -> None:
+    """Raise a ValueError that names the first wrong line and column of a CSV, if there is one.
+
+    This is a second, slow pass over the file.
+    """
+    rows = records_of(path)
+    blank = None
     _, names = next(rows, (1, []))
     for line, cells in rows:
         if not any(cells):
@@ -472,25 +513,35 @@ def look_through(path, numbers, labels=()):
             raise ValueError(
                 f"{path}, line {blank}: the row is blank, and others follow; delete it"
             )
-        if fault := fault_of(
-            dict(zip(names, cells, strict=False)), names, len(cells), numbers, labels
-        ):
+        row = dict(zip(names, cells, strict=False))
+        if fault := fault_of(row, names, len(cells), numbers, labels):
             raise ValueError(f"{path}, line {line}{fault}")
 
 
-def look_for_quotes(path):
+def look_for_quotes(path: str | os.PathLike) -> None:
     """Raise a ValueError that names the first row with an odd number of quotes, which Python's
-    reader lets pass."""
+    reader accepts."""
     starts = [line for line, _ in records_of(path)]
     with open(path, "rb") as file:
-        quotes = [line.count(b'"') for line in file]
-    for start, following in zip(starts, [*starts[1:], len(quotes) + 1], strict=False):
-        if sum(quotes[start - 1 : following - 1]) % 2:
+        quotes_by_line = [line.count(b'"') for line in file]
+    ends = [*starts[1:], len(quotes_by_line) + 1]
+    for start, end in zip(starts, ends, strict=False):
+        quotes = sum(quotes_by_line[start - 1 : end - 1])
+        if quotes % 2:
             raise ValueError(f'{path}, line {start}: a " is missing, or there is one too many')
 
 
-def fault_of(cells, names, count, numbers, labels):
-    """What is amiss with one row {column: text}, in words that follow its line, or None."""
+def fault_of(
+    cells: Mapping[str, str],
+    names: list[str],
+    count: int,
+    numbers: Sequence[str],
+    labels: Sequence[str],
+) -> str | None:
+    """What is wrong with a row {column: text} of `count` cells, or None.
+
+    The text follows the line in a message.
+    """
     if count < len(names):
         return (
             f", column {names[count]}: the row ends before it, with {count} cells; expected"
@@ -501,10 +552,7 @@ def fault_of(cells, names, count, numbers, labels):
     for name, text in cells.items():
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             return f", column {name}: not UTF-8 text"
-    found = [cells[name] for name in numbers]
-    if found and not (
-        NUMBERS.fullmatch(",".join(found)) and max(map(abs, map(float, found))) <= LARGEST
-    ):
+    if not are_numbers([cells[name] for name in numbers]):
         name = next(name for name in numbers if not is_number(cells[name]))
         return f", column {name}: {in_words(cells[name])}, expected a finite number"
     for name in labels:
@@ -513,17 +561,26 @@ def fault_of(cells, names, count, numbers, labels):
     return None
 
 
-def is_number(text):
+def are_numbers(texts: list[str]) -> bool:
+    """True if all texts are finite numbers. One match per row is faster than one per cell."""
+    if not texts:
+        return True
+    if not NUMBERS.fullmatch(",".join(texts)):
+        return False
+    return max(abs(float(text)) for text in texts) <= LARGEST
+
+
+def is_number(text: str) -> bool:
     return bool(re.fullmatch(NUMBER, text, re.ASCII)) and abs(float(text)) <= LARGEST
 
 
-def in_words(text):
+def in_words(text: str) -> str:
     return f"found {text[:40]!r}" if text else "the cell is empty"
 
 
-def check_end(path):
-    """ValueError where a CSV does not end with a line end: its last cell may have been cut, from 11
-    to 1."""
+def check_end(path: str | os.PathLike) -> None:
+    """ValueError if a CSV does not end with a line end: its last cell may have been cut short, such
+    as from 11 to 1."""
     if is_parquet(path):
         return
     with open(path, "rb") as file:
@@ -541,8 +598,8 @@ def check_end(path):
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def write_frame(path, frame):
-    """A frame as CSV, or as Parquet where the name says so; missing values are empty cells.
+def write_frame(path: str | os.PathLike, frame: pl.DataFrame | pd.DataFrame) -> None:
+    """Write a frame as CSV, or as Parquet if the name says so. Missing values become empty cells.
 
     float32 is written in the shortest form that reads back to the same float32.
     """
@@ -555,92 +612,104 @@ def write_frame(path, frame):
         raise with_file_name(error, path) from None
 
 
-def with_file_name(error, path):
-    """The OSError of a full disk with the file's name, which polars and an open file leave out;
-    other errors as they are."""
-    said = re.search(r"\(os error (\d+)\)", str(error))
-    number = int(said[1]) if said else getattr(error, "errno", None)
-    return OSError(number, os.strerror(number), str(path)) if number else error
+def with_file_name(error: Exception, path: str | os.PathLike) -> Exception:
+    """The system's error, such as that of a full disk, as an OSError that names the file.
+
+    polars and an open file leave the name out. An error without the system's number is returned
+    unchanged.
+    """
+    number = getattr(error, "errno", None)
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        number = int(found[1])
+    if not number:
+        return error
+    return OSError(number, os.strerror(number), str(path))
 
 
-def write_polars(path, frame):
+def write_polars(path: str | os.PathLike, frame: pl.DataFrame) -> None:
     with open(path, "wb") as file:
         if is_parquet(path):
             frame.write_parquet(file)
-        else:
-            texts = [name for name, kind in frame.schema.items() if kind == pl.String]
-            frame.with_columns(guarded(frame[name]) for name in texts).write_csv(file)
+            return
+        texts = [column for column in frame if column.dtype == pl.String]
+        frame.with_columns(guarded(column) for column in texts).write_csv(file)
 
 
-def write_pandas(path, frame):
+def write_pandas(path: str | os.PathLike, frame: pd.DataFrame) -> None:
     texts = frame.select_dtypes(exclude=["number", "bool"]).columns
     frame = frame.assign(**{name: frame[name].map(guarded_cell) for name in texts})
-    cells = (cell for name in texts for cell in frame[name] if isinstance(cell, str))
-    # pandas forgets CR
-    quoting = csv.QUOTE_NONNUMERIC if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+    cells = [cell for name in texts for cell in frame[name] if isinstance(cell, str)]
+    # pandas does not quote a cell for a CR in it.
+    has_cr = any("\r" in cell for cell in cells)
+    quoting = csv.QUOTE_NONNUMERIC if has_cr else csv.QUOTE_MINIMAL
     with open(path, "w", encoding="utf-8", newline="") as file:
         frame.to_csv(file, index=False, lineterminator="\n", quoting=quoting)
 
 
-def guarded(column):
-    """Text cells that a spreadsheet would run, with a ' in front."""
+def guarded(column: pl.Series) -> pl.Series:
+    """Text cells, with a ' in front of those that a spreadsheet would run."""
     return column.str.replace(f"({GUARDED})", "'$1")
 
 
-def guarded_cell(cell):
-    return f"'{cell}" if isinstance(cell, str) and re.match(GUARDED, cell) else cell
+def guarded_cell(cell: object) -> object:
+    """`guarded` for one cell of any type; only text changes."""
+    if isinstance(cell, str) and re.match(GUARDED, cell):
+        return f"'{cell}"
+    return cell
 
 
-def unguarded(column):
-    """Text cells without the ' that `guarded` has put in front; one that it would not have put
-    there stays."""
+def unguarded(column: pl.Series) -> pl.Series:
+    """Text cells without the ' that `guarded` put in front. A ' that it would not have put there
+    stays."""
     return column.str.replace(GUARD, "$1")
 
 
 # ---- content -------------------------------------------------------------------------------------
 
 
-def content_sha256(frame):
-    """SHA-256 of what a frame of features or a head says: the names and values of its columns,
-    whatever their order.
+def content_sha256(frame: pl.DataFrame) -> str:
+    """SHA-256 of the content of features or a head: names and values of the columns, in any order.
 
-    Each column goes in by its own digest, and threads share the columns: 100 MB take 0.06 s of
-    processor time, or 0.19 s on a processor without instructions for SHA, where reading the same as
-    CSV takes 1.5 s."""
+    Each column is hashed by itself, and threads share the columns: 100 MB take 0.06 s of processor
+    time, or 0.19 s on a processor without instructions for SHA, whereas reading the same as CSV
+    takes 1.5 s.
+    """
     columns = frame.get_columns()
     workers = min(8, os.cpu_count() or 1)
     shares = [columns[worker::workers] for worker in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
-        parts = pool.map(
-            lambda share: [
-                [column.name, str(column.dtype), column_digest(column)] for column in share
-            ],
-            shares,
-        )
-        listed = sorted(column for part in parts for column in part)
-    return hashlib.sha256(json.dumps([frame.height, listed]).encode()).hexdigest()
+        parts = pool.map(digests_of, shares)
+        digests = sorted(digest for part in parts for digest in part)
+    text = json.dumps([frame.height, digests])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def column_digest(column):
+def digests_of(columns: list[pl.Series]) -> list[list[str]]:
+    """[name, type, SHA-256 of the values] of each column."""
+    return [[column.name, str(column.dtype), column_digest(column)] for column in columns]
+
+
+def column_digest(column: pl.Series) -> str:
     if column.dtype.is_numeric():
-        return hashlib.sha256(np.ascontiguousarray(column.to_numpy())).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(column.to_numpy()).data).hexdigest()
     return hashlib.sha256(json.dumps(column.to_list()).encode()).hexdigest()
 
 
-def table_content_sha256(path):
-    """The same of a table's file: columns of numbers by their values, whole or not, all others by
-    their text."""
+def table_content_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of the content of a table in a file: numbers by value, whether whole or not, and all
+    other columns by their text."""
     return typed_content_sha256(typed(read_csv(path)))
 
 
-def typed_content_sha256(frame):
-    """The same of a table whose columns are typed."""
+def typed_content_sha256(frame: pl.DataFrame) -> str:
+    """SHA-256 of the content of a table from read_typed; the same as its file's."""
     whole = [name for name, kind in frame.schema.items() if kind == pl.Int64]
-    return content_sha256(frame.with_columns(pl.col(whole).cast(pl.Float64)))
+    as_floats = frame.with_columns(pl.col(whole).cast(pl.Float64))
+    return content_sha256(as_floats)
 
 
-def file_content_sha256(path):
-    """The same of a file of any kind: features, a head, or another table."""
+def file_content_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of the content of any file: features, a head, or another table."""
     names = columns_of(path)
     if "ct0" in names and "label" in names:
         return content_sha256(read_features(path))

@@ -1,10 +1,11 @@
 """What made a file: its sidecar, <name>.json beside it, holds the command, its arguments, versions,
 the git commit, and two hashes of the file.
 
-`sha256` is a hash of the bytes; `content_sha256` is one of what the bytes say, so that other line
-endings, quotes or another order of columns count as the same. A network's content is
-`weights_sha256`: a training that is repeated and ends in the same weights made the same network.
-artifacts/current.py compares files with what sidecars and records say of them."""
+`sha256` is the hash of the bytes. `content_sha256` is the hash of the values, so that a file with
+other line endings, quotes or column order counts as the same. The content of a network is
+`weights_sha256`: a repeated training that ends in the same weights made the same network.
+artifacts/current.py compares files with their sidecars and records.
+"""
 
 import ast
 import contextlib
@@ -19,58 +20,53 @@ import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from artifacts import csv_files
 from utils import read_json, replacing, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "polars")
-# train.py writes them beside a checkpoint
-TRAINED = {
-    "checkpoint_sha256",
-    "weights_sha256",
-    "recipe",
-    "curves",
-}
-# by these keys a sidecar says which network its file came from
-NETWORK = (
-    "checkpoint_sha256",
-    "weights_sha256",
-)
+# Keys that only train.py writes beside a checkpoint.
+TRAINED = {"checkpoint_sha256", "weights_sha256", "recipe", "curves"}
+# Keys by which a sidecar names the network that its file came from.
+NETWORK = ("checkpoint_sha256", "weights_sha256")
 
 
 # ---- hashes --------------------------------------------------------------------------------------
 
 
-def sha256(path):
-    """SHA-256 of a file as hexadecimal digits; remembered within this process while size and time
-    stay the same."""
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file as hexadecimal digits.
+
+    It is remembered within this process while the file's size and time stay the same.
+    """
     status = os.stat(path)
     return _sha256(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
 @functools.cache
-def _sha256(path, size, modified):
+def _sha256(path: str, size: int, modified: int) -> str:
     with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if sys.version_info >= (3, 11)
-            else _digest(file)
-        )
+        if sys.version_info >= (3, 11):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest(file)
 
 
-def _digest(file):
+def _digest(file: BinaryIO) -> str:
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
 
 
-def content_sha256(path):
-    """SHA-256 of what a file says, whatever its form; None for a kind of file that has no content
-    but its bytes."""
+def content_sha256(path: str | os.PathLike) -> str | None:
+    """SHA-256 of a file's content, whatever its format.
+
+    None for a kind of file that has no content apart from its bytes, and for a damaged file.
+    """
     path = Path(path)
     if path.suffix == ".pth":
         return network_of(path).get("weights_sha256")
@@ -83,15 +79,18 @@ def content_sha256(path):
         return known["content_sha256"]
     try:
         return csv_files.file_content_sha256(path)
-    except ValueError:  # damaged: it cannot be the same as anything
+    except ValueError:  # a damaged file cannot be the same as anything
         return None
 
 
-def code_sha256(path):
-    """SHA-256 of what a Python file does: comments and layout do not count, so that mending them
-    redoes no training."""
+def code_sha256(path: Path) -> str | None:
+    """SHA-256 of the syntax tree of a Python file; None if it is not Python.
+
+    Comments and layout do not count, so that editing them does not repeat a training.
+    """
     try:
-        return hashlib.sha256(ast.dump(ast.parse(path.read_bytes())).encode()).hexdigest()
+        tree = ast.parse(path.read_bytes())
+        return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
     except (SyntaxError, ValueError):
         return None
 
@@ -99,14 +98,18 @@ def code_sha256(path):
 # ---- where things come from ----------------------------------------------------------------------
 
 
-def provenance(arguments, stale=None, **more):
-    """What every artifact says of itself: command, arguments, versions, commit, time; `more` is
-    added.
+def provenance(
+    arguments: Mapping[str, Any], stale: "Stale | None" = None, **more: Any
+) -> dict[str, Any]:
+    """The facts that every sidecar and record holds: command, arguments, versions, commit, time.
 
-    What was stale and went in all the same, as --allow-stale asked, stands under `allowed_stale`.
+    `more` is added to them. Stale files that --allow-stale accepted are listed under
+    `allowed_stale`.
     """
     commit, dirty = git_state()
-    allowed = {"allowed_stale": stale.reasons} if stale and stale.reasons else {}
+    allowed = {}
+    if stale and stale.reasons:
+        allowed["allowed_stale"] = stale.reasons
     program, script = Path(sys.executable).name, Path(sys.argv[0]).name
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
@@ -122,7 +125,8 @@ def provenance(arguments, stale=None, **more):
 
 
 @functools.lru_cache(maxsize=1)
-def versions():
+def versions() -> dict[str, str]:
+    """{name: version} of Python and the installed PACKAGES."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -131,10 +135,10 @@ def versions():
 
 
 @functools.lru_cache(maxsize=1)
-def git_state():
+def git_state() -> tuple[str | None, bool | None]:
     """(commit, dirty) of this code, or (None, None) outside a repository."""
 
-    def git(*words):
+    def git(*words: str) -> str:
         return subprocess.run(
             ["git", "-C", str(Path(__file__).parent), *words],
             capture_output=True,
@@ -152,26 +156,30 @@ def git_state():
 # ---- sidecars ------------------------------------------------------------------------------------
 
 
-def sidecar_path(path):
+def sidecar_path(path: str | os.PathLike) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def read_sidecar(path):
-    """The dict beside a file, or {} where there is none; ValueError where a value is not of its
-    kind."""
+def read_sidecar(path: str | os.PathLike) -> dict[str, Any]:
+    """The sidecar of a file, or {} if there is none. ValueError if a value is of the wrong kind."""
     return read_checked(sidecar_path(path))
 
 
-def checkpoint_sidecar(path):
-    """What train.py wrote beside a checkpoint, or {}. Other projects keep a .json of that name,
-    too, such as a configuration: it is theirs, and says nothing here."""
+def checkpoint_sidecar(path: str | os.PathLike) -> dict[str, Any]:
+    """The sidecar that train.py wrote beside a checkpoint, or {}.
+
+    Other projects also keep a .json of that name, such as a configuration. It is not a sidecar.
+    """
     path = sidecar_path(path)
-    return read_checked(path) if TRAINED & set(read_json(path)) else {}
+    is_ours = TRAINED & set(read_json(path))
+    return read_checked(path) if is_ours else {}
 
 
-def read_checked(path):
-    """The dict in a JSON file, with what `KINDS` names of the kind that it names: nobody needs to
-    look again."""
+def read_checked(path: str | os.PathLike) -> dict[str, Any]:
+    """The dict in a JSON file, whose values have the kinds that KINDS gives for their names.
+
+    Callers need not check them again. ValueError if a value is of the wrong kind.
+    """
     content = read_json(path)
     for name, kind in KINDS.items():
         if name in content and not kind.holds(content[name]):
@@ -182,55 +190,72 @@ def read_checked(path):
     return content
 
 
-def shown(value):
+def shown(value: object) -> str:
+    """At most 40 characters of a value's JSON."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+# Values come from JSON, where anything may stand: hence `object`.
+Test = Callable[[object], bool]
+
+
 @dataclass(frozen=True)
 class Kind:
-    """What a value in a sidecar or record must be, and how to call that in a message."""
+    """A kind of value in a sidecar or record, and what messages call it."""
 
     words: str
-    holds: Callable
+    holds: Test
 
 
-def is_text(value):
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_text(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
-def is_number(value):
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+def is_number(value: object) -> bool:
+    return value is None or isinstance(value, float) or is_whole(value)
 
 
-def is_count(value):
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+def is_count(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int) and is_whole(value) and value >= 0
 
 
-def is_texts(value):
-    return value is None or (
-        isinstance(value, list) and all(isinstance(item, str) for item in value)
-    )
+def is_texts(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def is_seconds(value):
-    """One stage's time, or that of each of its parts."""
-    return is_number(value) or (isinstance(value, dict) and all(map(is_number, value.values())))
+def is_seconds(value: object) -> bool:
+    """One stage's time, or the time of each of its parts."""
+    return is_number(value) or is_named(is_number)(value)
 
 
-def is_named(of):
-    return lambda value: isinstance(value, dict) and all(of(item) for item in value.values())
+def is_named(test: Test) -> Test:
+    """A test for a dict whose values all pass `test`."""
+
+    def holds(value: object) -> bool:
+        return isinstance(value, dict) and all(test(item) for item in value.values())
+
+    return holds
 
 
-TEXT, NUMBER, COUNT = (
-    Kind("text", is_text),
-    Kind("a number", is_number),
-    Kind("a whole number", is_count),
-)
-TEXTS, HASHES = (
-    Kind("a list of texts", is_texts),
-    Kind("file names with their hashes", is_named(is_text)),
-)
+def is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+TEXT = Kind("text", is_text)
+NUMBER = Kind("a number", is_number)
+COUNT = Kind("a whole number", is_count)
+TEXTS = Kind("a list of texts", is_texts)
+HASHES = Kind("file names with their hashes", is_named(is_text))
+OBJECT = Kind("an object with names", is_object)
 KINDS = {
     **dict.fromkeys(
         (
@@ -277,44 +302,46 @@ KINDS = {
     **dict.fromkeys(("inputs", "outputs", "contents"), HASHES),
     **dict.fromkeys(
         ("arguments", "versions", "preprocessing", "recipe", "model_args", "thresholds"),
-        Kind("an object with names", is_named(lambda value: True)),
+        OBJECT,
     ),
     "seconds": Kind("a number, or names with numbers", is_seconds),
     "listings": Kind("patterns with lists of file names", is_named(is_texts)),
-    "folders": Kind(
-        "folders of images with their hashes", is_named(lambda value: isinstance(value, dict))
-    ),
+    "folders": Kind("folders of images with their hashes", is_named(is_object)),
 }
 
 
 @contextlib.contextmanager
-def with_sidecar(path, sidecar, content=None):
-    """Write a file and its sidecar, which gets both hashes: of the bytes, and `content(temporary)`,
-    of what they say.
+def with_sidecar(
+    path: str | os.PathLike,
+    sidecar: Mapping[str, Any],
+    content: Callable[[Path], str] | None = None,
+) -> Iterator[Path]:
+    """Write a file, then its sidecar with both hashes of the file.
 
-    The old sidecar goes before the new file comes, and so never vouches for it.
+    Yields the temporary path that the file is written to. `content` hashes the content of the file
+    there. The old sidecar is deleted before the new file appears, so that it never vouches for it.
     """
+    hashes = {}
     with replacing(path) as temporary:
         yield temporary
-        hashes = {
-            "sha256": sha256(temporary),
-            **({"content_sha256": content(temporary)} if content else {}),
-        }
+        hashes["sha256"] = sha256(temporary)
+        if content is not None:
+            hashes["content_sha256"] = content(temporary)
         sidecar_path(path).unlink(missing_ok=True)
     write_json(sidecar_path(path), {**sidecar, **hashes})
 
 
 @dataclass
 class Stale:
-    """What to do about files that are not what their sidecars or records say: refuse them, or note
-    them and go on."""
+    """Whether to refuse files that differ from their sidecars or records, or to note and accept
+    them."""
 
     allowed: bool = False  # --allow-stale
-    reasons: list = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
-    def found(self, reason, remedy):
-        """ValueError with the reason and its remedy; where stale files are allowed, a warning, and
-        the reason is kept."""
+    def found(self, reason: str, remedy: str | None) -> None:
+        """ValueError with the reason and its remedy; if stale files are allowed, warn and keep the
+        reason instead."""
         if not self.allowed:
             raise ValueError(
                 f"{reason}; make it anew with: {remedy}, or take it as it is with --allow-stale"
@@ -327,31 +354,33 @@ class Stale:
 # ---- networks ------------------------------------------------------------------------------------
 
 
-def network_of(path):
-    """Which network a checkpoint file is, by its bytes and, where its own sidecar knows them, by
-    its weights."""
+def network_of(path: str | os.PathLike) -> dict[str, str]:
+    """The hashes in NETWORK that identify the network in a checkpoint file.
+
+    The hash of the weights is known only if the checkpoint's own sidecar holds it.
+    """
     path = Path(path)
     sidecar = checkpoint_sidecar(path)
     if not path.is_file():
         return {name: sidecar[name] for name in NETWORK if sidecar.get(name)}
-    digest = sha256(path)
-    known = sidecar.get("checkpoint_sha256") == digest
-    weights = sidecar.get("weights_sha256") if known else None
-    return {"checkpoint_sha256": digest, **({"weights_sha256": weights} if weights else {})}
+    network = {"checkpoint_sha256": sha256(path)}
+    is_unchanged = sidecar.get("checkpoint_sha256") == network["checkpoint_sha256"]
+    if is_unchanged and sidecar.get("weights_sha256"):
+        network["weights_sha256"] = sidecar["weights_sha256"]
+    return network
 
 
-def origin(path):
-    """Which network made a file, as its sidecar says: what every file that is made of it says in
-    turn."""
+def origin(path: str | os.PathLike) -> dict[str, str | None]:
+    """The network that a file came from, as its sidecar says. Files made from it repeat this."""
     sidecar = read_sidecar(path)
     return {name: sidecar.get(name) for name in NETWORK}
 
 
-def same_network(one, other):
-    """True if two sidecars name the same network: by weights where both know them, or else by the
-    checkpoint file.
+def same_network(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True if two sidecars name the same network.
 
-    Weights come first: read with another --model, one file is another network.
+    They are compared by weights if both know them, otherwise by the checkpoint file. Weights come
+    first because one file that is read with another --model is another network.
     """
     for name in ("weights_sha256", "checkpoint_sha256"):
         if one.get(name) and other.get(name):
@@ -362,14 +391,15 @@ def same_network(one, other):
 # ---- names in a folder ---------------------------------------------------------------------------
 
 
-def listing(folder, pattern):
-    """Names in a folder that fit a pattern; hidden files, which may be half written, count as
-    absent."""
-    return sorted(path.name for path in Path(folder).glob(pattern) if not path.name.startswith("."))
+def listing(folder: str | os.PathLike, pattern: str) -> list[str]:
+    """Sorted names in a folder that match a pattern. Hidden files, which may be half written, are
+    left out."""
+    names = [path.name for path in Path(folder).glob(pattern)]
+    return sorted(name for name in names if not name.startswith("."))
 
 
-def inside(folder, name):
-    """folder/name; ValueError where that lies elsewhere, by `..`, an absolute path, or a link."""
+def inside(folder: str | os.PathLike, name: str) -> Path:
+    """folder/name. ValueError if `..`, an absolute path or a link puts it outside the folder."""
     path = Path(folder) / name
     if not path.resolve().is_relative_to(Path(folder).resolve()):
         raise ValueError(

@@ -1,19 +1,25 @@
 """Features, heads and tables with their sidecars: written whole, and checked when they are read.
 
-    features   ID_cifar100_train.csv    ct0 .. ct{D-1}, label[, path]     one row per image;
-        .parquet holds the same columns
-    head       head.csv                 class, w0 .. w{D-1}, bias         one row per class; logits
-        = features @ W.T + b
-    tables     ood_metrics.csv          as its writer makes them; missing values are empty cells
+    features   ID_cifar100_train.csv    ct0 .. ct{D-1}, label[, path]     one row per image
+    head       head.csv                 class, w0 .. w{D-1}, bias         one row per class
+    tables     ood_metrics.csv          columns of any names; missing values are empty cells
 
-A file that its sidecar no longer describes was edited, cut short, or put there by somebody else. It
-is refused, unless `stale` (a records.Stale that allows it) notes that and lets it pass."""
+Features may also be .parquet files with the same columns. With a head, logits = features @ W.T + b.
 
+A file that differs from its sidecar was edited, cut short, or put there by somebody else. It is
+refused, unless `stale` (a records.Stale that allows it) notes it and lets it pass.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import polars as pl
+from numpy.typing import ArrayLike
 
 from arrays import first_outside
 from artifacts import csv_files, current, records
@@ -36,104 +42,149 @@ __all__ = [
     "write_table",
 ]
 
+T = TypeVar("T")
+
 EXTRACT = "python run_networks.py --checkpoint <its checkpoint>"
 
 
 @dataclass(frozen=True)
 class Features:
-    """features (N, D) float32, labels (N,) int64, paths [N] or None, and the file they came
-    from."""
+    """The features of N images, and the file that they came from."""
 
-    features: np.ndarray
-    labels: np.ndarray
-    paths: list
+    features: np.ndarray  # (N, D) float32
+    labels: np.ndarray  # (N,) int64
+    paths: list[str] | None  # [N] the image files, if the images came from files
     file: Path
 
 
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def write_table(path, frame, sidecar=None, **more):
-    """A polars or pandas table as CSV, and its sidecar with its rows and both hashes; missing
-    values are empty cells."""
-    with records.with_sidecar(
-        path, {**(sidecar or {}), "rows": len(frame), **more}, csv_files.table_content_sha256
-    ) as temporary:
+def write_table(
+    path: str | os.PathLike,
+    frame: pl.DataFrame | pd.DataFrame,
+    sidecar: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """Write a table as CSV with its sidecar. Missing values become empty cells.
+
+    The sidecar gets the number of rows, `more`, and both hashes.
+    """
+    facts = {**(sidecar or {}), "rows": len(frame), **more}
+    with records.with_sidecar(path, facts, csv_files.table_content_sha256) as temporary:
         csv_files.write_frame(temporary, frame)
 
 
-def write_parsed(path, frame, sidecar, width):
-    """Features or a head, whose content is that of the frame at hand."""
-    with records.with_sidecar(
-        path,
-        {**(sidecar or {}), "rows": len(frame), "width": width},
-        lambda _: csv_files.content_sha256(frame),
-    ) as temporary:
+def write_parsed(
+    path: str | os.PathLike, frame: pl.DataFrame, sidecar: Mapping[str, Any] | None, width: int
+) -> None:
+    """Write features or a head with a sidecar.
+
+    Reading gives exactly this frame, so its content is hashed in memory.
+    """
+    facts = {**(sidecar or {}), "rows": len(frame), "width": width}
+    with records.with_sidecar(path, facts, lambda _: csv_files.content_sha256(frame)) as temporary:
         csv_files.write_frame(temporary, frame)
 
 
-def write_features(path, features, labels, paths=None, sidecar=None):
-    """features (N, D) float32, labels (N,) int, paths [N] -> a CSV (or Parquet by its name) and its
-    sidecar.
+def numbered_columns(letters: str, matrix: ArrayLike) -> dict[str, np.ndarray]:
+    """Matrix (N, D) -> {"ct0": its first column (N,) as float32, ...} for the letters "ct"."""
+    columns = np.asarray(matrix, np.float32).T
+    return {f"{letters}{index}": column for index, column in enumerate(columns)}
 
-    float32 is written in the shortest decimal form that reads back to the same float32. The same
-    features in the other format, whose sidecar this one replaces, are removed."""
-    columns = {
-        f"ct{index}": column for index, column in enumerate(np.asarray(features, np.float32).T)
-    }
+
+def text_column(name: str, values: Iterable[object]) -> pl.Series:
+    return pl.Series(name, [str(value) for value in values], dtype=pl.String)
+
+
+def write_features(
+    path: str | os.PathLike,
+    features: ArrayLike,
+    labels: ArrayLike,
+    paths: Iterable[str | os.PathLike] | None = None,
+    sidecar: Mapping[str, Any] | None = None,
+) -> None:
+    """Write features (N, D), labels (N,) and paths [N] as CSV, or as Parquet by the name of the
+    file, with a sidecar.
+
+    float32 is written in the shortest decimal form that reads back to the same float32. If the same
+    features exist in the other format, that file is deleted, because both have one sidecar.
+    """
+    columns = numbered_columns("ct", features)
     frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
     if paths is not None:
-        frame = frame.with_columns(
-            pl.Series("path", [str(path) for path in paths], dtype=pl.String)
-        )
+        frame = frame.with_columns(text_column("path", paths))
     write_parsed(path, frame, sidecar, len(columns))
     for suffix in SUFFIXES:
         if suffix != Path(path).suffix:
             Path(path).with_suffix(suffix).unlink(missing_ok=True)
 
 
-def write_head(path, W, b, class_names, sidecar=None):
-    """W (C, D) and b (C,) -> head.csv, one row per class in the order of the logits; `class` holds
-    the class's name."""
-    weights = {f"w{index}": column for index, column in enumerate(np.asarray(W, np.float32).T)}
-    names = pl.Series("class", [str(name) for name in class_names], dtype=pl.String)
-    frame = pl.DataFrame({"class": names, **weights, "bias": np.asarray(b, np.float32)})
+def write_head(
+    path: str | os.PathLike,
+    W: ArrayLike,
+    b: ArrayLike,
+    class_names: Iterable[object],
+    sidecar: Mapping[str, Any] | None = None,
+) -> None:
+    """Write W (C, D) and b (C,) as head.csv: one row per class, in the order of the logits.
+
+    The column `class` holds the name of the class.
+    """
+    weights = numbered_columns("w", W)
+    names = text_column("class", class_names)
+    bias = np.asarray(b, np.float32)
+    frame = pl.DataFrame({"class": names, **weights, "bias": bias})
     write_parsed(path, frame, sidecar, len(weights))
 
 
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def read(reader, path, remedy):
-    """reader(path); what it refuses is refused with the command that makes the file anew."""
+def read(reader: Callable[[str | os.PathLike], T], path: str | os.PathLike, remedy: str) -> T:
+    """reader(path). Its ValueError is raised with the command that makes the file anew."""
     try:
         return reader(path)
     except ValueError as error:
         raise ValueError(f"{error}; make it anew with: {remedy}") from None
 
 
-def check(path, content, rows, stale, remedy):
-    """Refuse a file that is not what its sidecar describes, and one that nothing describes and that
-    may have been cut."""
+def check(
+    path: str | os.PathLike,
+    content: Callable[[], str],
+    rows: int,
+    stale: records.Stale | None,
+    remedy: str,
+) -> None:
+    """Refuse a file that differs from its sidecar, and one without a sidecar that may have been cut
+    short."""
     if not current.check_file(path, content, rows, stale, remedy):
         read(csv_files.check_end, path, remedy)
 
 
-def read_features(path, stale=None, remedy=EXTRACT):
-    """Read a feature CSV or Parquet file, exactly.
+def read_features(
+    path: str | os.PathLike, stale: records.Stale | None = None, remedy: str = EXTRACT
+) -> Features:
+    """Read a feature file, CSV or Parquet, exactly.
 
-    Raises ValueError for what is no feature file, for NaN or infinity, by line and column, and for
-    a file that is not what its sidecar describes, with the command `remedy` that makes it anew."""
+    ValueError for a file without features, for NaN or infinity (with line and column), and for a
+    file that differs from its sidecar. The message names `remedy`, the command that makes the file
+    anew.
+    """
     frame = read(csv_files.read_features, path, remedy)
     check(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
     numbers = [name for name in frame.columns if name.startswith("ct")]
-    paths = frame["path"].to_list() if "path" in frame.columns else None
     return Features(
-        frame.select(numbers).to_numpy(order="c"), frame["label"].to_numpy(), paths, Path(path)
+        features=frame.select(numbers).to_numpy(order="c"),
+        labels=frame["label"].to_numpy(),
+        paths=frame["path"].to_list() if "path" in frame.columns else None,
+        file=Path(path),
     )
 
 
-def read_head(path, stale=None, remedy=EXTRACT):
+def read_head(
+    path: str | os.PathLike, stale: records.Stale | None = None, remedy: str = EXTRACT
+) -> Head:
     """head.csv -> Head with W (C, D) and b (C,) in float32."""
     frame = read(csv_files.read_head, path, remedy)
     weights = [name for name in frame.columns if name not in ("class", "bias")]
@@ -147,9 +198,16 @@ def read_head(path, stale=None, remedy=EXTRACT):
     return Head(W, frame["bias"].to_numpy(), frame["class"].to_list())
 
 
-def read_table(path, columns=(), stale=None, remedy="the script that wrote it"):
-    """A table of ours -> pandas; ValueError where it lacks one of `columns`, or rows, or is not
-    what its sidecar describes."""
+def read_table(
+    path: str | os.PathLike,
+    columns: Iterable[str] = (),
+    stale: records.Stale | None = None,
+    remedy: str = "the script that wrote it",
+) -> pd.DataFrame:
+    """Read a table that this project wrote, as pandas.
+
+    ValueError if it lacks one of `columns`, has no rows, or differs from its sidecar.
+    """
     table = read(csv_files.read_table, path, remedy)
     lacking = [name for name in columns if name not in table.columns]
     if lacking or table.empty:
@@ -160,9 +218,15 @@ def read_table(path, columns=(), stale=None, remedy="the script that wrote it"):
     return table
 
 
-def read_typed(path, stale=None, remedy="the script that wrote it"):
-    """A table of ours -> polars, to the last bit; ValueError where it is not what its sidecar
-    describes."""
+def read_typed(
+    path: str | os.PathLike,
+    stale: records.Stale | None = None,
+    remedy: str = "the script that wrote it",
+) -> pl.DataFrame:
+    """Read a table that this project wrote, as polars, exact to the last bit.
+
+    ValueError if it differs from its sidecar.
+    """
     table = read(csv_files.read_typed, path, remedy)
     check(path, lambda: csv_files.typed_content_sha256(table), len(table), stale, remedy)
     return table
@@ -171,16 +235,17 @@ def read_typed(path, stale=None, remedy="the script that wrote it"):
 # ---- what a folder holds -------------------------------------------------------------------------
 
 
-def feature_file(folder, name):
-    """The .csv or .parquet file of this stem, or None."""
-    return next(
-        (path for suffix in SUFFIXES if (path := Path(folder) / f"{name}{suffix}").exists()), None
-    )
+def feature_file(folder: str | os.PathLike, name: str) -> Path | None:
+    """The .csv or .parquet file of this stem, or None if there is neither."""
+    for suffix in SUFFIXES:
+        path = Path(folder) / f"{name}{suffix}"
+        if path.exists():
+            return path
+    return None
 
 
-def check_labels(data, class_names):
-    """Labels of ID images must be classes of the head: ValueError with the line of the first that
-    is not."""
+def check_labels(data: Features, class_names: Sequence[str]) -> None:
+    """ValueError, with line and label, if the label of an ID image is not a class of the head."""
     row = first_outside(data.labels, len(class_names))
     if row is not None:
         raise ValueError(

@@ -21,6 +21,7 @@ def add_odin(
     run: FeatureFiles, scored: Scored, head: Head, stale: records.Stale | None = None
 ) -> None:
     """Add ODIN's scores to every set; a set without perturbed images gets NaN, and a note."""
+    assert run.odin_test is not None, "the caller looks for perturbed images"
     sidecar = records.read_sidecar(run.odin_test)
     parameters = {key: sidecar.get(key) for key in ("odin_epsilon", "temperature")}
     remedy = run.command_with(f"--odin-epsilon {parameters['odin_epsilon'] or 0.0014}")

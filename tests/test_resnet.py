@@ -146,6 +146,7 @@ def test_resnet_cifar_equals_the_network_written_out_from_its_state_dict():
 
 @pytest.mark.parametrize("name", ["resnet_cifar", "resnet18", "resnet_imagenet"])
 def test_outputs_are_logits_and_linear_in_the_features(name):
+    torch.manual_seed(0)  # with 2 of 150 seeds, no logit of resnet_cifar is negative
     network, caught = settle(registry.build(name, 5)), []
     network.fc.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
     with torch.no_grad():
