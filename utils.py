@@ -270,8 +270,12 @@ def read_json(path):
 
 
 def write_figure(path, figure):
-    """A matplotlib figure as a PNG of 150 dots per inch, with its caption as the description."""
-    caption = getattr(figure, "caption", "")
-    described = {"Description": caption} if caption else None
+    """A matplotlib figure as a PNG of 150 dots per inch, with its title and its caption."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=described)
+        figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=png_metadata(figure))
+
+
+def png_metadata(figure):
+    """What a PNG says of itself: the figure's title, and its caption as the description."""
+    said = {"Title": figure.get_suptitle(), "Description": getattr(figure, "caption", "")}
+    return {name: text for name, text in said.items() if text}
