@@ -211,14 +211,13 @@ def was_given(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
     return value is not None and value is not False and value not in ([], "")
 
 
-def identity(checkpoint: str, folder: Path) -> dict[str, Any]:
+def identity(checkpoint: str, folder: Path) -> Mapping[str, str | None]:
     """Which network the folder is of: as the checkpoint says, else the head, else a table."""
     given = Path(checkpoint)
     path = given if given.is_file() else folder.parent / f"{folder.name}.pth"
-    said = [records.network_of(path)]
-    said += [
-        records.origin(folder / name) for name in ("head.csv", "ood_metrics.csv", "nc_metrics.csv")
-    ]
+    said: list[Mapping[str, str | None]] = [records.network_of(path)]
+    for name in ("head.csv", "ood_metrics.csv", "nc_metrics.csv"):
+        said.append(records.origin(folder / name))
     return next((network for network in said if any(network.values())), {})
 
 

@@ -341,9 +341,12 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
-    """Write a matplotlib figure as a PNG with 150 dots per inch, with its caption as the
-    description."""
-    caption = getattr(figure, "caption", "")
-    described = {"Description": caption} if caption else None
+    """Write a matplotlib figure as a PNG with 150 dots per inch, its title and its caption."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=described)
+        figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=png_metadata(figure))
+
+
+def png_metadata(figure: "Figure") -> dict[str, str]:
+    """What a PNG says of itself: the figure's title, and its caption as the description."""
+    said = {"Title": figure.get_suptitle(), "Description": getattr(figure, "caption", "")}
+    return {name: text for name, text in said.items() if text}

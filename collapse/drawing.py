@@ -80,6 +80,7 @@ def draw_head(found: Measured, head: Head, components: Components) -> dict[str, 
         drawn["nc_neco_share"] = figures.neco_shares(inside, outside)
     drawn["weight_mean_alignment"] = figures.weight_mean_alignment(found.per_class)
     drawn["nc4_agreement"] = figures.nearest_mean_agreement(found.per_class)
+    assert decisions.predicted is not None, "there is a head"
     drawn["nc4_mismatches"] = figures.mismatch_map(
         decisions.nearest, decisions.predicted, inputs.class_names
     )
@@ -94,7 +95,7 @@ def draw_embedding(found: Measured) -> Figure:
     inside, *others = embed([inputs.test.features, *inputs.ood.values()])
     outside = dict(zip(inputs.ood, others, strict=True))
     labels = sample(inputs.test.labels, SAMPLE)
-    names = [inputs.class_names[label] for label in labels]
+    names = np.array([inputs.class_names[label] for label in labels])
     return figures.embedding(inside, outside, names)
 
 

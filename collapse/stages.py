@@ -164,7 +164,7 @@ def summarise_features(
     """{split: Summary} of a layer's features."""
     features = {}
     for split, path in layer.files.items():
-        features[split] = store.read_features(path, stale, remedy)
+        features[split] = store.read_features(path, stale, remedy or f"{store.EXTRACT} --layers")
     for split in ("train", "test"):
         store.check_labels(features[split], class_names)
     return layers.summarise(features, len(class_names))

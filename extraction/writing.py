@@ -51,7 +51,9 @@ def write(work: Work, job: Job, made: Made) -> None:
             layers.write_summary(file, made.summaries[name], sidecar)
         else:
             assert made.rows is not None
-            store.write_features(file, made.rows.stages[name], labels, images.paths, sidecar)
+            pooled = made.rows.stages[name]
+            assert pooled is not None, "a stage's features are kept where they are not streamed"
+            store.write_features(file, pooled, labels, images.paths, sidecar)
         remove_other_way(work.shelf.folder, file)
 
 

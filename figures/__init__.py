@@ -1,15 +1,17 @@
-"""Figures of the pipeline: one function a figure, arrays or pandas tables in, a matplotlib Figure
+"""Figures of the pipeline: one function per figure, arrays or pandas tables in, a matplotlib Figure
 out.
 
 Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no backend, safe in threads.
 Save with `figure.savefig(path)`; each figure carries its own resolution. One style throughout: ID
 has one fixed colour, OOD sets take theirs by position, many sets become small multiples with the
-name beside the data, and shares are drawn as percent. Cells that are NaN are left out and said to
-be in words; nothing is drawn as zero because it is missing.
+name beside the data, and shares are drawn as percent. Cells that are NaN are left out, which the
+figure says in words; nothing is drawn as zero because it is missing.
 
-The functions stand in figures.scores (training, scores, ID beside OOD), figures.collapse (one
-checkpoint's collapse) and figures.series (over checkpoints and layers), their style in
-figures.style; whoever draws imports this module alone."""
+Each function has `captions`, what the report says beneath its figure. figures.training,
+figures.scores, figures.scatter (points, image by image), figures.collapse (one checkpoint) and
+figures.series (over checkpoints and layers) hold the functions, figures.style what they share;
+scripts import this module alone.
+"""
 
 from figures.collapse import (
     angle_histogram,
@@ -23,19 +25,11 @@ from figures.collapse import (
     weight_mean_alignment,
     within_class_variance,
 )
-from figures.scores import (
-    auroc_bars,
-    centre_distances,
-    embedding,
-    method_labels,
-    neco_shares,
-    principal_components,
-    score_histograms,
-    three_components,
-    training_curves,
-)
+from figures.scatter import embedding, neco_shares, principal_components, three_components
+from figures.scores import auroc_bars, centre_distances, method_labels, score_histograms
 from figures.series import collapse_curves, correlation_maps, layer_epoch_maps, nc5_curves
 from figures.style import ID_COLOUR, LONG, OOD_COLOURS, ood_colour, percent
+from figures.training import training_curves
 
 __all__ = [
     "ID_COLOUR",

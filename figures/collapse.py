@@ -1,7 +1,16 @@
 """Figures of neural collapse, one checkpoint: within classes, class means, classifier, decisions;
 `figures` holds them all."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from figures.style import (
@@ -13,6 +22,7 @@ from figures.style import (
     PAPER,
     QUIET,
     WIDTH,
+    Array,
     bar_rows,
     canvas,
     captioned,
@@ -25,7 +35,7 @@ from figures.style import (
 
 
 @captioned("NC1 by class: mean squared distance of a class's training features from their mean.")
-def within_class_variance(per_class):
+def within_class_variance(per_class: pd.DataFrame) -> Figure:
     """NC1 by class: mean squared distance of a class's training features from their mean (squared
     feature units).
 
@@ -41,7 +51,7 @@ def within_class_variance(per_class):
 
 
 @captioned("NC3 by class: cosine between the classifier's weight row and the centred class mean.")
-def weight_mean_alignment(per_class):
+def weight_mean_alignment(per_class: pd.DataFrame) -> Figure:
     """NC3 by class: cosine between the class's row of the classifier and its centred mean; 1 under
     full collapse.
 
@@ -57,52 +67,58 @@ def weight_mean_alignment(per_class):
     )
 
 
-def _per_class(names, values, title, quantity, start, target=None):
-    """A number a class: named bars, or beyond LONG classes all of them sorted with the extremes
+def _per_class(
+    names: Any, values: Any, title: str, quantity: str, start: float, target: float | None = None
+) -> Figure:
+    """One number per class: named bars, or beyond LONG classes all of them sorted with the extremes
     named."""
     names, values = np.asarray(names, dtype=object), np.asarray(values, dtype=np.float64)
     missing = int((~np.isfinite(values)).sum())
     order = np.argsort(values, kind="stable")[: len(values) - missing]  # NaN sorts last
     names, values = names[order], values[order]
-    short = len(values) <= LONG
-    figure, ((axes,),) = canvas(1, 1, 1.3 + 0.25 * max(len(values), 3) if short else 3.8, title)
-    if short:
+    if len(values) <= LONG:
+        height = 1.3 + 0.25 * max(len(values), 3)
+        figure, ((axes,),) = canvas(1, 1, height, title)
         _named_bars(axes, names, values, start)
+        axes.set_xlabel(quantity)
+        draw_target = axes.axvline
     else:
+        figure, ((axes,),) = canvas(1, 1, 3.8, title)
         _sorted_bars(axes, values, start)
-    line, limit = (axes.axvline, axes.set_xlabel) if short else (axes.axhline, axes.set_ylabel)
+        _label_sorted(axes, quantity, len(values))
+        draw_target = axes.axhline
     if target is not None:
-        line(target, color=INK, lw=1, ls=DASHES)
-    if short:
-        limit(quantity)
-    else:
-        head, _, tail = quantity.partition("; ")
-        limit(head.replace(" (", "\n(").replace(" and ", "\nand "))
-        axes.set_xlabel(f"{len(values)} classes, sorted" + (f"; {tail}" if tail else ""))
-    if len(values):
-        ends = (
-            ["", ""]
-            if short
-            else [f" ({', '.join(map(shorten, some))})" for some in (names[:3], names[:-4:-1])]
-        )
-        notes = (
-            f"mean {values.mean():.4g}, lowest {values[0]:.4g}{ends[0]}, highest"
-            f" {values[-1]:.4g}{ends[1]}"
-        )
-        notes = notes if short else notes.replace(", highest", ",\nhighest", 1)
-        axes.set_title(
-            notes
-            + (f"; undefined for {missing} of {missing + len(values)} classes" if missing else ""),
-            loc="left",
-            fontsize=9,
-            color=QUIET,
-        )
-    else:
-        axes.set_title("undefined for every class", loc="left", fontsize=9, color=QUIET)
+        draw_target(target, color=INK, lw=1, ls=DASHES)
+    notes = _extremes(names, values, missing)
+    axes.set_title(notes, loc="left", fontsize=9, color=QUIET)
     return figure
 
 
-def _named_bars(axes, names, values, start):
+def _label_sorted(axes: Axes, quantity: str, classes: int) -> None:
+    """The quantity up the side of sorted bars, in short lines; what follows its semicolon below."""
+    head, _, tail = quantity.partition("; ")
+    axes.set_ylabel(head.replace(" (", "\n(").replace(" and ", "\nand "))
+    below = f"{classes} classes, sorted"
+    axes.set_xlabel(f"{below}; {tail}" if tail else below)
+
+
+def _extremes(names: Array, values: Array, missing: int) -> str:
+    """Mean, lowest and highest of ascending values (C,), those of many classes with the names of
+    the three at each end; and how many further ones are undefined."""
+    if not len(values):
+        return "undefined for every class"
+    lowest, highest, line_end = f"{values[0]:.4g}", f"{values[-1]:.4g}", " "
+    if len(values) > LONG:
+        lowest += f" ({', '.join(map(shorten, names[:3]))})"
+        highest += f" ({', '.join(map(shorten, names[:-4:-1]))})"
+        line_end = "\n"
+    text = f"mean {values.mean():.4g}, lowest {lowest},{line_end}highest {highest}"
+    if missing:
+        text += f"; undefined for {missing} of {missing + len(values)} classes"
+    return text
+
+
+def _named_bars(axes: Axes, names: Array, values: Array, start: float) -> None:
     """Horizontal bars (C,), each with its class name and number."""
     axes.barh(
         range(len(values)), values - start, left=start, height=0.68, color=ID_COLOUR, alpha=0.75
@@ -122,7 +138,7 @@ def _named_bars(axes, names, values, start):
         )
 
 
-def _sorted_bars(axes, values, start):
+def _sorted_bars(axes: Axes, values: Array, start: float) -> None:
     """Thin vertical bars (C,) in ascending order."""
     axes.bar(
         range(len(values)), values - start, bottom=start, width=0.85, color=ID_COLOUR, alpha=0.75
@@ -131,20 +147,21 @@ def _sorted_bars(axes, values, start):
     axes.set_xticks([])
 
 
-def _cosines(vectors):
+def _cosines(vectors: Array) -> Array:
     """Cosines of all pairs of rows: (C, D) -> (C(C-1)/2,); rows that are not finite or zero are
     left out."""
     vectors = np.asarray(vectors, dtype=np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     usable = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
     unit = vectors[usable] / norms[usable]
-    return (unit @ unit.T)[np.triu_indices(len(unit), 1)]
+    above_diagonal = np.triu_indices(len(unit), 1)
+    return (unit @ unit.T)[above_diagonal]
 
 
 @captioned(
     "NC2: cosines between all pairs of classes. Under collapse all stand at the dashed line."
 )
-def cosine_histogram(means, weights=None):
+def cosine_histogram(means: Array, weights: Array | None = None) -> Figure:
     """NC2: cosines between all pairs of centred class means, and of weight rows, beside the simplex
     ETF's -1/(C-1).
 
@@ -167,14 +184,11 @@ def cosine_histogram(means, weights=None):
         axes.axvline(target, color=INK, lw=1.2, ls=DASHES)
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.set_ylabel("pairs")
-        spread = (
-            f"mean {cosines.mean():.3f}, standard deviation {cosines.std():.3f}"
-            if len(cosines)
-            else "undefined"
-        )
-        panel_title(
-            axes, f"{name}: {len(cosines):,} pair{'s' * (len(cosines) != 1)}, {spread}", colour
-        )
+        spread = "undefined"
+        if len(cosines):
+            spread = f"mean {cosines.mean():.3f}, standard deviation {cosines.std():.3f}"
+        pairs = "1 pair" if len(cosines) == 1 else f"{len(cosines):,} pairs"
+        panel_title(axes, f"{name}: {pairs}, {spread}", colour)
     meaning = "equal angles"
     if width < classes - 1:
         meaning = f"no simplex ETF of {classes} classes exists in {width} dimensions"
@@ -186,7 +200,7 @@ def cosine_histogram(means, weights=None):
     "Distance between each pair of class means. Under collapse all are equal; dark cells are "
     "classes that lie close together."
 )
-def class_mean_distances(means, class_names):
+def class_mean_distances(means: Array, class_names: Sequence[str]) -> Figure:
     """Heat map of the Euclidean distances between class means (C, D), in feature units.
 
     More than LONG classes are ordered by average-linkage clustering, so that groups of like classes
@@ -221,7 +235,7 @@ def class_mean_distances(means, class_names):
     return figure
 
 
-def _distances(points):
+def _distances(points: Array) -> Array:
     """Euclidean distances (C, C) between points (C, D), by differences row by row: a Gram matrix
     would cancel."""
     return np.array([np.linalg.norm(points - point, axis=1) for point in points]).reshape(
@@ -229,40 +243,42 @@ def _distances(points):
     )
 
 
-def _name_cells(axes, names, values, dark_low=True):
+def _name_cells(axes: Axes, names: Sequence[str], values: Array, dark_low: bool = True) -> None:
     """Class names on two sides of a heat map (C, C), as small as C asks, none beyond 120; numbers
     in it up to 12."""
     count = len(names)
     axes.spines[:].set_visible(False)
     size = 8.5 if count <= LONG else min(8.5, 440 / count)
-    names = names if count <= 120 else []
-    axes.set_xticks(range(len(names)), names, rotation=90 if count > 8 else 0, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
+    shown = names if count <= 120 else []
+    axes.set_xticks(range(len(shown)), shown, rotation=90 if count > 8 else 0, fontsize=size)
+    axes.set_yticks(range(len(shown)), shown, fontsize=size)
     axes.tick_params(length=0, labelcolor=INK)
     if count <= 12:
-        middle = (
-            np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0
-        )
-        # counts; else zeros at the end stay: 6.30
-        form = ".0f" if (values[np.isfinite(values)] % 1 == 0).all() else "#.3g"
-        for (row, column), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                axes.text(
-                    column,
-                    row,
-                    f"{value:{form}}".rstrip("."),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if (value <= middle if dark_low else value > middle) else INK,
-                )
+        _write_cells(axes, values, dark_low)
+
+
+def _write_cells(axes: Axes, values: Array, dark_low: bool) -> None:
+    """The finite numbers of a heat map (C, C) in its cells, white on the dark half of the
+    colours."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return
+    middle = (known.min() + known.max()) / 2
+    whole = (known % 1 == 0).all()
+    form = ".0f" if whole else "#.3g"  # counts; else zeros at the end stay: 6.30
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isfinite(value):
+            continue
+        dark = value <= middle if dark_low else value > middle
+        text, colour = f"{value:{form}}".rstrip("."), "white" if dark else INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
 
 
 @captioned(
     "NC5: mean |cosine| between the class means and each OOD set's mean, beside the ID test "
     "images as the null (dashed)."
 )
-def nc5_bars(table):
+def nc5_bars(table: pd.DataFrame) -> Figure:
     """NC5: mean |cosine| of the class means and each OOD set's mean, uncentred (Ammar et al. 2023)
     and centred at mu_G.
 
@@ -277,25 +293,10 @@ def nc5_bars(table):
     for axes, column in zip(grid[0], ("uncentred", "centred"), strict=True):
         values = table[column].to_numpy(dtype=np.float64)
         for row, value, is_null, place in zip(rows, values, null, position, strict=True):
-            known = np.isfinite(value)
-            axes.barh(
-                row,
-                value,
-                height=0.68,
-                color=ID_COLOUR if is_null else ood_colour(place),
-                alpha=0.8,
-            )
-            axes.annotate(
-                f"{value:.3f}" if known else "undefined",
-                (value if known else 0, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                bbox=PAPER,
-                color=INK if known else QUIET,
-            )
-            if is_null and known:
+            colour = ID_COLOUR if is_null else ood_colour(place)
+            axes.barh(row, value, height=0.68, color=colour, alpha=0.8)
+            _beside_bar(axes, row, value)
+            if is_null and np.isfinite(value):
                 axes.axvline(value, color=ID_COLOUR, lw=1, ls=DASHES, zorder=0.5)
         axes.set_xlim(0, 1.18 * max([0.05, *finite(values)]))
         axes.set_xlabel("mean |cosine|; 0 is orthogonal")
@@ -307,8 +308,25 @@ def nc5_bars(table):
     return figure
 
 
+def _beside_bar(axes: Axes, row: float, value: float) -> None:
+    """A bar's number just right of its end, or that it is undefined."""
+    text, place, colour = f"{value:.3f}", value, INK
+    if not np.isfinite(value):
+        text, place, colour = "undefined", 0.0, QUIET
+    axes.annotate(
+        text,
+        (place, row),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        bbox=PAPER,
+        color=colour,
+    )
+
+
 @captioned("NC4 by class: share of test images on which nearest class mean and classifier agree.")
-def nearest_mean_agreement(per_class):
+def nearest_mean_agreement(per_class: pd.DataFrame) -> Figure:
     """NC4 by class: share of its test images on which the nearest class mean and the classifier
     agree.
 
@@ -325,7 +343,7 @@ def nearest_mean_agreement(per_class):
 
 
 @captioned("Which class each of the two says where they differ, in test images.")
-def mismatch_map(nearest, predicted, class_names):
+def mismatch_map(nearest: Array, predicted: Array, class_names: Sequence[str]) -> Figure:
     """NC4: how often the nearest class mean says one class (row) and the classifier another
     (column), in images.
 
@@ -337,7 +355,8 @@ def mismatch_map(nearest, predicted, class_names):
     np.add.at(counts, (nearest[wrong], predicted[wrong]), 1)
     involved = counts.sum(axis=0) + counts.sum(axis=1)
     chosen = np.sort(np.argsort(-involved, kind="stable")[: min(40, np.count_nonzero(involved))])
-    shown = np.where(counts[np.ix_(chosen, chosen)] > 0, counts[np.ix_(chosen, chosen)], np.nan)
+    among_chosen = counts[np.ix_(chosen, chosen)]
+    shown = np.where(among_chosen > 0, among_chosen, np.nan)
     height = min(WIDTH - 0.8, 2.4 + 0.42 * len(chosen))
     figure, ((axes,),) = canvas(
         1,
@@ -348,14 +367,10 @@ def mismatch_map(nearest, predicted, class_names):
         layout="compressed",
     )
     all_involved = np.count_nonzero(involved)
-    left_out = (
-        f"; the {len(chosen)} classes with most, of {all_involved}"
-        if all_involved > len(chosen)
-        else ""
-    )
-    axes.set_title(
-        f"{wrong.sum():,} of {len(wrong):,} images{left_out}", loc="left", fontsize=9, color=QUIET
-    )
+    counted = f"{wrong.sum():,} of {len(wrong):,} images"
+    if all_involved > len(chosen):
+        counted += f"; the {len(chosen)} classes with most, of {all_involved}"
+    axes.set_title(counted, loc="left", fontsize=9, color=QUIET)
     if not len(chosen):
         axes.set(xticks=[], yticks=[])
         axes.annotate("no mismatch", (0.5, 0.5), xycoords="axes fraction", ha="center", color=QUIET)
@@ -367,10 +382,20 @@ def mismatch_map(nearest, predicted, class_names):
     return figure
 
 
+@dataclass(frozen=True)
+class Angles:
+    """Angles of one kind, by their cosines, and where they stand under collapse."""
+
+    name: str
+    cosines: Array
+    colour: str
+    target: float  # degrees
+
+
 @captioned(
     "Angles of pairs of class means and of weight rows, and of each weight row and its class mean."
 )
-def angle_histogram(means, weights):
+def angle_histogram(means: Array, weights: Array) -> Figure:
     """NC2 and NC3 in degrees: angles of pairs of centred class means, of weight rows, and of each
     weight row and its mean.
 
@@ -379,29 +404,24 @@ def angle_histogram(means, weights):
     means, weights = np.asarray(means, np.float64), np.asarray(weights, np.float64)
     centred = means - np.nanmean(means, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        own = (
-            (centred * weights).sum(axis=1)
-            / np.linalg.norm(centred, axis=1)
-            / np.linalg.norm(weights, axis=1)
-        )
+        lengths = np.linalg.norm(centred, axis=1), np.linalg.norm(weights, axis=1)
+        own = (centred * weights).sum(axis=1) / lengths[0] / lengths[1]
     target = np.degrees(np.arccos(-1 / (len(means) - 1)))
     groups = [
-        ("pairs of class means", _cosines(centred), ID_COLOUR, target),
-        ("pairs of weight rows", _cosines(weights), OOD_COLOURS[0], target),
-        ("each weight row and its class mean", finite(own), OOD_COLOURS[1], 0.0),
+        Angles("pairs of class means", _cosines(centred), ID_COLOUR, target),
+        Angles("pairs of weight rows", _cosines(weights), OOD_COLOURS[0], target),
+        Angles("each weight row and its class mean", finite(own), OOD_COLOURS[1], 0.0),
     ]
     figure, grid = canvas(3, 1, 5.4, "Angles of class means and classifier", sharex=True)
-    for axes, (name, cosines, colour, goal) in zip(grid[:, 0], groups, strict=True):
-        angles = np.degrees(np.arccos(cosines.clip(-1, 1)))
-        axes.hist(angles, np.linspace(0, 180, 91), color=colour, alpha=0.7)
-        axes.axvline(goal, color=INK, lw=1.2, ls=DASHES)
+    for axes, group in zip(grid[:, 0], groups, strict=True):
+        angles = np.degrees(np.arccos(group.cosines.clip(-1, 1)))
+        axes.hist(angles, np.linspace(0, 180, 91), color=group.colour, alpha=0.7)
+        axes.axvline(group.target, color=INK, lw=1.2, ls=DASHES)
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        spread = (
-            f"mean {angles.mean():.1f}°, standard deviation {angles.std():.1f}°"
-            if len(angles)
-            else "undefined"
-        )
-        panel_title(axes, f"{name}: {len(angles):,}, {spread}", colour)
+        spread = "undefined"
+        if len(angles):
+            spread = f"mean {angles.mean():.1f}°, standard deviation {angles.std():.1f}°"
+        panel_title(axes, f"{group.name}: {len(angles):,}, {spread}", group.colour)
     grid[-1, 0].set(xlim=(-2, 182), xticks=range(0, 181, 30))
     grid[-1, 0].set_xlabel(
         f"angle in degrees      ┆ under collapse: {target:.2f} between pairs, 0 between weight row"
@@ -411,7 +431,7 @@ def angle_histogram(means, weights):
 
 
 @captioned("Cosines of class means and of weight rows, and the eigenvalues of both Gram matrices.")
-def gram_matrices(means, weights, class_names):
+def gram_matrices(means: Array, weights: Array, class_names: Sequence[str]) -> Figure:
     """NC2: cosines of centred class means and of weight rows (C, C), and the eigenvalues of both
     Gram matrices.
 
@@ -420,6 +440,7 @@ def gram_matrices(means, weights, class_names):
     line."""
     means, weights = np.asarray(means, np.float64), np.asarray(weights, np.float64)
     figure, grid = canvas(1, 3, 3.5, "NC2: Gram matrices of class means and classifier", width=11)
+    spectrum = grid[0, 2]
     groups = (
         ("class means", means - means.mean(axis=0), ID_COLOUR),
         ("weight rows", weights, OOD_COLOURS[0]),
@@ -434,33 +455,21 @@ def gram_matrices(means, weights, class_names):
         axes.set_yticks([])
         values = np.linalg.svd(vectors, compute_uv=False) ** 2
         if values.sum() > 0:
-            grid[0, 2].plot(
-                range(1, len(values) + 1),
-                values / values.sum(),
-                color=colour,
-                lw=1.4,
-                marker="o",
-                ms=3,
-                label=name,
-            )
+            shares = values / values.sum()
+            order = range(1, len(values) + 1)
+            spectrum.plot(order, shares, color=colour, lw=1.4, marker="o", ms=3, label=name)
     _bar(figure, image, grid[0, :2].tolist(), "cosine")
     rank = min(len(means) - 1, means.shape[1])
-    grid[0, 2].plot(
-        [1, rank, rank, len(means)],
-        [1 / rank, 1 / rank, 0, 0],
-        color=INK,
-        lw=1,
-        ls=DASHES,
-        label=f"equal on {rank}",
-    )
-    grid[0, 2].legend(frameon=False, fontsize=8, labelcolor=QUIET)
-    panel_title(grid[0, 2], "eigenvalues, shares of their sum")
-    grid[0, 2].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    steps, equal = [1, rank, rank, len(means)], [1 / rank, 1 / rank, 0, 0]
+    spectrum.plot(steps, equal, color=INK, lw=1, ls=DASHES, label=f"equal on {rank}")
+    spectrum.legend(frameon=False, fontsize=8, labelcolor=QUIET)
+    panel_title(spectrum, "eigenvalues, shares of their sum")
+    spectrum.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 
 @captioned("Variance by principal component; collapsed features end at C - 1.")
-def pca_spectrum(variances, dim, classes):
+def pca_spectrum(variances: Array, dim: int, classes: int) -> Figure:
     """Variance by principal component of the standardised training features, and its running sum;
     NECO's d marked.
 
@@ -494,7 +503,8 @@ def pca_spectrum(variances, dim, classes):
     return figure
 
 
-def _bar(figure, image, axes, label):
+def _bar(figure: Figure, image: AxesImage, axes: Any, label: str) -> Colorbar:
+    """A quiet colour bar beside one panel or several."""
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=QUIET, labelsize=8.5)

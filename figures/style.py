@@ -8,13 +8,19 @@ ID has one fixed colour, OOD sets take theirs by position, and everything that i
 import functools
 import inspect
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, Protocol, cast
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from PIL import Image
+
+Array = np.ndarray
+Parameters = ParamSpec("Parameters")
 
 ID_COLOUR = "#0072B2"
 # Mostly Okabe and Ito (2008), without its blue, which is ID's, and its yellow, which vanishes on
@@ -46,42 +52,52 @@ def ood_colour(position: int) -> str:
     return OOD_COLOURS[position % len(OOD_COLOURS)]
 
 
-def percent(share, digits=1) -> str:
+def percent(share: float, digits: int = 1) -> str:
     """A share in percent, without the sign; only what is exactly all or nothing reads 100 or 0."""
-    text, least = f"{100 * share:.{digits}f}", 10.0**-digits
-    if 0 < share < 1 and float(text) in (0, 100):
-        return f"<{least:.{digits}f}" if float(text) == 0 else f">{100 - least:.{digits}f}"
+    text = f"{100 * share:.{digits}f}"
+    least = 10.0**-digits
+    if 0 < share < 1 and float(text) == 0:
+        return f"<{least:.{digits}f}"
+    if 0 < share < 1 and float(text) == 100:
+        return f">{100 - least:.{digits}f}"
     return text
 
 
-def captioned(text: str = "", **by_axis: str) -> Callable:
+class Captioned(Protocol[Parameters]):
+    """A function that draws a figure, with the captions that its figures may have."""
+
+    captions: tuple[str, ...]
+
+    def __call__(self, *given: Parameters.args, **named: Parameters.kwargs) -> Figure:
+        """Draw the figure; its `caption` is one of `captions`."""
+
+
+def captioned(
+    text: str = "", **by_axis: str
+) -> Callable[[Callable[Parameters, Figure]], Captioned[Parameters]]:
     """Let a function that draws a figure give it its caption: `text`, or, where the figure may run
     along epochs or along depth, the one for its argument `along`.
 
     The caption travels as `figure.caption` and, in the PNG, as its description.
     """
 
-    def decorate(draw):
+    def decorate(draw: Callable[Parameters, Figure]) -> Captioned[Parameters]:
         parameters = inspect.signature(draw)
 
         @functools.wraps(draw)
-        def drawn(*given, **named):
+        def drawn(*given: Parameters.args, **named: Parameters.kwargs) -> Figure:
             bound = parameters.bind(*given, **named)
             bound.apply_defaults()
+            along = bound.arguments.get("along", "")
             figure = draw(*given, **named)
-            figure.caption = by_axis.get(bound.arguments.get("along"), text)
+            figure.caption = by_axis.get(along, text)  # type: ignore[attr-defined]
             return figure
 
-        drawn.captions = tuple(by_axis.values()) or (text,)
-        return drawn
+        captioned_draw = cast(Captioned[Parameters], drawn)
+        captioned_draw.captions = tuple(by_axis.values()) or (text,)
+        return captioned_draw
 
     return decorate
-
-
-def metadata(figure: Figure) -> dict[str, str]:
-    """What a PNG says of itself: the caption as its description."""
-    caption = getattr(figure, "caption", "")
-    return {"Description": caption} if caption else {}
 
 
 def read_caption(png: bytes) -> str:
@@ -93,11 +109,20 @@ def read_caption(png: bytes) -> str:
         return ""
 
 
-def canvas(rows, columns, height, title, width=WIDTH, layout="constrained", **options):
+def canvas(
+    rows: int,
+    columns: int,
+    height: float,
+    title: str,
+    width: float = WIDTH,
+    layout: Any = "constrained",
+    **options: Any,
+) -> tuple[Figure, Array]:
     """Figure (width, height inches) with a left-aligned title, and its (rows, columns) array of
     quiet axes."""
     figure = Figure(figsize=(width, height), dpi=150, layout=layout, facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.08, h_pad=0.06)
     figure.suptitle(title, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     for axes in grid.flat:
@@ -105,7 +130,7 @@ def canvas(rows, columns, height, title, width=WIDTH, layout="constrained", **op
     return figure, grid
 
 
-def quieten(axes):
+def quieten(axes: Axes) -> None:
     """Only the axes that carry a scale keep a line; everything that is not data turns grey."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
@@ -115,20 +140,21 @@ def quieten(axes):
         label.set(color=QUIET, fontsize=9)
 
 
-def logarithmic(axes):
+def logarithmic(axes: Axes) -> None:
     """A logarithmic vertical axis that names its powers of ten alone."""
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def grid_shape(count, most=4):
+def grid_shape(count: int, most: int = 4) -> tuple[int, int]:
     """(rows, columns) of `count` panels, at most that many side by side: five stand as three and
     two, not as four and one."""
-    rows = max(-(-count // most), 1)
-    return rows, max(-(-count // rows), 1)
+    rows = max(math.ceil(count / most), 1)
+    columns = max(math.ceil(count / rows), 1)
+    return rows, columns
 
 
-def close_grid(grid, count):
+def close_grid(grid: Array, count: int) -> None:
     """Hide the panels beyond the first `count`; x tick labels under the lowest of each column, full
     last row or not."""
     for axes in grid.flat[max(count - grid.shape[1], 0) : count]:
@@ -137,70 +163,54 @@ def close_grid(grid, count):
         axes.set_visible(False)
 
 
-def panel_title(axes, text, colour=INK):
+def panel_title(axes: Axes, text: str, colour: str = INK) -> None:
     """Title of one panel, in a darker shade of its data's colour: orange letters would be too pale
     to read."""
-    axes.set_title(
-        text,
-        loc="left",
-        fontsize=9.5,
-        color=0.75 * np.array(to_rgb(colour)),
-        fontweight="bold",
-        pad=5,
-    )
+    darker: Any = 0.75 * np.array(to_rgb(colour))
+    axes.set_title(text, loc="left", fontsize=9.5, color=darker, fontweight="bold", pad=5)
 
 
-def shorten(text, length=22) -> str:
+def shorten(text: Any, length: int = 22) -> str:
+    """A name on one line, of at most `length` characters."""
     text = " ".join(str(text).split())
-    text = text if len(text) <= length else text[: length - 1] + "…"
+    if len(text) > length:
+        text = text[: length - 1] + "…"
     return text.replace("$", r"\$")  # two dollar signs would be taken for mathematics
 
 
-def window(reference, others, share=0.5):
+def window(reference: Array, others: Sequence[Array], share: float = 0.5) -> tuple[float, float]:
     """Axis range for scores (N,) and a list of (M,): within percentiles, never so wide that the
     reference is flattened.
 
     From the `share`-th percentile to its complement, over the groups whose median lies within reach
     of the reference: ten times the larger of its interquartile range and the median one. Neither
     one far set nor a long tail may squeeze all others into a single bar."""
-    groups = [
-        np.percentile(group, [share, 25, 50, 75, 100 - share])
-        for group in [reference, *others]
-        if len(group)
-    ]
+    shares = [share, 25, 50, 75, 100 - share]
+    groups = [np.percentile(group, shares) for group in [reference, *others] if len(group)]
     if not groups:
         return 0.0, 1.0
     low, quarter, middle, three_quarters, high = np.array(groups).T
     spread = three_quarters - quarter
     reach = 10 * max(spread[0], np.median(spread)) or np.inf
-    bounds = low[0] - reach, high[0] + reach
-    near = (middle >= bounds[0]) & (middle <= bounds[1])
-    start, stop = max(low[near].min(), bounds[0]), min(high[near].max(), bounds[1])
+    least, most = low[0] - reach, high[0] + reach
+    near = (middle >= least) & (middle <= most)
+    start = max(low[near].min(), least)
+    stop = min(high[near].max(), most)
     margin = 0.02 * (stop - start) or 0.5 * max(abs(start), 1e-3)
     return start - margin, stop + margin
 
 
-def finite(values):
+def finite(values: Any) -> Array:
+    """The finite ones of any array, flat, in float64."""
     values = np.asarray(values, dtype=np.float64).ravel()
     return values[np.isfinite(values)]
 
 
-def label_ends(axes, ends):
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write each (x, y, text, colour) just right of its point, moved apart where two would
     overlap."""
-    low, high = np.log(axes.get_ylim()) if axes.get_yscale() == "log" else np.array(axes.get_ylim())
     ends = sorted((end for end in ends if np.isfinite(end[1])), key=lambda end: end[1])
-    places = [
-        ((np.log(end[1]) if axes.get_yscale() == "log" else end[1]) - low) / (high - low)
-        for end in ends
-    ]
-    gap = 0.075
-    for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + gap)
-    top = max(1.0, gap * len(places))  # what the gaps pushed out of the panel moves down again
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], top)
-        top = places[index] - gap
+    places = apart(heights(axes, [y for _, y, _, _ in ends]), 0.075)
     for (x, _, text, colour), place in zip(ends, places, strict=True):
         axes.annotate(
             text,
@@ -216,36 +226,60 @@ def label_ends(axes, ends):
         )
 
 
-def bar_rows(axes, count):
+def heights(axes: Axes, values: Sequence[float]) -> list[float]:
+    """Where values (K,) stand on the vertical axis: 0 at its lower end, 1 at its upper."""
+    scale: Callable[[Any], Any] = np.log if axes.get_yscale() == "log" else np.asarray
+    low, high = scale(axes.get_ylim())
+    return [(scale(value) - low) / (high - low) for value in values]
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places moved so that neighbours are at least `gap` apart, none above 1."""
+    moved = list(places)
+    for index in range(1, len(moved)):
+        moved[index] = max(moved[index], moved[index - 1] + gap)
+    top = max(1.0, gap * len(moved))  # what the gaps pushed out of the panel moves down again
+    for index in reversed(range(len(moved))):
+        moved[index] = min(moved[index], top)
+        top = moved[index] - gap
+    return moved
+
+
+def bar_rows(axes: Axes, count: int) -> None:
     """Room for `count` horizontal bars without a margin above and below; one or two bars stay as
     thin as three."""
     spare = max(3 - count, 0) / 2
-    axes.set_ylim(-0.6 - spare, count - 0.4 + spare)
+    lowest, highest = 0, count - 1
+    axes.set_ylim(lowest - 0.6 - spare, highest + 0.6 + spare)
 
 
-def thin(points, limit=2000, width=2):
+def thin(points: Any, limit: int = 2000, width: int = 2) -> Array:
     """At most `limit` finite points (N, width), evenly spaced in their order."""
     points = np.asarray(points, dtype=np.float64).reshape(-1, width)
     points = points[np.isfinite(points).all(axis=1)]
-    return points[np.linspace(0, len(points) - 1, min(limit, len(points))).astype(int)]
+    chosen = np.linspace(0, len(points) - 1, min(limit, len(points)))
+    return points[chosen.astype(int)]
 
 
-def density(axes, values, bins, colour, alpha):
+def density(axes: Axes, values: Array, bins: Array, colour: str, alpha: float) -> float:
     """Filled density of the values over the bins, normalised by all values; returns the peak."""
-    counts = np.histogram(values, bins)[0] / max(len(values), 1) / (bins[1] - bins[0])
-    axes.stairs(counts, bins, fill=True, color=colour, alpha=alpha, lw=0)
-    axes.stairs(counts, bins, color=colour, lw=1.2)
-    return counts.max()
+    counts, _ = np.histogram(values, bins)
+    shares = counts / max(len(values), 1)
+    densities = shares / (bins[1] - bins[0])
+    axes.stairs(densities, bins, fill=True, color=colour, alpha=alpha, lw=0)
+    axes.stairs(densities, bins, color=colour, lw=1.2)
+    return densities.max()
 
 
-def beyond(inside, outside, start, stop) -> str:
+def beyond(inside: Array, outside: Array, start: float, stop: float) -> str:
     """In words, how much of either group the axis does not show."""
     parts = []
     for name, values in (("ID", inside), ("OOD", outside)):
         if not len(values):
             parts.append(f"no finite {name} score")
             continue
-        for share, side in ((np.mean(values < start), "left"), (np.mean(values > stop), "right")):
+        below, above = np.mean(values < start), np.mean(values > stop)
+        for share, side in ((below, "left"), (above, "right")):
             if share >= 0.01:
                 parts.append(f"{100 * share:.0f}% of {name} further {side}")
     return ", ".join(parts)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 import figures
-from figures.style import metadata, read_caption
+import utils
+from figures.style import read_caption
 from reporting.found import Found, Summary
 from reporting.words import listed
 
@@ -120,5 +121,5 @@ def group(alike: list[Picture], best: str) -> PictureGroup:
 def drawing(figure: Figure) -> bytes:
     """A matplotlib Figure as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata=metadata(figure))
+    figure.savefig(buffer, format="png", metadata=utils.png_metadata(figure))
     return buffer.getvalue()
