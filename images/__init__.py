@@ -1,1 +1,1 @@
-"""Images in folders and files: listing, decoding, downloading."""
+"""Images: sets in memory and in files, reading one file, folders, downloads."""

@@ -1,1 +1,1 @@
-"""What report.py does: the summary, the page and its words."""
+"""What report.py does: the summary, what it says in words, and the page."""

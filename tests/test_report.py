@@ -405,6 +405,24 @@ def test_names_are_escaped_everywhere(run):
     assert "&lt;b&gt;apple&lt;/b&gt;" in page and "&lt;i&gt;mine&lt;/i&gt;" in page
 
 
+@pytest.mark.parametrize("name", ["<b>", "=1+1", "null", "{{ page }}", "{% raw %}", "&amp;", '"'])
+def test_a_name_is_text_in_every_cell(run, name):
+    table = ood_table().replace({"ood": {"svhn": name}, "method": {"Energy": name}})
+    store.write_table(run / "ood_metrics.csv", table, {})
+    classes = per_class_table().replace({"class_name": {"b": name}})
+    store.write_table(run / "nc_per_class.csv", classes, {})
+    summary, page = make(run)
+    Page(page)
+    cells = [html.unescape(cell) for cell in re.findall("<t[hd][^>]*>([^<]*)<", page)]
+    assert cells.count(name) >= 3, "as a set, as a method and as a class"
+    assert summary["best"][name]["method"] == name
+
+
+def test_the_style_sheet_stands_in_the_page(run):
+    style = (ROOT / "reporting" / "report.css").read_text(encoding="utf-8")
+    assert f"<style>\n{style}" in make(run)[1]
+
+
 def test_a_dollar_sign_in_a_name_is_not_a_placeholder(run):
     table = ood_table().replace({"ood": {"svhn": "$title ${x}"}})
     store.write_table(run / "ood_metrics.csv", table, {})
@@ -1041,6 +1059,12 @@ def test_a_mistake_ends_with_code_2_and_one_line(tmp_path):
     assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
 
 
+def captions_of_all_figures():
+    """What the figure functions say of their figures."""
+    drawn = [getattr(figures, name) for name in figures.__all__]
+    return {caption for function in drawn for caption in getattr(function, "captions", ())}
+
+
 def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
     import neural_collapse
     import ood_methods
@@ -1071,6 +1095,8 @@ def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
     )
     assert len(page) < 10e6
     assert "Further figures" not in page, "every figure of the chain has its caption and section"
+    captions = map(html.unescape, re.findall("<figcaption>(.*)</figcaption>", page))
+    assert set(captions) <= captions_of_all_figures()
     Page(page)
 
 
@@ -1089,4 +1115,27 @@ def test_the_command_for_an_edited_table_repeats_the_flags_that_made_it(tmp_path
     _, _, *words = shlex.split(command.group(1))
     assert shell(ood_methods.main, *words).code == 0
     pd.testing.assert_frame_equal(read_csv(folder / "ood_metrics.csv"), before)
+    assert shell(report.main, "--checkpoint", folder).code == 0
+
+
+@pytest.mark.parametrize(
+    "name, old, new", [("nc_metrics.csv", "train", "test"), ("nc_per_class.csv", "cat", "cow")]
+)
+def test_the_command_for_an_edited_collapse_table_repeats_the_flags_that_made_it(
+    tmp_path, monkeypatch, name, old, new
+):
+    monkeypatch.setattr(utils, "write_figure", write_blank)
+    folder = toy_run(tmp_path / "net s0")
+    flags = ["--ood", "near", "--bootstrap", "3", "--exact"]
+    assert shell(neural_collapse.main, "--checkpoint", folder, *flags).code == 0
+    table = folder / name
+    before = read_csv(table)
+    edit(table, old, new)
+    refused = shell(report.main, "--checkpoint", folder)
+    assert refused.code == 2 and f"{table} was changed after it was written" in refused.err
+    command = re.search(r"with: (python neural_collapse\.py .*), or take it", refused.err)
+    _, _, *words = shlex.split(command.group(1))
+    assert words == ["--checkpoint", str(folder), *words[2:]] and set(flags) <= set(words)
+    assert shell(neural_collapse.main, *words).code == 0
+    pd.testing.assert_frame_equal(read_csv(table), before)
     assert shell(report.main, "--checkpoint", folder).code == 0

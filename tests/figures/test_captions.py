@@ -31,6 +31,14 @@ def test_a_png_carries_the_caption_of_its_function(tmp_path):
     assert style.read_caption((tmp_path / "x.png").read_bytes()) == figure.caption
 
 
+def test_a_png_carries_its_title(tmp_path):
+    per_class = pd.DataFrame({"class_name": ["a", "b"], "within_class_variance": [1.0, 2.0]})
+    figure = figures.within_class_variance(per_class)
+    utils.write_figure(tmp_path / "x.png", figure)
+    with style.Image.open(tmp_path / "x.png") as image:
+        assert image.info["Title"] == "NC1: variance within each class"
+
+
 def test_a_curve_says_along_what_it_runs():
     table = pd.DataFrame(
         {
