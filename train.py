@@ -220,8 +220,11 @@ def train(
     options = Options(args.seed, not args.no_amp, args.compile, args.save_every, args.track_nc)
     state = State(setup.facts, world)
     outputs = Outputs(files, setup.facts, world, args.tensorboard)
+    resumes = args.resume and files.last.exists()
+    if not resumes:
+        state.initialise(setup.train)
     run = Run(state, outputs, options, stop)
-    if args.resume and files.last.exists():
+    if resumes:
         run.resume(cli.material(args))
     outputs.log(headline(setup, args, run))
     with step_bar(setup, state) as bar:

@@ -130,6 +130,7 @@ class Run:
         """One epoch: a step for each batch of training images, then the measures -> its row of the
         curves. Raises Stopped where a signal came; `state.partial` then tells how far it came."""
         state, world, recipe = self.state, self.world, self.recipe
+        self.tell_epoch()
         batches = self.draw_batches(len(train))
         partial = state.begin_epoch(len(batches))
         self.epoch_start = time.perf_counter() - partial.seconds
@@ -184,6 +185,22 @@ class Run:
             "images_per_second": len(train) / seconds,
             **self.collapse_columns(train),
         }
+
+    def tell_epoch(self) -> None:
+        """Tell a network that changes over the epochs which one begins (from 0).
+
+        That is one with a method `begin_epoch`, such as fastnet, which freezes a bias after three.
+        DistributedDataParallel expects a gradient of every parameter that learned when it wrapped
+        the network, so that it wraps it anew after a change."""
+        network = self.state.network
+        begin = getattr(network, "begin_epoch", None)
+        if begin is None:
+            return
+        before = [parameter.requires_grad for parameter in network.parameters()]
+        begin(self.state.epoch)
+        after = [parameter.requires_grad for parameter in network.parameters()]
+        if after != before and self.world.size > 1:
+            self.forward = self.wrapped_network()
 
     def draw_batches(self, count: int) -> tuple[torch.Tensor, ...]:
         """The epoch's batches: `count` row numbers in an order of its own, in parts whose lengths

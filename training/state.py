@@ -12,6 +12,7 @@ from torch import nn
 
 import utils
 from data import Preprocessing
+from images.sets import Images
 from networks import checkpoints, messages, registry
 from processes import World
 from training import parts
@@ -21,6 +22,7 @@ from training.recipes import Recipe
 Row = dict[str, float | None]
 
 NEEDED = {"arguments", "recipe", "optimizer_state_dict", "epoch", "history", "best", "partial"}
+SEEN_FIRST = 5000  # images that a network's `initialise` sees; Jordan (2024) takes as many
 # What `load` raises for a state that does not fit the network or the optimiser.
 MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
@@ -126,6 +128,19 @@ class State:
         self.best = Best()
         self.epoch = 0  # epochs that are finished
         self.partial: Partial | None = None  # progress through the next one, once it has begun
+
+    def initialise(self, images: Images) -> None:
+        """Show a network that learns from images before its first step some of them.
+
+        That is one with a method `initialise`, such as fastnet, whose first layer whitens. It gets
+        training images as they are validated: normalised, and not augmented."""
+        initialise = getattr(self.network, "initialise", None)
+        if initialise is None:
+            return
+        some = images.pixels[:SEEN_FIRST].to(self.world.device)
+        initialise(self.facts.preprocessing.normalise(some))
+        if self.average:
+            self.average.network.load_state_dict(self.network.state_dict())
 
     @property
     def kept(self) -> nn.Module:

@@ -48,6 +48,68 @@ PLAIN = (
     " nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, num_classes))\n"
 )
 
+# A network that looks at images before it trains, and changes after its first epoch.
+CHANGING = """
+import torch
+from torch import nn
+
+
+class Changing(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.centre = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.fc = nn.Linear(192, num_classes)
+        self.register_buffer("epochs", torch.zeros(()))
+
+    def initialise(self, images):
+        with torch.no_grad():
+            self.centre.copy_(images.mean((0, 2, 3)))
+
+    def begin_epoch(self, epoch):
+        self.epochs.fill_(epoch)
+        self.scale.requires_grad_(epoch < 1)
+
+    def forward(self, x):
+        x = (x - self.centre.view(1, 3, 1, 1)) * self.scale
+        return self.fc(x.flatten(1))
+
+
+def build(num_classes):
+    return Changing(num_classes)
+"""
+
+# ---- networks that change during training --------------------------------------------------------
+
+
+@pytest.fixture
+def changing(tmp_path):
+    """FILE.py:FUNCTION of the network above."""
+    file = tmp_path / "changing.py"
+    file.write_text(CHANGING)
+    return f"{file}:build"
+
+
+def test_a_network_sees_images_before_its_first_step_and_is_told_each_epoch(tmp_path, changing):
+    folder = tmp_path / "results"
+    start_training(folder, *EMA, "--save-every", "1", "--model", changing)
+    states = [
+        torch.load(path, weights_only=True)["trained_state_dict"]
+        for path in sorted(folder.glob("changing_build_epoch*.pth"))
+    ]
+    first, second = states
+    content = torch.load(folder / "changing_build_final_run.pth", weights_only=True)
+    preprocessing = data.Preprocessing(**content["preprocessing"])
+    images = data.load_id(data.ID["digits"], "train", preprocessing, None, content["held_out"])
+    rows, _ = data.split_validation(len(images), content["val_size"])
+    seen = preprocessing.normalise(images.pixels[rows]).mean((0, 2, 3))
+    assert torch.allclose(first["centre"], seen, atol=1e-6), "normalised training images"
+    assert torch.equal(first["centre"], second["centre"]), "and once only"
+    assert torch.equal(content["model_state_dict"]["centre"], first["centre"]), "the average too"
+    assert first["epochs"] == 0 and second["epochs"] == 1
+    assert first["scale"] != 1 and first["scale"] == second["scale"], "frozen after one epoch"
+
+
 # ---- the moving average --------------------------------------------------------------------------
 
 
