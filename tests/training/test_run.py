@@ -110,6 +110,22 @@ def test_a_network_sees_images_before_its_first_step_and_is_told_each_epoch(tmp_
     assert first["scale"] != 1 and first["scale"] == second["scale"], "frozen after one epoch"
 
 
+@pytest.mark.slow
+def test_two_processes_go_on_after_a_network_has_frozen_a_parameter(tmp_path, changing):
+    words = (*SMALL, *SHORT, "--output-dir", tmp_path / "two", "--model", changing)
+    done = launch(train.__file__, *words)
+    assert done.returncode == 0, done.stderr
+    start_training(tmp_path / "one", *SHORT, "--model", changing)
+    name = "changing_build_final_run.pth"
+    two, one = (
+        torch.load(tmp_path / folder / name, weights_only=True)["model_state_dict"]
+        for folder in ("two", "one")
+    )
+    assert two["epochs"] == 1
+    for key, value in one.items():
+        assert torch.allclose(two[key], value, atol=1e-4), key
+
+
 # ---- the moving average --------------------------------------------------------------------------
 
 
