@@ -403,7 +403,7 @@ def out_of_memory(text: str) -> str:
     """The message to show for an error of this text that came from too little memory."""
     what = "the system gave no more"
     if asked := re.search(r"to allocate ([\d.]+ \w+)", text):
-        what = f"{asked[1]} could not be had at once"
+        what = f"{asked[1]} could not be allocated at once"
     return (
         f"out of memory: {what}; close other programs, or use a machine with more memory; "
         "where the script has --batch-size, a smaller one needs less"
@@ -435,7 +435,7 @@ def device(name: str) -> "torch.device":
             torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"--device {name} is not to be had here ({str(error).splitlines()[0]}); "
+            f"--device {name} is not available here ({str(error).splitlines()[0]}); "
             "expected auto, cpu, cuda, cuda:N or mps"
         ) from None
     if chosen.type == "cuda":

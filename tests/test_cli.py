@@ -102,12 +102,12 @@ TORCH_WORDS = (
 )
 NO_MEMORY = [
     (MemoryError(), "the system gave no more"),
-    (RuntimeError(TORCH_WORDS), "400000000000000 bytes could not be had at once"),
+    (RuntimeError(TORCH_WORDS), "400000000000000 bytes could not be allocated at once"),
     (
         RuntimeError(
             "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79"
         ),
-        "20.00 MiB could not be had at once",
+        "20.00 MiB could not be allocated at once",
     ),
 ]
 
@@ -334,7 +334,7 @@ def test_every_flag_is_typed_and_shared_flags_mean_the_same_everywhere(script):
 @pytest.mark.parametrize("name", ["cpux", "cuda:99", "toaster", ""])
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(
-        ValueError, match=rf"--device {name} is not to be had here .*expected auto, cpu, cuda"
+        ValueError, match=rf"--device {name} is not available here .*expected auto, cpu, cuda"
     ):
         cli.device(name)
 

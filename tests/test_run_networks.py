@@ -1080,7 +1080,7 @@ def test_a_network_that_diverged_is_called_so(tmp_path):
             ["--ood", "uniform", "mine=absent", "other=/tmp"],
             r"absent is not a folder; expected the folder of images.* of .* mine",
         ),
-        (["--device", "cuda:99"], "--device cuda:99 is not to be had here"),
+        (["--device", "cuda:99"], "--device cuda:99 is not available here"),
         (["--checkpoint", "absent.pth"], r"there is no checkpoint absent\.pth"),
     ],
 )
