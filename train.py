@@ -317,6 +317,11 @@ def prepare(args: Arguments, world: World) -> Setup:
         print_left_out(f"{name} (test)", test)
     val_size = dataset.val_size if args.val_size is None else args.val_size
     rows, val_rows = data.split_validation(len(images), val_size)
+    if recipe.patience and not len(val_rows):
+        raise ValueError(
+            f"--patience {recipe.patience} waits for a better validation accuracy, and this run"
+            " holds back no validation images; leave it out, or give --val-size"
+        )
     check_batch_size(recipe.batch_size, len(rows), world.size)
     check_network(args, recipe, images.class_names, preprocessing.size)
     facts = Facts(
@@ -383,9 +388,10 @@ def check_network(
     except ValueError as error:
         if not recipe.dropout or "argument 'dropout'" not in str(error):
             raise
+        given = "--dropout" if args.dropout else f"--mode {args.mode}"
         raise ValueError(
-            f"--mode {args.mode} has dropout, and {args.model} takes none ({error}); give it an"
-            " argument dropout, or choose another --mode"
+            f"{given} has dropout, and {args.model} takes none ({error}); give it an argument"
+            " dropout, or turn it off with --dropout 0"
         ) from None
     if args.model not in registry.MODELS:
         rehearse(args.model, network, len(class_names), size)
@@ -429,6 +435,7 @@ def resolve(args: Arguments, dataset: data.Dataset) -> recipes.Recipe:
         recipe = replace(recipe, augment=kept)
     recipe = recipes.overridden(recipe, vars(args))
     recipes.check(recipe)
+    recipes.refuse_idle(recipe, vars(args))
     augment.check(recipe.augment)
     return recipe
 

@@ -264,6 +264,38 @@ def test_resume_is_exact_for_other_recipes_too(tmp_path, finished, monkeypatch, 
     assert_same_end(tmp_path, finished(*words))
 
 
+def test_a_run_of_a_version_without_newer_fields_and_flags_goes_on(tmp_path, finished, monkeypatch):
+    signalled(monkeypatch, signal.SIGTERM, {8})
+    assert start_training(tmp_path, *REGULARISED) == 75
+    content = read_checkpoint(tmp_path, "last")
+    for name in ("betas", "clip", "decay", "decay_norm", "lr_min", "norm_lr"):
+        del content["recipe"][name]
+        del content["arguments"][name]
+    torch.save(content, files_of(tmp_path).last)
+    assert start_training(tmp_path, *REGULARISED, "--resume") is None
+    assert_same_end(tmp_path, finished(*REGULARISED))
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_given(tmp_path, monkeypatch):
+    norms = []
+    real = torch.optim.SGD.step
+
+    def step(optimizer, *given):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+        return real(optimizer, *given)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    start_training(tmp_path, "--mode", "collapse", "--epochs", "1", "--no-amp", "--clip", "0.05")
+    assert len(norms) == 6 and max(norms) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_patience_without_validation_images_is_refused(tmp_path):
+    words = ("--mode", "collapse", "--epochs", "1", "--val-size", "0", "--patience", "3")
+    with pytest.raises(ValueError, match=r"--patience 3 waits .* holds back no validation images"):
+        start_training(tmp_path, *words)
+
+
 def test_a_stop_says_where_and_how_to_go_on(tmp_path, monkeypatch, capsys):
     signalled(monkeypatch, signal.SIGTERM, {8})
     assert start_training(tmp_path, *REGULARISED) == train.RESUME_ME == 75

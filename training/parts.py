@@ -11,6 +11,7 @@ builder, chosen by a field of Recipe."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from training import augment
 from training.average import Average
 from training.recipes import Recipe
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 # Progress through the run in [0, 1] -> factor of every parameter group's own learning rate.
 Schedule = Callable[[float], float]
 # (uint8 images (B, 3, S, S), generator) -> normalised float32 (B, 3, S, S)
@@ -34,10 +36,41 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     return OPTIMIZERS[recipe.optimizer](recipe, network)
 
 
+Group = dict[str, Any]  # as torch.optim takes it: "params", and what differs from the defaults
+
+
+def parameter_groups(recipe: Recipe, network: nn.Module) -> list[Group]:
+    """The network's parameters in groups of one learning rate and one weight decay.
+
+    The biases of normalisation layers may learn `norm_lr` times as fast; their weight decay is
+    divided by that, so that a step shrinks them as it shrinks the others (Jordan 2024 takes 64).
+    Without `decay_norm`, biases and scales, the parameters of a single dimension, do not shrink at
+    all (Goyal et al. 2017, section 5.3)."""
+    fast = norm_biases(network) if recipe.norm_lr != 1 else set()
+    groups: dict[tuple[float, float], Group] = {}
+    for parameter in network.parameters():
+        factor = recipe.norm_lr if id(parameter) in fast else 1.0
+        decays = recipe.decay_norm or parameter.ndim > 1
+        weight_decay = recipe.weight_decay / factor if decays else 0.0
+        rates = {"lr": recipe.lr * factor, "weight_decay": weight_decay}
+        group = groups.setdefault((factor, weight_decay), {"params": [], **rates})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def norm_biases(network: nn.Module) -> set[int]:
+    """The ids of the biases of batch, layer, group and instance norm."""
+    found = set()
+    for module in network.modules():
+        if isinstance(module, NORMS) and isinstance(module.bias, nn.Parameter):
+            found.add(id(module.bias))
+    return found
+
+
 def sgd(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum, Nesterov's where the recipe says so."""
     return torch.optim.SGD(
-        network.parameters(),
+        parameter_groups(recipe, network),
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
@@ -49,8 +82,9 @@ def sgd(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 def adamw(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """AdamW, whose weight decay is decoupled from the learning rate."""
     return torch.optim.AdamW(
-        network.parameters(),
+        parameter_groups(recipe, network),
         lr=recipe.lr,
+        betas=(recipe.betas[0], recipe.betas[1]),
         weight_decay=recipe.weight_decay,
         fused=has_fused(network),
     )
@@ -71,13 +105,17 @@ OPTIMIZERS: dict[str, Callable[[Recipe, nn.Module], torch.optim.Optimizer]] = {
 
 
 def make_schedule(recipe: Recipe) -> Schedule:
-    """A linear warm-up from 0, then the recipe's milestones or, without any, a cosine to 0.
+    """A linear warm-up from 0, then the recipe's milestones or, without any, a fall to `lr_min`.
 
-    The cosine begins where the warm-up ends. Milestones are shares of the whole run, warm-up
-    included.
+    The fall begins where the warm-up ends. Milestones are shares of the whole run, or epochs,
+    warm-up included.
     """
     warmup = recipe.warmup_epochs / recipe.epochs
-    decay = by_milestones(recipe) if recipe.milestones else cosine(warmup)
+    if recipe.milestones:
+        decay = by_milestones(recipe)
+    else:
+        end = recipe.lr_min / recipe.lr if recipe.lr_min else 0.0
+        decay = DECAYS[recipe.decay](warmup, end)
 
     def schedule(progress: float) -> float:
         if progress < warmup:
@@ -89,22 +127,36 @@ def make_schedule(recipe: Recipe) -> Schedule:
 
 def by_milestones(recipe: Recipe) -> Schedule:
     """The rate times gamma at each milestone that is passed."""
+    shares = [when if when < 1 else when / recipe.epochs for when in recipe.milestones]
 
     def schedule(progress: float) -> float:
-        passed = sum(progress >= milestone for milestone in recipe.milestones)
+        passed = sum(progress >= share for share in shares)
         return recipe.gamma**passed
 
     return schedule
 
 
-def cosine(start: float) -> Schedule:
-    """Half a cosine from 1 at `start` to 0 at the end of the run."""
+def cosine(start: float, end: float) -> Schedule:
+    """Half a cosine from 1 at `start` to `end` at the end of the run (Loshchilov and Hutter
+    2017)."""
 
     def schedule(progress: float) -> float:
         angle = math.pi * (progress - start) / (1 - start)
-        return 0.5 * (1 + math.cos(angle))
+        return end + (1 - end) * 0.5 * (1 + math.cos(angle))
 
     return schedule
+
+
+def linear(start: float, end: float) -> Schedule:
+    """A straight line from 1 at `start` to `end` at the end of the run."""
+
+    def schedule(progress: float) -> float:
+        return 1 - (1 - end) * (progress - start) / (1 - start)
+
+    return schedule
+
+
+DECAYS: dict[str, Callable[[float, float], Schedule]] = {"cosine": cosine, "linear": linear}
 
 
 # ---- augmentation and average --------------------------------------------------------------------

@@ -5,7 +5,7 @@ augmentation from it. docs/training.md reports what was tried, and what it did t
 OOD scores."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
@@ -23,15 +23,17 @@ def flag(default: Any = MISSING, *, help: str, spelled: str | None = None, **opt
 
 
 AUGMENTATIONS = (*augment.OF_PIXELS, *augment.OF_INPUTS)
+OPTIMIZERS = ("sgd", "adamw")  # parts.OPTIMIZERS builds them
+DECAYS = ("cosine", "linear")  # parts.DECAYS
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train. A field made by `flag` has a flag in train.py that overrides the mode's value.
 
-    milestones  shares of the run at which the learning rate is multiplied by gamma, so that
-                --epochs stretches a schedule and keeps its shape; without any the rate follows a
-                cosine to 0, step by step
+    milestones  at which the learning rate is multiplied by gamma: shares of the run below 1, so
+                that --epochs stretches a schedule and keeps its shape, or numbers of epochs;
+                without any the rate falls to lr_min by `decay`, step by step
     batch_size  images per step, of all processes together
     keep        the checkpoint that main.py continues with: "best" or "final"
 
@@ -41,10 +43,35 @@ class Recipe:
     epochs: int
     lr: float = flag(type=float, help="override the recipe's learning rate")
     weight_decay: float = flag(type=float, help="override the recipe's weight decay")
-    optimizer: str = "sgd"
-    momentum: float = flag(0.9, type=float, help="override the recipe's momentum")
+    optimizer: str = flag("sgd", choices=OPTIMIZERS, help="override the recipe's optimiser")
+    momentum: float = flag(0.9, type=float, help="override the recipe's momentum; of SGD")
     nesterov: bool = flag(
         False, type=bool, help="override whether the recipe uses Nesterov momentum"
+    )
+    betas: tuple[float, ...] = flag(
+        (0.9, 0.999),
+        type=float,
+        nargs=2,
+        metavar=("BETA1", "BETA2"),
+        help="decay rates of AdamW's moving averages of the gradient and of its square",
+    )
+    decay_norm: bool = flag(
+        True,
+        type=bool,
+        help="whether the weight decay shrinks biases and the scales of normalisation layers too",
+    )
+    norm_lr: float = flag(
+        1.0,
+        type=float,
+        metavar="FACTOR",
+        help="multiply the learning rate of the biases of normalisation layers by this, and divide "
+        "their weight decay by it",
+    )
+    clip: float = flag(
+        0.0,
+        type=float,
+        metavar="NORM",
+        help="shrink gradients of a larger norm to this norm; 0: never",
     )
     batch_size: int = 128
     warmup_epochs: float = flag(
@@ -54,8 +81,26 @@ class Recipe:
         metavar="EPOCHS",
         help="raise the learning rate linearly from 0 over this many epochs",
     )
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
+    decay: str = flag(
+        "cosine",
+        choices=DECAYS,
+        help="how the learning rate falls after the warm-up, where there are no milestones",
+    )
+    lr_min: float = flag(
+        0.0,
+        type=float,
+        metavar="RATE",
+        help="learning rate at the end of the run, where there are no milestones",
+    )
+    milestones: tuple[float, ...] = flag(
+        (),
+        type=float,
+        nargs="*",
+        metavar="WHEN",
+        help="multiply the learning rate by --gamma at each of these epochs, or shares of the run "
+        "below 1; without a value: none, and the rate falls by --decay",
+    )
+    gamma: float = flag(0.1, type=float, help="factor of the learning rate at each milestone")
     augment: tuple[str, ...] = flag(
         ("crop", "flip"),
         nargs="*",
@@ -74,7 +119,9 @@ class Recipe:
         help="validate and save a moving average of the weights with this decay per step, "
         "such as 0.999",
     )
-    dropout: float = 0.0
+    dropout: float = flag(
+        0.0, type=float, metavar="SHARE", help="share of the features that training drops at random"
+    )
     patience: int = flag(
         0,
         type=int,
@@ -111,9 +158,16 @@ def overridden(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     given."""
     names = (*SHARED_FLAGS, *flags())
     chosen = {name: given[name] for name in names if given.get(name) is not None}
-    if "augment" in chosen:
-        chosen["augment"] = tuple(chosen["augment"])
+    for name, value in chosen.items():
+        if isinstance(value, list):
+            chosen[name] = tuple(value)
     return replace(recipe, **chosen)
+
+
+def defaults() -> dict[str, Any]:
+    """{field: its default} of the fields that have one: what a recipe of an earlier version did,
+    without the field."""
+    return {item.name: item.default for item in fields(Recipe) if item.default is not MISSING}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -145,9 +199,39 @@ LIMITS = {
     "lr": (0, math.inf),
     "momentum": (0, 1),
     "weight_decay": (0, math.inf),
+    "lr_min": (0, math.inf),
+    "norm_lr": (0, math.inf),
+    "clip": (0, math.inf),
+    "gamma": (0, math.inf),
+    "dropout": (0, 1),
+    "patience": (0, math.inf),
     "label_smoothing": (0, 1),
     "ema": (0, 1),
 }
+
+
+# Field: when its flag does nothing, in words, and whether that is so.
+IDLE: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
+    "momentum": ("is of SGD, and the optimiser is {optimizer}", lambda r: r.optimizer != "sgd"),
+    "betas": ("is of AdamW, and the optimiser is {optimizer}", lambda r: r.optimizer != "adamw"),
+    "gamma": ("needs --milestones, and this run has none", lambda r: not r.milestones),
+    "decay": (
+        "is for runs without milestones; give --milestones without a value",
+        lambda r: bool(r.milestones),
+    ),
+    "lr_min": (
+        "is for runs without milestones; give --milestones without a value",
+        lambda r: bool(r.milestones),
+    ),
+}
+
+
+def refuse_idle(recipe: Recipe, given: Mapping[str, Any]) -> None:
+    """ValueError that names a flag which was given and would do nothing in this recipe."""
+    for name, (words, is_idle) in IDLE.items():
+        if given.get(name) is not None and is_idle(recipe):
+            reason = words.format(optimizer=recipe.optimizer)
+            raise ValueError(f"{flags()[name].spelled} {reason}")
 
 
 def check(recipe: Recipe) -> Recipe:
@@ -164,6 +248,22 @@ def check(recipe: Recipe) -> Recipe:
             f"--warmup is {recipe.warmup_epochs:g}; expected at least 0 and below"
             f" {recipe.epochs:g}, the number of epochs"
         )
+    if recipe.lr_min > recipe.lr:
+        raise ValueError(
+            f"--lr-min is {recipe.lr_min:g}, above the learning rate {recipe.lr:g}, from which it"
+            " falls"
+        )
+    for beta in recipe.betas:
+        if not 0 <= beta < 1:
+            raise ValueError(f"--betas has {beta:g}; expected at least 0 and below 1")
+    for when in recipe.milestones:
+        if not 0 < when < recipe.epochs:
+            raise ValueError(
+                f"--milestones has {when:g}; expected epochs above 0 and below {recipe.epochs:g},"
+                " or shares of the run below 1"
+            )
+    if not recipe.norm_lr:
+        raise ValueError("--norm-lr is 0; expected a factor above 0")
     if recipe.nesterov and (recipe.optimizer != "sgd" or not recipe.momentum):
         raise ValueError(
             f"Nesterov's momentum needs SGD with a momentum; this run has {recipe.optimizer},"

@@ -158,6 +158,8 @@ class Run:
             (loss * (weight * world.size)).backward()
 
             # step
+            if recipe.clip:
+                torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
             state.optimizer.step()
             if state.average:
                 state.average.update()

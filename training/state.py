@@ -15,7 +15,7 @@ from data import Preprocessing
 from images.sets import Images
 from networks import checkpoints, messages, registry
 from processes import World
-from training import parts
+from training import parts, recipes
 from training.recipes import Recipe
 
 # One epoch's row of the curves: column -> number, None where there is nothing to measure.
@@ -289,7 +289,8 @@ class State:
 def what_counts(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments, recipe and images of a run as one flat dict: a run resumes only where these are
     the same."""
-    recipe = utils.plain(entries["recipe"])
+    # A field that a later version added does what its default does, which changes nothing.
+    recipe = utils.plain({**recipes.defaults(), **entries["recipe"]})
     return {
         **entries["arguments"],
         **{f"recipe {name}": value for name, value in recipe.items()},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import data
 import train
 from training import average, parts, recipes
 
@@ -67,6 +68,43 @@ def test_a_warm_up_rises_to_the_full_rate_where_the_rest_begins(mode, progress, 
     assert parts.make_schedule(recipe)(progress) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("changes", "progress", "expected"),
+    [
+        ({"lr_min": 0.01}, 0.0, 0.1),
+        ({"lr_min": 0.01}, 0.5, 0.055),
+        ({"lr_min": 0.01}, 1.0, 0.01),
+        ({"decay": "linear"}, 0.25, 0.075),
+        ({"decay": "linear", "lr_min": 0.02}, 1.0, 0.02),
+        ({"decay": "linear", "lr_min": 0.02, "warmup_epochs": 50}, 0.625, 0.06),
+        ({"milestones": (60, 120, 160), "gamma": 0.2}, 0.299, 0.1),
+        ({"milestones": (60, 120, 160), "gamma": 0.2}, 0.3, 0.02),
+        ({"milestones": (60, 0.9), "gamma": 0.2}, 0.9, 0.004),
+    ],
+)
+def test_the_end_of_a_schedule_and_milestones_in_epochs_by_hand(changes, progress, expected):
+    recipe = dataclasses.replace(recipes.RECIPES["best"], **changes)
+    assert recipe.lr * parts.make_schedule(recipe)(progress) == pytest.approx(expected, rel=1e-12)
+
+
+def test_schedules_are_those_of_torch():
+    """At the start of each epoch, where torch's schedulers step."""
+    recipe = dataclasses.replace(recipes.RECIPES["best"], epochs=30, lr_min=0.004)
+    milestones = dataclasses.replace(recipe, lr_min=0.0, milestones=(9, 21), gamma=0.3)
+    schedulers = torch.optim.lr_scheduler
+    for ours, theirs in (
+        (recipe, lambda o: schedulers.CosineAnnealingLR(o, 30, eta_min=0.004)),
+        (milestones, lambda o: schedulers.MultiStepLR(o, [9, 21], 0.3)),
+    ):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        scheduler = theirs(optimizer)
+        for epoch in range(30):
+            rate = 0.1 * parts.make_schedule(ours)(epoch / 30)
+            assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+            optimizer.step()
+            scheduler.step()
+
+
 # ---- what no training could use ------------------------------------------------------------------
 
 
@@ -88,6 +126,15 @@ def test_a_warm_up_rises_to_the_full_rate_where_the_rest_begins(mode, progress, 
             "this run has sgd, momentum 0: leave it out, or add --no-nesterov",
         ),
         ({"nesterov": True, "optimizer": "adamw"}, "needs SGD with a momentum; this run has adamw"),
+        ({"lr_min": 0.2}, "--lr-min is 0.2, above the learning rate 0.1"),
+        ({"lr_min": -1.0}, "--lr-min is -1; expected at least 0"),
+        ({"betas": (0.9, 1.0)}, "--betas has 1; expected at least 0 and below 1"),
+        ({"milestones": (100, 200)}, "--milestones has 200; expected epochs above 0 and below 200"),
+        ({"milestones": (0.0,)}, "--milestones has 0; expected epochs above 0"),
+        ({"norm_lr": 0.0}, "--norm-lr is 0; expected a factor above 0"),
+        ({"clip": -1.0}, "--clip is -1"),
+        ({"dropout": 1.0}, "--dropout is 1; expected at least 0 and below 1"),
+        ({"patience": -1}, "--patience is -1; expected at least 0"),
     ],
 )
 def test_values_that_no_training_could_use_are_refused_by_the_name_of_their_flag(changes, message):
@@ -98,6 +145,34 @@ def test_values_that_no_training_could_use_are_refused_by_the_name_of_their_flag
 @pytest.mark.parametrize("mode", list(recipes.RECIPES))
 def test_every_recipe_is_one_that_can_be_used(mode):
     assert recipes.check(recipes.RECIPES[mode]) is recipes.RECIPES[mode]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mode", "adamw", "--momentum", "0.8"], "--momentum is of SGD, and the optimiser is ad"),
+        (["--mode", "best", "--betas", "0.9", "0.99"], "--betas is of AdamW, and the optimiser is"),
+        (["--mode", "best", "--gamma", "0.2"], "--gamma needs --milestones"),
+        (["--mode", "sgd", "--lr-min", "0.01"], "--lr-min is for runs without milestones"),
+        (["--mode", "sgd", "--decay", "linear"], "--decay is for runs without milestones"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused_by_its_name(words, message):
+    args = train.parse_args(words)
+    with pytest.raises(ValueError, match=message):
+        train.resolve(args, data.ID["cifar100"])
+
+
+def test_a_published_recipe_is_one_command():
+    """weiaicunzai's for CIFAR-100: 60, 120 and 160 of 200 epochs, a fifth each, one of warm-up."""
+    words = (
+        "--epochs 200 --milestones 60 120 160 --gamma 0.2 --warmup 1 --augment crop flip rotation"
+    )
+    recipe = train.resolve(train.parse_args(words.split()), data.ID["cifar100"])
+    schedule = parts.make_schedule(recipe)
+    rates = [0.1 * schedule(epoch / 200) for epoch in (0.5, 1, 59, 60, 120, 160)]
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.02, 0.004, 0.0008])
+    assert (recipe.momentum, recipe.weight_decay, recipe.nesterov) == (0.9, 5e-4, True)
 
 
 # ---- optimisers ----------------------------------------------------------------------------------
@@ -115,6 +190,43 @@ def test_the_optimiser_is_what_the_recipe_says():
     assert sgd.defaults["weight_decay"] == 5e-4 and sgd.defaults["fused"]
     adamw = parts.make_optimizer(recipes.RECIPES["adamw"], network)
     assert isinstance(adamw, torch.optim.AdamW) and adamw.defaults["weight_decay"] == 1e-2
+
+
+def small_network():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_one_group_holds_all_parameters_unless_the_recipe_divides_them():
+    network = small_network()
+    (group,) = parts.make_optimizer(recipes.RECIPES["best"], network).param_groups
+    assert group["params"] == list(network.parameters())
+    assert (group["lr"], group["weight_decay"]) == (0.1, 5e-4)
+
+
+def test_norm_biases_learn_faster_and_shrink_alike():
+    network = small_network()
+    recipe = dataclasses.replace(recipes.RECIPES["best"], norm_lr=64.0)
+    others, fast = parts.make_optimizer(recipe, network).param_groups
+    assert fast["params"] == [network[1].bias] and len(others["params"]) == 5
+    assert (fast["lr"], others["lr"]) == (6.4, 0.1)
+    assert fast["lr"] * fast["weight_decay"] == pytest.approx(others["lr"] * 5e-4)
+
+
+def test_biases_and_scales_may_be_left_out_of_the_weight_decay():
+    network = small_network()
+    for mode in ("best", "adamw"):
+        recipe = dataclasses.replace(recipes.RECIPES[mode], decay_norm=False)
+        shrinking, others = parts.make_optimizer(recipe, network).param_groups
+        assert shrinking["params"] == [network[0].weight, network[3].weight]
+        assert shrinking["weight_decay"] == recipe.weight_decay and others["weight_decay"] == 0
+        assert {id(p) for p in others["params"]} == {
+            id(p) for p in (network[0].bias, network[1].weight, network[1].bias, network[3].bias)
+        }
+
+
+def test_every_optimizer_and_decay_that_a_flag_offers_is_built():
+    assert set(parts.OPTIMIZERS) == set(recipes.OPTIMIZERS)
+    assert set(parts.DECAYS) == set(recipes.DECAYS)
 
 
 # ---- the moving average --------------------------------------------------------------------------
@@ -160,7 +272,7 @@ def test_an_average_follows_weights_that_are_loaded_and_wants_no_gradient():
 
 
 def test_every_field_has_a_flag_or_is_known_to_have_none():
-    without = {"optimizer", "milestones", "gamma", "dropout", "keep"}
+    without = {"keep"}
     names = {field.name for field in dataclasses.fields(recipes.Recipe)}
     assert names == {*recipes.flags(), *recipes.SHARED_FLAGS, *without}
 
@@ -175,6 +287,17 @@ def test_every_field_has_a_flag_or_is_known_to_have_none():
         (["--augment", "crop"], "augment", ("crop",)),
         (["--batch-size", "64"], "batch_size", 64),
         (["--no-stop"], "patience", 0),
+        (["--optimizer", "adamw"], "optimizer", "adamw"),
+        (["--betas", "0.8", "0.99"], "betas", (0.8, 0.99)),
+        (["--no-decay-norm"], "decay_norm", False),
+        (["--norm-lr", "64"], "norm_lr", 64.0),
+        (["--clip", "1"], "clip", 1.0),
+        (["--decay", "linear"], "decay", "linear"),
+        (["--lr-min", "0.001"], "lr_min", 0.001),
+        (["--milestones", "60", "120"], "milestones", (60.0, 120.0)),
+        (["--milestones"], "milestones", ()),
+        (["--gamma", "0.2"], "gamma", 0.2),
+        (["--dropout", "0.1"], "dropout", 0.1),
     ],
 )
 def test_a_flag_overrides_its_field_alone(words, field, value):
