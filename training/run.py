@@ -109,6 +109,7 @@ class Run:
         train = train.to(self.device)
         val = val.to(self.device)
         while state.epoch < self.recipe.epochs and not self.out_of_patience():
+            self.tell_epoch()
             try:
                 row = self.train_epoch(train, val, bar)
             except torch.OutOfMemoryError as error:
@@ -130,7 +131,6 @@ class Run:
         """One epoch: a step for each batch of training images, then the measures -> its row of the
         curves. Raises Stopped where a signal came; `state.partial` then tells how far it came."""
         state, world, recipe = self.state, self.world, self.recipe
-        self.tell_epoch()
         batches = self.draw_batches(len(train))
         partial = state.begin_epoch(len(batches))
         self.epoch_start = time.perf_counter() - partial.seconds
