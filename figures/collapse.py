@@ -24,6 +24,7 @@ from figures.style import (
     WIDTH,
     Array,
     bar_rows,
+    beside_bar,
     canvas,
     captioned,
     finite,
@@ -313,16 +314,7 @@ def _beside_bar(axes: Axes, row: float, value: float) -> None:
     text, place, colour = f"{value:.3f}", value, INK
     if not np.isfinite(value):
         text, place, colour = "undefined", 0.0, QUIET
-    axes.annotate(
-        text,
-        (place, row),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8,
-        bbox=PAPER,
-        color=colour,
-    )
+    beside_bar(axes, text, place, row, colour, fontsize=8, bbox=PAPER)
 
 
 @captioned("NC4 by class: share of test images on which nearest class mean and classifier agree.")

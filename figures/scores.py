@@ -15,6 +15,7 @@ from figures.style import (
     QUIET,
     Array,
     bar_rows,
+    beside_bar,
     beyond,
     canvas,
     captioned,
@@ -215,24 +216,9 @@ def _interval_bars(
         if drawn[row]:
             place = max(values[row], highs[row], 0.5)
             weight = "bold" if best[row] else "normal"
-            _beside_bar(axes, percent(values[row]), place, row, INK, weight)
+            beside_bar(axes, percent(values[row]), place, row, INK, fontsize=7.5, fontweight=weight)
         else:
-            _beside_bar(axes, _why_no_bar(values[row], scored[row]), 0.5, row, QUIET)
-
-
-def _beside_bar(
-    axes: Axes, text: str, place: float, row: int, colour: str, weight: str = "normal"
-) -> None:
-    axes.annotate(
-        text,
-        (place, row),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=7.5,
-        color=colour,
-        fontweight=weight,
-    )
+            beside_bar(axes, _why_no_bar(values[row], scored[row]), 0.5, row, QUIET, fontsize=7.5)
 
 
 def _why_no_bar(value: float, scored: bool) -> str:

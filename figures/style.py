@@ -253,6 +253,19 @@ def bar_rows(axes: Axes, count: int) -> None:
     axes.set_ylim(lowest - 0.6 - spare, highest + 0.6 + spare)
 
 
+def beside_bar(axes: Axes, text: str, end: float, row: float, colour: str, **font: Any) -> None:
+    """A text just right of a horizontal bar's end."""
+    axes.annotate(
+        text,
+        (end, row),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        **font,
+    )
+
+
 def thin(points: Any, limit: int = 2000, width: int = 2) -> Array:
     """At most `limit` finite points (N, width), evenly spaced in their order."""
     points = np.asarray(points, dtype=np.float64).reshape(-1, width)
