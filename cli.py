@@ -321,11 +321,9 @@ def run(main: Callable[[], ExitCode]) -> NoReturn:
     try:
         code = main()
         sys.stdout.flush()  # a full disk behind `> log.txt` fails here, where it is handled
-    except KeyboardInterrupt:
-        print(
-            "interrupted: what was finished is kept; run the same command again to go on",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as stop:
+        advice = str(stop) or "run the same command again to go on"
+        print(f"interrupted: what was finished is kept; {advice}", file=sys.stderr)
         code = INTERRUPTED
     except SystemExit as stop:
         code = stop.code

@@ -181,13 +181,13 @@ def messages(rows: torch.Tensor | None) -> Sequence[torch.Tensor]:
 
 
 @contextlib.contextmanager
-def join(device: torch.device | str) -> Iterator[World]:
+def join(device: torch.device | str, advice: str = "run the same again") -> Iterator[World]:
     """Yield the World of all processes that were launched together; of one in a single process.
 
     "cuda" without an index becomes this rank's own GPU. Ranks other than the first print no output
     and no warnings. If ranks leave by an exception, one of them raises it and the others exit
     silently. ValueError if the environment contradicts itself, no rank answers at the first one's
-    address, or ranks would share a GPU.
+    address, or ranks would share a GPU; if a rank is lost, with `advice` on how to go on.
     """
     device, place = torch.device(device), find_place(os.environ)
     if place is None:
@@ -216,8 +216,7 @@ def join(device: torch.device | str) -> Iterator[World]:
         if is_lost_contact(error):
             raise ValueError(
                 f"rank {place.rank} of {place.size} lost another one, which was killed or has no"
-                f" memory left ({str(error).splitlines()[0]}); run the same again: what was saved"
-                " is kept"
+                f" memory left ({str(error).splitlines()[0]}); {advice}: what was saved is kept"
             ) from None
         raise
     finally:

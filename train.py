@@ -201,7 +201,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     registry.check_model(args.model)
     check_packages(args)
     files = run_files(utils.writable_folder(args.output_dir), args.model, args.suffix)
-    with signals.caught() as stop, processes.join(cli.device(args.device)) as world:
+    go_on = "run the same with --resume"
+    with signals.caught() as stop, processes.join(cli.device(args.device), go_on) as world:
         if refuse_or_skip(args, files):
             return None
         with world.together(first_ahead=True):
@@ -227,6 +228,8 @@ def train(
     if resumes:
         run.resume(cli.material(args))
     outputs.log(headline(setup, args, run))
+    for note in notes(setup, args):
+        outputs.log(note)
     with step_bar(setup, state) as bar:
         done = run.fit(setup.train, setup.val, bar)
     if not done or not run.finish(setup.train, setup.test):
@@ -248,10 +251,27 @@ def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     network = f"{args.model}, {run.state.parameters:,} parameters"
     devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
     precision = " in bfloat16" if run.amp else ""
+    augmentation = " ".join(setup.facts.recipe.augment) or "none"
     return (
         f"{setup.name}: {images}, {classes}; {network}, {args.mode},"
-        f" {epochs} epochs on {devices}{precision}"
+        f" {epochs} epochs on {devices}{precision}, augmentation: {augmentation}"
     )
+
+
+def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
+    """What a person should know before the first epoch, and did not ask for."""
+    recipe = setup.facts.recipe
+    if args.dataset.folder and args.augment is None and "flip" in recipe.augment:
+        kept = " ".join(name for name in recipe.augment if name != "flip")
+        yield (
+            "half of the training images are mirrored; where that changes what an image is, as of"
+            f" digits or signs, train with --augment {kept}".rstrip()
+        )
+    if args.save_every and args.save_every > recipe.epochs:
+        yield (
+            f"--save-every {args.save_every} writes nothing: the run ends after"
+            f" {recipe.epochs} epochs"
+        )
 
 
 def step_bar(setup: "Setup", state: State) -> Any:

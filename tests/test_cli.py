@@ -64,6 +64,8 @@ def test_a_bug_keeps_its_traceback(error):
 
 
 def test_ctrl_c_exits_with_130_and_says_that_what_was_finished_is_kept():
+    advised = shell(raising(KeyboardInterrupt("read this")))
+    assert advised == Ended(130, "", "interrupted: what was finished is kept; read this\n")
     assert shell(raising(KeyboardInterrupt())) == Ended(
         130, "", "interrupted: what was finished is kept; run the same command again to go on\n"
     )

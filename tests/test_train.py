@@ -28,6 +28,7 @@ from helpers import (
     start_training,
     timeless,
 )
+from PIL import Image
 
 import cli
 import data
@@ -724,6 +725,35 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
             "seconds",
             "created",
         }
+
+
+def test_the_log_names_the_augmentation_and_what_would_never_be_saved(tmp_path, capsys):
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
+    start_training(tmp_path, *words, "--augment", "crop", "erasing", "--save-every", "2")
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first.endswith(", 1 epochs on cpu, augmentation: crop erasing")
+    assert second == "--save-every 2 writes nothing: the run ends after 1 epochs"
+    start_training(tmp_path, *words, "--force")
+    assert capsys.readouterr().out.splitlines()[0].endswith(", augmentation: none")
+
+
+def test_mirrored_images_of_a_folder_are_a_choice_that_is_said(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("b", "d"):
+            (tmp_path / "letters" / split / name).mkdir(parents=True)
+            for number in range(8):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "letters" / split / name / f"{number}.png")
+    words = ("--dataset", f"letters={tmp_path / 'letters'}", "--image-size", "16", "--epochs", "1")
+    words += ("--model", "resnet_cifar", "--batch-size", "8", "--val-size", "0", "--device", "cpu")
+    words += ("--output-dir", str(tmp_path / "out"))
+    train.main([*words])
+    said = "half of the training images are mirrored; where that changes what an image is, as of"
+    assert f"{said} digits or signs, train with --augment crop\n" in capsys.readouterr().out
+    for choice in (["--augment", "crop"], ["--augment", "crop", "flip"]):
+        train.main([*words, "--force", *choice])
+        assert said not in capsys.readouterr().out
 
 
 def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_else(

@@ -23,7 +23,7 @@ class StopRequest:
         """Remember the signal. A second Ctrl-C raises KeyboardInterrupt, since the run may hang, as
         in a download."""
         if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("run the same command with --resume to go on")
         self.received = True
 
 
