@@ -239,7 +239,7 @@ def add_table_flags(group: Any) -> None:
         "--caption",
         type=str,
         default="",
-        help="caption of the LaTeX table, in LaTeX (default: a description of its content)",
+        help="caption of the LaTeX table, in LaTeX; default: a description of its content",
     )
     group.add_argument("--label", type=str, default="tab:ood", help="label of the LaTeX table")
 
