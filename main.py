@@ -12,15 +12,17 @@
     # redo one stage and what follows from it
     python main.py --force ood
 
-A stage whose outputs are there, and were made with the same arguments from the same files, is
-skipped; an interrupted training run goes on where it was. With --checkpoint nothing is trained: the
-checkpoint, yours or another project's, is extracted, scored, measured and reported. Every flag of
-the five scripts is taken here too and handed to the stages that know it."""
+A stage is skipped if its outputs were made with the same arguments from the same files. An
+interrupted training run is resumed. With --checkpoint nothing is trained: the checkpoint, yours or
+another project's, is extracted, scored, measured and reported. Every flag of the five scripts is
+accepted here too and handed to the stages that know it."""
 
 import shlex
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import cli
 import neural_collapse
@@ -36,13 +38,28 @@ from training import recipes
 # classified right.
 EMBEDDED = {"dataset": "digits", "model": "resnet_cifar", "mode": "collapse", "epochs": "100"}
 
+Arguments = Any  # argparse.Namespace, which only cli imports
+Words = dict[str, list[str]]  # {stage: its command line}
+
+
+class Script(Protocol):
+    """What each of the five scripts offers."""
+
+    __name__: str
+
+    def make_parser(self) -> cli.Parser: ...
+
+    def parse_args(self, argv: Sequence[str] | None = None) -> Arguments: ...
+
+    def main(self, argv: Sequence[str] | None = None) -> int | None: ...
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One script, what it works from, and the file that records its last finished run."""
+    """One script, the stages it depends on, and the file that records its last finished run."""
 
-    script: object
-    needs: tuple
+    script: Script
+    needs: tuple[str, ...]
     record: str
 
 
@@ -55,10 +72,25 @@ STAGES = {
 }
 
 
+@dataclass(frozen=True)
+class Chain:
+    """What one run of main.py is to do."""
+
+    args: Arguments
+    words: Words  # of the stages that take part
+    files: train.RunFiles | None  # of the training run; None with --checkpoint
+    checkpoint: Path  # that the later stages analyse
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the checkpoint's results."""
+        return Path(self.args.output_dir) / self.checkpoint.stem
+
+
 # ---- arguments -----------------------------------------------------------------------------------
 
 
-def make_parser():
+def make_parser() -> cli.Parser:
     """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     cli.add_flags(
@@ -72,8 +104,8 @@ def make_parser():
         "output-dir",
         checkpoint={
             "help": (
-                "analyse this checkpoint and train nothing; add --model and --dataset where the"
-                " file does not say them"
+                "analyse this checkpoint and train nothing; add --model and --dataset if the file"
+                " does not name them"
             )
         },
     )
@@ -82,8 +114,8 @@ def make_parser():
         "--use",
         choices=("best", "final"),
         help=(
-            "checkpoint to go on with: of the highest validation accuracy, or "
-            "of the last epoch; default: final for --mode collapse, best for others"
+            "checkpoint to analyse: best has the highest validation accuracy, final is that of the"
+            " last epoch; default: final for --mode collapse, best for the other modes"
         ),
     )
     group.add_argument(
@@ -92,7 +124,7 @@ def make_parser():
         choices=list(STAGES),
         default=[],
         metavar="STAGE",
-        help=f"redo these stages and what follows from them: {', '.join(STAGES)}",
+        help=f"redo these stages and those that depend on them: {', '.join(STAGES)}",
     )
     group.add_argument(
         "--plan",
@@ -102,24 +134,28 @@ def make_parser():
     return parser
 
 
-def parse_args(argv=None):
-    """-> (main's own arguments, {stage: the words handed to its script})."""
+def parse_args(argv: Sequence[str] | None = None) -> tuple[Arguments, Words]:
+    """main.py's own arguments, and the command line of each stage that takes part."""
     parser = make_parser()
     args, others = parser.parse_known_args(argv)
     if args.plan and args.force:
         parser.error("--plan shows what a whole run does; leave --force out")
-    given = of_a_checkpoint(parser, args) if args.checkpoint else of_a_training(args, others)
+    if args.checkpoint:
+        given = analysis_flags(parser, args)
+        words: Words = {name: [] for name in STAGES if name != "train"}
+    else:
+        given = training_flags(args, others)
+        words = {name: [] for name in STAGES}
     given += [["--data-dir", args.data_dir], ["--output-dir", args.output_dir]]
-    stages = [name for name in STAGES if name != "train" or not args.checkpoint]
-    words = {name: [] for name in stages}
     for group in [*given, *groups(others)]:
         for name in takers(parser, group, args):
             words[name] += group
     return args, words
 
 
-def of_a_checkpoint(parser, args):
-    """The flags that only an analysis has: what the checkpoint does not say of itself."""
+def analysis_flags(parser: cli.Parser, args: Arguments) -> list[list[str]]:
+    """With --checkpoint: the flags of main.py that go to the stages, each with its values; a usage
+    error for a flag that only training has."""
     for flag in ("mode", "use"):
         if getattr(args, flag):
             parser.error(
@@ -127,25 +163,25 @@ def of_a_checkpoint(parser, args):
             )
     if "train" in args.force:
         parser.error("--force train: --checkpoint trains nothing; leave one of them out")
-    given = [
-        [f"--{flag}", str(getattr(args, flag))]
-        for flag in ("dataset", "model")
-        if getattr(args, flag)
-    ]
-    return given + ([["--ood", *map(str, args.ood)]] if args.ood else [])
+    given = as_given(args, ("dataset", "model"))
+    words = [[f"--{flag}", value] for flag, value in given.items()]
+    if args.ood:
+        words.append(["--ood", *map(str, args.ood)])
+    return words
 
 
-def of_a_training(args, others):
-    """The flags of a whole run, with what is taken where nobody says; sets args.dataset and
-    args.ood."""
-    given = {
-        flag: str(getattr(args, flag))
-        for flag in ("dataset", "model", "mode")
-        if getattr(args, flag)
-    }
+def training_flags(args: Arguments, others: Sequence[str]) -> list[list[str]]:
+    """Without --checkpoint: the flags of main.py that go to the stages, each with its values,
+    defaults included.
+
+    Sets args.dataset and args.ood where they were not given. others: words that main.py's own
+    parser does not know.
+    """
+    given = as_given(args, ("dataset", "model", "mode"))
     if args.dataset is None or args.dataset.text == EMBEDDED["dataset"]:
         given = {**EMBEDDED, **given}
-        if "--epochs" in " ".join(others) or given["mode"] != EMBEDDED["mode"]:
+        has_epochs = "--epochs" in " ".join(others)
+        if has_epochs or given["mode"] != EMBEDDED["mode"]:
             given.pop("epochs")
     args.dataset = utils.SetName.parse(given["dataset"])
     args.ood = args.ood or run_networks.default_ood(args.dataset)
@@ -158,28 +194,43 @@ def of_a_training(args, others):
     return [*words, ["--ood", *map(str, args.ood)]]
 
 
-def takers(parser, group, args):
-    """The stages whose scripts know this flag; a usage error where none does."""
+def as_given(args: Arguments, flags: Iterable[str]) -> dict[str, str]:
+    """{flag: its value as text} of those flags that were given."""
+    values = {flag: getattr(args, flag) for flag in flags}
+    return {flag: str(value) for flag, value in values.items() if value}
+
+
+def takers(parser: cli.Parser, group: Sequence[str], args: Arguments) -> list[str]:
+    """The stages that a flag goes to; a usage error if no script knows it.
+
+    group: the flag and its values, as `groups` makes it.
+    """
     flag = group[0].partition("=")[0]
     known = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(flag)]
     if not known or not flag.startswith("--"):
         parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
-    if not args.checkpoint:
-        # run_networks reads the network's name from the checkpoint; code is run only where the
-        # person names it.
-        said = flag == "--held-out" or (flag == "--model" and ":" not in group[-1])
-        return [name for name in known if not (name == "extract" and said)]
-    if known == ["train"]:
-        parser.error(
-            f"{flag} is of training, and --checkpoint trains nothing; leave one of them out"
-        )
-    return [name for name in known if name != "train"]
+    if args.checkpoint:
+        if known == ["train"]:
+            parser.error(
+                f"{flag} is of training, and --checkpoint trains nothing; leave one of them out"
+            )
+        return without(known, "train")
+    # The checkpoint that was trained states its network and its classes, so extraction reads them
+    # from there. Only a person's own code has to be named again: nothing else lets it run.
+    names_own_code = ":" in group[-1]
+    if flag == "--held-out" or (flag == "--model" and not names_own_code):
+        return without(known, "extract")
+    return known
 
 
-def groups(words):
+def without(names: Iterable[str], left_out: str) -> list[str]:
+    return [name for name in names if name != left_out]
+
+
+def groups(words: Iterable[str]) -> list[list[str]]:
     """["--lr", "0.1", "--methods", "MSP", "ViM"] -> [["--lr", "0.1"], ["--methods", "MSP",
     "ViM"]]."""
-    found = []
+    found: list[list[str]] = []
     for word in words:
         if word.startswith("--") or not found:
             found.append([word])
@@ -191,44 +242,54 @@ def groups(words):
 # ---- the run -------------------------------------------------------------------------------------
 
 
-def main(argv=None):
-    args, words = parse_args(argv)
-    files = None if args.checkpoint else training_files(args, words["train"])
-    checkpoint = Path(args.checkpoint) if args.checkpoint else chosen(files, args, words["train"])
-    for name in words:
-        if name != "train":
-            words[name] += ["--checkpoint", str(checkpoint)]
-    utils.writable_folder(args.output_dir)
-    for name in words:  # every mistake in every stage's arguments shows before the first starts
-        STAGES[name].script.parse_args(words[name])
-    if args.plan:
-        return print_plan(args, words)
-    folder, redone, seconds = Path(args.output_dir) / checkpoint.stem, set(), {}
-    for name, stage in STAGES.items():
-        if name not in words:
-            continue
-        forced = name in args.force or bool(args.force and redone.intersection(stage.needs))
-        reason = "" if forced else why_outdated(name, folder, files, words)
-        if not (forced or reason):
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run the stages that are not current; the exit code of the first that fails."""
+    chain = prepare(argv)
+    if chain.args.plan:
+        print_plan(chain)
+        return None
+    redone: set[str] = set()
+    seconds = {}
+    for name in chain.words:
+        forced = is_forced(name, chain.args, redone)
+        reason = "" if forced else why_outdated(name, chain)
+        if not forced and not reason:
             continue
         start = time.perf_counter()
-        if code := run_stage(name, args, words, files, forced, reason):
+        if code := run_stage(name, chain, forced, reason):
             return code
         redone.add(name)
         seconds[name] = time.perf_counter() - start
-    print(
-        "\n"
-        + (
-            "; ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-            if seconds
-            else "all is current"
-        )
-    )
-    print(f"report: {folder / 'report.html'}")
+    times = [f"{name} {value:.1f} s" for name, value in seconds.items()]
+    print("\n" + ("; ".join(times) or "all is current"))
+    print(f"report: {chain.folder / 'report.html'}")
+    return None
 
 
-def training_files(args, words):
-    """The files of the training run that these words describe."""
+def prepare(argv: Sequence[str] | None) -> Chain:
+    """What is to be done, checked: every mistake in the arguments of any stage shows here, before
+    the first stage starts."""
+    args, words = parse_args(argv)
+    files = None
+    if args.checkpoint:
+        checkpoint = Path(args.checkpoint)
+    else:
+        files = training_files(args, words["train"])
+        checkpoint = files.checkpoint(args.use or kept(words["train"]))
+    for name, own in words.items():
+        if name != "train":
+            own += ["--checkpoint", str(checkpoint)]
+    utils.writable_folder(args.output_dir)
+    for name, own in words.items():
+        STAGES[name].script.parse_args(own)
+    return Chain(args, words, files, checkpoint)
+
+
+def training_files(args: Arguments, words: Sequence[str]) -> train.RunFiles:
+    """The files of the training run with this command line.
+
+    ValueError if held_out is to be an OOD set and training leaves no class out.
+    """
     training = train.parse_args(words)
     if any(asked.is_held_out for asked in args.ood) and not training.held_out:
         raise ValueError(
@@ -238,37 +299,51 @@ def training_files(args, words):
     return train.run_files(args.output_dir, training.model, training.suffix)
 
 
-def chosen(files, args, words):
-    """The checkpoint of the run that the later stages go on with."""
-    return files.checkpoint(args.use or recipes.RECIPES[train.parse_args(words).mode].keep)
+def kept(words: Sequence[str]) -> str:
+    """The kind of checkpoint, best or final, that the recipe of this training run recommends."""
+    mode = train.parse_args(words).mode
+    return recipes.RECIPES[mode].keep
 
 
-def why_outdated(name, folder, files, words):
-    """Why a stage has to run, in words; "" where its outputs are what it would make now."""
-    script, own = STAGES[name].script, words[name]
-    arguments = cli.material(script.parse_args(own))
-    verify = "--verify" in words["extract"]
+def is_forced(name: str, args: Arguments, redone: set[str]) -> bool:
+    """True if --force names this stage, or if --force is given and a stage that it depends on was
+    redone."""
+    if name in args.force:
+        return True
+    return bool(args.force) and not redone.isdisjoint(STAGES[name].needs)
+
+
+def why_outdated(name: str, chain: Chain) -> str:
+    """Why a stage has to run, in words; "" if its outputs are what it would make now."""
+    stage = STAGES[name]
+    own = stage.script.parse_args(chain.words[name])
+    arguments = cli.material(own)
+    verify = "--verify" in chain.words["extract"]
     if name == "train":
-        return train.why_unfinished(files, arguments, verify)
-    record = current.Record.read(folder / STAGES[name].record)
+        assert chain.files is not None, "with --checkpoint there is no such stage"
+        return train.why_unfinished(chain.files, arguments, verify)
+    record = current.Record.read(chain.folder / stage.record)
     reason = record.why_outdated(arguments, verify)
-    if name == "extract" and not reason:
-        # another folder may hold another checkpoint of the same name
-        checkpoint = script.parse_args(own).checkpoint[0]
-        return "" if record.has_read(checkpoint) else f"it was made of another {checkpoint}"
-    return reason
+    if reason or name != "extract":
+        return reason
+    # Another folder may hold another checkpoint of the same name.
+    checkpoint = own.checkpoint[0]
+    if record.has_read(checkpoint):
+        return ""
+    return f"it was made of another {checkpoint}"
 
 
-def run_stage(name, args, words, files, forced, reason):
-    """One stage -> its script's exit code; `reason` is why it runs, where nobody forced it."""
-    own = [*words[name]]
+def run_stage(name: str, chain: Chain, forced: bool, reason: str) -> int | None:
+    """Run one stage -> the exit code of its script.
+
+    reason: why the stage runs; "" if it is forced.
+    """
+    own = [*chain.words[name]]
     if name == "train":
-        run_networks.main(fetch_words(args, words))
-        finished = files.final.exists() and not files.last.exists()
-        # a run with other arguments is redone, as asked
-        own += ["--force" if forced or finished else "--resume"]
+        run_networks.main(fetch_words(chain))
+        own.append(how_to_train(chain, forced))
     elif name == "extract" and forced:
-        own += ["--force"]
+        own.append("--force")
     script = STAGES[name].script
     print(f"\n== {name}: {script.__name__}.py {shlex.join(own)}")
     if reason:
@@ -276,33 +351,34 @@ def run_stage(name, args, words, files, forced, reason):
     return script.main(own)
 
 
-def fetch_words(args, words):
-    """The words that make run_networks.py see that all data is at hand, before anything is
-    trained."""
-    bounds = [
-        word
-        for group in groups(words["extract"])
-        if group[0].startswith("--max-pixels")
-        for word in group
-    ]
-    return [
-        "--fetch",
-        "--dataset",
-        str(args.dataset),
-        "--data-dir",
-        args.data_dir,
-        "--ood",
-        *map(str, args.ood),
-        *bounds,
-    ]
+def how_to_train(chain: Chain, forced: bool) -> str:
+    """The flag that makes train.py start over or go on.
+
+    A finished run starts over: it is only trained again if its arguments or images changed.
+    """
+    assert chain.files is not None, "with --checkpoint nothing is trained"
+    is_finished = chain.files.final.exists() and not chain.files.last.exists()
+    return "--force" if forced or is_finished else "--resume"
 
 
-def print_plan(args, words):
-    """What fetches the data, and then every stage's command, a line each, quoted for a shell:
-    slurm/chain.sbatch goes by it."""
-    commands = [(STAGES[name].script, own) for name, own in words.items()]
-    if not args.checkpoint:
-        commands.insert(0, (run_networks, fetch_words(args, words)))
+def fetch_words(chain: Chain) -> list[str]:
+    """The command line with which run_networks.py checks that all data is at hand, before anything
+    is trained."""
+    args = chain.args
+    words = ["--fetch", "--dataset", str(args.dataset), "--data-dir", args.data_dir]
+    words += ["--ood", *map(str, args.ood)]
+    for group in groups(chain.words["extract"]):
+        if group[0].startswith("--max-pixels"):
+            words += group
+    return words
+
+
+def print_plan(chain: Chain) -> None:
+    """Print the command that fetches the data and then the command of every stage, one per line and
+    quoted for a shell: slurm/chain.sbatch goes by it."""
+    commands = [(STAGES[name].script, own) for name, own in chain.words.items()]
+    if not chain.args.checkpoint:
+        commands.insert(0, (run_networks, fetch_words(chain)))
     for script, own in commands:
         print(shlex.join(["python", f"{script.__name__}.py", *own]))
 

@@ -1,5 +1,5 @@
-"""Score how in-distribution each image looks, by every method, from the feature CSVs alone: no
-network, no torch.
+"""Score how in-distribution each image looks, by every method. Only the feature CSVs are needed: no
+network and no torch.
 
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0.pth \\
@@ -16,18 +16,23 @@ network, no torch.
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --val-ood uniform
     # mean and spread over seeds
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
-    # one more method joins the table that is there
+    # one more method joins the table of an earlier run
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --methods NECO-ETF
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
 scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
 whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
-and method) with ood_metrics.md and, on demand, .tex, and figures/. What an earlier run scored of
-the same head and features stays in the table, unless --replace starts over. Without head.csv the
-methods that need no head are scored. Every score is higher for more in-distribution images; ID is
-the positive class; rates are in [0, 1]. docs/methods.md explains each method."""
+and method) with ood_metrics.md and, on demand, .tex, and figures/. Scores that an earlier run
+computed from the same head and features stay in the table, unless --replace starts over. Without
+head.csv only the methods that need no head are scored. Every score is higher for more
+in-distribution images; ID is the positive class; rates are in [0, 1]. docs/methods.md explains each
+method."""
 
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -36,10 +41,12 @@ import feature_files
 import utils
 from artifacts import current, records, store
 from detection import drawing, evaluation, inputs, joining, odin, outputs, tables, tuning
+from detection.scored import Scored
+from head import Head
 from scores import registry
 
-# Short forms of --set: flag: (parameter, the methods that have it).
-PARAMETERS = {
+# Flags that are short for --set: {flag: (parameter, the methods that have it)}.
+PARAMETERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "temperature": ("temperature", ("Energy",)),
     "ridge": ("ridge", ("Mahalanobis",)),
     "vim_dim": ("dim", ("ViM", "Residual")),
@@ -49,17 +56,51 @@ PARAMETERS = {
 }
 
 
-def make_parser():
+Given = dict[str, dict[str, Any]]  # {method: {parameter: value}}
+
+
+class Arguments(Protocol):
+    """What the flags of `make_parser` say."""
+
+    checkpoint: list[str]
+    dataset: utils.SetName | None
+    ood: list[utils.SetName] | None
+    output_dir: str
+    allow_stale: bool
+    # methods and their parameters
+    methods: list[str] | None
+    set: list[str] | None
+    temperature: float | None
+    ridge: float | None
+    vim_dim: int | None
+    neco_dim: int | None
+    no_neco_scaler: bool | None
+    neco_max_logit: bool | None
+    # evaluation
+    val_ood: str | None
+    groups: list[tuple[str, list[str]]]
+    tpr: float
+    replace: bool
+    # tables
+    latex: bool
+    caption: str
+    label: str
+
+
+def make_parser() -> cli.Parser:
     """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     add_input_flags(parser)
-    add_method_flags(parser.add_argument_group("methods and their parameters"))
+    methods = parser.add_argument_group("methods and their parameters")
+    add_method_flags(methods)
+    add_parameter_flags(methods)
     add_evaluation_flags(parser.add_argument_group("evaluation"))
     add_table_flags(parser.add_argument_group("tables"))
     return parser
 
 
-def add_input_flags(parser):
+def add_input_flags(parser: cli.Parser) -> None:
+    """The flags that choose what is read and where results go."""
     cli.add_flags(
         parser,
         "checkpoint",
@@ -71,19 +112,21 @@ def add_input_flags(parser):
             "required": True,
             "nargs": "+",
             "help": (
-                "checkpoints, or their folders of features; of several, "
-                "the mean and standard deviation are written too"
+                "checkpoints, or their folders of features; for several, the mean and standard"
+                " deviation over them are written too"
             ),
         },
         ood={
             "help": (
-                "OOD sets to score, NAME or NAME=FOLDER as extracted; default: all in the folder"
+                "OOD sets to score, given as NAME or NAME=FOLDER as they were extracted; default:"
+                " all in the folder"
             )
         },
     )
 
 
-def add_method_flags(group):
+def add_method_flags(group: Any) -> None:
+    """The flags that choose methods and any of their parameters."""
     variants = [name for name in registry.METHODS if name not in registry.DEFAULT]
     group.add_argument(
         "--methods",
@@ -91,8 +134,9 @@ def add_method_flags(group):
         type=method,
         metavar="METHOD",
         help=(
-            f"scores to compute, by default all but the variants: {', '.join(registry.DEFAULT)},"
-            f" {odin.ODIN}; variants: {', '.join(variants)}"
+            f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} if its"
+            f" perturbed images were extracted. Variants are computed only if they are named:"
+            f" {', '.join(variants)}"
         ),
     )
     group.add_argument(
@@ -102,12 +146,18 @@ def add_method_flags(group):
         type=setting,
         metavar="METHOD.PARAMETER=VALUE",
         help=(
-            "any parameter of any method, such as KNN.k=200 SCALE.percentile=90; docs/methods.md"
-            " has them all. The flags below are short for some"
+            "values for any parameters of any methods, such as KNN.k=200 SCALE.percentile=90;"
+            " docs/methods.md lists the parameters. The flags below are short for some of them"
         ),
     )
+
+
+def add_parameter_flags(group: Any) -> None:
+    """The flags in PARAMETERS, which are short for --set."""
     group.add_argument(
-        "--temperature", type=cli.above_zero, help="temperature of Energy (default 1)"
+        "--temperature",
+        type=cli.above_zero,
+        help="Energy: temperature that divides the logits (default 1)",
     )
     group.add_argument(
         "--ridge",
@@ -120,35 +170,42 @@ def add_method_flags(group):
     group.add_argument(
         "--vim-dim",
         type=cli.positive,
-        help="principal dimension of ViM and Residual; default 1000, 512 or D/2, by D",
+        help=(
+            "ViM and Residual: number of principal components that are kept (default for D"
+            " features: 1000 if D >= 2048, 512 if D >= 768, otherwise D/2)"
+        ),
     )
     group.add_argument(
         "--neco-dim",
         type=cli.positive,
-        help="components of NECO; default: those with 90%% of the ID variance",
+        help=(
+            "NECO: number of principal components (default: as many as explain 90%% of the"
+            " variance of the ID training features)"
+        ),
     )
     group.add_argument(
         "--no-neco-scaler",
         action="store_const",
         const=False,
-        help="NECO without standardising the features",
+        help="NECO: do not standardise the features",
     )
     group.add_argument(
         "--neco-max-logit",
         action="store_const",
         const=True,
-        help="NECO times the largest logit (transformers)",
+        help="NECO: multiply the score by the largest logit, as its authors do for transformers",
     )
 
 
-def add_evaluation_flags(group):
+def add_evaluation_flags(group: Any) -> None:
+    """The flags that say how the scores are evaluated."""
     group.add_argument(
         "--val-ood",
         type=set_name,
         metavar="NAME",
         help=(
-            "choose hyper-parameters by AUROC on this OOD set, and "
-            "leave it out of the table; default: the authors' values"
+            "OOD set on which hyper-parameters are chosen, by AUROC; it is left out of the table"
+            " (default: no such set, and the values of the methods' authors)"
         ),
     )
     group.add_argument(
@@ -157,42 +214,45 @@ def add_evaluation_flags(group):
         type=group_of_sets,
         metavar="GROUP=NAME,NAME",
         default=[],
-        help="average over groups of OOD sets, such as near=cifar10 far=svhn,textures",
+        help="groups of OOD sets to average over, such as near=cifar10 far=svhn,textures",
     )
     group.add_argument(
         "--tpr",
         type=cli.share,
         default=0.95,
-        help="share of ID images that the thresholds and FPR keep",
+        help="share of ID images that the thresholds, and so the FPR, keep",
     )
     group.add_argument(
         "--replace",
         action="store_true",
         help=(
-            "start the table over, where rows of the same head and features "
-            "would stay and the new ones join them"
+            "start the table over; otherwise earlier rows of the same head and features stay, and"
+            " new ones join them"
         ),
     )
 
 
-def add_table_flags(group):
+def add_table_flags(group: Any) -> None:
+    """The flags of the LaTeX table."""
     group.add_argument("--latex", action="store_true", help="write ood_metrics.tex too (booktabs)")
     group.add_argument(
         "--caption",
         type=str,
         default="",
-        help="caption of the LaTeX table, in LaTeX; default: what the table shows",
+        help="caption of the LaTeX table, in LaTeX; default: a description of its content",
     )
     group.add_argument("--label", type=str, default="tab:ood", help="label of the LaTeX table")
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> Arguments:
+    """The arguments; ValueError for parameters of methods that contradict each other."""
     args = make_parser().parse_args(argv)
     parameters(args)
     return args
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check all checkpoints, then score each of them, then compare them."""
     args = parse_args(argv)
     tasks = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
     check_together(tasks)
@@ -210,34 +270,34 @@ def main(argv=None):
 
 @dataclass(frozen=True)
 class Task:
-    """One checkpoint's files, the methods to compute, and what an earlier table keeps beside
+    """One checkpoint's files, the methods to compute, and the earlier scores that stay beside
     them."""
 
     run: feature_files.FeatureFiles
     names: list[str]  # methods to compute
     asked: list[str]  # OOD sets that are asked for
-    # OOD sets in the table: the asked ones but for --val-ood, and those of the earlier table
+    # OOD sets in the table: those asked for, except --val-ood, and those of the earlier table
     tested: list[str]
     earlier: joining.Earlier  # without the methods to compute
     lines: list[str]  # to print before the work starts
     stale: records.Stale
 
     @property
-    def inputs(self):
-        """All files that are read, and those that would be if they were there."""
-        chose = [
-            self.run.folder / f"OOD_{name}_test{suffix}"
-            for name in self.earlier.tuned_on()
-            for suffix in store.SUFFIXES
-        ]
+    def inputs(self) -> list[Path]:
+        """All files that are read, and those that would be read if they existed."""
+        folder = self.run.folder
+        stems = [f"OOD_{name}_test" for name in self.earlier.tuned_on()]
+        chose = [folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
         return list(dict.fromkeys([*self.run.files, *self.run.optional, *chose]))
 
 
-def prepare(checkpoint, args):
-    """One checkpoint's files, and which methods and sets make its table."""
+def prepare(checkpoint: str, args: Arguments) -> Task:
+    """Find one checkpoint's files, and the methods and OOD sets that make its table."""
     stale = records.Stale(args.allow_stale)
     folder, dataset = feature_files.locate(checkpoint, args.output_dir, args.dataset)
-    earlier = joining.Earlier() if args.replace else joining.find(folder, dataset)
+    earlier = joining.Earlier()
+    if not args.replace:
+        earlier = joining.find(folder, dataset)
     sets = args.ood or feature_files.sets_in(folder)
     asked = [given.name for given in sets]
     more = [utils.SetName.parse(name) for name in earlier.sets if name not in asked]
@@ -253,24 +313,29 @@ def prepare(checkpoint, args):
     return Task(run, names, asked, tested, kept, [*kept.lost, *lines], stale)
 
 
-def check_edited(earlier, names, folder):
-    """ValueError where an edited table could not be joined, and methods would go that nobody
-    computes anew now."""
+def check_edited(earlier: joining.Earlier, names: Sequence[str], folder: Path) -> None:
+    """ValueError if an edited table cannot be joined, and holds methods that would be lost because
+    this run does not compute them."""
     gone = [name for name in earlier.edited if name not in names]
     if not gone:
         return
-    some = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
-    known = set(gone) <= {*registry.DEFAULT, odin.ODIN}
-    all_anew = "compute all anew by leaving --methods out, or " if known else ""
+    some = ", ".join(gone[:5])
+    if len(gone) > 5:
+        some += " ..."
+    all_anew = ""
+    if set(gone) <= {*registry.DEFAULT, odin.ODIN}:
+        all_anew = "compute all anew by leaving --methods out, or "
+    reason = next(iter(earlier.lost))
     raise ValueError(
-        f"{folder}: {next(iter(earlier.lost))}, and {some} would go with it; {all_anew}start over"
-        " with --replace"
+        f"{folder}: {reason}, and {some} would go with it; {all_anew}start over with --replace"
     )
 
 
-def methods_of(run, args):
-    """-> the methods to compute, and a line on those that are left out without a head; ValueError
-    for one that was named."""
+def methods_of(run: feature_files.FeatureFiles, args: Arguments) -> tuple[list[str], list[str]]:
+    """The methods to compute, and lines that name those which are left out without a head.
+
+    ValueError if a method that needs the head was named, and there is none.
+    """
     names = list(args.methods or registry.DEFAULT)
     if run.odin_test and not args.methods:
         names.append(odin.ODIN)
@@ -293,12 +358,14 @@ def methods_of(run, args):
     return [name for name in names if name not in lacking], [line]
 
 
-def check_together(tasks):
-    """Checkpoints that are averaged: each once, and all against the same OOD sets."""
+def check_together(tasks: Sequence[Task]) -> None:
+    """ValueError unless each checkpoint is named once and all have the same OOD sets, so that they
+    can be averaged."""
     first = tasks[0]
-    for place, task in enumerate(tasks):
+    seen: set[Path] = set()
+    for task in tasks:
         folder = task.run.folder
-        if folder.resolve() in [other.run.folder.resolve() for other in tasks[:place]]:
+        if folder.resolve() in seen:
             raise ValueError(
                 f"--checkpoint names {folder} more than once, which would count as another seed;"
                 " give each once"
@@ -308,10 +375,11 @@ def check_together(tasks):
                 f"{first.run.folder} has the OOD sets {', '.join(first.asked)}, {folder} has"
                 f" {', '.join(task.asked)}; name those to average over with --ood"
             )
+        seen.add(folder.resolve())
 
 
-def check(run, args):
-    """Mistakes that show before anything large is read."""
+def check(run: feature_files.FeatureFiles, args: Arguments) -> None:
+    """ValueError for mistakes that can be found before anything large is read."""
     if not run.ood:
         raise ValueError(
             f"{run.folder} holds no OOD features; make some with: {run.command_with('--ood svhn')}"
@@ -326,8 +394,8 @@ def check(run, args):
         )
 
 
-def check_dimensions(run, args):
-    """ValueError for a number of components that the features do not have."""
+def check_dimensions(run: feature_files.FeatureFiles, args: Arguments) -> None:
+    """ValueError for a number of components that is not below the number of features."""
     width = store.width_of(run.train)
     for flag in ("vim_dim", "neco_dim"):
         value = getattr(args, flag)
@@ -343,9 +411,9 @@ def check_dimensions(run, args):
             )
 
 
-def check_val_ood(run, args):
-    """ValueError where --val-ood cannot choose hyper-parameters: it needs another set to test on,
-    ID validation images and a head."""
+def check_val_ood(run: feature_files.FeatureFiles, args: Arguments) -> None:
+    """ValueError if --val-ood cannot choose hyper-parameters: it needs another set to test on, ID
+    validation images and a head."""
     if not args.val_ood:
         return
     if args.val_ood not in run.ood:
@@ -371,9 +439,11 @@ def check_val_ood(run, args):
         )
 
 
-def check_groups(run, args):
-    """Every group has a name of its own and sets that are tested, each once: nothing averages twice
-    or hides another column."""
+def check_groups(run: feature_files.FeatureFiles, args: Arguments) -> None:
+    """ValueError unless every group has a name of its own and holds tested sets, each once.
+
+    Otherwise a set would count twice in a mean, or a group's column would hide another one.
+    """
     tested = [name for name in run.ood if name != args.val_ood]
     names = [name for name, _ in args.groups]
     for name, members in args.groups:
@@ -396,9 +466,11 @@ def check_groups(run, args):
 # ---- one checkpoint ------------------------------------------------------------------------------
 
 
-def score_run(task, args):
-    """Fit, score, and write everything of one checkpoint -> its tidy table."""
-    run, seconds = task.run, {}
+def score_run(task: Task, args: Arguments) -> pd.DataFrame:
+    """Fit, score, and write everything of one checkpoint -> its tidy table, one row per OOD set and
+    method."""
+    run = task.run
+    seconds: dict[str, float] = {}
     announce(task)
     with cli.timed(seconds, "reading"):
         found = inputs.read(run, task.stale)
@@ -415,7 +487,7 @@ def score_run(task, args):
     return table
 
 
-def announce(task):
+def announce(task: Task) -> None:
     """Print what a person should know before the work starts."""
     for line in task.lines:
         print(line)
@@ -423,26 +495,29 @@ def announce(task):
     print(f"reading {size:,.0f} MiB of features in {task.run.folder}")
 
 
-def score(task, fitted, found, args):
+def score(task: Task, fitted: registry.Training, found: inputs.Inputs, args: Arguments) -> Scored:
     """The scores that are asked for, and the earlier ones beside them."""
     given = parameters(args)
     names = [name for name in task.names if name != odin.ODIN]
-    chosen = {}
+    chosen: Given = {}
+    tuned: dict[str, Collection[str]] = {}  # {OOD set: methods whose parameters it chose}
     if args.val_ood:
         chosen = tuning.tune(fitted, names, given, found.ood[args.val_ood].features)
+        tuned[args.val_ood] = chosen
     ood = {name: found.ood[name] for name in task.tested}
-    scored = evaluation.score(
-        fitted, names, {**chosen, **given}, found.test, ood, {args.val_ood: chosen}
-    )
+    scored = evaluation.score(fitted, names, {**chosen, **given}, found.test, ood, tuned)
     for name in chosen:
         scored.parameters[name] = scored.parameters[name] | {"val_ood": args.val_ood}
     if odin.ODIN in task.names:
+        assert found.head is not None, "without a head, methods_of leaves ODIN out"
         odin.add_odin(task.run, scored, found.head, task.stale)
     evaluation.note_undefined(scored)
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
 
 
-def write(task, args, table, scored, head):
+def write(
+    task: Task, args: Arguments, table: pd.DataFrame, scored: Scored, head: Head | None
+) -> list[Path]:
     """Write the tables and the score files -> their paths."""
     run = task.run
     sidecar = {
@@ -456,8 +531,14 @@ def write(task, args, table, scored, head):
     return written
 
 
-def finish(task, args, table, written, seconds):
-    """Remove what an earlier table left, write the record of this one, and print the table."""
+def finish(
+    task: Task,
+    args: Arguments,
+    table: pd.DataFrame,
+    written: list[Path],
+    seconds: Mapping[str, float],
+) -> None:
+    """Remove what an earlier table left, write the record of this run, and print the table."""
     folder = task.run.folder
     record = folder / joining.RECORD
     removed = outputs.remove_outdated(folder, record, written)
@@ -481,7 +562,7 @@ def finish(task, args, table, written, seconds):
 # ---- arguments -----------------------------------------------------------------------------------
 
 
-def setting(text):
+def setting(text: str) -> str:
     """argparse type: METHOD.PARAMETER=VALUE, in the published spelling of the method."""
     try:
         name, parameter, value = registry.parse_setting(text)
@@ -490,30 +571,34 @@ def setting(text):
     return f"{name}.{parameter}={value}"
 
 
-def method(text):
+def method(text: str) -> str:
     """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
     known = {registry.plain_name(name): name for name in registry.ROWS}
-    if registry.plain_name(text) not in known:
+    name = known.get(registry.plain_name(text))
+    if name is None:
         raise cli.ArgumentTypeError(
             f"unknown method {text!r}; expected one of {', '.join(known.values())}"
         )
-    return known[registry.plain_name(text)]
+    return name
 
 
-def not_negative(text):
-    if not 0 <= float(text) < float("inf"):
+def not_negative(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
         raise cli.ArgumentTypeError(f"expected 0 or a number above it, found {text}")
-    return float(text)
+    return value
 
 
-def set_name(text):
+def set_name(text: str) -> str:
+    """argparse type: the name of a data set, in lower case and with aliases resolved."""
     try:
         return utils.SetName.parse(text.strip()).name
     except ValueError as error:
         raise cli.ArgumentTypeError(str(error)) from None
 
 
-def group_of_sets(text):
+def group_of_sets(text: str) -> tuple[str, list[str]]:
     """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"])."""
     name, _, members = text.partition("=")
     if not name or not members:
@@ -521,24 +606,14 @@ def group_of_sets(text):
     return name, [set_name(member) for member in members.split(",")]
 
 
-def parameters(args):
-    """What the flags say, by method: {"ViM": {"dim": 300}}.
+def parameters(args: Arguments) -> Given:
+    """The parameters that the flags give, by method: {"ViM": {"dim": 300}}.
 
-    ValueError for a parameter that is given twice with unlike values, and for one of a method that
-    is not asked for.
+    ValueError for a parameter that is given twice with different values, and for one of a method
+    that is not asked for.
     """
     computed = args.methods or registry.DEFAULT
-    given = {}
-    for flag, (parameter, names) in PARAMETERS.items():
-        value = getattr(args, flag)
-        if value is None:
-            continue
-        if args.methods and not set(names) & set(args.methods):
-            raise ValueError(
-                f"--{flag.replace('_', '-')} is of {', '.join(names)}, which --methods leaves out"
-            )
-        for name in names:
-            given.setdefault(name, {})[parameter] = value
+    given = short_parameters(args)
     for name, parameter, value in map(registry.parse_setting, args.set or []):
         if name not in computed:
             raise ValueError(
@@ -551,12 +626,34 @@ def parameters(args):
     return {name: values for name, values in given.items() if name in computed}
 
 
+def short_parameters(args: Arguments) -> Given:
+    """The parameters that the flags in PARAMETERS give, for each method that has them.
+
+    ValueError for a flag if --methods names none of its methods.
+    """
+    given: Given = {}
+    for flag, (parameter, names) in PARAMETERS.items():
+        value = getattr(args, flag)
+        if value is None:
+            continue
+        if args.methods and set(names).isdisjoint(args.methods):
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is of {', '.join(names)}, which --methods leaves out"
+            )
+        for name in names:
+            given.setdefault(name, {})[parameter] = value
+    return given
+
+
 # ---- several checkpoints -------------------------------------------------------------------------
 
 
-def compare_checkpoints(measured, args, reasons):
-    """Write and print the mean and spread over checkpoints: of each OOD set, and of each group's
-    mean over its sets."""
+def compare_checkpoints(measured: list[pd.DataFrame], args: Arguments, reasons: list[str]) -> None:
+    """Write and print the mean and spread over checkpoints, for each OOD set and for each group's
+    mean over its sets.
+
+    measured: one tidy table per checkpoint. reasons: stale files that --allow-stale accepted.
+    """
     folder = utils.writable_folder(args.output_dir)
     measured = tables.in_common(measured)
     sidecar = {
@@ -571,7 +668,7 @@ def compare_checkpoints(measured, args, reasons):
         write_spread(folder / "ood_group_checkpoints.csv", "group", by_group, sidecar)
 
 
-def write_spread(path, what, spread, sidecar):
+def write_spread(path: Path, what: str, spread: pd.DataFrame, sidecar: Mapping[str, Any]) -> None:
     """Write and print a table of means and standard deviations, one row per `what` and method."""
     store.write_table(path, spread, sidecar)
     shown = [what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]

@@ -1,5 +1,5 @@
-"""The features and the head of one checkpoint, each read once and checked, and the training set
-that every method is fitted to."""
+"""The features and the head of one checkpoint, each read once and checked; and the training set to
+which every method is fitted."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,11 @@ from scores import registry
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The features of one checkpoint, and its head, None where there is none."""
+    """The features of one checkpoint and its head.
+
+    `val` is None without ID validation images or without a head, `head` in a folder of features
+    alone. `ood` is {name of the OOD set: its features}.
+    """
 
     train: store.Features
     val: store.Features | None
@@ -26,20 +30,24 @@ class Inputs:
     head: Head | None
 
     def right(self) -> np.ndarray | None:
-        """(N,) whether each ID test image is classified right; None without a head."""
+        """(N,) True for each ID test image that is classified right; None without a head."""
         if self.head is None:
             return None
-        return self.head.logits(self.test.features).argmax(1) == self.test.labels
+        predicted = self.head.logits(self.test.features).argmax(1)
+        return predicted == self.test.labels
 
 
 def read(run: FeatureFiles, stale: records.Stale) -> Inputs:
     """Read all features of one checkpoint, each once, and refuse what cannot be scored."""
 
-    def features(path):
-        return store.read_features(path, stale, run.command) if path else None
+    def features(path: Path) -> store.Features:
+        return store.read_features(path, stale, run.command)
 
-    head = store.read_head(run.head, stale, run.command) if run.head else None
-    val = features(run.val) if run.head else None
+    head, val = None, None
+    if run.head:
+        head = store.read_head(run.head, stale, run.command)
+    if run.head and run.val:
+        val = features(run.val)
     ood = {name: features(path) for name, path in run.ood.items()}
     found = Inputs(features(run.train), val, features(run.test), ood, head)
     check(found)
@@ -49,30 +57,31 @@ def read(run: FeatureFiles, stale: records.Stale) -> Inputs:
 def check(found: Inputs) -> None:
     """ValueError for labels that are no class of the head, and for features that cannot be scored.
 
-    Training features are checked as the training set is made.
+    `fit` checks the training features when it makes the training set.
     """
-    if found.head:
-        for images in (found.train, found.val, found.test):
-            if images:
-                store.check_labels(images, found.head.class_names)
-    for images in (found.val, found.test, *found.ood.values()):
-        if images:
-            with naming(images.file):
-                scorable_features(images.features)
+    not_fitted = [images for images in (found.val, found.test) if images is not None]
+    if found.head is not None:
+        for images in (found.train, *not_fitted):
+            store.check_labels(images, found.head.class_names)
+    for images in (*not_fitted, *found.ood.values()):
+        with naming(images.file):
+            scorable_features(images.features)
 
 
 def fit(found: Inputs) -> registry.Training:
-    """The training set, which each method is fitted to."""
-    W = found.head.W if found.head else None
-    b = found.head.b if found.head else None
-    val = (found.val.features, found.val.labels) if found.val else None
+    """The training set, to which each method is fitted."""
+    W, b, val = None, None, None
+    if found.head is not None:
+        W, b = found.head.W, found.head.b
+    if found.val is not None:
+        val = found.val.features, found.val.labels
     with naming(found.train.file):
         return registry.Training(found.train.features, found.train.labels, W, b, val)
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of a ValueError that is raised in the block."""
+    """Put the path of the file in front of the message of a ValueError raised in the block."""
     try:
         yield
     except ValueError as error:

@@ -1,19 +1,22 @@
-"""What an earlier run of ood_methods.py scored by the same head and ID features: it stays, and the
-new scores join it.
+"""Scores that an earlier run of ood_methods.py computed from the same head and ID features. They
+stay, and the new scores join them.
 
     # Cheap: names, parameters and hashes.
     earlier = joining.find(folder, "cifar100")
     # Its scores of each image beside the new ones.
     scored = joining.join(scored, earlier, folder, "cifar100")
 
-An earlier score stays where the head, the ID features and its OOD set are what its record says that
-they were, and the tables that hold it are as they were written. Methods that are asked for now are
-computed anew on every set."""
+An earlier score stays if the head, the ID features and its OOD set are still the files that its
+record names, and the tables that hold it are as they were written. Methods that are asked for now
+are computed anew on every set."""
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import polars as pl
 
 import utils
@@ -25,126 +28,151 @@ from scores import registry
 RECORD = "ood_methods.json"
 ORDER = [*registry.METHODS, ODIN]
 
+Cell = tuple[str, str]  # (OOD set, method)
+Value = TypeVar("Value")
+
 
 @dataclass
 class Earlier:
-    """What stays of an earlier table, and what does not, in words."""
+    """What stays of an earlier table, and why the rest does not."""
 
-    parameters: dict = field(default_factory=dict)  # {method: {name: value}}
-    notes: dict = field(default_factory=dict)  # {(set, method): text}
-    cells: list = field(default_factory=list)  # [(set, method)]: what was computed
-    drawn: list = field(default_factory=list)  # methods that have a histogram
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # {method: {name: value}}
+    notes: dict[Cell, str] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)  # what was computed
+    drawn: list[str] = field(default_factory=list)  # methods that have a histogram
     # {why rows do not stay, in words: methods of these rows}
-    lost: dict = field(default_factory=dict)
+    lost: dict[str, set[str]] = field(default_factory=dict)
     # methods of a table that was changed after it was written
-    edited: list = field(default_factory=list)
+    edited: list[str] = field(default_factory=list)
 
     @property
-    def sets(self):
-        return list(dict.fromkeys(name for name, _ in self.cells))
+    def sets(self) -> list[str]:
+        """The OOD sets of the rows that stay."""
+        names = [name for name, _ in self.cells]
+        return list(dict.fromkeys(names))
 
-    def notes_of(self, name):
-        """{method: text, which may be empty} of the methods that were computed on this set."""
-        return {method: self.notes[place, method] for place, method in self.cells if place == name}
+    def notes_of(self, name: str) -> dict[str, str]:
+        """{method: its note, "" if it has none} for the methods that were computed on this set."""
+        methods = [method for of_set, method in self.cells if of_set == name]
+        return {method: self.notes[name, method] for method in methods}
 
-    def tuned_on(self):
+    def tuned_on(self) -> list[str]:
         """OOD sets that chose some method's hyper-parameters."""
-        return sorted(
-            {values["val_ood"] for values in self.parameters.values() if values.get("val_ood")}
-        )
+        chosen_on = [values.get("val_ood") for values in self.parameters.values()]
+        return sorted({name for name in chosen_on if name})
 
-    def without(self, methods):
-        """The same but for these methods, which are computed anew."""
-        kept = {name: values for name, values in self.parameters.items() if name not in methods}
-        cells = [cell for cell in self.cells if cell[1] in kept]
-        notes = {cell: text for cell, text in self.notes.items() if cell[1] in kept}
-        lost = {text: of for text, of in self.lost.items() if not of <= set(methods)}
-        drawn = [name for name in self.drawn if name in kept]
-        return Earlier(kept, notes, cells, drawn, lost)
+    def without(self, methods: Collection[str]) -> "Earlier":
+        """The same table without these methods, which are computed anew."""
+        kept = Earlier()
+        for method, values in self.parameters.items():
+            if method not in methods:
+                kept.parameters[method] = values
+        for cell in self.cells:
+            _, method = cell
+            if method in kept.parameters:
+                kept.cells.append(cell)
+                kept.notes[cell] = self.notes[cell]
+        kept.drawn = [method for method in self.drawn if method in kept.parameters]
+        for reason, lost_methods in self.lost.items():
+            if not lost_methods <= set(methods):
+                kept.lost[reason] = lost_methods
+        return kept
 
     @property
-    def summary(self):
+    def summary(self) -> str:
         """A line on what stays."""
         number = len(self.parameters)
-        stays = (
-            "1 method of the earlier table stays"
-            if number == 1
-            else f"{number} methods of the earlier table stay"
-        )
+        stays = f"{number} methods of the earlier table stay"
+        if number == 1:
+            stays = "1 method of the earlier table stays"
         return f"{stays} beside what is computed now; --replace starts over"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of features, its ID data set, and the record of the earlier run there."""
+
+    folder: Path
+    dataset: str
+    record: current.Record
+
+    def is_same(self, stem: str) -> bool:
+        """True if the feature file of this stem is the one that the record read, or is absent now
+        as it was then."""
+        for suffix in store.SUFFIXES:
+            name = f"{stem}{suffix}"
+            if not self.record.input(name).unchanged(self.folder / name):
+                return False
+        return True
 
 
 # ---- what stays ----------------------------------------------------------------------------------
 
 
-def find(folder, dataset):
-    """What stays of the table in a folder of features -> Earlier, which may be empty."""
+def find(folder: Path, dataset: str) -> Earlier:
+    """What stays of the table in a folder of features; empty if there is no table."""
     record = current.Record.read(folder / RECORD)
     if not record.outputs or not record.inputs:
         return Earlier()
-    reason = why_not(folder, dataset, record)
+    place = Place(folder, dataset, record)
+    reason = why_not(place)
     if reason:
-        return Earlier(lost={f"the earlier table starts over: {reason}": {"all"}})
-    changed = changed_tables(folder, record)
+        return nothing_stays(reason)
+    changed = changed_tables(place)
     if changed:
-        reason = f"{', '.join(changed)} was changed after it was written"
-        return Earlier(
-            lost={f"the earlier table starts over: {reason}": {"all"}},
-            edited=methods_in(folder / "ood_metrics.csv"),
-        )
-    return read_table(folder, dataset, record)
+        found = nothing_stays(f"{', '.join(changed)} was changed after it was written")
+        found.edited = methods_in(folder / "ood_metrics.csv")
+        return found
+    return read_table(place)
 
 
-def why_not(folder, dataset, record):
+def nothing_stays(reason: str) -> Earlier:
+    """An empty table that says why it starts over."""
+    return Earlier(lost={f"the earlier table starts over: {reason}": {"all"}})
+
+
+def why_not(place: Place) -> str:
     """Why nothing of the earlier table can stay, in words; "" where it can."""
-    if f"scores_ID_{dataset}.csv" not in record.outputs:
+    if f"scores_ID_{place.dataset}.csv" not in place.record.outputs:
         return "it was of another ID data set"
-    for stem in ("head", *(f"ID_{dataset}_{split}" for split in ("train", "val", "test"))):
-        if not same(folder, stem, record):
+    splits = [f"ID_{place.dataset}_{split}" for split in ("train", "val", "test")]
+    for stem in ("head", *splits):
+        if not place.is_same(stem):
             return f"{stem} changed, came or went since"
     return ""
 
 
-def changed_tables(folder, record):
+def changed_tables(place: Place) -> list[str]:
     """Names of the tables that are no longer what the record says was written."""
-    tables = [name for name in record.outputs if name.startswith("scores_")]
-    return [
-        name for name in ("ood_metrics.csv", *tables) if record.output(name).change(folder / name)
-    ]
+    tables = [name for name in place.record.outputs if name.startswith("scores_")]
+    changed = []
+    for name in ("ood_metrics.csv", *tables):
+        if place.record.output(name).change(place.folder / name):
+            changed.append(name)
+    return changed
 
 
-def methods_in(path):
-    """The methods that a table names, edited or not; none where it cannot be read."""
+def methods_in(path: Path) -> list[str]:
+    """The methods that a table names, edited or not; none if it cannot be read."""
     try:
-        return list(dict.fromkeys(map(str, csv_files.read_table(path)["method"])))
+        column = csv_files.read_table(path)["method"]
     except (ValueError, KeyError, OSError):
         return []
+    return list(dict.fromkeys(map(str, column)))
 
 
-def same(folder, stem, record):
-    """True if the feature file of this stem is the one that the record read, or is absent now as it
-    was then."""
-    names = [f"{stem}{suffix}" for suffix in store.SUFFIXES]
-    return all(record.input(name).unchanged(folder / name) for name in names)
-
-
-def read_table(folder, dataset, record):
-    """The rows of ood_metrics.csv whose OOD set, and what chose their parameters, are as they
-    were."""
-    found = Earlier(
-        drawn=[
-            Path(name).stem.removeprefix("scores_")
-            for name in record.outputs
-            if name.startswith("figures/scores_")
-        ]
-    )
-    table = store.read_table(folder / "ood_metrics.csv", ["ood", "method", "parameters"])
+def read_table(place: Place) -> Earlier:
+    """The rows of ood_metrics.csv whose OOD set, and the set that chose their parameters, are
+    unchanged."""
+    found = Earlier(drawn=drawn_methods(place.record))
+    path = place.folder / "ood_metrics.csv"
+    table = store.read_table(path, ["ood", "method", "parameters"])
     for row in table.to_dict("records"):
         name, method = str(row["ood"]), str(row["method"])
-        values = parsed(text_of(row["parameters"]), folder)
-        lost = why_row_goes(folder, dataset, record, name, method, values)
-        if lost:
-            found.lost.setdefault(lost, set()).add(method)
+        values = parsed(text_of(row["parameters"]), place.folder)
+        reason = why_row_goes(place, name, method, values)
+        if reason:
+            found.lost.setdefault(reason, set()).add(method)
             continue
         found.cells.append((name, method))
         found.parameters[method] = values
@@ -152,15 +180,23 @@ def read_table(folder, dataset, record):
     return found
 
 
-def text_of(cell):
-    """A cell of a table as text: "" where it is empty."""
+def drawn_methods(record: current.Record) -> list[str]:
+    """Methods whose histogram of scores the record names."""
+    figures = [Path(name) for name in record.outputs if name.startswith("figures/scores_")]
+    return [figure.stem.removeprefix("scores_") for figure in figures]
+
+
+def text_of(cell: Any) -> str:
+    """A cell of a table as text; "" if it is empty."""
     return cell if isinstance(cell, str) else ""
 
 
-def parsed(text, folder):
-    """The column `parameters` -> {name: value}."""
+def parsed(text: str, folder: Path) -> dict[str, Any]:
+    """{name: value} from a cell of the column `parameters`; ValueError if it is no JSON object."""
+    if not text:
+        return {}
     try:
-        values = json.loads(text) if text else {}
+        values = json.loads(text)
     except ValueError:
         values = None
     if not isinstance(values, dict):
@@ -171,27 +207,32 @@ def parsed(text, folder):
     return values
 
 
-def why_row_goes(folder, dataset, record, name, method, values):
-    """Why an earlier row does not stay, in words; "" where it does."""
-    utils.SetName.parse(name)  # a name, and no path
+def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]) -> str:
+    """Why the earlier row of an OOD set and a method does not stay, in words; "" where it does.
+
+    values: the parameters of the method. ValueError for a name that is no set's, such as a path.
+    """
+    utils.SetName.parse(name)
     if method not in ORDER:
         return f"{method} is no method of this version; its rows go"
-    if (
-        not same(folder, f"OOD_{name}_test", record)
-        or f"scores_OOD_{name}.csv" not in record.outputs
-    ):
+    was_scored = f"scores_OOD_{name}.csv" in place.record.outputs
+    if not place.is_same(f"OOD_{name}_test") or not was_scored:
         return f"OOD_{name}_test changed, or is gone; the earlier rows of {name} go"
     chosen_on = values.get("val_ood")
     if chosen_on:
         stem = f"OOD_{utils.SetName.parse(str(chosen_on)).name}_test"
-        if not same(folder, stem, record):
+        if not place.is_same(stem):
             return (
                 f"{stem}, which chose the parameters of {method}, changed or is gone; the earlier"
                 f" rows of {method} go"
             )
-    perturbed = (f"ODIN_ID_{dataset}_test", f"ODIN_OOD_{name}_test") if method == ODIN else ()
-    if not all(same(folder, stem, record) for stem in perturbed):
-        return f"perturbed images of {name} changed, or are gone; the earlier row of {method} goes"
+    if method == ODIN:
+        for stem in (f"ODIN_ID_{place.dataset}_test", f"ODIN_OOD_{name}_test"):
+            if not place.is_same(stem):
+                return (
+                    f"perturbed images of {name} changed, or are gone; the earlier row of {method}"
+                    " goes"
+                )
     return ""
 
 
@@ -202,35 +243,42 @@ def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored
     """New scores and earlier ones together, in the order of the registry."""
     if not earlier.cells:
         return scored
-    inside = joined(
-        scored.id, folder / f"scores_ID_{dataset}.csv", dict.fromkeys(earlier.parameters, "")
-    )
-    outside = [
-        joined(part, folder / f"scores_OOD_{part.name}.csv", earlier.notes_of(part.name))
-        for part in scored.ood
-    ]
-    return Scored(inside, outside, in_order({**earlier.parameters, **scored.parameters}))
+    no_notes = dict.fromkeys(earlier.parameters, "")
+    inside = joined(scored.id, folder / f"scores_ID_{dataset}.csv", no_notes)
+    outside = []
+    for part in scored.ood:
+        path = folder / f"scores_OOD_{part.name}.csv"
+        outside.append(joined(part, path, earlier.notes_of(part.name)))
+    parameters = in_order({**earlier.parameters, **scored.parameters})
+    return Scored(inside, outside, parameters)
 
 
 def joined(part: ScoredSet, path: Path, notes: dict[str, str]) -> ScoredSet:
-    """A set with its earlier scores beside the new ones; `notes` has a text, which may be empty,
-    for each earlier method."""
-    before = read_scores(path, list(notes), len(part)) if notes else {}
+    """A set with its earlier scores beside the new ones.
+
+    path: the table of earlier scores. notes: {earlier method: its note, "" if it has none}.
+    """
+    before = {}
+    if notes:
+        before = read_scores(path, list(notes), len(part))
     scores = in_order({**before, **part.scores})
     return ScoredSet(part.name, part.images, scores, {**notes, **part.notes})
 
 
-def in_order(by_method):
+def in_order(by_method: Mapping[str, Value]) -> dict[str, Value]:
+    """The same values in the order of the registry."""
     return {name: by_method[name] for name in ORDER if name in by_method}
 
 
-def read_scores(path, methods, rows):
-    """{method: (N,)} from a table of scores, exactly as they were written; an empty cell is NaN."""
+def read_scores(path: Path, methods: list[str], rows: int) -> dict[str, np.ndarray]:
+    """{method: (N,)} from a table of scores, exactly as they were written; an empty cell is NaN.
+
+    ValueError if the table cannot be read or does not have N = `rows` rows.
+    """
+    kinds = dict.fromkeys(methods, pl.Float64)
     try:
         with open(path, "rb") as file:
-            frame = pl.read_csv(
-                file, columns=methods, schema_overrides=dict.fromkeys(methods, pl.Float64)
-            )
+            frame = pl.read_csv(file, columns=methods, schema_overrides=kinds)
     except pl.exceptions.PolarsError as error:
         raise ValueError(
             f"{path} cannot be read: {str(error).splitlines()[0]}; start over with --replace"
@@ -239,4 +287,5 @@ def read_scores(path, methods, rows):
         raise ValueError(
             f"{path} holds {len(frame)} rows, its features {rows}; start over with --replace"
         )
-    return {method: frame[method].fill_null(float("nan")).to_numpy().copy() for method in methods}
+    filled = frame.fill_null(float("nan"))
+    return {method: filled[method].to_numpy().copy() for method in methods}

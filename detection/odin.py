@@ -1,10 +1,11 @@
 """ODIN (Liang et al. 2018): the largest softmax probability, at temperature T, of perturbed images.
 
-It scores features of its own, which run_networks.py --odin-epsilon extracts of ID and OOD images
-alike.
+ODIN scores features of its own: run_networks.py --odin-epsilon extracts them from perturbed ID and
+OOD images.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,17 +21,21 @@ ODIN = registry.ODIN.name
 def add_odin(
     run: FeatureFiles, scored: Scored, head: Head, stale: records.Stale | None = None
 ) -> None:
-    """Add ODIN's scores to every set; a set without perturbed images gets NaN, and a note."""
+    """Add ODIN's scores to every set; a set without perturbed images gets NaN and a note.
+
+    Needs `run.odin_test`. ValueError as `perturbed_features` raises it.
+    """
     assert run.odin_test is not None, "the caller looks for perturbed images"
-    sidecar = records.read_sidecar(run.odin_test)
-    parameters = {key: sidecar.get(key) for key in ("odin_epsilon", "temperature")}
+    id_path = run.odin_test
+    parameters = perturbation_of(id_path)
     remedy = run.command_with(f"--odin-epsilon {parameters['odin_epsilon'] or 0.0014}")
 
-    def score(path, rows):
-        features = perturbed_features(path, run.odin_test, parameters, rows, remedy, stale)
-        return registry.max_softmax(head.logits(features), parameters["temperature"])
+    def score(path: Path, rows: int) -> np.ndarray:
+        features = perturbed_features(path, id_path, parameters, rows, remedy, stale)
+        logits = head.logits(features)
+        return registry.max_softmax(logits, parameters["temperature"])
 
-    scored.id.scores[ODIN] = score(run.odin_test, len(scored.id))
+    scored.id.scores[ODIN] = score(id_path, len(scored.id))
     for part in scored.ood:
         if part.name in run.odin_ood:
             part.scores[ODIN] = score(run.odin_ood[part.name], len(part))
@@ -40,22 +45,27 @@ def add_odin(
     scored.parameters[ODIN] = parameters
 
 
+def perturbation_of(path: Path) -> dict[str, Any]:
+    """Epsilon and temperature of a file of perturbed images; None for what its sidecar lacks."""
+    sidecar = records.read_sidecar(path)
+    return {key: sidecar.get(key) for key in ("odin_epsilon", "temperature")}
+
+
 def perturbed_features(
     path: Path,
     id_path: Path,
-    parameters: dict,
+    parameters: dict[str, Any],
     rows: int,
     remedy: str,
     stale: records.Stale | None,
 ) -> np.ndarray:
     """Features (rows, D) of perturbed images.
 
-    ValueError where they were not perturbed like the ID images in `id_path`, or are not as many as
-    the plain ones.
+    ValueError if they were not perturbed with `parameters`, like the ID images in `id_path`, or if
+    their number is not `rows`, that of the plain images.
     """
-    sidecar = records.read_sidecar(path)
-    alike = {key: sidecar.get(key) for key in parameters} == parameters
-    if None in parameters.values() or not alike:
+    is_unknown = None in parameters.values()
+    if is_unknown or perturbation_of(path) != parameters:
         raise ValueError(
             f"{path} was perturbed with another epsilon or temperature than {id_path}, or does not"
             f" say with which; delete it, or make both anew with: {remedy}"
