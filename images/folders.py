@@ -13,6 +13,7 @@ import os
 import shlex
 import stat
 from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -43,7 +44,7 @@ ENDINGS = {
     ".pnm",
     ".tga",
 }
-# What a system puts beside photographs, like hidden files.
+# Files that operating systems leave in photo folders; like hidden files, they are not counted.
 SILENT = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 # How files are read: part of both hashes, so that features made by other rules are made anew.
 RULES = "2: upright by EXIF"
@@ -59,23 +60,26 @@ class Listing:
     """The images of a folder, at any depth, in the set's order."""
 
     root: Path
-    stamps: dict  # {path below root: "size time"}
-    others: Counter  # {kind of other file: how many}
+    stamps: dict[str, str]  # {path below root: "size time"}
+    others: Counter[str]  # {kind of other file: how many}
 
     @property
-    def paths(self):
+    def paths(self) -> list[str]:
         return list(self.stamps)
 
     @property
-    def source(self):
+    def source(self) -> str:
         """The text "files <hex>", which changes with every name, size and modification time."""
-        lines = [RULES, *(f"{path} {stamp}" for path, stamp in self.stamps.items())]
-        return f"files {sha256(chr(10).join(lines).encode()).hexdigest()}"
+        stamped = [f"{path} {stamp}" for path, stamp in self.stamps.items()]
+        text = "\n".join([RULES, *stamped])
+        digest = sha256(text.encode())
+        return f"files {digest.hexdigest()}"
 
 
-def listing(place):
-    """The images of a folder, or of a single file -> Listing; ValueError where there are none, or a
-    name is not UTF-8.
+def listing(place: str | os.PathLike) -> Listing:
+    """The images of a folder, or of a single file.
+
+    ValueError if there are none, or if a name is not UTF-8.
     """
     place = Path(place)
     check_names(place, [])
@@ -91,12 +95,13 @@ def listing(place):
             f"{place} holds no images; expected files ending in {endings()}, found "
             f"{counted(others) or 'none'}{advice(others, place)}"
         )
-    check_names(place, stamps)
-    return Listing(place, dict(sorted(stamps.items(), key=lambda item: item[0].split("/"))), others)
+    check_names(place, list(stamps))
+    in_order = sorted(stamps, key=lambda path: path.split("/"))
+    return Listing(place, {path: stamps[path] for path in in_order}, others)
 
 
-def single(path):
-    """One image file -> a Listing of one."""
+def single(path: Path) -> Listing:
+    """One image file as a Listing of one."""
     ending = os.path.splitext(path.name)[1].lower()
     if ending not in ENDINGS:
         raise ValueError(
@@ -106,11 +111,13 @@ def single(path):
     return Listing(path.parent, {path.name: stamp(os.stat(path))}, Counter())
 
 
-def list_files(root):
-    """({path of an image below root: its stamp}, Counter of the kinds of other files); hidden files
-    count as absent.
+def list_files(root: Path) -> tuple[dict[str, str], Counter[str]]:
+    """({path of an image below root: its stamp}, how many other files there are of each kind).
+
+    Hidden files count as absent.
     """
-    stamps, others = {}, Counter()
+    stamps: dict[str, str] = {}
+    others: Counter[str] = Counter()
     for path in walk(root):
         ending = os.path.splitext(path)[1].lower()
         try:
@@ -125,19 +132,25 @@ def list_files(root):
     return stamps, others
 
 
-def stamp(status):
+def stamp(status: os.stat_result) -> str:
+    """A file's size in bytes and its modification time in nanoseconds."""
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def walk(folder, inside="", above=frozenset()):
-    """Yield the paths, below the folder, of all files at any depth; a linked folder counts, unless
-    it leads back up.
+def walk(
+    folder: str | os.PathLike, inside: str = "", above: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """Yield the paths, below the folder, of all files at any depth.
+
+    Linked folders are followed, unless they lead back up. `inside` is put before each path, and
+    `above` holds the real paths of the folders that this one lies in. ValueError if a folder cannot
+    be listed.
     """
     real = os.path.realpath(folder)
     if real in above:
         return
     try:
-        entries = list(os.scandir(folder))
+        entries: list[os.DirEntry[str]] = list(os.scandir(os.fspath(folder)))
     except OSError as error:
         raise ValueError(
             f"{folder} cannot be listed ({error.strerror}); let yourself read it: "
@@ -152,9 +165,10 @@ def walk(folder, inside="", above=frozenset()):
             yield f"{inside}{entry.name}"
 
 
-def is_folder(entry):
-    """True if a directory entry is a folder, or a link to one; a link that leads to itself is
-    neither.
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """True if a directory entry is a folder, or a link to one.
+
+    A link that leads to itself is neither.
     """
     try:
         return entry.is_dir()
@@ -165,16 +179,18 @@ def is_folder(entry):
 # ---- whether it is still the same ----------------------------------------------------------------
 
 
-def fingerprint(place):
-    """A folder or file as a record keeps it: {"listing": `source`, "content": by bytes}."""
+def fingerprint(place: str | os.PathLike) -> dict[str, str]:
+    """A folder or file as a record keeps it: {"listing": its `source`, "content": its hash}."""
     found = listing(place)
-    content = content_of(found.paths, file_hashes(found.root, found.paths))
+    hashes = file_hashes(found.root, found.paths)
+    content = content_of(found.paths, hashes)
     return {"listing": found.source, "content": content}
 
 
-def listing_hash(place):
-    """The `source` of a folder or file, by names, sizes and times; None where it is gone or holds
-    no images.
+def listing_hash(place: str | os.PathLike) -> str | None:
+    """The `source` of a folder or file, by names, sizes and times.
+
+    None if it is gone or holds no images.
     """
     try:
         return listing(place).source
@@ -182,48 +198,51 @@ def listing_hash(place):
         return None
 
 
-def content_hash(place, paths=None):
+def content_hash(place: str | os.PathLike, paths: Collection[str] | None = None) -> str:
     """The content, "sha256 <hex>", of all images of a folder or file, or of these `paths` below it.
 
     A feature file's column `path` gives the paths of a part, such as the training images without
-    those of validation. OSError where a file is gone.
+    those of validation. OSError if a file is gone.
     """
     if paths is None:
-        found = listing(place)
-        place, paths = found.root, found.paths
-    elif Path(place).is_file():
-        place = Path(place).parent
-    return content_of(paths, file_hashes(place, paths))
+        return fingerprint(place)["content"]
+    root = Path(place)
+    if root.is_file():
+        root = root.parent
+    hashes = file_hashes(root, paths)
+    return content_of(paths, hashes)
 
 
-def content_of(paths, hashes):
-    """Paths in order and {path: SHA-256} -> "sha256 <hex>"; no file name holds the zero byte that
-    ends each part.
-    """
+def content_of(paths: Iterable[str], hashes: Mapping[str, str]) -> str:
+    """Paths in order and {path: SHA-256} -> "sha256 <hex>"."""
     digest = sha256(RULES.encode())
     for path in paths:
+        # No file name holds the zero byte that begins each part.
         digest.update(f"\0{path}\0{hashes[path]}".encode())
     return f"sha256 {digest.hexdigest()}"
 
 
-def file_hashes(root, paths, threads=None):
+def file_hashes(
+    root: str | os.PathLike, paths: Iterable[str], threads: int | None = None
+) -> dict[str, str]:
     """{path below root: SHA-256 of the file's bytes}, read in threads."""
-    paths = list(paths)
+    root, paths = Path(root), list(paths)
     parts = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
 
-    def hash_part(part):
-        return {path: file_hash(Path(root) / path) for path in part}
+    def hash_part(part: list[str]) -> dict[str, str]:
+        return {path: file_hash(root / path) for path in part}
 
-    hashes = {}
+    hashes: dict[str, str] = {}
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for part in pool.map(hash_part, parts):
             hashes |= part
     return hashes
 
 
-def file_hash(path):
-    """SHA-256 of a file's bytes, in hexadecimal. Never remembered by size and time: both can stay
-    while the bytes change.
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    It is never remembered by size and time: both can stay the same while the bytes change.
     """
     digest = sha256()
     with open(path, "rb") as file:
@@ -235,11 +254,12 @@ def file_hash(path):
 # ---- words ---------------------------------------------------------------------------------------
 
 
-def endings():
+def endings() -> str:
+    """The endings of image files, as messages list them."""
     return ", ".join(sorted(ENDINGS))
 
 
-def absence(place):
+def absence(place: str | os.PathLike) -> str:
     """Why a path leads to no folder, as the end of a sentence."""
     try:
         os.stat(place)
@@ -249,27 +269,31 @@ def absence(place):
     return "is not a folder"
 
 
-def check_names(root, paths):
-    """ValueError where a name is not UTF-8: neither CSV nor JSON could hold it, and that would show
-    after the long work.
+def check_names(root: Path, paths: Sequence[str]) -> None:
+    """ValueError if a name is not UTF-8.
+
+    Neither CSV nor JSON could hold it, and that would show only after the long work.
     """
     odd = [path for path in (str(root), *paths) if escaped(path) != path]
-    if odd:
-        more = f" and {len(odd) - 1:,} more" if len(odd) > 1 else ""
-        raise ValueError(
-            f"the file name {escaped(odd[0])}{more} in {escaped(str(root))} is not UTF-8; "
-            f"rename it, such as with: convmv -r -f latin1 -t utf8 --notest {quoted(root)}"
-        )
+    if not odd:
+        return
+    more = f" and {len(odd) - 1:,} more" if len(odd) > 1 else ""
+    raise ValueError(
+        f"the file name {escaped(odd[0])}{more} in {escaped(str(root))} is not UTF-8; "
+        f"rename it, such as with: convmv -r -f latin1 -t utf8 --notest {quoted(root)}"
+    )
 
 
-def escaped(name):
-    """A file name whose bytes that are no UTF-8 are written as \\xe9."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def escaped(name: str) -> str:
+    """A file name in which bytes that are not UTF-8 are written like \\xe9."""
+    raw = name.encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
 
 
-def quoted(path):
-    """A path as a shell takes it back; bytes that are no UTF-8 in the form $'caf\\xe9' of bash and
-    zsh.
+def quoted(path: str | os.PathLike) -> str:
+    """A path as a shell reads it back.
+
+    Bytes that are not UTF-8 are written in the form $'caf\\xe9' of bash and zsh.
     """
     name = str(path)
     if escaped(name) == name:
@@ -278,17 +302,20 @@ def quoted(path):
     return f"$'{escaped(plain)}'"
 
 
-def counted(others, fate=""):
-    """A Counter of kinds -> "3 other files<fate> (.heic, .txt, no ending)", or nothing."""
-    kinds = ", ".join(sorted(others, key=lambda kind: (not kind.startswith("."), kind)))
-    return (
-        f"{others.total():,} other file{'s' * (others.total() > 1)}{fate} ({kinds})"
-        if others
-        else ""
-    )
+def counted(others: Counter[str], fate: str = "") -> str:
+    """How many files there are of other kinds: "3 other files<fate> (.heic, .txt, no ending)".
+
+    The text is empty if there are none.
+    """
+    if not others:
+        return ""
+    endings_first = sorted(others, key=lambda kind: (not kind.startswith("."), kind))
+    kinds = ", ".join(endings_first)
+    plural = "s" if others.total() > 1 else ""
+    return f"{others.total():,} other file{plural}{fate} ({kinds})"
 
 
-def advice(kinds, place):
+def advice(kinds: Iterable[str], place: str | os.PathLike) -> str:
     """How to convert photographs of kinds that Pillow does not read."""
     if not {".heic", ".heif"} & set(kinds):
         return ""

@@ -27,50 +27,57 @@ class Record:
     """Stands for an object that only holds attributes, such as argparse.Namespace. Nothing reads
     them."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         pass
 
 
 class Dtype:
     """Stands for numpy.dtype: the code of its type, such as "f8", and its byte order."""
 
-    def __init__(self, code, *_):
+    def __init__(self, code: Any, *_: Any) -> None:
         self.code = code
         self.order = "="
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         order = state[1]
-        self.order = order if order in ("<", ">", "=") else "="
+        known = order in ("<", ">", "=")
+        self.order = order if known else "="
 
 
-def scalar(dtype, raw=b""):
-    """Stands for NumPy's function of that name: a number or text -> Python's own; another kind,
-    such as a complex number or a date, -> None."""
+def scalar(dtype: Any, raw: Any = b"") -> bool | int | float | str | bytes | None:
+    """Stands for NumPy's function of that name: it makes Python's own number or text.
+
+    Another kind, such as a complex number or a date, becomes None. UnpicklingError if the type or
+    the value is missing."""
     if not isinstance(dtype, Dtype) or not isinstance(raw, bytes):
         raise pickle.UnpicklingError("a NumPy scalar without a type or a value")
     if not re.fullmatch(r"[biufSU]\d{1,4}", str(dtype.code)):
         return None
-    values = np.frombuffer(raw, np.dtype(dtype.order + dtype.code), count=1)
+    of_type = np.dtype(dtype.order + dtype.code)
+    values = np.frombuffer(raw, of_type, count=1)
     return values[0].item()
 
 
-def path_text(*parts):
+def path_text(*parts: Any) -> str:
     """Stands for the classes of pathlib."""
-    return str(PurePosixPath(*map(str, parts)))
+    texts = map(str, parts)
+    return str(PurePosixPath(*texts))
 
 
-def plain_dict(*_):
+def plain_dict(*_: Any) -> dict[Any, Any]:
     """Stands for collections.defaultdict; the function that makes its missing values is left
     out."""
     return {}
 
 
-def plain_list(items=(), *_):
+def plain_list(items: Any = (), *_: Any) -> list[Any]:
     """Stands for collections.deque, and for a frozenset."""
-    return list(items) if isinstance(items, (list, tuple)) else []
+    if not isinstance(items, (list, tuple)):
+        return []
+    return list(items)
 
 
 RECORDS = (
@@ -122,7 +129,7 @@ def unpickled(path: Path) -> Any:
     """What torch.save wrote into a file, without running code. A ValueError says in one line why a
     file cannot be read, and what can be."""
     with open(path, "rb"):
-        pass  # where it may not be read, the system's own words say so
+        pass  # if it may not be read, the system's own message says so
     check_archive(path)
     try:
         with only_inert(), warnings.catch_warnings():
