@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 import utils
-from artifacts import csv_files, current, store
+from artifacts import csv_files, current, records, store
 from detection.odin import ODIN
 from detection.scored import Scored, ScoredSet
 from scores import registry
@@ -121,7 +121,7 @@ def find(folder: Path, dataset: str) -> Earlier:
     changed = changed_tables(place)
     if changed:
         found = nothing_stays(f"{', '.join(changed)} was changed after it was written")
-        found.edited = methods_in(folder / "ood_metrics.csv")
+        found.edited = written_methods(place)
         return found
     return read_table(place)
 
@@ -152,10 +152,13 @@ def changed_tables(place: Place) -> list[str]:
     return changed
 
 
-def methods_in(path: Path) -> list[str]:
-    """The methods that a table names, edited or not; none if it cannot be read."""
+def written_methods(place: Place) -> list[str]:
+    """The methods of the table as it was written: its own cells may be what was edited."""
+    sidecar = records.read_sidecar(place.folder / f"scores_ID_{place.dataset}.csv")
+    if sidecar.get("thresholds"):
+        return list(sidecar["thresholds"])
     try:
-        column = csv_files.read_table(path)["method"]
+        column = csv_files.read_table(place.folder / "ood_metrics.csv")["method"]
     except (ValueError, KeyError, OSError):
         return []
     return list(dict.fromkeys(map(str, column)))

@@ -1100,7 +1100,10 @@ def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
     Page(page)
 
 
-def test_the_command_for_an_edited_table_repeats_the_flags_that_made_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("old", "new"), [("near", "nearer"), ("MSP", "MPS"), ("MSP", "ViM")])
+def test_the_command_for_an_edited_table_repeats_the_flags_that_made_it(
+    tmp_path, monkeypatch, old, new
+):
     monkeypatch.setattr(utils, "write_figure", write_blank)
     folder = toy_run(tmp_path / "net s0")
     flags = ["--tpr", "0.9", "--groups", "both=near,far_noise"]
@@ -1108,7 +1111,7 @@ def test_the_command_for_an_edited_table_repeats_the_flags_that_made_it(tmp_path
     # joins MSP
     before, _ = score(folder, "--methods", "Energy", "--set", "Energy.temperature=2", *flags)
     table = folder / "ood_metrics.csv"
-    table.write_text(table.read_text().replace("near", "nearer", 1))
+    table.write_text(table.read_text().replace(old, new, 1))
     refused = shell(report.main, "--checkpoint", folder)
     assert refused.code == 2
     command = re.search(r"with: (python ood_methods\.py .*), or take it", refused.err)
