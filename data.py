@@ -4,10 +4,12 @@ Every set becomes uint8 images (N, 3, S, S) in data-set order: what is small liv
 lies in files is decoded batch by batch (images/sets.py). A new set is a function here and a row
 in ID or OOD."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
-from images.sets import Images, image_folder
+from images.sets import ImageFiles, Images, image_folder
 from utils import SetName
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names
@@ -37,17 +39,17 @@ class Preprocessing:
     256 for 224, as networks for ImageNet have it."""
 
     size: int
-    mean: tuple
-    std: tuple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str = "bilinear"
     crop_share: float = 1.0
 
     @property
-    def resized(self):
+    def resized(self) -> int:
         """Pixels of the shorter side before the centre is cropped."""
         return round(self.size / self.crop_share)
 
-    def resize(self, image):
+    def resize(self, image: Any) -> Any:
         """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
         if min(transforms.get_size(image)) != self.resized:
             mode = transforms.InterpolationMode(self.interpolation)
@@ -56,25 +58,24 @@ class Preprocessing:
             return image
         return transforms.center_crop(image, [self.size])
 
-    def normalise(self, images):
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, S, S) -> float32 (N, 3, S, S), channels last in memory."""
-        mean, std = (per_channel(tuple(values), images.device) for values in (self.mean, self.std))
+        mean = per_channel(tuple(self.mean), images.device)
+        std = per_channel(tuple(self.std), images.device)
+        scaled = (images.to(torch.float32) - mean).div_(std)
         # The channels' move comes last: a subtraction over three interleaved channels is four times
         # as slow on a CPU.
-        return (
-            (images.to(torch.float32) - mean)
-            .div_(std)
-            .contiguous(memory_format=torch.channels_last)
-        )
+        return scaled.contiguous(memory_format=torch.channels_last)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @cache
-def per_channel(values, device):
-    """Three channels in [0, 1] -> (1, 3, 1, 1) in [0, 255] on the device; kept, since each copy
-    there makes a GPU wait."""
+def per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Three channels in [0, 1] -> (1, 3, 1, 1) in [0, 255] on the device.
+
+    The result is kept, since each copy to a GPU makes it wait."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
 
@@ -82,15 +83,20 @@ def per_channel(values, device):
 # ---- the registry's functions --------------------------------------------------------------------
 
 
-def from_arrays(pixels, labels, class_names, source, preprocessing):
-    """uint8 (N, H, W, 3) or (N, H, W) arrays -> Images at the preprocessing's size."""
-    pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-    pixels = (
-        pixels.permute(0, 3, 1, 2)
-        if pixels.ndim == 4
-        else pixels.unsqueeze(1).expand(-1, 3, -1, -1)
-    )
-    pixels = torch.cat([preprocessing.resize(part) for part in pixels.split(2000)])
+def from_arrays(
+    arrays: np.ndarray,
+    labels: Any,
+    class_names: Iterable[str],
+    source: str,
+    preprocessing: Preprocessing,
+) -> Images:
+    """uint8 (N, H, W, 3) or (N, H, W) arrays, labels (N,) -> Images at the preprocessing's size."""
+    given = torch.from_numpy(np.ascontiguousarray(arrays))
+    if given.ndim == 4:
+        channels_first = given.permute(0, 3, 1, 2)
+    else:
+        channels_first = given.unsqueeze(1).expand(-1, 3, -1, -1)
+    pixels = torch.cat([preprocessing.resize(part) for part in channels_first.split(2000)])
     return Images(
         pixels.contiguous(),
         torch.as_tensor(np.asarray(labels), dtype=torch.int64),
@@ -99,10 +105,12 @@ def from_arrays(pixels, labels, class_names, source, preprocessing):
     )
 
 
-def cifar(split, preprocessing, data_dir, name):
-    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[
-        name
-    ]
+def cifar(
+    split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike, name: str
+) -> Images:
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009)."""
+    kinds = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
+    kind = kinds[name]
     data_dir, base = absolute(data_dir), kind.base_folder
     files = {f"{base}/{file}": md5 for file, md5 in [*kind.train_list, *kind.test_list]}
     files[f"{base}/{kind.meta['filename']}"] = kind.meta["md5"]
@@ -119,7 +127,7 @@ def cifar(split, preprocessing, data_dir, name):
     return from_arrays(found.data, found.targets, found.classes, name, preprocessing)
 
 
-def svhn(split, preprocessing, data_dir):
+def svhn(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     kind, data_dir = torchvision.datasets.SVHN, absolute(data_dir)
     url, file, md5 = kind.split_list[split]
     published = Published(
@@ -131,7 +139,7 @@ def svhn(split, preprocessing, data_dir):
     )
 
 
-def mnist(split, preprocessing, data_dir):
+def mnist(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     kind, data_dir = torchvision.datasets.MNIST, absolute(data_dir)
     archives = {f"MNIST/raw/{file}": md5 for file, md5 in kind.resources}
     files = dict.fromkeys(path.removesuffix(".gz") for path in archives)
@@ -151,7 +159,7 @@ def mnist(split, preprocessing, data_dir):
     )
 
 
-def textures(split, preprocessing, data_dir):
+def textures(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> ImageFiles:
     """All 5,640 images of DTD (Cimpoi et al. 2014), as OpenOOD takes them; none of them trains
     anything here."""
     kind, data_dir = torchvision.datasets.DTD, absolute(data_dir)
@@ -172,8 +180,8 @@ def textures(split, preprocessing, data_dir):
     return image_folder(dtd_images(data_dir), preprocessing)
 
 
-def check_listed(published):
-    """ValueError where a list of DTD's, or an image in a list, is missing: it was unpacked in
+def check_listed(published: Published) -> None:
+    """ValueError if one of DTD's lists, or an image in a list, is missing: it was unpacked in
     part."""
     images = dtd_images(published.data_dir)
     lists = [published.data_dir / path for path in published.files]
@@ -182,27 +190,29 @@ def check_listed(published):
     refuse_missing(published, [images / name for name in names], "images")
 
 
-def refuse_missing(published, expected, what):
+def refuse_missing(published: Published, expected: Sequence[Path], what: str) -> None:
+    """ValueError if any of the expected files is missing."""
     missing = [path for path in expected if not path.is_file()]
-    if missing:
-        folder = quoted(dtd_images(published.data_dir).parent)
-        raise ValueError(
-            f"{published.title} is cut short: {len(missing):,} of its {len(expected):,} {what} are "
-            f"missing, first {missing[0]}. Remove it with: rm -r {folder}; then get it anew with: "
-            f"{published.command}, or {published.by_hand}"
-        )
+    if not missing:
+        return
+    folder = quoted(dtd_images(published.data_dir).parent)
+    raise ValueError(
+        f"{published.title} is cut short: {len(missing):,} of its {len(expected):,} {what} are "
+        f"missing, first {missing[0]}. Remove it with: rm -r {folder}; then get it anew with: "
+        f"{published.command}, or {published.by_hand}"
+    )
 
 
-def dtd_images(data_dir):
+def dtd_images(data_dir: str | os.PathLike) -> Path:
     return absolute(data_dir) / "dtd" / "dtd" / "images"
 
 
-def absolute(data_dir):
+def absolute(data_dir: str | os.PathLike) -> Path:
     """--data-dir as an absolute path: torchvision takes a folder named ~ for the home folder."""
     return Path(data_dir).absolute()
 
 
-def digits(split, preprocessing, data_dir):
+def digits(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed, stratified third of them is
     the test set."""
     from sklearn.datasets import load_digits
@@ -217,18 +227,13 @@ def digits(split, preprocessing, data_dir):
     return from_arrays(pixels, found.target[rows], map(str, range(10)), "digits", preprocessing)
 
 
-def photos(split, preprocessing, data_dir):
+def photos(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """Patches of 64x64 pixels, every 32, of scikit-learn's two sample photographs; label 0 or 1 is
     the photograph."""
     from sklearn.datasets import load_sample_images
 
     found = load_sample_images()
-    patches = [
-        np.lib.stride_tricks.sliding_window_view(image, (64, 64), (0, 1))[::32, ::32].reshape(
-            -1, 3, 64, 64
-        )
-        for image in found.images
-    ]
+    patches = [patches_of(image) for image in found.images]
     labels = np.repeat(np.arange(len(patches)), [len(part) for part in patches])
     names = [Path(name).stem for name in found.filenames]
     return from_arrays(
@@ -236,7 +241,13 @@ def photos(split, preprocessing, data_dir):
     )
 
 
-def uniform(split, preprocessing, data_dir):
+def patches_of(photo: np.ndarray) -> np.ndarray:
+    """A photograph (H, W, 3) -> patches (n, 3, 64, 64), one every 32 pixels."""
+    windows = np.lib.stride_tricks.sliding_window_view(photo, (64, 64), (0, 1))
+    return windows[::32, ::32].reshape(-1, 3, 64, 64)
+
+
+def uniform(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """1,000 images of independent uniform noise."""
     pixels = np.random.default_rng(0).integers(
         0, 256, (1000, preprocessing.size, preprocessing.size, 3), dtype=np.uint8
@@ -244,7 +255,7 @@ def uniform(split, preprocessing, data_dir):
     return from_arrays(pixels, np.full(1000, -1), [], "uniform", preprocessing)
 
 
-def gaussian(split, preprocessing, data_dir):
+def gaussian(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """1,000 images of independent Gaussian noise around mid-grey, standard deviation 0.25, clipped
     to [0, 1]."""
     noise = np.random.default_rng(1).normal(
@@ -258,13 +269,13 @@ def gaussian(split, preprocessing, data_dir):
 class Dataset:
     """A row of the ID registry. mean and std are those of the training images, in [0, 1]."""
 
-    load: Callable
+    load: Callable[..., Images | ImageFiles]  # (split, preprocessing, data_dir)
     size: int
-    mean: tuple
-    std: tuple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     val_size: int
-    held_out: tuple = ()
-    ood: tuple = ()  # what it is tested against when nobody says
+    held_out: tuple[str, ...] = ()
+    ood: tuple[str, ...] = ()  # the OOD sets when none are named
     flip: bool = True  # whether a mirrored image is still of its class
 
 
@@ -297,7 +308,7 @@ ID = {
     ),
 }
 # and held_out: classes of the ID set itself
-OOD = {
+OOD: dict[str, Callable[..., Images | ImageFiles]] = {
     "svhn": svhn,
     "textures": textures,
     "cifar10": ID["cifar10"].load,
@@ -321,7 +332,12 @@ def check_id(asked: SetName) -> None:
         )
 
 
-def id_set(asked: SetName, data_dir, size=None, statistics=None) -> Dataset:
+def id_set(
+    asked: SetName,
+    data_dir: str | os.PathLike,
+    size: int | None = None,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Dataset:
     """An ID set by its name, or by a folder with train/<class>/ and test/<class>/ in it.
 
     A folder's mean and std are measured on its training images, which decodes them all, unless
@@ -331,8 +347,9 @@ def id_set(asked: SetName, data_dir, size=None, statistics=None) -> Dataset:
     if folder is None:
         known = ID[asked.name]
         return replace(known, size=size or known.size)
-    size, neutral = size or 32, (0.0, 0.0, 0.0)
-    train = image_folder(split_folder(folder, "train"), Preprocessing(size, neutral, neutral))
+    size, zeros = size or 32, (0.0, 0.0, 0.0)
+    neutral_size = Preprocessing(size, zeros, zeros)
+    train = image_folder(split_folder(folder, "train"), neutral_size)
     if len(train.class_names) < 2:
         raise ValueError(
             f"{folder}/train must hold one folder of images per class, at least two; "
@@ -340,19 +357,19 @@ def id_set(asked: SetName, data_dir, size=None, statistics=None) -> Dataset:
         )
     refuse_strays(train)
 
-    def load(split, preprocessing, data_dir):
+    def load(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> ImageFiles:
         images = image_folder(split_folder(folder, split), preprocessing, train.class_names)
         refuse_strays(images)
         return images
 
-    load("test", train.preprocessing, data_dir)  # its faults show before any image is decoded
+    load("test", neutral_size, data_dir)  # its faults show before any image is decoded
     mean, std = statistics or channel_statistics(train)
     return Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 
-def split_folder(folder, split):
-    """FOLDER/train or FOLDER/test; ValueError where there is none, with the mend where it has
-    another name, as ImageNet's val."""
+def split_folder(folder: str | os.PathLike, split: str) -> Path:
+    """FOLDER/train or FOLDER/test; ValueError if there is none, with the remedy if it has another
+    name, as ImageNet's val does."""
     place = Path(folder) / split
     if place.is_dir():
         return place
@@ -364,39 +381,51 @@ def split_folder(folder, split):
     )
 
 
-def refuse_strays(images):
-    """ValueError where images of an ID set lie beside its class folders: they have no class."""
+def refuse_strays(images: ImageFiles) -> None:
+    """ValueError if images of an ID set lie beside its class folders: they have no class."""
     stray = [path for path in images.paths if "/" not in path]
-    if stray:
-        files = " ".join(quoted(images.root / path) for path in stray[:STRAY_SHOWN])
-        more = f" and {len(stray) - 1:,} more" if len(stray) > 1 else ""
-        raise ValueError(
-            f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has"
-            f" no class; move it into one, or out of {images.root.name} with: mv -n {files}"
-            f" {quoted(images.root.parent)}"
-        )
+    if not stray:
+        return
+    files = " ".join(quoted(images.root / path) for path in stray[:STRAY_SHOWN])
+    more = f" and {len(stray) - 1:,} more" if len(stray) > 1 else ""
+    raise ValueError(
+        f"{images.root} holds {stray[0]}{more} beside its class folders, and an image there has"
+        f" no class; move it into one, or out of {images.root.name} with: mv -n {files}"
+        f" {quoted(images.root.parent)}"
+    )
 
 
-def channel_statistics(images):
+def channel_statistics(
+    images: Images | ImageFiles,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels, in [0, 1], exact: from the
     histogram of uint8."""
     counts = torch.zeros(3, 256, dtype=torch.float64)
     for batch in images.batches(512):
-        counts += torch.stack(
-            [torch.bincount(batch[:, c].flatten(), minlength=256) for c in range(3)]
-        )
-    values, share = torch.arange(256) / 255.0, counts / counts.sum(1, keepdim=True)
+        channels = [batch[:, channel].flatten() for channel in range(3)]
+        counts += torch.stack([torch.bincount(values, minlength=256) for values in channels])
+    values = torch.arange(256) / 255.0
+    share = counts / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)
-    std = ((share * values**2).sum(1) - mean**2).sqrt()
+    mean_square = (share * values**2).sum(1)
+    std = (mean_square - mean**2).sqrt()
     # A channel that never changes is only centred.
     means = tuple(round(x, 4) for x in mean.tolist())
     deviations = tuple(round(x, 4) or 1.0 for x in std.tolist())
     return means, deviations
 
 
-def load_id(dataset, split, preprocessing, data_dir, held_out=()):
-    """The train or test images of an ID set without its held-out classes; labels run on without
-    gaps."""
+def load_id(
+    dataset: Dataset,
+    split: str,
+    preprocessing: Preprocessing,
+    data_dir: str | os.PathLike,
+    held_out: Collection[str] = (),
+) -> Images | ImageFiles:
+    """The train or test images of an ID set without its held-out classes.
+
+    The remaining classes are numbered without gaps. ValueError for an unknown held-out class, and
+    if fewer than two classes remain."""
     images = dataset.load(split, preprocessing, data_dir)
     unknown = set(held_out) - set(images.class_names)
     if unknown:
@@ -422,31 +451,44 @@ def load_id(dataset, split, preprocessing, data_dir, held_out=()):
     )
 
 
-def load_ood(asked: SetName, dataset, preprocessing, data_dir, held_out=()):
+def load_ood(
+    asked: SetName,
+    dataset: Dataset | None,  # None will do, but for held_out
+    preprocessing: Preprocessing,
+    data_dir: str | os.PathLike,
+    held_out: Sequence[str] = (),
+) -> Images | ImageFiles:
     """An OOD set's test images, of the registry or of a folder.
 
     held_out is the test images of the classes left out of training. Every label is -1: none of
     these images is of a class that the network knows. `class_names` names the set's own classes,
     for information; of images in files, the first folder in `path` says which class each belongs
     to."""
+    images: Images | ImageFiles
     if asked.folder is not None:
         images = image_folder(asked.folder, preprocessing)
     elif asked.is_held_out:
+        assert dataset is not None
         images = held_out_images(dataset, preprocessing, data_dir, held_out)
     else:
         images = OOD[asked.name]("test", preprocessing, data_dir)
     return replace(images, labels=torch.full_like(images.labels, -1))
 
 
-def held_out_images(dataset, preprocessing, data_dir, held_out):
+def held_out_images(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    data_dir: str | os.PathLike,
+    held_out: Sequence[str],
+) -> Images | ImageFiles:
     """The test images of the classes that were left out of training."""
     images = dataset.load("test", preprocessing, data_dir)
     left_out = torch.tensor([images.class_names.index(name) for name in held_out])
-    images = images.take(torch.isin(images.labels, left_out).nonzero()[:, 0])
-    return replace(images, class_names=list(held_out))
+    rows = torch.isin(images.labels, left_out).nonzero()[:, 0]
+    return replace(images.take(rows), class_names=list(held_out))
 
 
-def source_of(place: SetName, data_dir) -> str | None:
+def source_of(place: SetName, data_dir: str | os.PathLike) -> str | None:
     """The `source` of a set, without loading its pixels; None where its files are gone.
 
     The images of an ID set in a folder lie in two places, NAME=FOLDER/train and NAME=FOLDER/test.
@@ -459,7 +501,12 @@ def source_of(place: SetName, data_dir) -> str | None:
     return place.name
 
 
-def check_ood(sets: Sequence[SetName], dataset_name, held_out=(), kept=()) -> None:
+def check_ood(
+    sets: Sequence[SetName],
+    dataset_name: str,
+    held_out: Collection[str] = (),
+    kept: Collection[SetName] = (),
+) -> None:
     """Refuse, before any long work, OOD sets that are unknown, repeated, or the ID set itself.
 
     The folders of `kept` ones, whose features are at hand, may be gone.
@@ -491,7 +538,7 @@ def check_ood(sets: Sequence[SetName], dataset_name, held_out=(), kept=()) -> No
             )
 
 
-def split_validation(count, val_size):
+def split_validation(count: int, val_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(training indices, validation indices) of `count` images, as random_split draws them under
     seed 42."""
     if not 0 <= val_size < count:

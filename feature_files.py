@@ -9,9 +9,10 @@ import os
 import re
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import utils
 from artifacts import current, records, store
@@ -38,28 +39,30 @@ class FeatureFiles:
 
     folder: Path
     dataset: str
-    head: Path  # None where there are only features
+    head: Path | None  # None if there are only features
     train: Path
-    val: Path  # None where the run kept no validation images
+    val: Path | None  # None if the run kept no validation images
     test: Path
-    ood: dict  # name: path
+    ood: dict[str, Path]  # {name: file}
     odin_test: Path | None  # ID test images, perturbed for ODIN
-    odin_ood: dict  # name: path of those that are there, none without odin_test
-    command: str  # that extracts all of it anew
+    odin_ood: dict[str, Path]  # {name: file} of those that are there; empty without odin_test
+    command: str  # the command that extracts all of it anew
 
     @property
-    def files(self):
+    def files(self) -> list[Path]:
         inside = (self.head, self.train, self.val, self.test, self.odin_test)
         outside = (*self.ood.values(), *self.odin_ood.values())
         return [path for path in (*inside, *outside) if path]
 
-    def command_with(self, flags):
-        """The command that extracts, with more flags; other programs' features have none that we
-        know."""
-        return self.command if self.command == ELSEWHERE else f"{self.command} {flags}"
+    def command_with(self, flags: str) -> str:
+        """The command that extracts, with more flags; none is known for features of other
+        programs."""
+        if self.command == ELSEWHERE:
+            return self.command
+        return f"{self.command} {flags}"
 
     @property
-    def optional(self):
+    def optional(self) -> list[Path]:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
         stems = ["head", f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
@@ -67,7 +70,14 @@ class FeatureFiles:
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
 
-def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=None, needs_head=True):
+def open_run(
+    checkpoint: str | os.PathLike,
+    output_dir: str | os.PathLike = "results",
+    dataset: utils.SetName | None = None,
+    ood: Iterable[utils.SetName] | None = None,
+    stale: records.Stale | None = None,
+    needs_head: bool = True,
+) -> FeatureFiles:
     """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not
     belong together.
 
@@ -78,65 +88,125 @@ def open_run(checkpoint, output_dir="results", dataset=None, ood=None, stale=Non
     folder, name = locate(checkpoint, output_dir, dataset)
     sets = sets_in(folder) if ood is None else list(ood)
     refuse_repeated(sets)
-    wanted = {
-        "head": "head",
-        "train": f"ID_{name}_train",
-        "test": f"ID_{name}_test",
-        **{f"OOD {asked.name}": f"OOD_{asked.name}_test" for asked in sets},
-    }
-    files = {role: store.feature_file(folder, stem) for role, stem in wanted.items()}
-    words = [as_extracted(files[f"OOD {asked.name}"], asked) for asked in sets]
-    command = remedy(checkpoint, name, words, files["head"] or files["train"], output_dir)
-    needed = [role for role in files if needs_head or role != "head"]
-    missing = [f"{wanted[role]}.csv" for role in needed if files[role] is None]
-    if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}; make it with: {command}")
-    origin = records.origin(files["head"] or files["train"])
-    val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
-    odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
-    odin_ood = {}
-    for asked in sets if odin_test else ():
-        path = own(store.feature_file(folder, f"ODIN_OOD_{asked.name}_test"), origin)
-        if path:
-            odin_ood[asked.name] = path
-    run = FeatureFiles(
-        folder,
-        name,
-        files["head"],
-        files["train"],
-        val,
-        files["test"],
-        {asked.name: files[f"OOD {asked.name}"] for asked in sets},
-        odin_test,
-        odin_ood,
-        command,
-    )
+    found = find_files(folder, name, sets)
+    command = remedy(checkpoint, name, found.extracted(sets), found.made, output_dir)
+    refuse_missing(found, needs_head, command)
+    run = belonging(found, name, sets, command)
     check_widths(run)
     check_origin(run, Path(checkpoint), stale or records.Stale())
     return run
 
 
-def locate(checkpoint, output_dir="results", dataset=None):
-    """The folder of a checkpoint's features, and the ID data set in it; ValueError where there is
-    none, or several."""
+@dataclass(frozen=True)
+class Found:
+    """The files that a run cannot do without, as far as they are in its folder."""
+
+    folder: Path
+    stems: dict[str, str]  # {role: file name without its ending}
+    files: dict[str, Path | None]  # {role: file, or None where there is none}
+
+    @property
+    def made(self) -> Path | None:
+        """A file whose sidecar says how the features were made."""
+        return self.files["head"] or self.files["train"]
+
+    def needed(self, role: str) -> Path:
+        """The file of a role that was not missing."""
+        path = self.files[role]
+        assert path is not None
+        return path
+
+    def extracted(self, sets: Sequence[utils.SetName]) -> list[str]:
+        """Each OOD set as run_networks.py was asked for it."""
+        return [as_extracted(self.files[ood_role(asked)], asked) for asked in sets]
+
+
+def ood_role(asked: utils.SetName) -> str:
+    return f"OOD {asked.name}"
+
+
+def find_files(folder: Path, name: str, sets: Sequence[utils.SetName]) -> Found:
+    """Look for the head, the ID features and the OOD features in a folder."""
+    stems = {"head": "head", "train": f"ID_{name}_train", "test": f"ID_{name}_test"}
+    for asked in sets:
+        stems[ood_role(asked)] = f"OOD_{asked.name}_test"
+    files = {role: store.feature_file(folder, stem) for role, stem in stems.items()}
+    return Found(folder, stems, files)
+
+
+def refuse_missing(found: Found, needs_head: bool, command: str) -> None:
+    """ValueError that names the files that are missing, and the command that makes them."""
+    needed = [role for role in found.files if needs_head or role != "head"]
+    missing = [f"{found.stems[role]}.csv" for role in needed if found.files[role] is None]
+    if missing:
+        raise ValueError(f"{found.folder} lacks {', '.join(missing)}; make it with: {command}")
+
+
+def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: str) -> FeatureFiles:
+    """The files that were found, with the optional ones of the same checkpoint."""
+    folder, train = found.folder, found.needed("train")
+    origin = records.origin(found.files["head"] or train)
+    val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
+    odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
+    return FeatureFiles(
+        folder=folder,
+        dataset=name,
+        head=found.files["head"],
+        train=train,
+        val=val,
+        test=found.needed("test"),
+        ood={asked.name: found.needed(ood_role(asked)) for asked in sets},
+        odin_test=odin_test,
+        odin_ood=perturbed(folder, sets, origin) if odin_test else {},
+        command=command,
+    )
+
+
+def perturbed(
+    folder: Path, sets: Sequence[utils.SetName], origin: Mapping[str, Any]
+) -> dict[str, Path]:
+    """{name: file} of the OOD sets whose images, perturbed for ODIN, are there."""
+    found = {}
+    for asked in sets:
+        path = own(store.feature_file(folder, f"ODIN_OOD_{asked.name}_test"), origin)
+        if path:
+            found[asked.name] = path
+    return found
+
+
+def locate(
+    checkpoint: str | os.PathLike,
+    output_dir: str | os.PathLike = "results",
+    dataset: utils.SetName | None = None,
+) -> tuple[Path, str]:
+    """The folder of a checkpoint's features, and the name of the ID data set in it.
+
+    ValueError if no `dataset` is given and the folder holds none, or several."""
     folder = utils.results_folder(checkpoint, output_dir)
-    return folder, (dataset.name if dataset else only_dataset(folder, checkpoint, output_dir))
+    if dataset:
+        return folder, dataset.name
+    return folder, only_dataset(folder, checkpoint, output_dir)
 
 
-def sets_in(folder) -> list[utils.SetName]:
+def sets_in(folder: str | os.PathLike) -> list[utils.SetName]:
     """All OOD sets in a folder, by name."""
-    found = [
-        name for suffix in store.SUFFIXES for name in records.listing(folder, f"OOD_*_test{suffix}")
-    ]
-    names = {Path(name).stem.removeprefix("OOD_").removesuffix("_test") for name in found}
-    return [utils.SetName.parse(name) for name in sorted(names)]
+    return [utils.SetName.parse(name) for name in names_between(folder, "OOD_", "_test")]
 
 
-def only_dataset(folder, checkpoint, output_dir="results"):
-    found = [
-        name for suffix in store.SUFFIXES for name in records.listing(folder, f"ID_*_train{suffix}")
-    ]
-    found = sorted({Path(name).stem.removeprefix("ID_").removesuffix("_train") for name in found})
+def names_between(folder: str | os.PathLike, before: str, after: str) -> list[str]:
+    """Sorted names that stand between these texts in the names of a folder's feature files."""
+    names = set()
+    for suffix in store.SUFFIXES:
+        for file in records.listing(folder, f"{before}*{after}{suffix}"):
+            names.add(Path(file).stem.removeprefix(before).removesuffix(after))
+    return sorted(names)
+
+
+def only_dataset(
+    folder: Path, checkpoint: str | os.PathLike, output_dir: str | os.PathLike = "results"
+) -> str:
+    """The name of the ID data set in a folder; ValueError if there is none, or several."""
+    found = names_between(folder, "ID_", "_train")
     if len(found) != 1:
         raise ValueError(
             f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'});"
@@ -171,9 +241,8 @@ def as_extracted(path: Path | None, asked: utils.SetName) -> str:
     return extracted.text
 
 
-def own(path, origin):
-    """A file that can be done without, None where there is none or, with a warning, where another
-    checkpoint made it."""
+def own(path: Path | None, origin: Mapping[str, Any]) -> Path | None:
+    """An optional file; None if there is none or, with a warning, if another checkpoint made it."""
     made_by = records.origin(path) if path else {}
     known = any(made_by.values()) and any(origin.values())
     if known and not records.same_network(made_by, origin):
@@ -186,7 +255,13 @@ def own(path, origin):
     return path
 
 
-def remedy(checkpoint, dataset=None, ood=(), made=None, output_dir="results"):
+def remedy(
+    checkpoint: str | os.PathLike,
+    dataset: str | None = None,
+    ood: Sequence[str] = (),
+    made: Path | None = None,
+    output_dir: str | os.PathLike = "results",
+) -> str:
     """The command that extracts these features; `made`, one of the files, says by which arguments
     they were made."""
     sidecar = records.read_sidecar(made) if made else {}
@@ -200,35 +275,38 @@ def remedy(checkpoint, dataset=None, ood=(), made=None, output_dir="results"):
     if str(output_dir) != "results":
         repeated["output_dir"] = str(output_dir)
     words = ["python", "run_networks.py", "--checkpoint", file]
-    for flag, value in {
-        **repeated,
-        "dataset": arguments.get("dataset") or dataset,
-        "ood": list(ood),
-    }.items():
-        if value not in (None, []):
-            words += [
-                f"--{flag.replace('_', '-')}",
-                *map(str, value if isinstance(value, list) else [value]),
-            ]
+    repeated["dataset"] = arguments.get("dataset") or dataset
+    repeated["ood"] = list(ood)
+    for flag, value in repeated.items():
+        if value in (None, []):
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{flag.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 
 
-def checkpoint_file(given, made=None):
-    """The checkpoint that a person named, or whose folder: where its head says that it lay, or else
-    beside the folder."""
+def checkpoint_file(given: str | os.PathLike, made: Path | None = None) -> str:
+    """The checkpoint that a person named, or whose folder of features they named.
+
+    For a folder it is where the sidecar of `made` says that it was, or else beside the folder."""
     name = str(given).rstrip("/")
     if Path(name).is_file() or Path(name).suffix in CHECKPOINTS:
         return name
-    at = records.read_sidecar(made).get("checkpoint_at") if made else None
-    found = Path(os.path.normpath(Path(made).parent / at)) if isinstance(at, str) else None
-    return str(found) if found and found.is_file() else f"{name}.pth"
+    beside_folder = f"{name}.pth"
+    if not made:
+        return beside_folder
+    recorded = records.read_sidecar(made).get("checkpoint_at")
+    if not isinstance(recorded, str):
+        return beside_folder
+    found = Path(os.path.normpath(made.parent / recorded))
+    return str(found) if found.is_file() else beside_folder
 
 
 # ---- what belongs together -----------------------------------------------------------------------
 
 
-def check_widths(run):
-    """Head and features are equally wide; nothing makes up for it where they are not."""
+def check_widths(run: FeatureFiles) -> None:
+    """ValueError if head and features are not equally wide."""
     first = run.head or run.train
     width = width_of_head(first) if run.head else store.width_of(first)
     for path in run.files:
@@ -240,13 +318,15 @@ def check_widths(run):
             )
 
 
-def width_of_head(path):
-    return sum(re.fullmatch(r"w\d+", name) is not None for name in store.columns_of(path))
+def width_of_head(path: Path) -> int:
+    """How many weights per class a head has: its columns w0, w1 ..."""
+    weights = [name for name in store.columns_of(path) if re.fullmatch(r"w\d+", name)]
+    return len(weights)
 
 
-def check_origin(run, checkpoint, stale):
-    """Each sidecar names this head and, where the checkpoint file is at hand, this checkpoint's
-    network."""
+def check_origin(run: FeatureFiles, checkpoint: Path, stale: records.Stale) -> None:
+    """Refuse files whose sidecar names another head or, if the checkpoint file is there, another
+    network than the checkpoint's."""
     sidecars = {path: records.read_sidecar(path) for path in run.files}
     named = {path: sidecar for path, sidecar in sidecars.items() if sidecar}
     warn_of_unnamed(run, [path for path in sidecars if path not in named])
@@ -269,8 +349,8 @@ def check_origin(run, checkpoint, stale):
         refuse_other_head(run, other, stale)
 
 
-def warn_of_unnamed(run, unnamed):
-    """One line for all files that have no sidecar."""
+def warn_of_unnamed(run: FeatureFiles, unnamed: Sequence[Path]) -> None:
+    """Warn, in one line, of all files that have no sidecar."""
     if not unnamed:
         return
     names = ", ".join(path.name for path in unnamed)
@@ -288,7 +368,13 @@ def warn_of_unnamed(run, unnamed):
     )
 
 
-def refuse_foreign(run, foreign, expected, stale):
+def refuse_foreign(
+    run: FeatureFiles,
+    foreign: Sequence[Path],
+    expected: Mapping[str, Any],
+    stale: records.Stale,
+) -> None:
+    """Refuse files that were made from another checkpoint."""
     if not foreign:
         return
     digest = expected.get("checkpoint_sha256") or expected.get("weights_sha256")
@@ -298,20 +384,25 @@ def refuse_foreign(run, foreign, expected, stale):
     stale.found(reason, run.command)
 
 
-def refuse_other_head(run, other, stale):
-    if other:
-        stale.found(
-            f"{other[0]} was made with another head than {run.head}{and_others(other)}", run.command
-        )
+def refuse_other_head(run: FeatureFiles, other: Sequence[Path], stale: records.Stale) -> None:
+    """Refuse files that were made with another head."""
+    if not other:
+        return
+    reason = f"{other[0]} was made with another head than {run.head}{and_others(other)}"
+    stale.found(reason, run.command)
 
 
-def and_others(paths):
-    names = ", ".join(path.name for path in paths[1:])
-    return f", and so was {names}" if len(paths) == 2 else f", and so were {names}" if names else ""
+def and_others(paths: Sequence[Path]) -> str:
+    """The end of a sentence about the first path, which names the rest."""
+    rest = [path.name for path in paths[1:]]
+    if not rest:
+        return ""
+    verb = "was" if len(rest) == 1 else "were"
+    return f", and so {verb} {', '.join(rest)}"
 
 
-def made_with(head, sidecar):
-    """True if a file's sidecar names this head, or one of other bytes that says the same."""
+def made_with(head: Path, sidecar: Mapping[str, Any]) -> bool:
+    """True if a file's sidecar names this head, or a head of other bytes with the same content."""
     then = sidecar.get("head_sha256")
     if then is None:
         return False

@@ -47,7 +47,7 @@ class Arguments(Protocol):
     """What the flags of `make_parser` say."""
 
     checkpoint: list[str]
-    dataset: str | None
+    dataset: utils.SetName | None
     ood: list[utils.SetName] | None
     output_dir: str
     allow_stale: bool

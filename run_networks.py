@@ -254,7 +254,7 @@ def extract(work: Work, job: Job) -> None:
 def finish(work: Work) -> None:
     """The record of what was looked at, written and kept."""
     path = work.shelf.folder / "run_networks.json"
-    inputs = [work.path, *source_files.files(work.trained.model)]
+    inputs: list = [work.path, *source_files.files(work.trained.model)]
     before = current.Record.read(path).folders
     folders = work.shelf.folders(work.jobs, work.waiting, before)
     arguments, stale = work.options.material, work.shelf.stale

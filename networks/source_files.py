@@ -3,32 +3,38 @@
 Such a file is code, and runs with all rights of whoever starts the script. It is run only where the
 person names it; a checkpoint that names one is not enough (networks.loading.load)."""
 
+import ast
 import contextlib
 import hashlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
 import traceback
 import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from torch import nn
 
 HERE = Path(__file__).resolve().parents[1]
 
 
-def parts(name):
-    """ "my_network.py:build" -> (its path, "build")."""
+def parts(name: str) -> tuple[Path, str]:
+    """ "my_network.py:build" -> (the file's path, "build")."""
     file, _, function = name.rpartition(":")
     return Path(file), function
 
 
-def build(name, num_classes, arguments):
-    """The nn.Module that FUNCTION of FILE.py makes; ValueError names file and line where it fails.
+def build(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """The nn.Module that FUNCTION of FILE.py makes; a ValueError names file and line if it fails.
 
     `arguments` that are off (dropout 0) are not handed on, so that a function needs no such
-    argument. The network keeps as own_classes and own_classifier what its classifier is found by:
-    the network's own `classifier` where that is a text, or else the file's."""
+    argument. Three attributes are set on the network: own_classes, own_preprocessing, and
+    own_classifier, by which its last layer is found: the network's own `classifier` if that is a
+    text, or else the file's."""
     file, function = parts(name)
     with neighbours(file), explained(name):
         module = run(file)
@@ -42,32 +48,37 @@ def build(name, num_classes, arguments):
         raise ValueError(
             f"--model {name}: {function} returned a {type(network).__name__}; expected an nn.Module"
         )
-    said = [
-        path
-        for path in (getattr(network, "classifier", None), getattr(module, "classifier", None))
-        if isinstance(path, str)
-    ]
-    network.own_classes, network.own_classifier = num_classes, next(iter(said), None)
-    network.own_preprocessing = own_preprocessing(network, module)
+    marked: Any = network  # nn.Module's own types allow tensors and layers alone
+    marked.own_classes = num_classes
+    marked.own_classifier = own_classifier(network, module)
+    marked.own_preprocessing = own_preprocessing(network, module)
     return network
 
 
-def own_preprocessing(*places):
-    """What the network, or else its file, has under `preprocessing`; a layer or module of that name
+def own_classifier(*places: object) -> str | None:
+    """The text `classifier` of the network, or else of its file; a layer of that name means
+    something else."""
+    for place in places:
+        path = getattr(place, "classifier", None)
+        if isinstance(path, str):
+            return path
+    return None
+
+
+def own_preprocessing(*places: object) -> Any:
+    """The value `preprocessing` of the network, or else of its file; a layer or module of that name
     means something else."""
-    said = (getattr(place, "preprocessing", None) for place in places)
-    return next(
-        (
-            what
-            for what in said
-            if what is not None and not isinstance(what, (nn.Module, types.ModuleType))
-        ),
-        None,
-    )
+    for place in places:
+        found = getattr(place, "preprocessing", None)
+        if found is not None and not isinstance(found, (nn.Module, types.ModuleType)):
+            return found
+    return None
 
 
-def check_call(name, maker, num_classes, arguments):
-    """ValueError where the function does not take what it is about to be given."""
+def check_call(
+    name: str, maker: Callable[..., Any], num_classes: int, arguments: Mapping[str, Any]
+) -> None:
+    """ValueError if the function does not take the arguments that it is about to be given."""
     try:
         inspect.signature(maker).bind(num_classes, **arguments)
     except TypeError as error:
@@ -77,15 +88,18 @@ def check_call(name, maker, num_classes, arguments):
         return  # a builtin, which has no signature to look at
 
 
-def run(file):
+def run(file: Path) -> types.ModuleType:
     """The file as a module, registered under a name of its own: dataclasses and pickling look
     themselves up there."""
-    name = f"_network_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()
+    name = f"_network_{digest[:16]}"
+    # For a file that is not Python the spec is None; the AttributeError that follows is explained.
+    spec = cast(importlib.machinery.ModuleSpec, importlib.util.spec_from_file_location(name, file))
     module = importlib.util.module_from_spec(spec)
+    loader = cast(importlib.abc.Loader, spec.loader)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -93,49 +107,64 @@ def run(file):
 
 
 @contextlib.contextmanager
-def neighbours(file):
-    """Within the block the file imports what lies beside it: its `data.py`, and not ours.
+def neighbours(file: Path) -> Iterator[None]:
+    """Within the block the file imports what lies beside it: its own `data.py`, and not ours.
 
-    Afterwards all is as before: ours are back, and another file's neighbour of the same name is not
-    mistaken for this one's."""
+    Afterwards everything is as before: our modules are back, and another file's neighbour of the
+    same name is not mistaken for this one's."""
     folder = file.resolve().parent
     if folder == HERE:
         yield
         return
     names = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
-    called_alike = {
-        name: module for name, module in sys.modules.items() if name.partition(".")[0] in names
-    }
-    ours = {name: module for name, module in called_alike.items() if lies_in(module, HERE)}
+    ours = our_modules(names)
     for name in ours:
         del sys.modules[name]
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
-    for name in names & {name.partition(".")[0] for name in ours}:
+    hidden = {name.partition(".")[0] for name in ours}
+    for name in names & hidden:
         # A folder without __init__.py would come after our wing of the same name: Python takes the
         # first package that has one.
         if is_plain_package(folder / name):
-            sys.modules[name] = types.ModuleType(name)
-            sys.modules[name].__path__ = [str(folder / name)]
+            package = types.ModuleType(name)
+            package.__path__ = [str(folder / name)]
+            sys.modules[name] = package
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        for name in [
-            name
-            for name, module in sys.modules.items()
-            if not name.startswith("_network_") and lies_in(module, folder)
-        ]:
-            del sys.modules[name]
+        forget_modules(folder)
         sys.modules.update(ours)
 
 
-def is_plain_package(folder):
+def our_modules(names: set[str]) -> dict[str, types.ModuleType]:
+    """The imported modules of this project, by name, that have or lie in one of these names."""
+    called_alike = {
+        name: module for name, module in sys.modules.items() if name.partition(".")[0] in names
+    }
+    return {name: module for name, module in called_alike.items() if lies_in(module, HERE)}
+
+
+def forget_modules(folder: Path) -> None:
+    """Remove from sys.modules what was imported from a folder, except the network files."""
+    imported_there = [
+        name
+        for name, module in sys.modules.items()
+        if not name.startswith("_network_") and lies_in(module, folder)
+    ]
+    for name in imported_there:
+        del sys.modules[name]
+
+
+def is_plain_package(folder: Path) -> bool:
     """True for a folder of Python files without `__init__.py`."""
-    return any(folder.glob("*.py")) and not (folder / "__init__.py").exists()
+    if (folder / "__init__.py").exists():
+        return False
+    return any(folder.glob("*.py"))
 
 
-def lies_in(module, folder):
+def lies_in(module: types.ModuleType, folder: Path) -> bool:
     """True for a module whose file is in the folder, or in a package there."""
     # A folder without __init__.py is a package too, and has a path in place of a file. Both are
     # read from the module's own dictionary: torch.classes answers any attribute with its own.
@@ -147,8 +176,8 @@ def lies_in(module, folder):
     )
 
 
-def sha256(name):
-    """Digest of the file and of every Python file beside it that it imports: features depend on
+def sha256(name: str) -> str:
+    """SHA-256 of the file and of every Python file beside it that it imports: features depend on
     both."""
     digest = hashlib.sha256()
     for path in files(name):
@@ -156,21 +185,20 @@ def sha256(name):
     return digest.hexdigest()
 
 
-def files(name):
-    """The files that a network's code lies in: FILE.py and what it imports from beside it; none for
-    a name of ours."""
+def files(name: str) -> list[Path]:
+    """The files that hold a network's code: FILE.py and what it imports from beside it.
+
+    There are none for a name of the registry."""
     if ":" not in name:
         return []
     file, _ = parts(name)
     return [file, *imported(file, set())]
 
 
-def imported(file, seen):
+def imported(file: Path, seen: set[Path]) -> list[Path]:
     """Files in the same folder that the file imports, and those that they import, sorted."""
-    import ast
-
     tree = ast.parse(file.read_bytes())
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
@@ -184,7 +212,7 @@ def imported(file, seen):
 
 
 @contextlib.contextmanager
-def explained(name, doing=""):
+def explained(name: str, doing: str = "") -> Iterator[None]:
     """Within the block an error of the person's code becomes a ValueError with its file and line.
 
     The error itself stays behind it: --debug shows the whole traceback.
@@ -200,30 +228,29 @@ def explained(name, doing=""):
         raise ValueError(describe(error, name, where(error, name), doing)) from error
 
 
-def describe(error, name, place, doing):
+def describe(error: BaseException, name: str, place: str | None, doing: str) -> str:
+    """The message for an error of the person's code, on one line."""
     at = f" at {place}" if place else ""
-    said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+    kind = type(error).__name__
+    message = " ".join(str(error).split())
+    said = f"{kind}: {message}" if message else kind
     return f"--model {name} failed{doing}{at}: {said} (--debug shows the traceback)"
 
 
-def where(error, name):
+def where(error: BaseException, name: str) -> str | None:
     """ "net.py, line 12": the last line of the person's own files that the error went through, or
     None."""
     file = parts(name)[0].resolve()
-    if (
-        isinstance(error, SyntaxError)
-        and error.filename
-        and Path(error.filename).resolve().parent == file.parent
-    ):
-        return f"{error.filename}, line {error.lineno}"
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve().parent == file.parent and file.parent != HERE
-    ]
-    own = own or [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve() == file
-    ]
-    return f"{own[-1].filename}, line {own[-1].lineno}" if own else None
+    folder = file.parent
+    if isinstance(error, SyntaxError) and error.filename:
+        place = Path(error.filename).resolve()
+        if place.parent == folder:
+            return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    beside = [frame for frame in frames if Path(frame.filename).resolve().parent == folder]
+    in_file = [frame for frame in frames if Path(frame.filename).resolve() == file]
+    # A file that lies among our own has our modules beside it, which are not the person's.
+    own = in_file if folder == HERE else beside
+    if not own:
+        return None
+    return f"{own[-1].filename}, line {own[-1].lineno}"
