@@ -718,6 +718,7 @@ def layered(tmp_path_factory):
     return folder, *run(folder, "--exact")
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_the_last_has_the_metrics_of_the_last(layered):
     folder, table, _, ended = layered
     layers = read_csv(folder / "nc_layers.csv")
@@ -1181,6 +1182,7 @@ def test_what_has_not_been_scored_is_said_and_another_checkpoints_scores_are_ref
 # ---- t-SNE ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_embedding_keeps_a_far_group_apart_and_samples_evenly():
     generator = np.random.default_rng(0)
     near, far = generator.normal(size=(1200, 5)), generator.normal(size=(40, 5)) + 100

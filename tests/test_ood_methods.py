@@ -211,6 +211,7 @@ def test_checkpoints_that_cannot_be_averaged_are_refused(tmp_path, folder):
 # ---- invariants ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_run_writes_the_same_bytes(tmp_path):
     folder = toy_run(tmp_path / "net_s0")
     score(folder, "--methods", *CORE, "ViM", "KNN")

@@ -554,6 +554,7 @@ def test_the_command_of_what_is_missing_names_the_folder_of_results(run, capsys)
     assert "--output-dir 'my results'\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_train_wrote_is_found_beside_a_checkpoint_elsewhere(own_digits_run, tmp_path, capsys):
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -1065,6 +1066,7 @@ def captions_of_all_figures():
     return {caption for function in drawn for caption in getattr(function, "captions", ())}
 
 
+@pytest.mark.slow
 def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
     import neural_collapse
     import ood_methods

@@ -38,7 +38,10 @@ from artifacts import records
 from networks import loading, registry
 from training import parts, recipes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.slow,  # most tests train a small network
+    pytest.mark.usefixtures("one_thread"),
+]
 
 # ---- learning-rate schedules ---------------------------------------------------------------------
 

@@ -117,6 +117,7 @@ def test_another_table_is_not_taken_for_moments(tmp_path):
 # ---- the chain -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_streamed_layers_measure_what_stored_ones_do_and_either_takes_the_others_place(
     own_digits_run, monkeypatch
 ):

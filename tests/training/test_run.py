@@ -37,7 +37,10 @@ from networks import loading
 from training import parts, recipes, signals
 from training import run as training_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.slow,  # most tests train a small network
+    pytest.mark.usefixtures("one_thread"),
+]
 
 SHORT = ("--mode", "collapse", "--epochs", "2", "--no-amp")
 EMA = (*SHORT, "--ema", "0.9")
