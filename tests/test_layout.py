@@ -151,7 +151,6 @@ def functions(module):
 LISTERS = (
     "utils",
     "artifacts.records",
-    "images.reading",
     "images.folders",
     "images.downloads",
     "networks.source_files",
