@@ -179,3 +179,15 @@ def test_every_column_of_the_table_by_class_is_named():
         for column in nc_table.per_class(moments, np.eye(3, 5))
         if not re.search(rf"\b{column}\b", section)
     ]
+
+
+PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_file_that_a_page_names_is_there(page):
+    named = re.findall(
+        r"`(?:tests/)?((?:[a-z_]+/)?test_\w+\.py)`", page.read_text(encoding="utf-8")
+    )
+    missing = [name for name in named if not (DOCS.parent / "tests" / name).is_file()]
+    assert missing == []
