@@ -551,7 +551,7 @@ def finish(
         stale=task.stale,
         seconds=seconds,
     )
-    cli.print_table(tables.summarise(table, args.groups), tables.heading(table, args.tpr))
+    cli.print_table(tables.by_method(table, args.groups), tables.heading(table, args.tpr))
     for note in tables.notes(table):
         print(note)
     print(f"\nper-image scores, figures and the full table: {folder}")

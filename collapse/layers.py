@@ -125,7 +125,7 @@ class Summary:
         )
 
 
-def summarise(features: dict[str, store.Features], classes: int) -> dict[str, Summary]:
+def summaries_of(features: dict[str, store.Features], classes: int) -> dict[str, Summary]:
     """{split: features} of one layer -> {split: Summary}; "train" is what the moments and the probe
     are of, and NC4 is of "train" and "test"."""
     train = features["train"]

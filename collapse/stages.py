@@ -167,4 +167,4 @@ def summarise_features(
         features[split] = store.read_features(path, stale, remedy or f"{store.EXTRACT} --layers")
     for split in ("train", "test"):
         store.check_labels(features[split], class_names)
-    return layers.summarise(features, len(class_names))
+    return layers.summaries_of(features, len(class_names))

@@ -34,7 +34,7 @@ def write_tables(
 ) -> list[Path]:
     """Write ood_metrics.csv and .md, and on demand ood_groups.csv and ood_metrics.tex -> their
     paths."""
-    summary = tables.summarise(table, options.groups)
+    summary = tables.by_method(table, options.groups)
     written = [folder / "ood_metrics.csv", folder / "ood_metrics.md"]
     store.write_table(written[0], table, sidecar)
     utils.write_text(written[1], tables.markdown(summary, table, options.tpr))

@@ -119,7 +119,7 @@ def averaged(members: list[str], table: pd.DataFrame) -> list[str]:
     return [name for name in members if name not in left_out]
 
 
-def summarise(table: pd.DataFrame, groups: Groups = ()) -> pd.DataFrame:
+def by_method(table: pd.DataFrame, groups: Groups = ()) -> pd.DataFrame:
     """The tidy table -> methods by OOD sets in percent, as printed: AUROC and FPR of each set, then
     means over the groups.
 

@@ -126,7 +126,7 @@ class Extractor:
     stages: dict[str, torch.nn.Module] = field(default_factory=dict)
     progress: Callable[..., Iterable[torch.Tensor]] = lambda batches, **_: batches
 
-    def share(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """This rank's slice of `count` images: whole batches, in the order of ranks."""
         batches = self.world.shard(self.count_batches(count))
         start = min(batches.start * self.batch_size, count)
@@ -149,7 +149,7 @@ class Extractor:
 
         ValueError where the hooked layer does not make the network's output, since logits = W h + b
         would not hold then, and where its input is not finite."""
-        own = self.share(len(job.images))
+        own = self.shard(len(job.images))
         count = own.stop - own.start
         labels = job.images.labels[own].numpy()
         features = Buffer(count)

@@ -93,14 +93,16 @@ def _density_panels(
     bins = np.linspace(start, stop, 81)
     rows = max(len(outside), 1)
     figure, grid = canvas(rows, 1, _panels_height(len(outside)), title, sharex=True)
-    panels = outside or {"": inside[:0]}
-    for position, (axes, name) in enumerate(zip(grid[:, 0], panels, strict=True)):
+    nothing = inside[:0]
+    names = list(outside) or [""]  # without an OOD set, ID's density alone
+    for position, (axes, name) in enumerate(zip(grid[:, 0], names, strict=True)):
         colour = ood_colour(position)
-        cut = _two_densities(axes, inside, panels[name], bins, colour)
+        values = outside.get(name, nothing)
+        cut = _two_densities(axes, inside, values, bins, colour)
         text = shorten(name, 40) + (notes or {}).get(name, "")
         panel_title(axes, f"{text}   (spike cut off)" if cut else text, colour)
         if name:
-            unseen = beyond(inside, panels[name], start, stop)
+            unseen = beyond(inside, values, start, stop)
             axes.set_title(unseen, loc="right", fontsize=8, color=QUIET, pad=5)
         if threshold is not None:
             axes.axvline(threshold, color=INK, lw=1, ls=DASHES)

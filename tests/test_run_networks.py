@@ -575,7 +575,7 @@ def test_an_error_of_one_process_ends_all_with_one_message_and_the_old_file_stay
 )
 def test_shares_are_whole_batches_and_together_all_images(count, size, batch_size):
     shares = [
-        extractor.Extractor(None, None, None, processes.World(rank, size, "cpu"), batch_size).share(
+        extractor.Extractor(None, None, None, processes.World(rank, size, "cpu"), batch_size).shard(
             count
         )
         for rank in range(size)

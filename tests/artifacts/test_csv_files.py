@@ -856,7 +856,7 @@ def test_markdown_and_latex_escape_names():
         for name, value in SETS.items()
     ]
     table = pd.DataFrame(rows)
-    text = tables.markdown(tables.summarise(table, [("a&b\n| c", list(SETS))]), table, 0.95)
+    text = tables.markdown(tables.by_method(table, [("a&b\n| c", list(SETS))]), table, 0.95)
     heading, _, names, *_ = text.splitlines()
     assert heading.startswith(
         r"\# net_s0: \[x\](y) (10 test images) against 2023 (20), a\|b (20), &lt;b&gt;x&lt;/b&gt;"
@@ -865,7 +865,7 @@ def test_markdown_and_latex_escape_names():
     )
     assert len(re.split(r"(?<!\\)\|", names)) == 2 + 1 + 2 * 6, "a pipe in a name makes no column"
     assert r"a&amp;b \| c AUROC" in names and len(text.splitlines()) == 5
-    page = tables.latex(tables.summarise(table), table, 0.95, None, "tab:ood")
+    page = tables.latex(tables.by_method(table), table, 0.95, None, "tab:ood")
     assert (
         r"a\textbar{}b" in page and r"{*}{*}x{*}{*}" in page and r"\# net\_s0: {[}x{]}(y)" in page
     )
