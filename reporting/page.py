@@ -6,10 +6,11 @@ escapes it, with the macros of parts.html.j2 and the style of report.css.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from reporting.found import Found, Summary
 from reporting.pictures import PictureGroup, pictures
@@ -73,6 +74,12 @@ class Page:
 
 def render(summary: Summary, found: Found) -> str:
     """The whole of report.html, from summary.json's object and the tables and figures."""
+    return template().render(page=page_of(summary, found))
+
+
+@cache
+def template() -> Template:
+    """The page's template, compiled once per process."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -82,8 +89,7 @@ def render(summary: Summary, found: Found) -> str:
         keep_trailing_newline=True,
     )
     environment.globals["EMPTY"] = EMPTY
-    template = environment.get_template("report.html.j2")
-    return template.render(page=page_of(summary, found))
+    return environment.get_template("report.html.j2")
 
 
 def page_of(summary: Summary, found: Found) -> Page:

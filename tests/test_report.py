@@ -162,6 +162,30 @@ def run(tmp_path):
     return folder
 
 
+DRAWN = {}  # {curves as text: their figure}, {figure: its PNG}
+
+
+@pytest.fixture(autouse=True)
+def curves_are_drawn_once(monkeypatch):
+    """The same curves are drawn once for all tests: drawing takes most of a report's time."""
+    draw, save = figures.training_curves, reporting_pictures.drawing
+
+    def training_curves(table):
+        text = table.to_csv()
+        if text not in DRAWN:
+            DRAWN[text] = draw(table)
+        return DRAWN[text]
+
+    def drawing(figure):
+        if figure not in DRAWN:
+            DRAWN[figure] = save(figure)
+        return DRAWN[figure]
+
+    training_curves.captions = draw.captions
+    monkeypatch.setattr(figures, "training_curves", training_curves)
+    monkeypatch.setattr(reporting_pictures, "drawing", drawing)
+
+
 def make(folder, *words):
     report.main(["--checkpoint", str(folder), *words])
     return json.loads((folder / "summary.json").read_text(encoding="utf-8")), (
