@@ -20,6 +20,7 @@ from collapse import epochs as series_library  # `series` is the fixture of thre
 from collapse import rows as collapse_rows
 from moments import Accumulator
 
+pytestmark = pytest.mark.slow  # each test measures and writes the tables of a run
 METRICS = ["checkpoint", "metric", "value", "split", "centring", "source", "note"]
 PER_CLASS = [
     "class",

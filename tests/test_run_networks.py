@@ -24,7 +24,10 @@ from extraction import extractor
 from images import folders, reading
 from networks import checkpoints, loading, registry
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.slow,  # most tests extract a small network
+    pytest.mark.usefixtures("one_thread"),
+]
 STEMS = [
     "ID_digits_train",
     "ID_digits_val",
