@@ -329,6 +329,7 @@ def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_fin
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+@pytest.mark.slow
 def test_a_script_that_fails_is_named_with_its_code(recipes, capfd):
     with pytest.raises(
         ValueError,

@@ -165,6 +165,7 @@ def test_a_warning_is_one_line_on_stderr():
     assert shell(main) == Ended(0, "", "warning: rank 99 of 64\n")
 
 
+@pytest.mark.slow
 def test_at_a_real_shell_a_mistake_is_one_line_and_debug_its_traceback(tmp_path):
     command = [
         sys.executable,

@@ -241,6 +241,7 @@ def test_groups_average_their_sets_each_counting_alike(folder):
     ]
 
 
+@pytest.mark.slow
 def test_several_checkpoints_give_their_mean_and_standard_deviation(tmp_path, folder):
     results = tmp_path / "results"
     folders = [toy_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
@@ -279,6 +280,7 @@ def test_several_checkpoints_give_their_mean_and_standard_deviation(tmp_path, fo
         assert row.fpr95_std == pytest.approx(np.std(part["fpr95"], ddof=1), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_groups_have_a_mean_and_spread_over_checkpoints_too(tmp_path, folder):
     results = tmp_path / "results"
     folders = [toy_run(results / f"net_s{seed}", seed=seed) for seed in range(3)]
@@ -368,6 +370,7 @@ def test_the_accuracy_is_printed(done):
     assert "classified right" in (done[0] / "ood_metrics.md").read_text()
 
 
+@pytest.mark.slow
 def test_names_that_look_like_numbers_are_text_in_every_table_report_and_mean(tmp_path):
     """OOD sets and classes that are called 2023, 007, null, NA and 1e5, through the scorers and the
     report."""

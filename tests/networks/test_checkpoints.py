@@ -374,6 +374,7 @@ def test_weights_that_are_none_are_refused_before_anything_is_allocated(tmp_path
         refused(saved(tmp_path, content), "fc.weight", said)
 
 
+@pytest.mark.slow
 def test_seeded_changes_of_a_good_file_end_in_a_network_or_in_one_line(tmp_path):
     draw, good = (
         random.Random(0),

@@ -347,6 +347,7 @@ def trained(classes=7):
     return network.eval(), images
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_network_is_the_one_that_is_written_out_with_logits_over_nine():
     network, images = trained()
@@ -354,6 +355,7 @@ def test_the_network_is_the_one_that_is_written_out_with_logits_over_nine():
     assert torch.allclose(network(images), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_logits_are_linear_in_more_features_than_there_are_classes():
     network, images = trained(100)
@@ -366,6 +368,7 @@ def test_the_logits_are_linear_in_more_features_than_there_are_classes():
     extractor.check_hook(features, logits, network.fc, amp=False)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_head_holds_in_bfloat16_and_channels_last_too():
     network, images = trained()
@@ -401,6 +404,7 @@ def test_dropout_is_off_unless_asked_for_and_never_in_eval_mode():
     assert torch.equal(network(images), network(images))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_restores_the_network_without_images(tmp_path):
     network, images = trained(4)
     path = saved(tmp_path, ours(network, model="fastnet"))
