@@ -206,15 +206,16 @@ class Shelf:
     def judge(self, job: Job, training: list | None = None) -> Verdict:
         """Decide whether the files of a job can be kept."""
         files = self.outputs(job)
+        sidecars = {file: records.read_sidecar(file) for file in files.all}
         for stage, file in files.by_stage:
             facts = self.facts(job, stage, training)
-            if not file.is_file() or not describes(records.read_sidecar(file), facts):
+            if not file.is_file() or not describes(sidecars[file], facts):
                 return Verdict(False)
-        sidecar = records.read_sidecar(files.features)
+        sidecar = sidecars[files.features]
         remark = self.same_images(job, sidecar)
         if remark is None:
             return Verdict(False)
-        edited = [file for file in files.all if is_edited(file, records.read_sidecar(file))]
+        edited = [file for file in files.all if is_edited(file, sidecars[file])]
         if edited and not self.stale.allowed:
             said = f"{edited[0]} was edited since it was written: it is extracted anew"
             return Verdict(False, said=f"{said} (--allow-stale keeps such a file)")
@@ -301,7 +302,7 @@ def describes(sidecar: dict, facts: dict) -> bool:
 
 
 def is_edited(file: Path, sidecar: dict) -> bool:
-    return bool(current.SeenFile.of_sidecar(sidecar).change(file))
+    return not current.SeenFile.of_sidecar(sidecar).unchanged(file)
 
 
 def same_place(place: utils.SetName, recorded: str | None) -> bool:

@@ -27,8 +27,6 @@ scale, and with a momentum of 0.6 (torch counts the other way: 0.4); the divisor
   filter: at his epsilon they would multiply rounding errors by 45.
 - A map of a single position is not halved, so that images from 2x2 pixels on go through."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -208,12 +206,6 @@ class FastNet(nn.Module):
         parameter that had one when it wrapped the network: wrap it anew after the change."""
         assert self.whiten.bias is not None
         self.whiten.bias.requires_grad_(epoch < BIAS_EPOCHS)
-
-    def norm_biases(self) -> Iterator[nn.Parameter]:
-        """The biases of batch norm, whose learning rate the paper multiplies by 64."""
-        for module in self.modules():
-            if isinstance(module, BiasNorm):
-                yield module.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < PATCH:

@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 import cli
 import ood_methods
@@ -257,6 +258,20 @@ REGULARISED = (
     "3",
     "--no-amp",
 )
+
+# ---- folders of images ---------------------------------------------------------------------------
+
+
+def class_folders(root, names, count, shape):
+    """train/<class>/ and test/<class>/ in `root`, each with `count` PNGs of noise."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+
 
 # ---- folders of features -------------------------------------------------------------------------
 

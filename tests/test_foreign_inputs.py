@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import class_folders
 
 import data
 import run_networks
@@ -276,13 +276,7 @@ def test_a_layer_that_is_called_preprocessing_says_nothing(elsewhere):
 @pytest.fixture
 def insects(tmp_path):
     """Photographs of two classes, and a network from elsewhere that tells two classes apart."""
-    generator = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("ant", "bee"):
-            (tmp_path / "insects" / split / name).mkdir(parents=True)
-            for number in range(3):
-                pixels = generator.integers(0, 256, (40, 30, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "insects" / split / name / f"{number}.png")
+    class_folders(tmp_path / "insects", ("ant", "bee"), 3, (40, 30))
     torch.manual_seed(0)
     torch.save(registry.build("resnet_cifar", 2).state_dict(), tmp_path / "old.pth")
     return tmp_path

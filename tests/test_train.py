@@ -21,6 +21,7 @@ from helpers import (
     REGULARISED,
     SMALL,
     assert_same_end,
+    class_folders,
     equal,
     files_of,
     read_checkpoint,
@@ -28,7 +29,6 @@ from helpers import (
     start_training,
     timeless,
 )
-from PIL import Image
 
 import cli
 import data
@@ -741,13 +741,7 @@ def test_the_log_names_the_augmentation_and_what_would_never_be_saved(tmp_path, 
 
 
 def test_mirrored_images_of_a_folder_are_a_choice_that_is_said(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("b", "d"):
-            (tmp_path / "letters" / split / name).mkdir(parents=True)
-            for number in range(8):
-                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "letters" / split / name / f"{number}.png")
+    class_folders(tmp_path / "letters", ("b", "d"), 8, (16, 16))
     words = ("--dataset", f"letters={tmp_path / 'letters'}", "--image-size", "16", "--epochs", "1")
     words += ("--model", "resnet_cifar", "--batch-size", "8", "--val-size", "0", "--device", "cpu")
     words += ("--output-dir", str(tmp_path / "out"))

@@ -170,10 +170,7 @@ def photographs(folder):
 
 def test_a_stage_is_current_while_its_images_are_the_same_by_content(tmp_path):
     folder = photographs(tmp_path / "photographs")
-    hashes = {
-        "listing": folders.listing_hash(folder),
-        "content": folders.content_hash(folder),
-    }
+    hashes = folders.fingerprint(folder)
     record = tmp_path / "stage.json"
     current.write_record(record, {}, [], [], folders={folder: hashes})
     assert current.is_current(record, {})
@@ -188,10 +185,7 @@ def test_a_stage_is_current_while_its_images_are_the_same_by_content(tmp_path):
 
 def test_an_image_of_equal_size_and_time_is_found_by_verify(tmp_path):
     folder = photographs(tmp_path / "photographs")
-    hashes = {
-        "listing": folders.listing_hash(folder),
-        "content": folders.content_hash(folder),
-    }
+    hashes = folders.fingerprint(folder)
     record = tmp_path / "stage.json"
     current.write_record(record, {}, [], [], folders={folder: hashes})
     status = os.stat(folder / "2.png")
