@@ -35,6 +35,7 @@ PATCH = 2  # pixels of a whitened patch's side
 CHANNELS = 3
 DIRECTIONS = CHANNELS * PATCH * PATCH
 WIDTHS = (128, 384, 384)
+SMALL_WIDTHS = (64, 256, 256)
 MOMENTUM = 0.4  # weight of the newest batch in the running statistics
 DIVISOR = 9.0  # of the features, and so of the logits
 EPSILON = 5e-4  # added to the patches' variances before their root is taken, as in the paper
@@ -161,6 +162,21 @@ class Block(nn.Module):
         return x + y
 
 
+class SmallBlock(nn.Module):
+    """Two convolutions: the first changes the width and halves the map. Nothing is residual."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv1 = partial_identity(channels_in, channels_out)
+        self.norm1 = BiasNorm(channels_out)
+        self.conv2 = partial_identity(channels_out, channels_out)
+        self.norm2 = BiasNorm(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.norm1(halved(self.conv1(x))))
+        return F.gelu(self.norm2(self.conv2(x)))
+
+
 # ---- the network ---------------------------------------------------------------------------------
 
 
@@ -168,13 +184,17 @@ class FastNet(nn.Module):
     """Images (N, 3, H, W) from 2x2 pixels on, of any size -> logits (N, num_classes)."""
 
     def __init__(
-        self, num_classes: int, widths: tuple[int, int, int] = WIDTHS, dropout: float = 0.0
+        self,
+        num_classes: int,
+        widths: tuple[int, int, int] = WIDTHS,
+        dropout: float = 0.0,
+        block: type[Block] | type[SmallBlock] = Block,
     ) -> None:
         super().__init__()
         self.whiten = nn.Conv2d(CHANNELS, 2 * DIRECTIONS, PATCH)
-        self.block1 = Block(2 * DIRECTIONS, widths[0])
-        self.block2 = Block(widths[0], widths[1])
-        self.block3 = Block(widths[1], widths[2])
+        self.block1 = block(2 * DIRECTIONS, widths[0])
+        self.block2 = block(widths[0], widths[1])
+        self.block3 = block(widths[1], widths[2])
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(widths[2], num_classes, bias=False)
         self.start_whitening()

@@ -6,6 +6,7 @@ OF_PIXELS, or in OF_INPUTS if it works on normalised images. "trivial" and "auto
 recipe names them before "rotation" and "colour_jitter", which return unrounded floats."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -15,6 +16,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from data import Preprocessing
+
+# Of a linear congruential generator (Knuth, MMIX), whose products wrap around at 64 bits.
+MULTIPLIER = 6364136223846793005
+INCREMENT = 1442695040888963407
 
 # ---- random draws --------------------------------------------------------------------------------
 
@@ -68,6 +73,38 @@ def flip(images: Tensor, generator: Generator) -> Tensor:
     both = torch.cat([images, images.flip(-1)])
     rows = torch.arange(count, device=device)
     return both.index_select(0, rows + count * mirrored)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Which images a step sees, and when.
+
+    rows      (B,) int64: their numbers in the training set
+    epoch     from 0
+    progress  through the run, in [0, 1]
+    seed      of the run
+    """
+
+    rows: Tensor
+    epoch: int
+    progress: float
+    seed: int
+
+
+def alternating_flip(images: Tensor, moment: Moment) -> Tensor:
+    """Mirror half of the images in the first epoch, and each of them in every other epoch from
+    then on: two epochs see both sides of every image (Jordan 2024, section 3.6)."""
+    first = bits(moment.rows, moment.seed)
+    mirrored = (first + moment.epoch) % 2 == 1
+    return torch.where(each(mirrored), images.flip(-1), images)
+
+
+def bits(rows: Tensor, seed: int) -> Tensor:
+    """(B,) numbers -> (B,) of 0 and 1, each as likely, the same whenever a number comes again."""
+    mixed_up = rows * MULTIPLIER + seed % 2**32 * INCREMENT
+    for _ in range(2):
+        mixed_up = (mixed_up ^ (mixed_up >> 29)) * MULTIPLIER
+    return (mixed_up >> 40) & 1
 
 
 def rotation(images: Tensor, generator: Generator, degrees: float = 15) -> Tensor:
@@ -533,6 +570,7 @@ OF_PIXELS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "trivial": trivial,
     "auto": auto,
 }
+OF_MOMENTS: dict[str, Callable[[Tensor, Moment], Tensor]] = {"alternating_flip": alternating_flip}
 OF_INPUTS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "erasing": erasing,
     "cutout": cutout,
@@ -554,7 +592,11 @@ def check(names: Sequence[str]) -> None:
 
 
 def apply(
-    images: Tensor, names: Sequence[str], generator: Generator, preprocessing: Preprocessing
+    images: Tensor,
+    names: Sequence[str],
+    generator: Generator,
+    preprocessing: Preprocessing,
+    moment: Moment | None = None,
 ) -> Tensor:
     """uint8 (B, 3, S, S) -> normalised float32 (B, 3, S, S), by the named augmentations in their
     order.
@@ -564,8 +606,18 @@ def apply(
     for name in names:
         if name in OF_PIXELS:
             images = OF_PIXELS[name](images, generator)
+        elif name in OF_MOMENTS:
+            assert moment is not None, f"{name} goes by what training has seen"
+            images = OF_MOMENTS[name](images, moment)
     images = preprocessing.normalise(images)
     for name in names:
         if name in OF_INPUTS:
             images = OF_INPUTS[name](images, generator)
     return images
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Normalised images (B, 3, S, S) -> (B, 3, side, side), bilinear with antialiasing."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)

@@ -2,7 +2,7 @@
 
     optimizer = make_optimizer(recipe, network)
     schedule = make_schedule(recipe)                    # schedule(progress) -> share of the rate
-    augment = make_augmentation(recipe, preprocessing)  # augment(uint8 images, generator) -> inputs
+    augment = make_augmentation(recipe, preprocessing)  # augment(images, generator, moment)
     average = make_average(recipe, network)             # None where the recipe averages nothing
 
 The loop (training/run.py) calls these and knows no recipe by name. A recipe that needs another
@@ -10,7 +10,7 @@ optimiser adds a function and a row in OPTIMIZERS; another schedule or average i
 builder, chosen by a field of Recipe."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,14 +18,18 @@ from torch import nn
 
 from data import Preprocessing
 from training import augment
+from training.augment import Moment
 from training.average import Average
+from training.muon import Muon
 from training.recipes import Recipe
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+SIDE_STEP = 4  # pixels: maps are halved about twice, and a compiled network sees few shapes
 # Progress through the run in [0, 1] -> factor of every parameter group's own learning rate.
 Schedule = Callable[[float], float]
-# (uint8 images (B, 3, S, S), generator) -> normalised float32 (B, 3, S, S)
-Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+# (uint8 images (B, 3, S, S), generator, moment) -> normalised float32 (B, 3, s, s), s <= S
+Augmentation = Callable[[torch.Tensor, torch.Generator, Moment], torch.Tensor]
 
 # ---- optimisers ----------------------------------------------------------------------------------
 
@@ -39,16 +43,22 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 Group = dict[str, Any]  # as torch.optim takes it: "params", and what differs from the defaults
 
 
-def parameter_groups(recipe: Recipe, network: nn.Module) -> list[Group]:
-    """The network's parameters in groups of one learning rate and one weight decay.
+def parameter_groups(
+    recipe: Recipe, network: nn.Module, besides: Iterable[nn.Parameter] = ()
+) -> list[Group]:
+    """The network's parameters, but for those of `besides`, in groups of one learning rate and one
+    weight decay.
 
     The biases of normalisation layers may learn `norm_lr` times as fast; their weight decay is
     divided by that, so that a step shrinks them as it shrinks the others (Jordan 2024 takes 64).
     Without `decay_norm`, biases and scales, the parameters of a single dimension, do not shrink at
     all (Goyal et al. 2017, section 5.3)."""
     fast = norm_biases(network) if recipe.norm_lr != 1 else set()
+    left_out = {id(parameter) for parameter in besides}
     groups: dict[tuple[float, float], Group] = {}
     for parameter in network.parameters():
+        if id(parameter) in left_out:
+            continue
         factor = recipe.norm_lr if id(parameter) in fast else 1.0
         decays = recipe.decay_norm or parameter.ndim > 1
         weight_decay = recipe.weight_decay / factor if decays else 0.0
@@ -90,6 +100,33 @@ def adamw(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     )
 
 
+def muon(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """Muon for the weights of convolutions that learn, and SGD for all other parameters."""
+    weights = [m.weight for m in network.modules() if isinstance(m, CONVOLUTIONS)]
+    filters = [weight for weight in weights if weight.requires_grad]
+    if not filters:
+        raise ValueError(
+            "--optimizer muon moves convolutions, and this network has none that learn; take"
+            " --optimizer sgd or adamw"
+        )
+    orthogonal = {
+        "params": filters,
+        "lr": recipe.muon_lr,
+        "momentum": recipe.muon_momentum,
+        "nesterov": True,
+        "orthogonal": True,
+    }
+    return Muon(
+        [*parameter_groups(recipe, network, besides=filters), orthogonal],
+        dtype=torch.bfloat16 if has_bfloat16(filters[0].device) else torch.float32,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+        fused=has_fused(network),
+    )
+
+
 def has_fused(network: nn.Module) -> bool:
     """True if torch has fused optimisers for the network's device."""
     device = next(network.parameters()).device
@@ -99,7 +136,19 @@ def has_fused(network: nn.Module) -> bool:
 OPTIMIZERS: dict[str, Callable[[Recipe, nn.Module], torch.optim.Optimizer]] = {
     "sgd": sgd,
     "adamw": adamw,
+    "muon": muon,
 }
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """True if the device multiplies bfloat16 matrices natively, so that it gains by them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return supported is not None and supported()
+
 
 # ---- learning-rate schedules ---------------------------------------------------------------------
 
@@ -110,7 +159,7 @@ def make_schedule(recipe: Recipe) -> Schedule:
     The fall begins where the warm-up ends. Milestones are shares of the whole run, or epochs,
     warm-up included.
     """
-    warmup = recipe.warmup_epochs / recipe.epochs
+    warmup = recipe.warmup_share or recipe.warmup_epochs / recipe.epochs
     if recipe.milestones:
         decay = by_milestones(recipe)
     else:
@@ -163,12 +212,32 @@ DECAYS: dict[str, Callable[[float, float], Schedule]] = {"cosine": cosine, "line
 
 
 def make_augmentation(recipe: Recipe, preprocessing: Preprocessing) -> Augmentation:
-    """The recipe's augmentations in their order, and the normalisation among them."""
+    """The recipe's augmentations in their order, the normalisation among them, and the size that
+    images have at that moment."""
+    side = make_sides(recipe, preprocessing.size)
 
-    def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return augment.apply(images, recipe.augment, generator, preprocessing)
+    def augmented(images: torch.Tensor, generator: torch.Generator, moment: Moment) -> torch.Tensor:
+        inputs = augment.apply(images, recipe.augment, generator, preprocessing, moment)
+        return augment.resized(inputs, side(moment.progress))
 
     return augmented
+
+
+def make_sides(recipe: Recipe, size: int) -> Callable[[float], int]:
+    """Progress through the run in [0, 1] -> side of the training images in pixels.
+
+    It grows linearly from `start_size` of the full side to the whole at `full_size_at`, in steps of
+    SIDE_STEP pixels (progressive resizing: Howard 2018; Tan and Le 2021)."""
+
+    def side(progress: float) -> int:
+        grown = min(progress / recipe.full_size_at, 1.0)
+        share = recipe.start_size + (1 - recipe.start_size) * grown
+        pixels = SIDE_STEP * round(share * size / SIDE_STEP)
+        return min(max(pixels, SIDE_STEP), size)
+
+    if recipe.start_size == 1:
+        return lambda progress: size
+    return side
 
 
 def make_average(recipe: Recipe, network: nn.Module) -> Average | None:

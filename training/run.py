@@ -28,12 +28,14 @@ from torch.nn import functional as F
 from images.sets import Images
 from networks import checkpoints, classifiers
 from training import memory, parts
+from training.augment import Moment
 from training.evaluation import Evaluator, Result
 from training.outputs import Outputs
 from training.signals import Stopped, StopRequest
 from training.state import Best, Partial, Row, State
 
 CHECK_EVERY = 20  # steps between checks of the loss; each check makes a GPU wait
+LAST = 1.0  # progress at the end of the run, when images are largest
 SHOWN = ("epoch", "train_loss", "val_acc")  # beside the progress bar
 
 
@@ -63,7 +65,7 @@ class Run:
         self.recipe = state.recipe
         self.world = state.world
         self.device = state.world.device
-        self.amp = options.amp and has_bfloat16(self.device)
+        self.amp = options.amp and parts.has_bfloat16(self.device)
         self.forward = self.wrapped_network()
         preprocessing = state.facts.preprocessing
         self.schedule = parts.make_schedule(self.recipe)
@@ -148,7 +150,8 @@ class Run:
             batch = batches[step]
             rows = batch[world.shard(len(batch))]
             labels = train.labels[rows]
-            images = self.augment(train.pixels[rows], self.seeded_generator(step))
+            moment = Moment(rows, state.epoch, progress, self.options.seed)
+            images = self.augment(train.pixels[rows], self.seeded_generator(step), moment)
             with self.autocast():
                 logits = self.forward(images)
                 loss = self.loss(logits, labels)
@@ -336,9 +339,11 @@ class Run:
         self.state.optimizer.zero_grad(set_to_none=True)
 
         def attempt(network: torch.nn.Module, count: int) -> None:
-            images = self.augment(train.pixels[rows[:count]], self.generator)
+            some = rows[:count]
+            moment = Moment(some, self.state.epoch, LAST, self.options.seed)
+            images = self.augment(train.pixels[some], self.generator, moment)
             with self.autocast():
-                loss = self.loss(network(images), train.labels[rows[:count]])
+                loss = self.loss(network(images), train.labels[some])
             loss.backward()
 
         fitting = memory.largest_fit(self.state.network, len(rows), attempt) * self.world.size
@@ -362,12 +367,15 @@ class Run:
         state = self.state
         history = state.history
         try:
-            self.finish_checkpoint("final", train, test)
+            accuracies = self.clean_accuracies(train, test)
+            self.finish_checkpoint("final", accuracies)
             best = checkpoints.read(self.outputs.files.best)
-            state.load(best)
-            state.epoch = best["epoch"]
-            state.history = history[: state.epoch]
-            self.finish_checkpoint("best", train, test)
+            if best["epoch"] != state.epoch:
+                state.load(best)
+                state.epoch = best["epoch"]
+                state.history = history[: state.epoch]
+                accuracies = self.clean_accuracies(train, test)
+            self.finish_checkpoint("best", accuracies)
         except Stopped:
             self.outputs.log("stopped while the trained network was measured; go on with --resume")
             return False
@@ -375,12 +383,17 @@ class Run:
         self.log_terminal_phase()
         return True
 
-    def finish_checkpoint(self, kind: str, train: Images, test: Images) -> None:
-        """Write the state as the checkpoint of a kind, with its accuracies and its summary."""
+    def clean_accuracies(self, train: Images, test: Images) -> dict[str, float | None]:
+        """The kept network's exact accuracies on training and test images, by their names in a
+        checkpoint."""
         accuracies = {}
         for split, images in (("train", train), ("test", test)):
             found = self.evaluator.evaluate(self.state.kept, images, exact=True)
             accuracies[f"{split}_acc"] = found.accuracy
+        return accuracies
+
+    def finish_checkpoint(self, kind: str, accuracies: dict[str, float | None]) -> None:
+        """Write the state as the checkpoint of a kind, with its accuracies and its summary."""
         self.state.save(self.outputs.files.checkpoint(kind), **accuracies)
         self.outputs.write_summary(kind, self.state, accuracies)
 
@@ -409,13 +422,3 @@ def averages(epoch: Partial, batches: Sequence[torch.Tensor]) -> Result:
     loss = weighted.sum().item() / sum(lengths)
     accuracy = epoch.correct.item() / sum(lengths)
     return Result(loss, accuracy)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """True if the device multiplies bfloat16 matrices natively, so that autocast gains."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return supported is not None and supported()
