@@ -49,10 +49,7 @@ MODELS = {
     "resnet50": resnet_row(resnet.Bottleneck, (3, 4, 6, 3)),
     "resnet_imagenet": resnet_row(resnet.BasicBlock, (2, 2, 2, 2), stem="imagenet"),
     "fastnet": Model(fastnet.FastNet, stages=("block1", "block2", "block3")),
-    "fastnet_small": Model(
-        partial(fastnet.FastNet, widths=fastnet.SMALL_WIDTHS, block=fastnet.SmallBlock),
-        stages=("block1", "block2", "block3"),
-    ),
+    "fastnet_small": Model(fastnet.small, stages=("block1", "block2", "block3")),
 }
 
 

@@ -75,6 +75,21 @@ def test_parameters_by_number():
     assert "7,441,848 parameters" in fastnet.__doc__
 
 
+def test_the_small_network_by_number():
+    """Two convolutions per block of 64, 256 and 256 channels, each followed by its bias."""
+    convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
+    biases = 2 * (64 + 256 + 256)
+    network = registry.build("fastnet_small", 100)
+    assert sum(parameter.numel() for parameter in network.parameters()) == (
+        convolutions + biases + 24 * 13 + 256 * 100
+    )
+    assert "1,994,680 parameters" in fastnet.__doc__
+    x = torch.randn(2, 64, 7, 7)
+    block = network.block2.eval()
+    x1 = F.gelu(block.norm1(F.max_pool2d(block.conv1(x), 2)))
+    assert torch.equal(block(x), F.gelu(block.norm2(block.conv2(x1))))
+
+
 def test_only_the_whitening_filters_are_frozen():
     frozen = [name for name, parameter in fresh().named_parameters() if not parameter.requires_grad]
     assert frozen == ["whiten.weight"]
@@ -119,6 +134,20 @@ def test_maps_of_every_size(size, sides):
         (width, side, side) for width, side in zip(channels, sides, strict=True)
     ]
     assert logits.shape == (2, 5) and logits.isfinite().all()
+
+
+def test_the_small_network_costs_what_is_published():
+    """3.6e14 FLOP for 9.9 epochs, in which the whitening bias learned for three."""
+    with torch.device("meta"):
+        network, images = fastnet.small(10), torch.empty(2, 3, 32, 32)
+    costs = []
+    for epoch in (0, fastnet.BIAS_EPOCHS):
+        network.begin_epoch(epoch)
+        with FlopCounterMode(display=False) as counter:
+            network(images).sum().backward()
+        costs.append(counter.get_total_flops() / 2)
+    mean = (3 * costs[0] + 6.9 * costs[1]) / 9.9
+    assert mean == pytest.approx(3.6e14 / (9.9 * 50_000), rel=0.05)
 
 
 def test_an_image_smaller_than_a_patch_is_refused():
@@ -213,16 +242,14 @@ def test_whitening_does_not_depend_on_memory_order_or_on_blocks(monkeypatch):
     assert torch.allclose(weights, fastnet.whitening(images), rtol=1e-4, atol=1e-5)
 
 
-def test_grey_images_get_no_filter_for_colour():
-    """Equal channels leave 4 of the 12 directions; the other filters are zero, and not rounding
-    errors divided by the root of 5e-4."""
+def test_grey_images_repeat_the_filters_of_brightness_in_place_of_colour():
+    """Equal channels leave 4 of the 12 directions; the places of the others repeat these, and hold
+    no rounding errors divided by the root of 5e-4."""
     grey = natural()[:, :1].expand(-1, 3, -1, -1)
     weights = fastnet.whitening(grey, epsilon=0.0)
-    assert weights.isfinite().all()
-    lengths = weights[:12].flatten(1).norm(dim=1)
-    assert (lengths[:4] > 0.01).all() and not lengths[4:].any()
+    assert torch.equal(weights[:12], weights[:4].repeat(3, 1, 1, 1))
     moments = second_moments(whitened(grey, weights))
-    expected = torch.diag(torch.tensor([1.0] * 4 + [0.0] * 8, dtype=torch.float64))
+    expected = torch.eye(4, dtype=torch.float64).repeat(3, 3)
     assert torch.allclose(moments, expected, atol=1e-4)
 
 

@@ -65,6 +65,56 @@ def test_every_image_gets_a_draw_of_its_own(name):
     assert different == 2 if name == "flip" else different > 8
 
 
+def moment(rows, epoch=0, seed=0):
+    return augment.Moment(torch.as_tensor(rows), epoch, 0.0, seed)
+
+
+def mirrored(images, rows, **when):
+    """(B,) True where the alternating flip mirrored an image, and False where it left it alone."""
+    found = augment.alternating_flip(images, moment(rows, **when))
+    flags = []
+    for before, after in zip(images, found, strict=True):
+        is_same = torch.equal(before, after)
+        assert is_same or torch.equal(before.flip(-1), after)
+        flags.append(not is_same)
+    return np.array(flags)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 20261126123456])
+def test_every_image_is_mirrored_in_every_other_epoch_and_half_of_them_in_each(seed):
+    images, rows = bytes_of(1000, 4), np.arange(1000)
+    first = mirrored(images, rows, seed=seed)
+    assert 0.45 < first.mean() < 0.55
+    # no pattern along the rows: neighbours agree as often as not
+    assert 0.45 < (first[1:] == first[:-1]).mean() < 0.55
+    assert (mirrored(images, rows, epoch=1, seed=seed) == ~first).all()
+    assert (mirrored(images, rows, epoch=2, seed=seed) == first).all()
+    # an image's side goes by its number, whatever batch it is in
+    order = np.random.default_rng(0).permutation(1000)
+    assert (mirrored(images[order], order, seed=seed) == first[order]).all()
+
+
+def test_another_seed_mirrors_others():
+    images, rows = bytes_of(1000, 4), np.arange(1000)
+    agree = mirrored(images, rows, seed=1) == mirrored(images, rows, seed=2)
+    assert 0.45 < agree.mean() < 0.55
+
+
+def test_the_alternating_flip_stands_where_it_is_named_among_the_others():
+    images, when = bytes_of(64), moment(np.arange(64))
+    found = augment.apply(images, ["alternating_flip", "crop"], generator(), plainly(32), when)
+    expected = augment.crop(augment.alternating_flip(images, when), generator())
+    assert torch.equal(found, plainly(32).normalise(expected))
+
+
+def test_smaller_images_are_those_of_torchvision():
+    images = torch.randn(3, 3, 32, 32, generator=generator())
+    found = augment.resized(images, 20)
+    expected = v2.functional.resize(images, [20, 20], antialias=True)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert augment.resized(images, 32) is images
+
+
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_crops_are_shifts_by_up_to_an_eighth_with_zeros_around(size):
     images, padding, seen = bytes_of(400, size), size // 8, Counter()

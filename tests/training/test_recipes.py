@@ -105,6 +105,34 @@ def test_schedules_are_those_of_torch():
             scheduler.step()
 
 
+@pytest.mark.parametrize("epochs", [1, 16, 100])
+def test_the_fast_recipe_is_one_cycle_whatever_its_length(epochs):
+    recipe = dataclasses.replace(recipes.RECIPES["fast"], epochs=epochs)
+    schedule = parts.make_schedule(recipes.check(recipe))
+    factors = [schedule(progress) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+# ---- progressive sizes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "start", "full_at", "expected"),
+    [
+        (32, 0.625, 1.0, [20, 20, 24, 24, 28, 28, 32, 32]),
+        (32, 0.625, 0.5, [20, 24, 28, 32, 32, 32, 32, 32]),
+        (32, 1.0, 1.0, [32] * 8),
+        (224, 0.5, 1.0, [112, 128, 144, 160, 176, 192, 208, 224]),
+        (30, 0.5, 1.0, [16, 16, 20, 20, 24, 24, 28, 30]),
+        (3, 0.5, 1.0, [3] * 8),
+    ],
+)
+def test_images_grow_in_steps_of_four_pixels_to_their_full_size(size, start, full_at, expected):
+    recipe = dataclasses.replace(recipes.RECIPES["fast"], start_size=start, full_size_at=full_at)
+    side = parts.make_sides(recipe, size)
+    assert [side(progress / 7) for progress in range(8)] == expected
+
+
 # ---- what no training could use ------------------------------------------------------------------
 
 
@@ -125,7 +153,10 @@ def test_schedules_are_those_of_torch():
             {"nesterov": True, "momentum": 0.0},
             "this run has sgd, momentum 0: leave it out, or add --no-nesterov",
         ),
-        ({"nesterov": True, "optimizer": "adamw"}, "needs SGD with a momentum; this run has adamw"),
+        (
+            {"nesterov": True, "optimizer": "adamw"},
+            "needs SGD or Muon with a momentum; this run has adamw",
+        ),
         ({"lr_min": 0.2}, "--lr-min is 0.2, above the learning rate 0.1"),
         ({"lr_min": -1.0}, "--lr-min is -1; expected at least 0"),
         ({"betas": (0.9, 1.0)}, "--betas has 1; expected at least 0 and below 1"),
@@ -133,6 +164,14 @@ def test_schedules_are_those_of_torch():
         ({"milestones": (0.0,)}, "--milestones has 0; expected epochs above 0"),
         ({"norm_lr": 0.0}, "--norm-lr is 0; expected a factor above 0"),
         ({"clip": -1.0}, "--clip is -1"),
+        (
+            {"warmup_epochs": 2.0, "warmup_share": 0.2},
+            "--warmup is 2 epochs and --warmup-share 0.2 of the run; expected one of the two",
+        ),
+        ({"warmup_share": 1.0}, "--warmup-share is 1; expected at least 0 and below 1"),
+        ({"start_size": 0.0}, "--start-size is 0; expected a share above 0 and at most 1"),
+        ({"full_size_at": 1.5}, "--full-size-at is 1.5; expected a share above 0 and at most 1"),
+        ({"muon_momentum": 1.0}, "--muon-momentum is 1; expected at least 0 and below 1"),
         ({"dropout": 1.0}, "--dropout is 1; expected at least 0 and below 1"),
         ({"patience": -1}, "--patience is -1; expected at least 0"),
     ],
@@ -150,8 +189,10 @@ def test_every_recipe_is_one_that_can_be_used(mode):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--mode", "adamw", "--momentum", "0.8"], "--momentum is of SGD, and the optimiser is ad"),
+        (["--mode", "adamw", "--momentum", "0.8"], "--momentum is of SGD and Muon, and the optim"),
         (["--mode", "best", "--betas", "0.9", "0.99"], "--betas is of AdamW, and the optimiser is"),
+        (["--mode", "best", "--muon-lr", "0.2"], "--muon-lr is of Muon, and the optimiser is sgd"),
+        (["--mode", "best", "--full-size-at", "0.5"], "--full-size-at needs a --start-size below"),
         (["--mode", "best", "--gamma", "0.2"], "--gamma needs --milestones"),
         (["--mode", "sgd", "--lr-min", "0.01"], "--lr-min is for runs without milestones"),
         (["--mode", "sgd", "--decay", "linear"], "--decay is for runs without milestones"),
@@ -292,6 +333,8 @@ def test_every_field_has_a_flag_or_is_known_to_have_none():
         (["--no-decay-norm"], "decay_norm", False),
         (["--norm-lr", "64"], "norm_lr", 64.0),
         (["--clip", "1"], "clip", 1.0),
+        (["--warmup-share", "0.2"], "warmup_share", 0.2),
+        (["--start-size", "0.625"], "start_size", 0.625),
         (["--decay", "linear"], "decay", "linear"),
         (["--lr-min", "0.001"], "lr_min", 0.001),
         (["--milestones", "60", "120"], "milestones", (60.0, 120.0)),
