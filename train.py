@@ -243,7 +243,7 @@ def train(
 
 def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     """What is trained on what, and where: the first line of the log."""
-    world, epochs = run.world, setup.facts.recipe.epochs
+    world, recipe = run.world, setup.facts.recipe
     images = (
         f"{len(setup.train)} training, {len(setup.val)} validation, {len(setup.test)} test images"
     )
@@ -251,10 +251,11 @@ def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     network = f"{args.model}, {run.state.parameters:,} parameters"
     devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
     precision = " in bfloat16" if run.amp else ""
-    augmentation = " ".join(setup.facts.recipe.augment) or "none"
+    mixing = [name for name in ("mixup", "cutmix") if getattr(recipe, name)]
+    augmentation = " ".join([*recipe.augment, *mixing]) or "none"
     return (
         f"{setup.name}: {images}, {classes}; {network}, {args.mode},"
-        f" {epochs} epochs on {devices}{precision}, augmentation: {augmentation}"
+        f" {recipe.epochs} epochs on {devices}{precision}, augmentation: {augmentation}"
     )
 
 

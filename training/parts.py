@@ -3,6 +3,7 @@
     optimizer = make_optimizer(recipe, network)
     schedule = make_schedule(recipe)                    # schedule(progress) -> share of the rate
     augment = make_augmentation(recipe, preprocessing)  # augment(uint8 images, generator) -> inputs
+    mix = make_mixing(recipe, classes)                  # mix(inputs, labels, generator) -> both
     average = make_average(recipe, network)             # None where the recipe averages nothing
 
 The loop (training/run.py) calls these and knows no recipe by name. A recipe that needs another
@@ -19,6 +20,7 @@ from torch import nn
 from data import Preprocessing
 from training import augment
 from training.average import Average
+from training.mixing import Mix, Mixing, unmixed
 from training.recipes import Recipe
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -159,16 +161,24 @@ def linear(start: float, end: float) -> Schedule:
 DECAYS: dict[str, Callable[[float, float], Schedule]] = {"cosine": cosine, "linear": linear}
 
 
-# ---- augmentation and average --------------------------------------------------------------------
+# ---- augmentation, mixing and average ------------------------------------------------------------
 
 
 def make_augmentation(recipe: Recipe, preprocessing: Preprocessing) -> Augmentation:
     """The recipe's augmentations in their order, and the normalisation among them."""
+    settings = {"rand": {"ops": recipe.rand_ops, "magnitude": recipe.rand_magnitude}}
 
     def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return augment.apply(images, recipe.augment, generator, preprocessing)
+        return augment.apply(images, recipe.augment, generator, preprocessing, settings)
 
     return augmented
+
+
+def make_mixing(recipe: Recipe, classes: int) -> Mix:
+    """The recipe's mixup and CutMix of augmented batches."""
+    if not recipe.mixup and not recipe.cutmix:
+        return unmixed
+    return Mixing(classes, recipe.mixup, recipe.cutmix, recipe.mix_prob)
 
 
 def make_average(recipe: Recipe, network: nn.Module) -> Average | None:

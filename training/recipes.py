@@ -23,6 +23,7 @@ def flag(default: Any = MISSING, *, help: str, spelled: str | None = None, **opt
 
 
 AUGMENTATIONS = (*augment.OF_PIXELS, *augment.OF_INPUTS)
+STRONGEST = augment.RAND_LEVELS - 1  # of rand_magnitude
 OPTIMIZERS = ("sgd", "adamw")  # parts.OPTIMIZERS builds them
 DECAYS = ("cosine", "linear")  # parts.DECAYS
 
@@ -106,8 +107,35 @@ class Recipe:
         nargs="*",
         choices=AUGMENTATIONS,
         metavar="NAME",
-        help=f"augmentations to use instead of the recipe's, any of {', '.join(AUGMENTATIONS)}; "
-        "without a name: no augmentation",
+        help=f"augmentations to use instead of the recipe's, any of {', '.join(AUGMENTATIONS)} "
+        "(rotation is bilinear, rotation_nearest what torchvision does by default); without a name: "
+        "no augmentation",
+    )
+    rand_ops: int = flag(
+        2, type=int, metavar="N", help="operations per image of the augmentation rand"
+    )
+    rand_magnitude: int = flag(
+        9,
+        type=int,
+        metavar="M",
+        help=f"strength of the augmentation rand, from 0 to {STRONGEST}",
+    )
+    mixup: float = flag(
+        0.0,
+        type=float,
+        metavar="ALPHA",
+        help="mix images and labels of each batch, as shares drawn from Beta(ALPHA, ALPHA); "
+        "0: never",
+    )
+    cutmix: float = flag(
+        0.0,
+        type=float,
+        metavar="ALPHA",
+        help="paste a box of another image of the batch, and mix the labels by area, drawn from "
+        "Beta(ALPHA, ALPHA); with --mixup one of the two is drawn for each batch; 0: never",
+    )
+    mix_prob: float = flag(
+        1.0, type=float, metavar="SHARE", help="share of the batches that --mixup or --cutmix mixes"
     )
     label_smoothing: float = flag(
         0.0, type=float, metavar="SHARE", help="spread this share of each label over all classes"
@@ -188,7 +216,7 @@ RECIPES: dict[str, Recipe] = {
         milestones=(0.3, 0.6, 0.8),
         gamma=0.2,
         dropout=0.5,
-        augment=("crop", "flip", "rotation", "colour_jitter", "erasing"),
+        augment=("crop", "flip", "rotation_nearest", "colour_jitter", "hue", "erasing"),
     ),
 }
 
@@ -205,6 +233,10 @@ LIMITS = {
     "gamma": (0, math.inf),
     "dropout": (0, 1),
     "patience": (0, math.inf),
+    "rand_ops": (1, math.inf),
+    "rand_magnitude": (0, augment.RAND_LEVELS),
+    "mixup": (0, math.inf),
+    "cutmix": (0, math.inf),
     "label_smoothing": (0, 1),
     "ema": (0, 1),
 }
@@ -215,6 +247,12 @@ IDLE: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "momentum": ("is of SGD, and the optimiser is {optimizer}", lambda r: r.optimizer != "sgd"),
     "betas": ("is of AdamW, and the optimiser is {optimizer}", lambda r: r.optimizer != "adamw"),
     "gamma": ("needs --milestones, and this run has none", lambda r: not r.milestones),
+    "rand_ops": ("is of rand, which --augment does not name", lambda r: "rand" not in r.augment),
+    "rand_magnitude": (
+        "is of rand, which --augment does not name",
+        lambda r: "rand" not in r.augment,
+    ),
+    "mix_prob": ("needs --mixup or --cutmix", lambda r: not (r.mixup or r.cutmix)),
     "decay": (
         "is for runs without milestones; give --milestones without a value",
         lambda r: bool(r.milestones),
@@ -262,6 +300,8 @@ def check(recipe: Recipe) -> Recipe:
                 f"--milestones has {when:g}; expected epochs above 0 and below {recipe.epochs:g},"
                 " or shares of the run below 1"
             )
+    if not 0 < recipe.mix_prob <= 1:
+        raise ValueError(f"--mix-prob is {recipe.mix_prob:g}; expected above 0 and at most 1")
     if not recipe.norm_lr:
         raise ValueError("--norm-lr is 0; expected a factor above 0")
     if recipe.nesterov and (recipe.optimizer != "sgd" or not recipe.momentum):
