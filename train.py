@@ -243,7 +243,7 @@ def train(
 
 def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     """What is trained on what, and where: the first line of the log."""
-    world, epochs = run.world, setup.facts.recipe.epochs
+    world, recipe = run.world, setup.facts.recipe
     images = (
         f"{len(setup.train)} training, {len(setup.val)} validation, {len(setup.test)} test images"
     )
@@ -251,18 +251,20 @@ def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     network = f"{args.model}, {run.state.parameters:,} parameters"
     devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
     precision = " in bfloat16" if run.amp else ""
-    augmentation = " ".join(setup.facts.recipe.augment) or "none"
+    mixing = [name for name in ("mixup", "cutmix") if getattr(recipe, name)]
+    augmentation = " ".join([*recipe.augment, *mixing]) or "none"
     return (
         f"{setup.name}: {images}, {classes}; {network}, {args.mode},"
-        f" {epochs} epochs on {devices}{precision}, augmentation: {augmentation}"
+        f" {recipe.epochs} epochs on {devices}{precision}, augmentation: {augmentation}"
     )
 
 
 def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
     """What a person should know before the first epoch, and did not ask for."""
     recipe = setup.facts.recipe
-    if args.dataset.folder and args.augment is None and "flip" in recipe.augment:
-        kept = " ".join(name for name in recipe.augment if name != "flip")
+    mirrors = {"flip", "alternating_flip"}.intersection(recipe.augment)
+    if args.dataset.folder and args.augment is None and mirrors:
+        kept = " ".join(name for name in recipe.augment if name not in mirrors)
         yield (
             "half of the training images are mirrored; where that changes what an image is, as of"
             f" digits or signs, train with --augment {kept}".rstrip()

@@ -43,6 +43,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
+
 # ---- learning-rate schedules ---------------------------------------------------------------------
 
 
@@ -97,7 +98,14 @@ def test_recipes_are_those_of_the_issue():
     )
     assert table["collapse"].augment == () and table["collapse"].keep == "final"
     regularised = table["regularised"]
-    assert set(regularised.augment) == {"crop", "flip", "rotation", "colour_jitter", "erasing"}
+    assert regularised.augment == (
+        "crop",
+        "flip",
+        "rotation_nearest",
+        "colour_jitter",
+        "hue",
+        "erasing",
+    )
     assert (regularised.dropout, regularised.weight_decay, regularised.gamma) == (0.5, 5e-4, 0.2)
     assert table["sgd"].weight_decay == 1e-4 and table["sgd"].gamma == 0.1
 
@@ -272,12 +280,31 @@ def test_a_run_of_a_version_without_newer_fields_and_flags_goes_on(tmp_path, fin
     signalled(monkeypatch, signal.SIGTERM, {8})
     assert start_training(tmp_path, *REGULARISED) == 75
     content = read_checkpoint(tmp_path, "last")
-    for name in ("betas", "clip", "decay", "decay_norm", "lr_min", "norm_lr"):
+    newer = ("betas", "clip", "decay", "decay_norm", "lr_min", "norm_lr")
+    for name in (*newer, "rand_ops", "rand_magnitude", "mixup", "cutmix", "mix_prob"):
         del content["recipe"][name]
         del content["arguments"][name]
+    del content["processes"]
     torch.save(content, files_of(tmp_path).last)
     assert start_training(tmp_path, *REGULARISED, "--resume") is None
     assert_same_end(tmp_path, finished(*REGULARISED))
+    unknown = {"from_epoch": None, "step": None, "processes": 1}
+    assert records.read_sidecar(files_of(tmp_path).final)["processes"] == [unknown]
+
+
+def test_a_run_of_a_recipe_as_it_was_is_refused_and_goes_on_with_the_flags_that_repeat_it(
+    tmp_path, finished, monkeypatch
+):
+    signalled(monkeypatch, signal.SIGTERM, {8})
+    before = ("--augment", "crop", "rotation", "colour_jitter", "erasing")  # of digits: no flip
+    assert start_training(tmp_path, *REGULARISED, *before) == 75
+    content = read_checkpoint(tmp_path, "last")
+    content["arguments"]["augment"] = None  # it was the mode's
+    torch.save(content, files_of(tmp_path).last)
+    with pytest.raises(ValueError, match=r"recipe augment \['crop', 'rotation', .* now"):
+        start_training(tmp_path, *REGULARISED, "--resume")
+    assert start_training(tmp_path, *REGULARISED, *before, "--resume") is None
+    assert_same_end(tmp_path, finished(*REGULARISED, *before))
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_given(tmp_path, monkeypatch):
@@ -400,7 +427,7 @@ def test_a_resume_with_contradicting_arguments_names_them(tmp_path, monkeypatch)
         start_training(tmp_path, *REGULARISED)
     before = files_of(tmp_path).last.read_bytes()
     with pytest.raises(
-        ValueError, match=r"started with other arguments, data, or recipe: .*lr None then, 0\.5 now"
+        ValueError, match=r"started with other arguments, data, or recipe: .*lr 0\.1 then, 0\.5 now"
     ):
         start_training(tmp_path, *REGULARISED, "--resume", "--lr", "0.5")
     with pytest.raises(ValueError, match="mode regularised then, collapse now"):
@@ -720,6 +747,8 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
         ):
             assert summary[key] == utils.plain(checkpoint[key]), key
         assert summary["epochs"] == 3 and summary["checkpoint_sha256"] == records.sha256(path)
+        whole = [{"from_epoch": 0, "step": 0, "processes": 1}]
+        assert summary["processes"] == checkpoint["processes"] == whole
         assert set(summary) >= {
             "command",
             "versions",
@@ -738,6 +767,8 @@ def test_the_log_names_the_augmentation_and_what_would_never_be_saved(tmp_path, 
     assert second == "--save-every 2 writes nothing: the run ends after 1 epochs"
     start_training(tmp_path, *words, "--force")
     assert capsys.readouterr().out.splitlines()[0].endswith(", augmentation: none")
+    start_training(tmp_path, *words, "--force", "--augment", "crop", "--cutmix", "1")
+    assert capsys.readouterr().out.splitlines()[0].endswith(", augmentation: crop cutmix")
 
 
 def test_mirrored_images_of_a_folder_are_a_choice_that_is_said(tmp_path, capsys):

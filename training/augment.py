@@ -2,12 +2,13 @@
 holds the images.
 
 `apply` is what training calls. A new augmentation is a function of (images, generator) and a row in
-OF_PIXELS, or in OF_INPUTS if it works on normalised images. "trivial" and "auto" take bytes, so a
-recipe names them before "rotation" and "colour_jitter", which return unrounded floats."""
+OF_PIXELS, or in OF_INPUTS if it works on normalised images. Those of TAKE_BYTES take bytes, so a
+recipe names them before those of LEAVE_BYTES, which return unrounded floats."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from data import Preprocessing
 
+Settings = Mapping[str, Mapping[str, Any]]  # augmentation -> arguments of its function
 # Of a linear congruential generator (Knuth, MMIX), whose products wrap around at 64 bits.
 MULTIPLIER = 6364136223846793005
 INCREMENT = 1442695040888963407
@@ -40,7 +42,7 @@ def random_signs(generator: Generator, count: int) -> Tensor:
     return draws * 2 - 1
 
 
-# ---- crop, flip, rotation, colour jitter ---------------------------------------------------------
+# ---- crop, flip, rotation, colour jitter, hue ----------------------------------------------------
 
 
 def crop(images: Tensor, generator: Generator) -> Tensor:
@@ -108,7 +110,11 @@ def bits(rows: Tensor, seed: int) -> Tensor:
 
 
 def rotation(images: Tensor, generator: Generator, degrees: float = 15) -> Tensor:
-    """Rotate by a uniform angle in +-degrees, bilinear, zeros outside; float32."""
+    """Rotate by a uniform angle in +-degrees, zeros outside; float32.
+
+    Bilinear, where torchvision's RandomRotation takes the nearest pixel by default, as
+    `rotation_nearest` does.
+    """
     draws = uniform(generator, len(images))
     angle = (draws * 2 - 1) * np.deg2rad(degrees)
     cosine = angle.cos()
@@ -121,9 +127,22 @@ def rotation(images: Tensor, generator: Generator, degrees: float = 15) -> Tenso
     return F.grid_sample(images.float(), grid, align_corners=False)
 
 
+def rotation_nearest(images: Tensor, generator: Generator, degrees: float = 15) -> Tensor:
+    """Rotate by a uniform angle in +-degrees, nearest neighbour, zeros outside; bytes stay
+    bytes."""
+    draws = uniform(generator, len(images))
+    angle = (draws * 2 - 1) * degrees
+    operation = torch.full_like(angle, OPERATIONS.index("Rotate"), dtype=torch.long)
+    return geometry(images, operation, angle)
+
+
 def colour_jitter(images: Tensor, generator: Generator, strength: float = 0.2) -> Tensor:
     """Brightness, contrast and saturation, in this order, each by a uniform factor in 1 +-
-    strength; the hue stays. float32."""
+    strength; float32.
+
+    The hue stays: name `hue` behind it. torchvision's ColorJitter changes all four, in an order
+    that it draws.
+    """
     draws = uniform(generator, 3, len(images), 1, 1, 1)
     brightness, contrast, saturation = 1 + (draws * 2 - 1) * strength
 
@@ -146,7 +165,41 @@ def luma(images: Tensor) -> Tensor:
     return weighted.sum(1, keepdim=True)
 
 
-# ---- TrivialAugment and AutoAugment --------------------------------------------------------------
+def hue(images: Tensor, generator: Generator, turn: float = 0.1) -> Tensor:
+    """Turn each image's hue by a uniform share of the colour circle in +-turn; value and chroma of
+    each pixel stay. float32.
+
+    Agrees with torchvision's adjust_hue on floats but for rounding."""
+    draws = uniform(generator, len(images), 1, 1, 1)
+    turned = (draws * 2 - 1) * turn
+    pixels = images.float()
+    value = pixels.amax(1, keepdim=True)
+    chroma = value - pixels.amin(1, keepdim=True)
+    sixths = hue_sixths(pixels, value, chroma) + 6 * turned
+
+    # Round the circle a channel falls from the value for one sixth, is at the smallest for two,
+    # rises for one and is at the value for two; `place` is where on this way each channel is.
+    at_red = torch.tensor([5.0, 3.0, 1.0], device=images.device)
+    place = (at_red.view(1, 3, 1, 1) + sixths) % 6
+    share = torch.minimum(place, 4 - place).clamp(0, 1)
+    return value - chroma * share
+
+
+def hue_sixths(pixels: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
+    """Hues (B, 1, S, S) of pixels (B, 3, S, S) in sixths of the colour circle, from red over green
+    to blue; that of a grey pixel is 0.
+
+    value, chroma: (B, 1, S, S), the largest channel and how far it is above the smallest."""
+    red, green, blue = pixels.split(1, dim=1)
+    divisor = torch.where(chroma == 0, 1, chroma)
+    near_red = (green - blue) / divisor
+    near_green = (blue - red) / divisor + 2
+    near_blue = (red - green) / divisor + 4
+    others = torch.where(green == value, near_green, near_blue)
+    return torch.where(red == value, near_red, others)
+
+
+# ---- TrivialAugment, RandAugment and AutoAugment -------------------------------------------------
 
 OPERATIONS = (
     "Identity",
@@ -166,7 +219,7 @@ OPERATIONS = (
     "Invert",
 )
 SIGNED = OPERATIONS[1:10]  # their magnitude is negative half of the time
-TRIVIAL_LEVELS, AUTO_LEVELS = 31, 10
+TRIVIAL_LEVELS, RAND_LEVELS, AUTO_LEVELS = 31, 31, 10
 # the policy found on CIFAR-10: sub-policies of two operations, each (name, probability, level)
 AUTO = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
@@ -215,6 +268,24 @@ def trivial(images: Tensor, generator: Generator) -> Tensor:
     return operate(images, operation, magnitude * sign)
 
 
+def rand(images: Tensor, generator: Generator, ops: int = 2, magnitude: int = 9) -> Tensor:
+    """RandAugment (Cubuk et al. 2020): `ops` operations per image, one after the other, all of one
+    strength.
+
+    uint8 -> uint8, as torchvision's RandAugment: each operation is drawn uniformly, its sign too;
+    magnitude is the number of a level, from 0 to RAND_LEVELS - 1. Nearest neighbour, zeros outside.
+    It mirrors nothing.
+    """
+    count, _, size, _ = images.shape
+    kinds = len(OPERATIONS) - 1  # all but Invert
+    strengths = policy_magnitudes(RAND_LEVELS, size, images.device)[:, magnitude]
+    for _ in range(ops):
+        operation = integers(generator, kinds, count)
+        sign = where_signed(operation, random_signs(generator, count))
+        images = operate(images, operation, strengths[operation] * sign)
+    return images
+
+
 def auto(images: Tensor, generator: Generator) -> Tensor:
     """AutoAugment (Cubuk et al. 2019, table 7), the policy for CIFAR-10: one of 25 pairs of
     operations per image.
@@ -250,10 +321,10 @@ def wide_magnitudes(size: int, device: torch.device) -> Tensor:
 
 
 @cache
-def auto_policy(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Operation, probability and magnitude of each step of each sub-policy: (25, 2) each."""
-    space = magnitudes(
-        AUTO_LEVELS,
+def policy_magnitudes(levels: int, size: int, device: torch.device) -> Tensor:
+    """(operations, levels) magnitudes of the space that AutoAugment and RandAugment share."""
+    return magnitudes(
+        levels,
         device,
         shear=0.3,
         shift=150.0 / 331.0 * size,
@@ -261,6 +332,12 @@ def auto_policy(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor
         factor=0.9,
         bits=4,
     )
+
+
+@cache
+def auto_policy(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Operation, probability and magnitude of each step of each sub-policy: (25, 2) each."""
+    space = policy_magnitudes(AUTO_LEVELS, size, device)
     steps = [step for pair in AUTO for step in pair]
     numbers = [OPERATIONS.index(name) for name, _, _ in steps]
     operation = torch.tensor(numbers, device=device).view(-1, 2)
@@ -325,7 +402,7 @@ def operate(
     to wait to learn how many there are, and puts all images through all functions in less time.
     """
     assert images.dtype == torch.uint8, (
-        f"{images.dtype}: trivial and auto stand before what leaves bytes behind"
+        f"{images.dtype}: {', '.join(TAKE_BYTES)} stand before what leaves bytes behind"
     )
     if by_rows is None:
         by_rows = images.device.type == "cpu"
@@ -562,21 +639,24 @@ def with_box(images: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: T
     return images.masked_fill(inside, 0.0)
 
 
-OF_PIXELS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+OF_PIXELS: dict[str, Callable[..., Tensor]] = {
     "crop": crop,
     "flip": flip,
     "rotation": rotation,
+    "rotation_nearest": rotation_nearest,
     "colour_jitter": colour_jitter,
+    "hue": hue,
     "trivial": trivial,
+    "rand": rand,
     "auto": auto,
 }
 OF_MOMENTS: dict[str, Callable[[Tensor, Moment], Tensor]] = {"alternating_flip": alternating_flip}
-OF_INPUTS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+OF_INPUTS: dict[str, Callable[..., Tensor]] = {
     "erasing": erasing,
     "cutout": cutout,
 }
-TAKE_BYTES = ("trivial", "auto")
-LEAVE_BYTES = ("rotation", "colour_jitter")  # they return float32
+TAKE_BYTES = ("trivial", "rand", "auto")
+LEAVE_BYTES = ("rotation", "colour_jitter", "hue")  # they return float32
 
 
 def check(names: Sequence[str]) -> None:
@@ -585,8 +665,8 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if behind and name in TAKE_BYTES:
             raise ValueError(
-                f"--augment {' '.join(names)}: {name} works on bytes; name it before rotation and"
-                " colour_jitter, which leave them behind"
+                f"--augment {' '.join(names)}: {name} works on bytes; name it before"
+                f" {', '.join(LEAVE_BYTES)}, which leave them behind"
             )
         behind = behind or name in LEAVE_BYTES
 
@@ -597,22 +677,25 @@ def apply(
     generator: Generator,
     preprocessing: Preprocessing,
     moment: Moment | None = None,
+    settings: Settings | None = None,
 ) -> Tensor:
     """uint8 (B, 3, S, S) -> normalised float32 (B, 3, S, S), by the named augmentations in their
     order.
 
     Erasing and cutout come after the normalisation, wherever they are named.
+    settings: {name: arguments of its function} where they are not the defaults.
     """
+    settings = settings or {}
     for name in names:
         if name in OF_PIXELS:
-            images = OF_PIXELS[name](images, generator)
+            images = OF_PIXELS[name](images, generator, **settings.get(name, {}))
         elif name in OF_MOMENTS:
             assert moment is not None, f"{name} goes by what training has seen"
             images = OF_MOMENTS[name](images, moment)
     images = preprocessing.normalise(images)
     for name in names:
         if name in OF_INPUTS:
-            images = OF_INPUTS[name](images, generator)
+            images = OF_INPUTS[name](images, generator, **settings.get(name, {}))
     return images
 
 

@@ -87,7 +87,7 @@ class Outputs:
             "epochs": facts.recipe.epochs,
             **accuracies,
             "val_acc": val_acc,
-            "processes": self.world.size,
+            "processes": state.processes(),
             "checkpoint_sha256": records.sha256(path),
             "weights_sha256": weights,
             "curves": self.files.curves.name,

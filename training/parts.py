@@ -3,6 +3,7 @@
     optimizer = make_optimizer(recipe, network)
     schedule = make_schedule(recipe)                    # schedule(progress) -> share of the rate
     augment = make_augmentation(recipe, preprocessing)  # augment(images, generator, moment)
+    mix = make_mixing(recipe, classes)                  # mix(inputs, labels, generator) -> both
     average = make_average(recipe, network)             # None where the recipe averages nothing
 
 The loop (training/run.py) calls these and knows no recipe by name. A recipe that needs another
@@ -20,6 +21,7 @@ from data import Preprocessing
 from training import augment
 from training.augment import Moment
 from training.average import Average
+from training.mixing import Mix, Mixing, unmixed
 from training.muon import Muon
 from training.recipes import Recipe
 
@@ -102,8 +104,7 @@ def adamw(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
 
 def muon(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """Muon for the weights of convolutions that learn, and SGD for all other parameters."""
-    weights = [m.weight for m in network.modules() if isinstance(m, CONVOLUTIONS)]
-    filters = [weight for weight in weights if weight.requires_grad]
+    filters = [weight for weight in convolutions(network) if weight.requires_grad]
     if not filters:
         raise ValueError(
             "--optimizer muon moves convolutions, and this network has none that learn; take"
@@ -125,6 +126,15 @@ def muon(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
         nesterov=recipe.nesterov,
         fused=has_fused(network),
     )
+
+
+def convolutions(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of all convolutions."""
+    found = []
+    for module in network.modules():
+        if isinstance(module, CONVOLUTIONS) and isinstance(module.weight, nn.Parameter):
+            found.append(module.weight)
+    return found
 
 
 def has_fused(network: nn.Module) -> bool:
@@ -208,16 +218,17 @@ def linear(start: float, end: float) -> Schedule:
 DECAYS: dict[str, Callable[[float, float], Schedule]] = {"cosine": cosine, "linear": linear}
 
 
-# ---- augmentation and average --------------------------------------------------------------------
+# ---- augmentation, mixing and average ------------------------------------------------------------
 
 
 def make_augmentation(recipe: Recipe, preprocessing: Preprocessing) -> Augmentation:
     """The recipe's augmentations in their order, the normalisation among them, and the size that
     images have at that moment."""
     side = make_sides(recipe, preprocessing.size)
+    settings = {"rand": {"ops": recipe.rand_ops, "magnitude": recipe.rand_magnitude}}
 
     def augmented(images: torch.Tensor, generator: torch.Generator, moment: Moment) -> torch.Tensor:
-        inputs = augment.apply(images, recipe.augment, generator, preprocessing, moment)
+        inputs = augment.apply(images, recipe.augment, generator, preprocessing, moment, settings)
         return augment.resized(inputs, side(moment.progress))
 
     return augmented
@@ -238,6 +249,13 @@ def make_sides(recipe: Recipe, size: int) -> Callable[[float], int]:
     if recipe.start_size == 1:
         return lambda progress: size
     return side
+
+
+def make_mixing(recipe: Recipe, classes: int) -> Mix:
+    """The recipe's mixup and CutMix of augmented batches."""
+    if not recipe.mixup and not recipe.cutmix:
+        return unmixed
+    return Mixing(classes, recipe.mixup, recipe.cutmix, recipe.mix_prob)
 
 
 def make_average(recipe: Recipe, network: nn.Module) -> Average | None:

@@ -23,6 +23,7 @@ def flag(default: Any = MISSING, *, help: str, spelled: str | None = None, **opt
 
 
 AUGMENTATIONS = (*augment.OF_PIXELS, *augment.OF_MOMENTS, *augment.OF_INPUTS)
+STRONGEST = augment.RAND_LEVELS - 1  # of rand_magnitude
 OPTIMIZERS = ("sgd", "adamw", "muon")  # parts.OPTIMIZERS builds them
 DECAYS = ("cosine", "linear")  # parts.DECAYS
 
@@ -120,8 +121,35 @@ class Recipe:
         nargs="*",
         choices=AUGMENTATIONS,
         metavar="NAME",
-        help=f"augmentations to use instead of the recipe's, any of {', '.join(AUGMENTATIONS)}; "
-        "without a name: no augmentation",
+        help=f"augmentations to use instead of the recipe's, any of {', '.join(AUGMENTATIONS)} "
+        "(rotation is bilinear, rotation_nearest what torchvision does by default); without a "
+        "name: no augmentation",
+    )
+    rand_ops: int = flag(
+        2, type=int, metavar="N", help="operations per image of the augmentation rand"
+    )
+    rand_magnitude: int = flag(
+        9,
+        type=int,
+        metavar="M",
+        help=f"strength of the augmentation rand, from 0 to {STRONGEST}",
+    )
+    mixup: float = flag(
+        0.0,
+        type=float,
+        metavar="ALPHA",
+        help="mix images and labels of each batch, as shares drawn from Beta(ALPHA, ALPHA); "
+        "0: never",
+    )
+    cutmix: float = flag(
+        0.0,
+        type=float,
+        metavar="ALPHA",
+        help="paste a box of another image of the batch, and mix the labels by area, drawn from "
+        "Beta(ALPHA, ALPHA); with --mixup one of the two is drawn for each batch; 0: never",
+    )
+    mix_prob: float = flag(
+        1.0, type=float, metavar="SHARE", help="share of the batches that --mixup or --cutmix mixes"
     )
     start_size: float = flag(
         1.0,
@@ -215,7 +243,7 @@ RECIPES: dict[str, Recipe] = {
         milestones=(0.3, 0.6, 0.8),
         gamma=0.2,
         dropout=0.5,
-        augment=("crop", "flip", "rotation", "colour_jitter", "erasing"),
+        augment=("crop", "flip", "rotation_nearest", "colour_jitter", "hue", "erasing"),
     ),
     # After Jordan 2024: one cycle of the rate, few large batches, images that grow, alternating
     # flips. The rates are his for a sum of losses, as they are for a mean of 512.
@@ -251,6 +279,10 @@ LIMITS = {
     "gamma": (0, math.inf),
     "dropout": (0, 1),
     "patience": (0, math.inf),
+    "rand_ops": (1, math.inf),
+    "rand_magnitude": (0, augment.RAND_LEVELS),
+    "mixup": (0, math.inf),
+    "cutmix": (0, math.inf),
     "label_smoothing": (0, 1),
     "ema": (0, 1),
 }
@@ -270,6 +302,12 @@ IDLE: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
     "full_size_at": ("needs a --start-size below 1", lambda r: r.start_size == 1),
     "betas": ("is of AdamW, and the optimiser is {optimizer}", lambda r: r.optimizer != "adamw"),
     "gamma": ("needs --milestones, and this run has none", lambda r: not r.milestones),
+    "rand_ops": ("is of rand, which --augment does not name", lambda r: "rand" not in r.augment),
+    "rand_magnitude": (
+        "is of rand, which --augment does not name",
+        lambda r: "rand" not in r.augment,
+    ),
+    "mix_prob": ("needs --mixup or --cutmix", lambda r: not (r.mixup or r.cutmix)),
     "decay": (
         "is for runs without milestones; give --milestones without a value",
         lambda r: bool(r.milestones),
@@ -308,7 +346,7 @@ def check(recipe: Recipe) -> Recipe:
             f"--warmup is {recipe.warmup_epochs:g} epochs and --warmup-share"
             f" {recipe.warmup_share:g} of the run; expected one of the two, and 0 for the other"
         )
-    for name in ("start_size", "full_size_at"):
+    for name in ("start_size", "full_size_at", "mix_prob"):
         share = getattr(recipe, name)
         if not 0 < share <= 1:
             raise ValueError(

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from images.sets import Images
 from networks import checkpoints, classifiers
-from training import memory, parts
+from training import memory, mixing, parts
 from training.augment import Moment
 from training.evaluation import Evaluator, Result
 from training.outputs import Outputs
@@ -70,6 +70,7 @@ class Run:
         preprocessing = state.facts.preprocessing
         self.schedule = parts.make_schedule(self.recipe)
         self.augment = parts.make_augmentation(self.recipe, preprocessing)
+        self.mix = parts.make_mixing(self.recipe, len(state.facts.class_names))
         self.generator = torch.Generator(self.device)
         self.evaluator = Evaluator(
             self.world, preprocessing, self.autocast, self.stop_if_asked, self.recipe.batch_size
@@ -149,12 +150,13 @@ class Run:
             state.optimizer.zero_grad(set_to_none=True)
             batch = batches[step]
             rows = batch[world.shard(len(batch))]
-            labels = train.labels[rows]
+            generator = self.seeded_generator(step)
             moment = Moment(rows, state.epoch, progress, self.options.seed)
-            images = self.augment(train.pixels[rows], self.seeded_generator(step), moment)
+            images = self.augment(train.pixels[rows], generator, moment)
+            images, targets = self.mix(images, train.labels[rows], generator)
             with self.autocast():
                 logits = self.forward(images)
-                loss = self.loss(logits, labels)
+                loss = self.loss(logits, targets)
 
             # backward: DistributedDataParallel takes the plain mean of the processes' gradients
             weight = len(rows) / len(batch)
@@ -168,7 +170,7 @@ class Run:
                 state.average.update()
 
             partial.losses[step] = loss.detach() * weight
-            partial.correct += (logits.argmax(1) == labels).sum()
+            partial.correct += (logits.argmax(1) == mixing.heavier(targets)).sum()
             if step % CHECK_EVERY == 0 or step == len(batches) - 1:
                 self.check_finite(partial.losses[: step + 1])
             bar.update()
@@ -216,7 +218,8 @@ class Run:
         return order.to(self.device).tensor_split(steps)
 
     def seeded_generator(self, step: int) -> torch.Generator:
-        """The generator of this process's augmentation, seeded for a step of the current epoch."""
+        """The generator of this process's augmentation and mixing, seeded for a step of the current
+        epoch."""
         step_seed = self.epoch_seed() * 1_000_003 + step
         seed = step_seed * self.world.size + self.world.rank
         # The run's seed may be a date of fourteen digits; torch takes 64 bits.
@@ -226,10 +229,12 @@ class Run:
         """A seed for the current epoch, not yet cut to 64 bits."""
         return self.options.seed * 1_000_003 + self.state.epoch
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy in float32, with the recipe's label smoothing."""
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy in float32, with the recipe's label smoothing.
+
+        targets: labels (B,) or, of mixed images, shares of the classes (B, C)."""
         smoothing = self.recipe.label_smoothing
-        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
     def autocast(self) -> AbstractContextManager:
         """Context of bfloat16 where the device gains by it, and of float32 elsewhere."""
@@ -342,8 +347,9 @@ class Run:
             some = rows[:count]
             moment = Moment(some, self.state.epoch, LAST, self.options.seed)
             images = self.augment(train.pixels[some], self.generator, moment)
+            images, targets = self.mix(images, train.labels[some], self.generator)
             with self.autocast():
-                loss = self.loss(network(images), train.labels[some])
+                loss = self.loss(network(images), targets)
             loss.backward()
 
         fitting = memory.largest_fit(self.state.network, len(rows), attempt) * self.world.size

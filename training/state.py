@@ -62,6 +62,25 @@ class Best:
     epoch: int = 0
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a run that so many processes trained: up to the next one, or to the end.
+
+    from_epoch, step   epochs that were finished before it, and steps of the next one; None where
+                       the state is of a version that did not keep this
+    """
+
+    from_epoch: int | None
+    step: int | None
+    processes: int
+
+    def is_before(self, epochs: int, step: int) -> bool:
+        """True if it began before this place, so that it has trained what is there."""
+        if self.from_epoch is None or self.step is None:
+            return True
+        return (self.from_epoch, self.step) < (epochs, step)
+
+
 @dataclass
 class Partial:
     """How far the current epoch has come.
@@ -128,6 +147,7 @@ class State:
         self.best = Best()
         self.epoch = 0  # epochs that are finished
         self.partial: Partial | None = None  # progress through the next one, once it has begun
+        self.stretches = [Stretch(0, 0, world.size)]  # by how many processes it was trained, when
 
     def initialise(self, images: Images) -> None:
         """Show a network that learns from images before its first step some of them.
@@ -148,6 +168,11 @@ class State:
         if self.average:
             return self.average.network
         return self.network
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the epoch that is not finished."""
+        return self.partial.step if self.partial else 0
 
     def set_learning_rate(self, factor: float) -> None:
         """Every parameter group's learning rate: its largest one times the schedule's factor."""
@@ -185,12 +210,19 @@ class State:
                 "gamma": self.recipe.gamma,
             },
             "rng": rng,
+            "processes": self.processes(),
             "history": self.history,
             "best": asdict(self.best),
             "partial": partial,
             **more,
         }
         checkpoints.write(path, content)
+
+    def processes(self) -> list[dict[str, int | None]]:
+        """How many processes trained the network up to here, and from when on, as files hold
+        it."""
+        place = self.epoch, self.steps_done
+        return [asdict(stretch) for stretch in self.stretches if stretch.is_before(*place)]
 
     def weights(self) -> dict[str, Any]:
         """The weights that are kept and, where they are an average, those behind it."""
@@ -274,6 +306,9 @@ class State:
         if content["partial"]:
             partial = Partial(**content["partial"])
             self.partial = partial.on_first(self.world)
+        self.stretches = stretches_of(content)
+        if not self.stretches or self.stretches[-1].processes != self.world.size:
+            self.stretches.append(Stretch(self.epoch, self.steps_done, self.world.size))
         rank, states = self.world.rank, content["rng"]
         if rank < len(states):
             self.set_random_states(states[rank])
@@ -286,13 +321,25 @@ class State:
             torch.cuda.set_rng_state(states["cuda"], device)
 
 
+def stretches_of(content: Mapping[str, Any]) -> list[Stretch]:
+    """The stretches of a state; of an older version's, only how many processes wrote it is
+    known."""
+    if "processes" not in content:
+        return [Stretch(None, None, len(content["rng"]))]
+    return [Stretch(**entry) for entry in content["processes"]]
+
+
 def what_counts(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments, recipe and images of a run as one flat dict: a run resumes only where these are
-    the same."""
+    the same.
+
+    A recipe's fields count by their values, whether a flag gave them or the mode did: where a later
+    version's mode has other values, flags repeat what it was."""
     # A field that a later version added does what its default does, which changes nothing.
     recipe = utils.plain({**recipes.defaults(), **entries["recipe"]})
+    arguments = {key: value for key, value in entries["arguments"].items() if key not in recipe}
     return {
-        **entries["arguments"],
+        **arguments,
         **{f"recipe {name}": value for name, value in recipe.items()},
         "images": entries.get("images"),
         "source": entries.get("source"),

@@ -1,6 +1,8 @@
 """augment.py: every augmentation against a slow one or torchvision's, one image at a time."""
 
+import inspect
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,7 +30,19 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-EVERY = ["crop", "flip", "trivial", "auto", "rotation", "colour_jitter", "erasing", "cutout"]
+EVERY = [
+    "crop",
+    "flip",
+    "trivial",
+    "rand",
+    "auto",
+    "rotation_nearest",
+    "rotation",
+    "colour_jitter",
+    "hue",
+    "erasing",
+    "cutout",
+]
 
 
 def bytes_of(count=64, size=32, seed=0):
@@ -176,6 +190,21 @@ def test_rotation_is_torchvisions_by_the_drawn_angle():
         assert min((result - other).abs().max().item() for other in both) < 0.1
 
 
+def test_rotation_nearest_is_torchvisions_default_by_the_drawn_angle():
+    images = many_kinds(32)
+    angles = (torch.rand(len(images), generator=generator(5)) * 2 - 1) * 15
+    found = augment.rotation_nearest(images, generator(5))
+    expected = [
+        v2.functional.rotate(image, angle)
+        for image, angle in zip(images, angles.tolist(), strict=True)
+    ]
+    assert torch.equal(found, torch.stack(expected)) and found.dtype == torch.uint8
+    assert angles.min() < -10 and angles.max() > 10
+    floats = augment.rotation_nearest(images.float() + 0.25, generator(5))
+    moved = torch.stack(expected) + 0.25
+    assert torch.equal(floats[floats > 0], moved[floats > 0])
+
+
 def test_colour_jitter_is_brightness_contrast_and_saturation_in_that_order():
     images = bytes_of(20)
     factors = 1 + (torch.rand(3, 20, 1, 1, 1, generator=generator(2)) * 2 - 1).view(3, 20) * 0.2
@@ -189,6 +218,34 @@ def test_colour_jitter_is_brightness_contrast_and_saturation_in_that_order():
         image = v2.functional.adjust_saturation(image, saturation)
         assert (result - image * 255).abs().max() < 0.1
     assert found.min() >= 0 and found.max() <= 255
+
+
+def test_hue_is_torchvisions_by_the_drawn_turn():
+    images = many_kinds(16)
+    images[0, :, :, :8], images[1, 0], images[2, 1], images[3, 2] = 0, 255, 255, 255
+    images[4, :2], images[5, 1:], images[6, ::2] = 200, 200, 200  # two channels alike
+    turns = (torch.rand(len(images), generator=generator(2)) * 2 - 1) * 0.1
+    found = augment.hue(images, generator(2))
+    assert turns.min() < -0.09 and turns.max() > 0.09
+    for image, result, turn in zip(images, found, turns.tolist(), strict=True):
+        expected = v2.functional.adjust_hue(image.float() / 255, turn)
+        assert (result - expected * 255).abs().max() < 0.01
+        # torchvision rounds bytes down, after a sum that may be a hair below a whole number
+        whole = v2.functional.adjust_hue(image, turn)
+        assert (result - whole).abs().max() < 1.01
+    whole_circle = augment.hue(images, generator(2), turn=0.0)
+    assert (whole_circle - images).abs().max() < 1e-3
+
+
+def test_hue_leaves_grey_alone_and_every_pixels_largest_and_smallest_channel():
+    images = bytes_of(20)
+    images[:10] = images[:10, :1]
+    found = augment.hue(images, generator(2), turn=0.5)
+    assert torch.equal(found[:10], images[:10].float())
+    for extreme in (torch.amax, torch.amin):
+        difference = extreme(found, 1) - extreme(images, 1)
+        assert difference.abs().max() < 1e-3
+    assert (found[10:] - images[10:]).abs().mean() > 20
 
 
 def boxes(images):
@@ -259,11 +316,11 @@ def test_cutout_is_a_square_around_the_drawn_pixel_cut_off_at_the_edges(size, si
     assert {y for y, _ in centres} == {x for _, x in centres} == set(range(size))
 
 
-# ---- TrivialAugment and AutoAugment, one operation at a time against torchvision's ---------------
+# ---- TrivialAugment, RandAugment and AutoAugment, one operation at a time against torchvision's --
 
 LEFT = dict(angle=0.0, scale=1.0, center=[0, 0], translate=[0, 0])
 MIDDLE = dict(angle=0.0, scale=1.0, shear=[0.0, 0.0])
-THEIRS = {  # as TrivialAugmentWide and AutoAugment call them
+THEIRS = {  # as TrivialAugmentWide, RandAugment and AutoAugment call them
     "Identity": lambda images, m: images,
     "ShearX": lambda images, m: v2.functional.affine(
         images, shear=[np.rad2deg(np.arctan(m)), 0.0], **LEFT
@@ -293,17 +350,16 @@ ROUNDED = {
 CPU = torch.device("cpu")
 SPACES = {
     "trivial": (v2.TrivialAugmentWide()._AUGMENTATION_SPACE, 31),
+    "rand": (v2.RandAugment()._AUGMENTATION_SPACE, 31),
     "auto": (v2.AutoAugment()._AUGMENTATION_SPACE, 10),
 }
 
 
 def space(name, size):
-    """(operations, levels), as `trivial` or `auto` draws from it."""
+    """(operations, levels), as `trivial`, `rand` or `auto` draws from it."""
     if name == "trivial":
         return augment.wide_magnitudes(size, CPU)
-    return augment.magnitudes(
-        10, CPU, shear=0.3, shift=150 / 331 * size, degrees=30.0, factor=0.9, bits=4
-    )
+    return augment.policy_magnitudes(SPACES[name][1], size, CPU)
 
 
 def many_kinds(size):
@@ -358,9 +414,8 @@ def test_every_operation_equals_torchvisions_at_every_magnitude(name, size):
 @pytest.mark.parametrize("size", [32, 64])
 def test_magnitudes_are_those_of_torchvision(which, size):
     theirs, levels = SPACES[which]
-    assert set(theirs) == set(augment.OPERATIONS) - (
-        {"Invert"} if which == "trivial" else {"Identity"}
-    )
+    without = "Identity" if which == "auto" else "Invert"
+    assert set(theirs) == set(augment.OPERATIONS) - {without}
     for name, (values, signed) in theirs.items():
         expected, found = (
             values(levels, size, size),
@@ -431,6 +486,45 @@ def test_trivial_draws_operations_magnitudes_and_signs_uniformly(monkeypatch):
     assert ((halves[0] - halves[1]).abs() < 5 * 2000**0.5).all()
 
 
+def test_rand_draws_operations_and_signs_uniformly_and_all_of_one_strength(monkeypatch):
+    count, names = 14 * 2000, augment.OPERATIONS
+    images = torch.zeros(count, 3, 2, 2, dtype=torch.uint8)
+    asked = drawn(monkeypatch, augment.rand, images)
+    assert len(asked) == 2
+    table = space("rand", 2)[:, 9]
+    for operation, magnitude in asked:
+        counts = torch.bincount(operation, minlength=15)
+        assert counts[14] == 0 and ((counts[:14] - 2000).abs() < 5 * 2000**0.5).all()
+        for number in range(14):
+            values = magnitude[operation == number]
+            assert (values.abs() == table[number]).all(), names[number]
+            if names[number] in augment.SIGNED and table[number]:
+                assert 0.44 < (values > 0).float().mean() < 0.56, names[number]
+            else:
+                assert (values >= 0).all(), names[number]
+    # The two operations are drawn by themselves.
+    both = torch.bincount(asked[0][0] * 14 + asked[1][0], minlength=196)
+    assert ((both - count / 196).abs() < 5 * (count / 196) ** 0.5).all()
+
+
+def test_the_defaults_of_rand_are_torchvisions_and_its_arguments_are_heeded(monkeypatch):
+    theirs = v2.RandAugment()
+    defaults = inspect.signature(augment.rand).parameters
+    assert defaults["ops"].default == theirs.num_ops
+    assert defaults["magnitude"].default == theirs.magnitude
+    assert theirs.num_magnitude_bins == augment.RAND_LEVELS
+    asked = drawn(monkeypatch, partial(augment.rand, ops=3, magnitude=30), bytes_of(400, 8))
+    assert len(asked) == 3
+    operation, magnitude = asked[2]
+    turned = magnitude[operation == augment.OPERATIONS.index("Rotate")]
+    assert set(turned.tolist()) == {-30.0, 30.0}
+    found = augment.apply(
+        bytes_of(), ["rand"], generator(1), plainly(32), {"rand": {"ops": 3, "magnitude": 30}}
+    )
+    expected = augment.rand(bytes_of(), generator(1), ops=3, magnitude=30)
+    assert torch.equal(found, expected / 255)
+
+
 def test_auto_draws_each_step_with_the_probabilities_of_its_policy(monkeypatch):
     count = 50_000
     asked = drawn(monkeypatch, augment.auto, torch.zeros(count, 3, 2, 2, dtype=torch.uint8))
@@ -451,7 +545,7 @@ def test_auto_draws_each_step_with_the_probabilities_of_its_policy(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
-@pytest.mark.parametrize("name", ["trivial", "auto"])
+@pytest.mark.parametrize("name", ["trivial", "rand", "auto"])
 def test_images_become_what_torchvision_makes_of_each_alone_by_the_same_draws(
     monkeypatch, name, size
 ):
@@ -492,7 +586,7 @@ def test_an_image_is_treated_alike_wherever_it_stands_and_whoever_stands_beside_
     assert torch.equal(augment.operate(images, number, magnitude, by_rows=False), found)
 
 
-@pytest.mark.parametrize("name", ["trivial", "auto"])
+@pytest.mark.parametrize("name", ["trivial", "rand", "auto"])
 def test_digits_stay_bytes_of_three_equal_channels(name):
     for size in (8, 16):
         images = data.load_id(data.ID["digits"], "train", plainly(size), None).pixels[:300]
@@ -502,9 +596,9 @@ def test_digits_stay_bytes_of_three_equal_channels(name):
         assert (found != images).flatten(1).any(1).float().mean() > 0.2
 
 
-@pytest.mark.parametrize("name", ["trivial", "auto"])
+@pytest.mark.parametrize("name", ["trivial", "rand", "auto"])
 def test_what_takes_bytes_refuses_anything_else(name):
-    with pytest.raises(AssertionError, match="trivial and auto stand before"):
+    with pytest.raises(AssertionError, match="trivial, rand, auto stand before"):
         augment.apply(bytes_of(4), ["rotation", name], generator(), plainly(32))
 
 

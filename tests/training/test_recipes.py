@@ -3,6 +3,8 @@ sense, and the moving average against a slow one."""
 
 import dataclasses
 import math
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,6 +176,12 @@ def test_images_grow_in_steps_of_four_pixels_to_their_full_size(size, start, ful
         ({"muon_momentum": 1.0}, "--muon-momentum is 1; expected at least 0 and below 1"),
         ({"dropout": 1.0}, "--dropout is 1; expected at least 0 and below 1"),
         ({"patience": -1}, "--patience is -1; expected at least 0"),
+        ({"rand_ops": 0}, "--rand-ops is 0; expected at least 1"),
+        ({"rand_magnitude": 31}, "--rand-magnitude is 31; expected at least 0 and below 31"),
+        ({"mixup": -0.1}, "--mixup is -0.1; expected at least 0"),
+        ({"cutmix": math.nan}, "--cutmix is nan; expected at least 0"),
+        ({"mix_prob": 0.0}, "--mix-prob is 0; expected a share above 0 and at most 1"),
+        ({"mix_prob": 1.5}, "--mix-prob is 1.5; expected a share above 0 and at most 1"),
     ],
 )
 def test_values_that_no_training_could_use_are_refused_by_the_name_of_their_flag(changes, message):
@@ -196,6 +204,10 @@ def test_every_recipe_is_one_that_can_be_used(mode):
         (["--mode", "best", "--gamma", "0.2"], "--gamma needs --milestones"),
         (["--mode", "sgd", "--lr-min", "0.01"], "--lr-min is for runs without milestones"),
         (["--mode", "sgd", "--decay", "linear"], "--decay is for runs without milestones"),
+        (["--rand-ops", "3"], "--rand-ops is of rand, which --augment does not name"),
+        (["--augment", "auto", "--rand-magnitude", "9"], "--rand-magnitude is of rand, which"),
+        (["--mix-prob", "0.5"], "--mix-prob needs --mixup or --cutmix"),
+        (["--mixup", "0", "--mix-prob", "1"], "--mix-prob needs --mixup or --cutmix"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused_by_its_name(words, message):
@@ -204,16 +216,73 @@ def test_a_flag_that_would_do_nothing_is_refused_by_its_name(words, message):
         train.resolve(args, data.ID["cifar100"])
 
 
-def test_a_published_recipe_is_one_command():
-    """weiaicunzai's for CIFAR-100: 60, 120 and 160 of 200 epochs, a fifth each, one of warm-up."""
-    words = (
-        "--epochs 200 --milestones 60 120 160 --gamma 0.2 --warmup 1 --augment crop flip rotation"
-    )
-    recipe = train.resolve(train.parse_args(words.split()), data.ID["cifar100"])
+# The recipes of docs/training.md, from their authors' code: train.py, utils.py and
+# conf/global_settings.py of weiaicunzai/pytorch-cifar100; openood/trainers/base_trainer.py,
+# base_preprocessor.py and configs/ of Jingkang50/OpenOOD; timm's train.py with options of its own.
+PUBLISHED = {
+    "pytorch-cifar100": recipes.Recipe(
+        epochs=200,
+        lr=0.1,
+        weight_decay=5e-4,
+        milestones=(59, 119, 159),
+        gamma=0.2,
+        warmup_epochs=1,
+        augment=("crop", "flip", "rotation_nearest"),
+    ),
+    "OpenOOD": recipes.Recipe(
+        epochs=100, lr=0.1, weight_decay=5e-4, nesterov=True, lr_min=1e-6, augment=("crop", "flip")
+    ),
+    "timm": recipes.Recipe(
+        epochs=300,
+        lr=0.1 * 128 / 256,
+        weight_decay=2e-5,
+        nesterov=True,
+        decay_norm=False,
+        warmup_epochs=5,
+        augment=("crop", "flip", "rand", "erasing"),
+        rand_magnitude=27,
+        mixup=0.1,
+        cutmix=1.0,
+        label_smoothing=0.1,
+        ema=0.9998,
+    ),
+}
+
+
+def published_commands():
+    """The words of the commands of docs/training.md that train resnet18 on all images."""
+    text = (Path(train.__file__).parent / "docs" / "training.md").read_text(encoding="utf-8")
+    start = "    python train.py --dataset cifar100 --model resnet18 --val-size 0 "
+    lines = [line for line in text.splitlines() if line.startswith(start)]
+    return [shlex.split(line)[2:] for line in lines]
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(PUBLISHED)))
+def test_the_command_of_a_published_recipe_gives_that_recipe(number, name):
+    commands = published_commands()
+    assert len(commands) == len(PUBLISHED)
+    args = train.parse_args(commands[number])
+    assert train.resolve(args, data.ID["cifar100"]) == PUBLISHED[name]
+    assert args.val_size == 0
+
+
+def test_a_published_schedule_is_that_of_a_loop_which_counts_epochs_from_one():
+    """weiaicunzai's: from the second epoch on, MultiStepLR is told the number of the epoch that
+    begins; in the first, each of the steps raises the rate."""
+    recipe = PUBLISHED["pytorch-cifar100"]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60, 120, 160], 0.2)
     schedule = parts.make_schedule(recipe)
-    rates = [0.1 * schedule(epoch / 200) for epoch in (0.5, 1, 59, 60, 120, 160)]
-    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.02, 0.004, 0.0008])
-    assert (recipe.momentum, recipe.weight_decay, recipe.nesterov) == (0.9, 5e-4, True)
+    for epoch in range(2, recipe.epochs + 1):
+        optimizer.step()
+        while theirs.last_epoch < epoch:
+            theirs.step()
+        rate = recipe.lr * schedule((epoch - 1) / recipe.epochs)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"]), epoch
+    assert [recipe.lr * schedule(step / 391 / 200) for step in (0, 39.1)] == [
+        0,
+        pytest.approx(0.01),
+    ]
 
 
 # ---- optimisers ----------------------------------------------------------------------------------
@@ -341,6 +410,11 @@ def test_every_field_has_a_flag_or_is_known_to_have_none():
         (["--milestones"], "milestones", ()),
         (["--gamma", "0.2"], "gamma", 0.2),
         (["--dropout", "0.1"], "dropout", 0.1),
+        (["--rand-ops", "3"], "rand_ops", 3),
+        (["--rand-magnitude", "14"], "rand_magnitude", 14),
+        (["--mixup", "0.2"], "mixup", 0.2),
+        (["--cutmix", "1"], "cutmix", 1.0),
+        (["--mix-prob", "0.5"], "mix_prob", 0.5),
     ],
 )
 def test_a_flag_overrides_its_field_alone(words, field, value):

@@ -165,9 +165,13 @@ REST = (
     "trivial",
     "cutout",
 )
+MIXED = (
+    *("--mode", "best", "--epochs", "2", "--no-amp", "--augment", "crop", "rand"),
+    *("--rand-ops", "1", "--mixup", "0.5", "--cutmix", "1", "--mix-prob", "0.8"),
+)
 
 
-@pytest.mark.parametrize("words", [EMA, REST], ids=["ema", "the rest"])
+@pytest.mark.parametrize("words", [EMA, REST, MIXED], ids=["ema", "the rest", "mixed"])
 def test_what_the_flags_add_is_resumed_exactly_too(tmp_path, finished, monkeypatch, words):
     signalled(monkeypatch, signal.SIGTERM, {4, 9})
     assert [start_training(tmp_path, *words, "--resume") for _ in range(3)] == [75, 75, None]
@@ -197,6 +201,32 @@ def test_label_smoothing_spreads_the_label_over_all_classes(tmp_path, monkeypatc
     )
     assert len(seen) == 6  # the training steps alone: validation loss is the plain one
     assert [one for one, _ in seen] == pytest.approx([other for _, other in seen], rel=1e-5)
+
+
+def test_a_mixed_batch_is_learned_by_its_own_targets_and_counted_by_the_heavier_label(
+    tmp_path, monkeypatch
+):
+    seen, real = [], training_run.F.cross_entropy
+
+    def cross_entropy(logits, targets, **options):
+        if logits.requires_grad:
+            seen.append((logits.detach().double(), targets))
+        return real(logits, targets, **options)
+
+    monkeypatch.setattr(training_run.F, "cross_entropy", cross_entropy)
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp", "--label-smoothing", "0.3")
+    start_training(tmp_path, *words, "--mixup", "0.4", "--cutmix", "1")
+    assert len(seen) == 6 and sum(len(targets) for _, targets in seen) == 326
+    loss, right = 0.0, 0
+    for logits, targets in seen:
+        largest, heavier = targets.max(1)
+        assert (targets.sum(1) - 1).abs().max() < 1e-6 and largest.min() >= 0.499
+        smooth = 0.7 * targets.double() + 0.3 / 3
+        loss -= (smooth * logits.log_softmax(1)).sum().item()
+        right += (logits.argmax(1) == heavier).sum().item()
+    row = read_checkpoint(tmp_path)["history"][0]
+    assert row["train_loss"] == pytest.approx(loss / 326, rel=1e-5)
+    assert row["train_acc"] == pytest.approx(right / 326)
 
 
 def test_augmentations_of_the_command_line_replace_those_of_the_recipe():
@@ -561,7 +591,8 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert (
         "2 x cpu" in output and output.count("326 training") == output.count("final: epoch 2") == 1
     )
-    assert records.read_sidecar(tmp_path / "two" / "net_build_final_run.pth")["processes"] == 2
+    processes = records.read_sidecar(tmp_path / "two" / "net_build_final_run.pth")["processes"]
+    assert processes == [{"from_epoch": 0, "step": 0, "processes": 2}]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(
         path.name for path in (tmp_path / "two").iterdir()
     )
@@ -663,7 +694,15 @@ def test_a_run_of_two_processes_may_go_on_alone(tmp_path):
     files_of(folder).best.write_bytes(files_of(folder).last.read_bytes())
     assert start_training(folder, *words, "--resume") is None
     assert "1 processes where it had 2: not bit for bit" in files_of(folder).log.read_text()
-    assert read_checkpoint(folder)["epoch"] == 2
+    final = read_checkpoint(folder)
+    two, one = (
+        {"from_epoch": 0, "step": 0, "processes": 2},
+        {"from_epoch": 1, "step": 0, "processes": 1},
+    )
+    assert final["epoch"] == 2 and final["processes"] == [two, one]
+    assert records.read_sidecar(files_of(folder).final)["processes"] == [two, one]
+    best = records.read_sidecar(files_of(folder).best)
+    assert best["processes"] == [two, one][: best["epoch"]]
 
 
 @pytest.mark.slow
