@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # where the polynomials are evaluated, and at infinity
 KERNEL = 3
-LARGEST_TILE = 4  # a side of 6 would save half as much again, and lose a digit
-FEWEST_CHANNELS = 24  # below, the transforms cost more than the products that they save
+LARGEST_TILE = 4
+FEWEST_CHANNELS = 64  # below, the transforms cost more than the products that they save
 TILES = 256  # of a block: its buffers fit a processor's cache, and its products are large enough
 
 
