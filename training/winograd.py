@@ -34,16 +34,13 @@ TILES = 256  # of a block: its buffers fit a processor's cache, and its products
 
 @cache
 def transforms(tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For tiles of `tile` x `tile` outputs the matrices A, B and G of whole tiles, float32.
-
-    With n = (tile + 2)^2: outputs (tile^2) = A (tile^2, n) @ products (n); inputs (n) go through
-    B (n, n), weights (9) through G (n, 9). Each is the Kronecker square of the matrix for one
-    dimension (Toom and Cook's construction at POINTS)."""
+    """For tiles of `tile` x `tile` outputs, with n = tile + 2, the matrices of one dimension:
+    A^T (tile, n), B^T (n, n) and G (n, 3), float32 (Toom and Cook's construction at POINTS)."""
     reach = tile + KERNEL - 1
-    outputs = powers(reach, tile)
-    weights = powers(reach, KERNEL)
+    outputs = powers(reach, tile).T
     inputs = torch.linalg.inv(powers(reach, reach)).T
-    return squared(outputs.T), squared(inputs), squared(weights)
+    weights = powers(reach, KERNEL)
+    return outputs.float(), inputs.float(), weights.float()
 
 
 def powers(rows: int, columns: int) -> Tensor:
@@ -55,9 +52,12 @@ def powers(rows: int, columns: int) -> Tensor:
     return torch.cat((points[:, None] ** exponents, at_infinity))
 
 
-def squared(matrix: Tensor) -> Tensor:
-    """The Kronecker product with itself, float32."""
-    return torch.kron(matrix, matrix).float()
+def both_ways(matrix: Tensor, tiles: Tensor) -> Tensor:
+    """M t M^T of each square tile t: matrix (p, q), tiles (q^2, anything) -> (p^2, ...)."""
+    p, q = matrix.shape
+    of_rows = matrix @ tiles.reshape(q, -1)
+    of_columns = matrix @ of_rows.view(p, q, -1)
+    return of_columns.view(p * p, -1)
 
 
 @dataclass(frozen=True)
@@ -147,17 +147,17 @@ class Convolution(torch.autograd.Function):
         plan = Plan(len(images), *images.shape[2:])
         A, B, G = transforms(plan.tile)
         count, channels = weights.shape[:2]
-        filters = G @ weights.permute(2, 3, 1, 0).reshape(KERNEL**2, -1)
+        filters = both_ways(G, weights.permute(2, 3, 1, 0))
         filters = filters.view(-1, channels, count)  # (reach^2, C, K)
 
         maps = images.permute(0, 2, 3, 1)
         outputs = maps.new_empty(*maps.shape[:3], count)
         transformed = []
         for rows in plan.blocks():
-            inputs = B @ plan.input_tiles(maps[rows])
+            inputs = both_ways(B, plan.input_tiles(maps[rows]))
             inputs = inputs.view(plan.reach**2, -1, channels)
             products = inputs @ filters
-            tiles = A @ products.view(plan.reach**2, -1)
+            tiles = both_ways(A, products)
             outputs[rows] = plan.from_output_tiles(tiles, count)
             transformed.append(inputs)
         ctx.plan = plan
@@ -176,14 +176,14 @@ class Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_images = maps.new_empty(*maps.shape[:3], channels)
         for rows, inputs in zip(plan.blocks(), transformed, strict=True):
-            products = A.T @ plan.output_tiles(maps[rows])
+            products = both_ways(A.T, plan.output_tiles(maps[rows]))
             products = products.view(places, -1, count)
             of_filters.baddbmm_(inputs.transpose(1, 2), products)
             if of_images is not None:
                 tiles = products @ filters.transpose(1, 2)
-                tiles = B.T @ tiles.view(places, -1)
+                tiles = both_ways(B.T, tiles)
                 of_images[rows] = plan.add_input_tiles(tiles, channels)
-        of_weights = G.T @ of_filters.view(places, -1)
+        of_weights = both_ways(G.T, of_filters)
         of_weights = of_weights.view(KERNEL, KERNEL, channels, count).permute(3, 2, 0, 1)
         if of_images is not None:
             of_images = of_images.permute(0, 3, 1, 2)
