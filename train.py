@@ -274,6 +274,8 @@ def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     network = f"{args.model}, {run.state.parameters:,} parameters"
     devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
     precision = " in bfloat16" if run.amp else ""
+    if args.winograd:
+        precision = " by Winograd's algorithm"
     augmentation = " ".join(setup.facts.recipe.augment) or "none"
     return (
         f"{setup.name}: {images}, {classes}; {network}, {args.mode},"

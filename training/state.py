@@ -291,8 +291,10 @@ def what_counts(entries: Mapping[str, Any]) -> dict[str, Any]:
     the same."""
     # A field that a later version added does what its default does, which changes nothing.
     recipe = utils.plain({**recipes.defaults(), **entries["recipe"]})
+    # Nor does a flag that is off, which the version that began the run may not have had.
+    given = {name: value for name, value in entries["arguments"].items() if value is not False}
     return {
-        **entries["arguments"],
+        **given,
         **{f"recipe {name}": value for name, value in recipe.items()},
         "images": entries.get("images"),
         "source": entries.get("source"),

@@ -34,7 +34,7 @@ import data
 import train
 from artifacts import records
 from networks import loading
-from training import memory, parts, recipes, signals
+from training import memory, parts, recipes, signals, state
 from training import run as training_run
 
 pytestmark = [
@@ -725,6 +725,14 @@ def test_a_run_by_winograds_algorithm_ends_near_the_other(tmp_path):
     assert not equal(plain["model_state_dict"], found["model_state_dict"])
     for name, weights in plain["model_state_dict"].items():
         assert torch.allclose(weights, found["model_state_dict"][name], rtol=1e-2, atol=1e-3), name
+
+
+def test_a_run_goes_on_that_an_earlier_version_without_a_flag_began():
+    recipe = {"epochs": 3}
+    now = state.what_counts({"arguments": {"winograd": False, "lr": 0.1}, "recipe": recipe})
+    assert now == state.what_counts({"arguments": {"lr": 0.1}, "recipe": recipe})
+    on = state.what_counts({"arguments": {"winograd": True, "lr": 0.1}, "recipe": recipe})
+    assert on["winograd"] and on != now
 
 
 @pytest.mark.parametrize(
