@@ -47,9 +47,10 @@ from images import folders, reading
 from images.sets import Images
 from networks import classifiers, registry, source_files
 from processes import World
-from training import augment, recipes, signals
+from training import augment, memory, recipes, signals, tta, winograd
 from training.files import RunFiles
 from training.outputs import Outputs
+from training.parts import has_bfloat16
 from training.run import Options, Run
 from training.signals import StopRequest
 from training.state import Facts, State
@@ -154,6 +155,18 @@ def add_run_flags(group: Any) -> None:
         help="compile the network with torch.compile; the first steps take about a minute",
     )
     group.add_argument(
+        "--winograd",
+        action="store_true",
+        help="on a CPU in float32: compute wide 3x3 convolutions of training steps by Winograd's"
+        " algorithm, in about half of the time; rounding differs",
+    )
+    group.add_argument(
+        "--tta",
+        choices=list(tta.VIEWS),
+        help="also measure test_acc_tta, the test accuracy of logits averaged over views of each"
+        " image: its mirror image, and both shifted by a pixel; it selects nothing",
+    )
+    group.add_argument(
         "--tensorboard",
         action="store_true",
         help="also write the curves for TensorBoard, under tensorboard/",
@@ -200,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     reading.limit_pixels(args.max_pixels)
     registry.check_model(args.model)
     check_packages(args)
+    check_winograd(args)
     files = run_files(utils.writable_folder(args.output_dir), args.model, args.suffix)
     go_on = "run the same with --resume"
     with signals.caught() as stop, processes.join(cli.device(args.device), go_on) as world:
@@ -218,7 +232,17 @@ def train(
     """Run from the start, or from where the run was interrupted, to the end; RESUME_ME where a
     signal stopped it."""
     cli.seed_everything(args.seed)
-    options = Options(args.seed, not args.no_amp, args.compile, args.save_every, args.track_nc)
+    options = Options(
+        args.seed,
+        not args.no_amp,
+        args.compile,
+        args.save_every,
+        args.track_nc,
+        args.tta,
+        args.winograd,
+    )
+    if world.device.type == "cpu":
+        memory.keep_freed()
     state = State(setup.facts, world)
     outputs = Outputs(files, setup.facts, world, args.tensorboard)
     resumes = args.resume and files.last.exists()
@@ -251,6 +275,8 @@ def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     network = f"{args.model}, {run.state.parameters:,} parameters"
     devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
     precision = " in bfloat16" if run.amp else ""
+    if args.winograd:
+        precision = " by Winograd's algorithm"
     mixing = [name for name in ("mixup", "cutmix") if getattr(recipe, name)]
     augmentation = " ".join([*recipe.augment, *mixing]) or "none"
     return (
@@ -303,6 +329,25 @@ def check_packages(args: Arguments) -> None:
         raise ValueError(
             "--compile needs a C++ compiler on a CPU and the package triton on a GPU; found"
             " neither: install one, such as g++, or leave --compile out"
+        )
+
+
+def check_winograd(args: Arguments) -> None:
+    """ValueError where --winograd would not compute what it is for."""
+    if not args.winograd:
+        return
+    device = cli.device(args.device)
+    if device.type != "cpu":
+        raise ValueError(
+            f"--winograd is for CPUs, and this run computes on {device}; leave it out, or give"
+            " --device cpu"
+        )
+    if args.compile:
+        raise ValueError("--winograd and --compile do not go together; leave one of them out")
+    if has_bfloat16(device) and not args.no_amp:
+        raise ValueError(
+            "--winograd computes in float32, and this CPU multiplies bfloat16, which is faster;"
+            " leave it out, or add --no-amp"
         )
 
 
@@ -417,6 +462,11 @@ def check_network(
         ) from None
     if args.model not in registry.MODELS:
         rehearse(args.model, network, len(class_names), size)
+    if args.winograd and not winograd.replace(network):
+        raise ValueError(
+            f"--winograd does nothing for {args.model}, which has no 3x3 convolution of"
+            f" {winograd.FEWEST_CHANNELS} channels or more; leave it out"
+        )
 
 
 def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from torch import nn
 import utils
 from artifacts import records, store
 from networks import registry
-from training import augment
+from training import augment, winograd
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -105,7 +107,7 @@ def test_both_sides_normalise_alike(training):
 def test_the_data_part_times_every_augmentation_alone(training):
     images, _ = small_images(training)
     args = training.parse_args(["--batch-size", "16"])
-    ways = training.data_part(images, CPU, args)["ways"]
+    ways = training.data_part(images, CPU, args).ways
     # the first is what the ratios are to
     assert next(iter(ways)).startswith("DataLoader, 2 workers")
     assert {f"in memory: {name}" for name in (*augment.OF_PIXELS, *augment.OF_INPUTS)} < set(ways)
@@ -128,62 +130,135 @@ def test_flops_are_those_of_a_network_counted_by_hand(training, monkeypatch):
     assert training.training_flops("any") == 2 * convolution + 3 * linear
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"fused": True, "channels_last": True},
-        {"fused": True, "channels_last": True, "amp": True},
-    ],
-)
-def test_a_step_learns_whatever_the_settings(training, settings, one_thread):
+SETTINGS = {
+    "textbook": {},
+    "foreach": {"optimizer": "foreach"},
+    "fused": {"optimizer": "fused", "channels_last": True},
+    "winograd": {"optimizer": "fused", "channels_last": True, "winograd": True},
+    "bfloat16": {"optimizer": "fused", "channels_last": True, "amp": True},
+}
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """A network with one convolution that Winograd's algorithm computes, under any name."""
+
+    def build(name, classes):
+        return nn.Sequential(
+            nn.Conv2d(3, winograd.FEWEST_CHANNELS, 3, padding=1, bias=False),
+            nn.BatchNorm2d(winograd.FEWEST_CHANNELS),
+            nn.ReLU(),
+            nn.MaxPool2d(4),
+            nn.Conv2d(winograd.FEWEST_CHANNELS, 8, 3, padding=1, bias=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, classes),
+        )
+
+    monkeypatch.setattr(registry, "build", build)
+
+
+def losses_of(training, settings, steps):
     images, _ = small_images(training, 16)
     inputs = training.preprocessing().normalise(images.pixels)
-    step = training.make_step("resnet_cifar", CPU, **settings)
-    losses = [step(inputs, images.labels).item() for _ in range(8)]
+    step = training.make_step("any", CPU, training.Settings(**settings))
+    return [step(inputs, images.labels).item() for _ in range(steps)]
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_a_step_learns_whatever_the_settings(training, wide, name, one_thread):
+    losses = losses_of(training, SETTINGS[name], 8)
     assert losses[-1] < losses[0]
 
 
-def test_float32_steps_agree_whether_fused_or_not(training, one_thread):
-    images, _ = small_images(training, 8)
-    inputs = training.preprocessing().normalise(images.pixels)
-    losses = [
-        [step(inputs, images.labels).item() for _ in range(3)]
-        for step in (
-            training.make_step("resnet_cifar", CPU),
-            training.make_step("resnet_cifar", CPU, fused=True),
-        )
-    ]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+@pytest.mark.parametrize("name", ["foreach", "fused", "winograd"])
+def test_float32_steps_agree_however_they_are_computed(training, wide, name, one_thread):
+    textbook = losses_of(training, SETTINGS["textbook"], 3)
+    np.testing.assert_allclose(losses_of(training, SETTINGS[name], 3), textbook, rtol=1e-4)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_compute_path_has_each_change_alone_and_then_what_train_py_does(
+    training, monkeypatch, native
+):
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: native)
+    found = training.settings_of_compute(CPU, compiles=True)
+    assert next(iter(found.values())) == training.Settings()  # what the ratios are to
+    assert {"foreach SGD", "channels_last", "compiled, max-autotune", "winograd"} < set(found)
+    assert ("bfloat16, channels_last" in found) is native
+    assert found["train.py"] == training.Settings(
+        "fused", channels_last=True, amp=native, kept=True
+    )
+    assert not any(way.compiled for way in training.settings_of_compute(CPU, False).values())
 
 
 # ---- timing --------------------------------------------------------------------------------------
 
 
-def test_the_ways_take_turns_and_the_warm_up_does_not_count(training, monkeypatch):
-    calls, clock = [], iter(range(1000))
-    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
-    ways = {
-        "a": lambda: calls.append("a"),
-        "b": lambda: (calls.append("b"), next(clock), next(clock)),
-    }
-    found = training.take_turns(ways, CPU, 3)
+def test_the_ways_take_turns_and_the_warm_up_does_not_count(training):
+    calls, ticks = [], iter(range(1000))
+
+    def slow():
+        calls.append("b")
+        next(ticks)
+        next(ticks)
+
+    ways = {"a": training.Way(lambda: calls.append("a")), "b": training.Way(slow)}
+    found = training.take_turns(ways, CPU, 3, clock=lambda: float(next(ticks)))
     assert calls == ["a", "b"] * 4
     assert found == {"a": 1.0, "b": 3.0}
 
 
-def test_ratios_are_to_the_first_way_and_flops_to_the_matrix_rate(training, monkeypatch):
-    monkeypatch.setattr(
-        training, "take_turns", lambda ways, device, repeats: {"first": 2.0, "second": 0.5}
-    )
-    part = {"part": "compute", "model": "m", "flops": 3e9, "images": 10, "ways": {}}
-    first, second = training.measure(part, CPU, 1, rate=120e9)
-    assert (first["ratio"], second["ratio"]) == (1.0, 4.0)
-    assert (second["images_per_second"], second["tflops"], second["utilisation"]) == (
-        20.0,
-        0.06,
-        0.5,
-    )
+def test_ratios_are_to_the_first_way_and_shares_of_the_product_in_its_precision(
+    training, monkeypatch
+):
+    product = 2 * 1024**3 * 20  # operations of a turn of matrix products
+    seconds = {
+        "first": 2.0,
+        "second": 0.5,
+        "half": 0.25,
+        training.FLOAT32: product / 120e9,
+        training.BFLOAT16: product / 480e9,
+    }
+    monkeypatch.setattr(training, "take_turns", lambda *_: seconds)
+    ways = {name: training.Way(print) for name in ("first", "second")}
+    ways["half"] = training.Way(print, training.Settings(amp=True))
+    products = {name: training.Way(print) for name in (training.FLOAT32, training.BFLOAT16)}
+    part = training.Part("compute", 10, ways, "m", 3e9, products)
+    table = pd.DataFrame(training.measure(part, CPU, 1, time.perf_counter)).set_index("way")
+    assert table["ratio"].dropna().tolist() == [1.0, 4.0, 8.0]
+    assert table["images_per_second"].dropna().tolist() == [5.0, 20.0, 40.0]
+    assert table["tflops"].tolist() == pytest.approx([0.015, 0.06, 0.12, 0.12, 0.48])
+    assert table["share"].tolist() == pytest.approx([0.125, 0.5, 0.25, 1, 1])
+
+
+# ---- where the time goes -------------------------------------------------------------------------
+
+
+def event(name, parent=None):
+    return SimpleNamespace(name=name, cpu_parent=parent)
+
+
+def test_an_operator_counts_as_the_outermost_kind_around_it(training):
+    backward = event("autograd::engine::evaluate_function: ConvolutionBackward0")
+    assert training.kind_of(event("aten::add_", backward)) == "convolution, backward"
+    assert training.kind_of(event("aten::mm", event("Convolution"))) == "convolution, forward"
+    step = event("Optimizer.step#SGD.step")
+    assert training.kind_of(event("aten::mean", event("aten::x", step))) == "optimiser"
+    assert training.kind_of(event("aten::cross_entropy_loss")) == training.OTHER
+    assert training.kind_of(event("GeluBackward0")) == "activation"
+
+
+@pytest.mark.parametrize("name", ["fused", "winograd"])
+def test_a_profile_finds_every_kind_of_operator(training, wide, name, one_thread):
+    images, _ = small_images(training, 16)
+    batches = training.in_memory(images, 16, ("crop", "flip"), CPU, 0)
+    step = training.make_step("any", CPU, training.Settings(**SETTINGS[name]))
+    seconds = training.seconds_by_kind(step, batches, CPU)
+    assert list(seconds) == [*training.KINDS, training.OTHER]
+    assert min(seconds.values()) > 0
+    convolutions = seconds["convolution, forward"] + seconds["convolution, backward"]
+    assert convolutions > seconds["activation"]
 
 
 def test_quick_gives_way_to_what_is_said_outright(training):
@@ -200,6 +275,7 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
         sys.executable,
         str(ROOT / "benchmarks" / "training.py"),
         "--quick",
+        "--profile",
         "--images",
         "64",
         "--batch-size",
@@ -220,14 +296,13 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     assert list(table["part"].unique()) == ["data", "compute", "both"]
     assert list(table.columns)[-1] == "ratio"
     assert (table.groupby("part", sort=False)["ratio"].first() == 1).all()
-    assert (table[["seconds", "images_per_second", "ratio"]] > 0).all(axis=None)
+    timed = table[~table["way"].str.startswith("matrix product")]
+    assert (timed[["seconds", "images_per_second", "ratio"]] > 0).all(axis=None)
     of_data = table["part"] == "data"
-    assert (
-        table.loc[~of_data, "utilisation"].gt(0).all() and table.loc[of_data, "tflops"].isna().all()
-    )
-    assert (
-        sidecar["machine"]["images"] == "random images" and sidecar["machine"]["matrix_tflops"] > 0
-    )
+    assert table.loc[~of_data, "share"].gt(0).all() and table.loc[of_data, "tflops"].isna().all()
+    assert sidecar["machine"]["images"] == "random images"
+    shares = store.read_table(tmp_path / "benchmarks" / "training_profile.csv")
+    np.testing.assert_allclose(shares.groupby("way")["share"].sum(), 1)
     assert sidecar["machine"]["processor"] and sidecar["rows"] == len(table)
     assert all(way in done.stdout for way in table["way"]) and "random images" in done.stdout
 

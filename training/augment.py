@@ -103,9 +103,9 @@ def alternating_flip(images: Tensor, moment: Moment) -> Tensor:
 
 def bits(rows: Tensor, seed: int) -> Tensor:
     """(B,) numbers -> (B,) of 0 and 1, each as likely, the same whenever a number comes again."""
-    mixed_up = rows * MULTIPLIER + seed % 2**32 * INCREMENT
-    for _ in range(2):
-        mixed_up = (mixed_up ^ (mixed_up >> 29)) * MULTIPLIER
+    mixed_up = rows + (seed % 2**31 << 32)
+    for _ in range(3):
+        mixed_up = (mixed_up ^ (mixed_up >> 29)) * MULTIPLIER + INCREMENT
     return (mixed_up >> 40) & 1
 
 

@@ -19,6 +19,7 @@ from images.sets import Images
 from moments import Accumulator
 from networks import classifiers
 from processes import World
+from training import tta
 
 BATCH = 500  # images per step of a pass without gradients, at most
 
@@ -76,15 +77,22 @@ class Evaluator:
         return network.eval()
 
     @torch.inference_mode()
-    def evaluate(self, network: nn.Module, images: Images, exact: bool = False) -> Result:
-        """Loss and accuracy on images; `exact` computes in float32 throughout."""
+    def evaluate(
+        self,
+        network: nn.Module,
+        images: Images,
+        exact: bool = False,
+        views: Callable[[tta.Logits, torch.Tensor], torch.Tensor] = tta.plain,
+    ) -> Result:
+        """Loss and accuracy on images; `exact` computes in float32 throughout, `views` is a way of
+        test-time augmentation."""
         if not len(images):
             return Result()
         network = self.ready(network)
         losses, correct = [], []
         for inputs, labels in self.batches(images):
             with contextlib.nullcontext() if exact else self.autocast():
-                logits = network(inputs).float()
+                logits = views(network, inputs).float()
             losses.append(F.cross_entropy(logits, labels, reduction="sum"))
             correct.append((logits.argmax(1) == labels).sum())
         sums = torch.tensor([total(losses), total(correct)], dtype=torch.float64)

@@ -72,8 +72,8 @@ class Outputs:
     def write_summary(self, kind: str, state: State, accuracies: Mapping[str, Any]) -> None:
         """The sidecar of a finished checkpoint, and its line in the log.
 
-        kind: "final" or "best"; state: the one that the checkpoint holds; accuracies: train_acc and
-        test_acc.
+        kind: "final" or "best"; state: the one that the checkpoint holds; accuracies: train_acc,
+        test_acc and, with test-time augmentation, test_acc_tta.
         """
         if not self.world.first:
             return
@@ -99,4 +99,6 @@ class Outputs:
         if val_acc is not None:
             shown.append(f"validation {val_acc:.2%}")
         shown.append(f"test {accuracies['test_acc']:.2%}")
+        if "test_acc_tta" in accuracies:
+            shown.append(f"with test-time augmentation {accuracies['test_acc_tta']:.2%}")
         self.log(f"{kind}: epoch {state.epoch}, {', '.join(shown)} -> {path}")

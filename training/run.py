@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from images.sets import Images
 from networks import checkpoints, classifiers
-from training import memory, mixing, parts
+from training import memory, mixing, parts, tta, winograd
 from training.augment import Moment
 from training.evaluation import Evaluator, Result
 from training.outputs import Outputs
@@ -48,6 +48,8 @@ class Options:
     compile: bool = False
     save_every: int | None = None  # epochs
     track_nc: int | None = None  # epochs
+    tta: str | None = None  # a row of tta.VIEWS
+    winograd: bool = False
 
 
 class Run:
@@ -66,6 +68,8 @@ class Run:
         self.world = state.world
         self.device = state.world.device
         self.amp = options.amp and parts.has_bfloat16(self.device)
+        if options.winograd:
+            winograd.replace(state.network)
         self.forward = self.wrapped_network()
         preprocessing = state.facts.preprocessing
         self.schedule = parts.make_schedule(self.recipe)
@@ -396,6 +400,10 @@ class Run:
         for split, images in (("train", train), ("test", test)):
             found = self.evaluator.evaluate(self.state.kept, images, exact=True)
             accuracies[f"{split}_acc"] = found.accuracy
+        if self.options.tta:
+            views = tta.VIEWS[self.options.tta]
+            found = self.evaluator.evaluate(self.state.kept, test, exact=True, views=views)
+            accuracies["test_acc_tta"] = found.accuracy
         return accuracies
 
     def finish_checkpoint(self, kind: str, accuracies: dict[str, float | None]) -> None:

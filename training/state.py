@@ -337,7 +337,12 @@ def what_counts(entries: Mapping[str, Any]) -> dict[str, Any]:
     version's mode has other values, flags repeat what it was."""
     # A field that a later version added does what its default does, which changes nothing.
     recipe = utils.plain({**recipes.defaults(), **entries["recipe"]})
-    arguments = {key: value for key, value in entries["arguments"].items() if key not in recipe}
+    # Nor does a flag that is off, which the version that began the run may not have had.
+    arguments = {
+        name: value
+        for name, value in entries["arguments"].items()
+        if name not in recipe and value is not False
+    }
     return {
         **arguments,
         **{f"recipe {name}": value for name, value in recipe.items()},

@@ -518,9 +518,8 @@ def test_the_defaults_of_rand_are_torchvisions_and_its_arguments_are_heeded(monk
     operation, magnitude = asked[2]
     turned = magnitude[operation == augment.OPERATIONS.index("Rotate")]
     assert set(turned.tolist()) == {-30.0, 30.0}
-    found = augment.apply(
-        bytes_of(), ["rand"], generator(1), plainly(32), {"rand": {"ops": 3, "magnitude": 30}}
-    )
+    settings = {"rand": {"ops": 3, "magnitude": 30}}
+    found = augment.apply(bytes_of(), ["rand"], generator(1), plainly(32), settings=settings)
     expected = augment.rand(bytes_of(), generator(1), ops=3, magnitude=30)
     assert torch.equal(found, expected / 255)
 

@@ -34,7 +34,7 @@ import data
 import train
 from artifacts import records
 from networks import loading
-from training import parts, recipes, signals
+from training import memory, parts, recipes, signals, state
 from training import run as training_run
 
 pytestmark = [
@@ -734,3 +734,65 @@ def test_recipes_reach_the_run(finished):
         read_checkpoint(finished(*EMA))["recipe"]["ema"] == 0.9
         and recipes.RECIPES["collapse"].ema == 0.0
     )
+
+
+# ---- test-time augmentation and Winograd's algorithm ---------------------------------------------
+
+
+def test_augmented_test_accuracy_is_a_number_beside_the_others(tmp_path):
+    start_training(tmp_path / "plain", *SHORT)
+    start_training(tmp_path / "views", *SHORT, "--tta", "flip+shift")
+    for kind in ("best", "final"):
+        plain = read_checkpoint(tmp_path / "plain", kind)
+        found = read_checkpoint(tmp_path / "views", kind)
+        summary = records.read_sidecar(files_of(tmp_path / "views").checkpoint(kind))
+        assert equal(plain["model_state_dict"], found["model_state_dict"])
+        assert plain["test_acc"] == found["test_acc"] == summary["test_acc"]
+        assert 0 < summary["test_acc_tta"] == found["test_acc_tta"] <= 1
+        assert "test_acc_tta" not in plain
+    log = files_of(tmp_path / "views").log.read_text()
+    assert f"with test-time augmentation {summary['test_acc_tta']:.2%}" in log
+
+
+def test_a_run_by_winograds_algorithm_ends_near_the_other(tmp_path):
+    words = ("--mode", "sgd", "--epochs", "1", "--no-amp", "--lr", "0.01")
+    start_training(tmp_path / "plain", *words)
+    start_training(tmp_path / "winograd", *words, "--winograd")
+    plain = read_checkpoint(tmp_path / "plain")
+    found = read_checkpoint(tmp_path / "winograd")
+    assert found["arguments"]["winograd"] and not plain["arguments"]["winograd"]
+    assert not equal(plain["model_state_dict"], found["model_state_dict"])
+    for name, weights in plain["model_state_dict"].items():
+        assert torch.allclose(weights, found["model_state_dict"][name], rtol=1e-2, atol=1e-3), name
+
+
+def test_a_run_goes_on_that_an_earlier_version_without_a_flag_began():
+    recipe = {"epochs": 3}
+    now = state.what_counts({"arguments": {"winograd": False, "lr": 0.1}, "recipe": recipe})
+    assert now == state.what_counts({"arguments": {"lr": 0.1}, "recipe": recipe})
+    on = state.what_counts({"arguments": {"winograd": True, "lr": 0.1}, "recipe": recipe})
+    assert on["winograd"] and on != now
+
+
+@pytest.mark.parametrize(
+    ("words", "native", "message"),
+    [
+        (["--compile"], False, "do not go together"),
+        ([], True, "add --no-amp"),
+        (["--model", "plain.py:build"], False, "does nothing for plain.py:build"),
+    ],
+)
+def test_winograd_is_refused_where_it_would_not_pay(tmp_path, monkeypatch, words, native, message):
+    monkeypatch.chdir(tmp_path)
+    Path("plain.py").write_text(PLAIN)
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: native)
+    with pytest.raises(ValueError, match=message):
+        start_training(tmp_path, "--winograd", *words)
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_what_is_freed_is_kept_where_the_library_is_glibc(monkeypatch):
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    assert not memory.keep_freed()
+    monkeypatch.undo()
+    assert memory.keep_freed() is (memory.platform.libc_ver()[0] == "glibc")
