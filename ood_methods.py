@@ -358,6 +358,17 @@ def methods_of(run: feature_files.FeatureFiles, args: Arguments) -> tuple[list[s
     return [name for name in names if name not in lacking], [line]
 
 
+def why_incomplete(folder: Path, args: Arguments) -> str:
+    """Why the table in a folder lacks rows that are there by default now, in words; "" where it has
+    them all, or --methods names what it is to have. For main.py."""
+    if args.methods:
+        return ""
+    lacking = joining.lacking(folder, registry.DEFAULT)
+    if not lacking:
+        return ""
+    return f"its table was made without {', '.join(lacking)}"
+
+
 def check_together(tasks: Sequence[Task]) -> None:
     """ValueError unless each checkpoint is named once and all have the same OOD sets, so that they
     can be averaged."""

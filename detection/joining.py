@@ -164,6 +164,18 @@ def written_methods(place: Place) -> list[str]:
     return list(dict.fromkeys(map(str, column)))
 
 
+def lacking(folder: Path, methods: Collection[str]) -> list[str]:
+    """Those of the methods that the table in a folder was written without."""
+    record = current.Record.read(folder / RECORD)
+    prefix, suffix = "scores_ID_", ".csv"
+    for name in record.outputs:
+        if name.startswith(prefix):
+            dataset = name.removeprefix(prefix).removesuffix(suffix)
+            there = written_methods(Place(folder, dataset, record))
+            return [method for method in methods if method not in there]
+    return []
+
+
 def read_table(place: Place) -> Earlier:
     """The rows of ood_metrics.csv whose OOD set, and the set that chose their parameters, are
     unchanged."""

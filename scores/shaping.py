@@ -51,6 +51,29 @@ def react_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
     return _energy(np.minimum(features, state.threshold), state)
 
 
+def vra_fit(train: Training, low: float = 60.0, high: float = 95.0) -> Fitted:
+    """lse(W h' + b), h'_d = 0 below a_d, min(h_d, t_d) above, a and t the percentiles `low` and
+    `high` of feature d in training (Xu et al., NeurIPS 2023).
+
+    60 and 95 as the authors for CIFAR-100; 60 and 90 for CIFAR-10."""
+    limits.check("VRA", "low", low)
+    limits.check("VRA", "high", high)
+    W, b = train.last_layer
+    # by feature, so each feature in one piece of memory
+    activations = np.ascontiguousarray(train.features[spaced_rows(train)].T)
+    least, most = np.percentile(activations, [low, high], axis=1).astype(np.float32)
+    return Fitted(
+        parameters={"low": float(low), "high": float(high)}, W=W, b=b, least=least, most=most
+    )
+
+
+def vra_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Energy of the features without what is small, and clipped."""
+    shaped = np.minimum(features, state.most)
+    shaped[features < state.least] = 0
+    return _energy(shaped, state)
+
+
 # ---- pruned and scaled ---------------------------------------------------------------------------
 
 
@@ -147,6 +170,25 @@ def scale_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
     largest = np.partition(features, -kept, axis=1)[:, -kept:]
     scaled = (logits - state.b) * _sharpening(features, largest)
     return logsumexp(scaled + state.b)
+
+
+def lts_fit(train: Training, percentile: float = 95.0) -> Fitted:
+    """lse(l (sum h / sum h')^2) (Djurisic et al., 2024); negative activations count as 0.
+
+    95 as the authors' configurations for CIFAR-100 and ImageNet; the default of their function is
+    65."""
+    limits.check("LTS", "percentile", percentile)
+    return Fitted(parameters={"percentile": float(percentile)})
+
+
+def lts_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Energy of logits that are scaled, their biases too, unlike SCALE's."""
+    kept = _kept(features, state)
+    activations = np.maximum(features, 0)
+    largest = np.partition(activations, -kept, axis=1)[:, -kept:]
+    sum_of_all = activations.sum(axis=1, dtype=np.float64)
+    factors = sum_of_all / largest.sum(axis=1, dtype=np.float64)
+    return logsumexp(logits * factors[:, None] ** 2)
 
 
 # ---- sparse weights ------------------------------------------------------------------------------
