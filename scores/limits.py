@@ -73,7 +73,13 @@ LIMITS = {
         called="ridge",
         wanted="0 or a share of the mean variance, such as 1e-4",
     ),
-    "dim": Limits("number of principal directions", least=1),
+    "dim": Limits("number of principal directions", least=1, called="number of directions"),
+    "share": Limits(
+        "share of the variance that principal directions hold", least=0, below=1, called="share"
+    ),
+    "weight": Limits(
+        "weight of the distance where classes do not differ", least=0, called="weight"
+    ),
     "scaler": Limits("whether the features are standardised first"),
     "max_logit": Limits("whether the score is multiplied by the largest logit"),
     "span": Limits("whether the residual is orthogonal to all weights, not the predicted class's"),

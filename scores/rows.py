@@ -338,6 +338,16 @@ ALL: tuple[Method, ...] = (
         grid=Grid("low", (50, 60, 65, 70)),
     ),
     PlainMethod(
+        name="OptFS",
+        does="the predicted class's logit of activations weighted by what their size is worth",
+        formula="sum_d w_yd theta(h_d) h_d; theta constant in each of 100 bins of activations, in "
+        "proportion to the mean of sum_d w_yd h_d there over training images",
+        source="Zhao et al., ICLR 2024",
+        link="https://arxiv.org/abs/2402.00865",
+        fit=shaping.optfs_fit,
+        compute=shaping.optfs_score,
+    ),
+    PlainMethod(
         name="ASH-P",
         does="the energy with the smallest activations of an image removed",
         formula="lse(W h' + b)",
@@ -446,6 +456,18 @@ ALL: tuple[Method, ...] = (
         missing=NO_DIRECTION,
     ),
     LinearMethod(
+        name="WDiscOOD",
+        does="the distance to the nearest class where classes differ, and to the mean elsewhere",
+        formula="- (min_c |G'(x - x_c)| + weight |(I - G G')(x - x_mu)|); x, x_c, x_mu the "
+        "whitened h, mu_c, mu, G the `dim` directions in which the x_c differ most",
+        source="Chen et al., ICCV 2023",
+        link="https://arxiv.org/abs/2303.07543",
+        fit=gaussians.wdiscood_fit,
+        finish=gaussians.wdiscood_finish,
+        needs=("labels",),
+        grid=Grid("weight", (0, 1, 5, 10)),
+    ),
+    LinearMethod(
         name="ViM",
         does="the energy less the part of the features that training images do not have",
         formula="lse(l) - alpha |R'(h - u)|",
@@ -462,6 +484,20 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
         finish=geometry.residual_finish,
+    ),
+    LinearMethod(
+        name="CoP",
+        does="how little of the direction lies outside the training images' main directions",
+        formula="- |R'(u - mu_u)|, u = h / |h|; R all principal directions of u but those that "
+        "hold `share` of the variance",
+        source="Fang et al., NeurIPS 2024",
+        link="https://arxiv.org/abs/2402.02949",
+        fit=geometry.cop_fit,
+        finish=geometry.residual_finish,
+        unit=True,
+        needs=(),
+        missing=NO_DIRECTION,
+        grid=Grid("share", (0.7, 0.8, 0.85, 0.9, 0.95, 0.99)),
     ),
     LinearMethod(
         name="NECO",

@@ -10,7 +10,7 @@ the paper's text could be checked.
 import numpy as np
 
 from scores import limits
-from scores.common import Fitted, compute_logits, logsumexp, spaced_rows, warn
+from scores.common import Fitted, compute_logits, logsumexp, spaced_rows, undefined, warn
 from scores.training_set import Training
 
 
@@ -72,6 +72,48 @@ def vra_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.nda
     shaped = np.minimum(features, state.most)
     shaped[features < state.least] = 0
     return _energy(shaped, state)
+
+
+BINS = 100  # of the values of activations, as OptFS's authors have them
+
+
+def optfs_fit(train: Training) -> Fitted:
+    """sum_d w_yd theta(h_d) h_d; theta is constant in each of 100 equal bins of activations, and
+    proportional to the mean over training images of sum_d w_yd h_d there (Zhao et al., ICLR 2024).
+
+    The bins lie between the 0.1% and 99.9% quantiles of all activations; beyond, theta is 0."""
+    activations = train.features[spaced_rows(train)]
+    least, most = np.quantile(activations, [0.001, 0.999]).astype(np.float32)
+    if not most > least:
+        return undefined("OptFS", "all training activations but a few are the same", {})
+    W, _ = train.last_layer
+    state = Fitted(parameters={}, W=W, least=least, width=(most - least) / np.float32(BINS))
+
+    def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        weights = W[train.logits(features).argmax(axis=1)] * features
+        return np.bincount(_bins(features, state).ravel(), weights.ravel(), BINS + 2)
+
+    sums = train.sum_of(part)
+    # the first and the last are of what lies outside
+    sums[[0, -1]] = 0
+    length = np.linalg.norm(sums)
+    if not length > 0:
+        return undefined("OptFS", "no activation adds to the logit of a predicted class", {})
+    state.theta = (sums / length).astype(np.float32)
+    return state
+
+
+def _bins(features: np.ndarray, state: Fitted) -> np.ndarray:
+    """(N, D) -> (N, D) int: 1 to BINS, 0 below, BINS + 1 above."""
+    places = np.floor((features - state.least) / state.width)
+    return (np.clip(places, -1, BINS) + 1).astype(np.int16)
+
+
+def optfs_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """The logit of the predicted class, by its weights alone, of the shaped features."""
+    shaped = state.theta[_bins(features, state)] * features
+    weights = state.W[logits.argmax(axis=1)]
+    return np.einsum("nd,nd->n", weights, shaped).astype(np.float64)
 
 
 # ---- pruned and scaled ---------------------------------------------------------------------------

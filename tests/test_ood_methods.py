@@ -228,6 +228,8 @@ HEADLESS = [
     "RelativeMahalanobis",
     "Mahalanobis++",
     "RelativeMahalanobis++",
+    "WDiscOOD",
+    "CoP",
     "NECO",
     "Cosine",
     "KNN",

@@ -75,7 +75,9 @@ HEADLESS = {
     "NECO",
     "NECO-NoScaler",
     "NECO-ETF",
+    "CoP",
     "Cosine",
+    "WDiscOOD",
     "KNN",
 }
 
@@ -137,7 +139,7 @@ def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=
     )
 
 
-SUBSPACES = {"ViM", "Residual", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+SUBSPACES = {"ViM", "Residual", "CoP", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
 
 
 RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++"}
@@ -148,6 +150,7 @@ GAUSSIANS = {"Mahalanobis", "Mahalanobis++"} | RELATIVE
 
 # of the direction of the features
 DIRECTED = {
+    "CoP",
     "Mahalanobis++",
     "RelativeMahalanobis++",
     "Cosine",
@@ -160,7 +163,7 @@ DIRECTED = {
 }
 
 
-CONSTANT = SUBSPACES | GAUSSIANS | {"CORE"}
+CONSTANT = SUBSPACES | GAUSSIANS | {"CORE", "WDiscOOD"}
 
 
 EDGES = {  # what is undefined for every image
@@ -168,22 +171,22 @@ EDGES = {  # what is undefined for every image
     "two classes": (edge(classes=2), set()),
     "one image": (edge(test=lambda rows: rows[:1]), set()),
     "one training image": (edge(n=1, labels=lambda y: [0]), CONSTANT),
-    "one image per class": (edge(n=3), GAUSSIANS | {"ViM", "Residual", "CORE"}),
+    "one image per class": (edge(n=3), GAUSSIANS | {"ViM", "Residual", "CORE", "WDiscOOD"}),
     "fewer images than features": (edge(n=8, width=30), {"ViM", "Residual"}),
-    "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT),
+    "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT | {"OptFS"}),
     "constant, images too": (
         edge(x=lambda rows: rows * 0 + 0.1, test=lambda rows: rows * 0 + 0.1),
-        CONSTANT | {"NCI", "fDBD", "ORA"},
+        CONSTANT | {"NCI", "fDBD", "ORA", "OptFS"},
     ),
-    "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | DIRECTED),
+    "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | DIRECTED | {"OptFS"}),
     "one class": (
         edge(labels=lambda y: y * 0, test=lambda rows: rows[:3]),
-        RELATIVE,
+        RELATIVE | {"WDiscOOD"},
     ),
-    "no weights": (edge(W=lambda W: W * 0), {"fDBD", "ORA", "CORE"}),
+    "no weights": (edge(W=lambda W: W * 0), {"fDBD", "ORA", "CORE", "OptFS"}),
     "full collapse": (
         edge(x=lambda rows: np.eye(6)[np.arange(60) % 3]),
-        GAUSSIANS | {"ViM", "Residual"},
+        GAUSSIANS | {"ViM", "Residual", "WDiscOOD", "OptFS"},
     ),
     "large": (edge(x=lambda rows: rows * 1e14, test=lambda rows: rows * 1e14), set()),
     # of which the energy is that of the biases

@@ -18,6 +18,7 @@ from score_cases import (
     energy64,
     slow_cadref,
     slow_caref,
+    slow_cop,
     slow_core,
     slow_cosine,
     slow_ctm,
@@ -34,6 +35,7 @@ from score_cases import (
     slow_nci,
     slow_neco,
     slow_nnguide,
+    slow_optfs,
     slow_ora,
     slow_pnml,
     slow_relation,
@@ -44,6 +46,7 @@ from score_cases import (
     slow_she,
     slow_vim,
     slow_vra,
+    slow_wdiscood,
     softmax64,
 )
 
@@ -63,6 +66,7 @@ SLOW = {
         case, np.minimum(x, np.percentile(case.features, 90))
     ),
     "VRA": slow_vra,
+    "OptFS": slow_optfs,
     "ASH-P": lambda case, x, logits: slow_shaped(case, x, "P", 65),
     "ASH-B": lambda case, x, logits: slow_shaped(case, x, "B", 65),
     "ASH-S": lambda case, x, logits: slow_shaped(case, x, "S", 90),
@@ -73,8 +77,10 @@ SLOW = {
     "RelativeMahalanobis": slow_relative_mahalanobis,
     "Mahalanobis++": slow_mahalanobis_unit,
     "RelativeMahalanobis++": slow_relative_mahalanobis_unit,
+    "WDiscOOD": slow_wdiscood,
     "ViM": slow_vim,
     "Residual": lambda case, x, logits: -slow_residual(case, x),
+    "CoP": slow_cop,
     "NECO": slow_neco,
     "NECO-NoScaler": lambda case, x, logits: slow_neco(case, x, logits, scaler=False),
     "NECO-MaxLogit": lambda case, x, logits: slow_neco(case, x, logits, max_logit=True),

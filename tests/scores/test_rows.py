@@ -14,6 +14,8 @@ OTHER = {
     "top": "3",
     "percentile": "70",
     "low": "50",
+    "share": "0.5",
+    "weight": "2",
     "high": "90",
     "ridge": "0.1",
     "dim": "5",
