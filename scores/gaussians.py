@@ -6,6 +6,8 @@ their directions.
 are those of docs/methods.md. An equation number is given where the paper's text could be checked.
 """
 
+from typing import Any
+
 import numpy as np
 
 from scores import limits
@@ -38,7 +40,7 @@ def _report(method: str, rows: Statistics, rank: int) -> None:
 
 
 def _gaussian(
-    rows: Statistics, within: np.ndarray, matrix: np.ndarray, parameters: dict[str, float]
+    rows: Statistics, within: np.ndarray, matrix: np.ndarray, parameters: dict[str, Any]
 ) -> Fitted:
     """The state of a Gaussian distance: `within` (D, r) whitens the class means, `matrix` (D, k)
     the features."""
@@ -163,7 +165,7 @@ def wdiscood_fit(train: Training, weight: float = 5.0, dim: int | None = None) -
     limits.check("WDiscOOD", "weight", weight)
     if dim is not None:
         limits.check("WDiscOOD", "dim", dim)
-    parameters = {"weight": float(weight), "dim": dim}
+    parameters: dict[str, Any] = {"weight": float(weight), "dim": dim}
     if train.constant:
         return undefined(
             "WDiscOOD", f"all training images have the same {train.called}", parameters
