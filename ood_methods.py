@@ -280,6 +280,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check all checkpoints, then score each of them, then compare them."""
     args = parse_args(argv)
+    for text in filter(own.is_own, args.methods or []):
+        own.register(text)
     tasks = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
     check_together(tasks)
     for task in tasks:
@@ -617,13 +619,9 @@ def setting(text: str) -> str:
 
 
 def method(text: str) -> str:
-    """argparse type: a method's name, whatever its case and hyphens -> its published spelling; or
-    FILE.py:NAME, a score of one's own, which is tried."""
+    """argparse type: a method's name, whatever its case and hyphens -> its published spelling;
+    FILE.py:NAME, a score of one's own, stays as it is, and is run by `main` alone."""
     if own.is_own(text):
-        try:
-            own.register(text)
-        except ValueError as error:
-            raise cli.ArgumentTypeError(str(error)) from None
         return text
     known = {registry.plain_name(name): name for name in registry.ROWS}
     name = known.get(registry.plain_name(text))
