@@ -324,6 +324,8 @@ def why_outdated(name: str, chain: Chain) -> str:
         return train.why_unfinished(chain.files, arguments, verify)
     record = current.Record.read(chain.folder / stage.record)
     reason = record.why_outdated(arguments, verify)
+    if name == "ood" and not reason:
+        return ood_methods.why_incomplete(chain.folder, own)
     if reason or name != "extract":
         return reason
     # Another folder may hold another checkpoint of the same name.

@@ -18,6 +18,10 @@ network and no torch.
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
     # one more method joins the table of an earlier run
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --methods NECO-ETF
+    # the mean of two scores, each standardised on ID images
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --combine MSP,KNN
+    # a score of your own, a class with fit and score
+    python ood_methods.py --checkpoint results/net_s0 --methods MSP my_score.py:Toy
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
 scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
@@ -40,7 +44,18 @@ import cli
 import feature_files
 import utils
 from artifacts import current, records, store
-from detection import drawing, evaluation, inputs, joining, odin, outputs, tables, tuning
+from detection import (
+    combining,
+    drawing,
+    evaluation,
+    inputs,
+    joining,
+    odin,
+    outputs,
+    own,
+    tables,
+    tuning,
+)
 from detection.scored import Scored
 from head import Head
 from scores import registry
@@ -69,6 +84,7 @@ class Arguments(Protocol):
     allow_stale: bool
     # methods and their parameters
     methods: list[str] | None
+    combine: list[str] | None
     set: list[str] | None
     temperature: float | None
     ridge: float | None
@@ -137,6 +153,16 @@ def add_method_flags(group: Any) -> None:
             f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} if its"
             f" perturbed images were extracted. Variants are computed only if they are named:"
             f" {', '.join(variants)}"
+        ),
+    )
+    group.add_argument(
+        "--combine",
+        nargs="+",
+        type=combination,
+        metavar="METHOD,METHOD",
+        help=(
+            "the mean of these methods' scores, standardised on ID validation images, or on"
+            " training images where there are none; a row of its own, mean(METHOD,METHOD)"
         ),
     )
     group.add_argument(
@@ -254,6 +280,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check all checkpoints, then score each of them, then compare them."""
     args = parse_args(argv)
+    for text in filter(own.is_own, args.methods or []):
+        own.register(text)
     tasks = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
     check_together(tasks)
     for task in tasks:
@@ -279,6 +307,7 @@ class Task:
     # OOD sets in the table: those asked for, except --val-ood, and those of the earlier table
     tested: list[str]
     earlier: joining.Earlier  # without the methods to compute
+    own_files: list[Path]  # of scores of one's own
     lines: list[str]  # to print before the work starts
     stale: records.Stale
 
@@ -288,7 +317,7 @@ class Task:
         folder = self.run.folder
         stems = [f"OOD_{name}_test" for name in self.earlier.tuned_on()]
         chose = [folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
-        return list(dict.fromkeys([*self.run.files, *self.run.optional, *chose]))
+        return list(dict.fromkeys([*self.run.files, *self.run.optional, *chose, *self.own_files]))
 
 
 def prepare(checkpoint: str, args: Arguments) -> Task:
@@ -305,12 +334,14 @@ def prepare(checkpoint: str, args: Arguments) -> Task:
         checkpoint, args.output_dir, args.dataset, [*sets, *more], stale, needs_head=False
     )
     names, lines = methods_of(run, args)
-    check_edited(earlier, names, folder)
+    anew = [*names, *(each.name for each in combinations(args))]
+    check_edited(earlier, anew, folder)
     tested = [name for name in run.ood if name != args.val_ood or name in earlier.sets]
-    kept = earlier.without(names)
+    kept = earlier.without(anew)
     if kept.parameters:
         lines = [*lines, kept.summary]
-    return Task(run, names, asked, tested, kept, [*kept.lost, *lines], stale)
+    own_files = [own.parts(text)[0] for text in args.methods or [] if own.is_own(text)]
+    return Task(run, names, asked, tested, kept, own_files, [*kept.lost, *lines], stale)
 
 
 def check_edited(earlier: joining.Earlier, names: Sequence[str], folder: Path) -> None:
@@ -336,17 +367,18 @@ def methods_of(run: feature_files.FeatureFiles, args: Arguments) -> tuple[list[s
 
     ValueError if a method that needs the head was named, and there is none.
     """
-    names = list(args.methods or registry.DEFAULT)
+    names = named(args) or list(registry.DEFAULT)
     if run.odin_test and not args.methods:
         names.append(odin.ODIN)
     if run.head:
         return names, []
     given = parameters(args)
-    lacking = [name for name in names if registry.needs_head(name, given.get(name))]
+    members = combining.members_of(combinations(args))
+    lacking = [name for name in [*names, *members] if registry.needs_head(name, given.get(name))]
     if not lacking:
         return names, []
     times_max_logit = any(values.get("max_logit") for values in given.values())
-    if args.methods or times_max_logit:
+    if args.methods or times_max_logit or not set(members).isdisjoint(lacking):
         raise ValueError(
             f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)};"
             f" expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
@@ -356,6 +388,17 @@ def methods_of(run: feature_files.FeatureFiles, args: Arguments) -> tuple[list[s
         # run_networks.py made these features, and makes the head too
         line += f"; make it with: {run.command}"
     return [name for name in names if name not in lacking], [line]
+
+
+def why_incomplete(folder: Path, args: Arguments) -> str:
+    """Why the table in a folder lacks rows that are there by default now, in words; "" where it has
+    them all, or --methods names what it is to have. For main.py."""
+    if args.methods:
+        return ""
+    lacking = joining.lacking(folder, registry.DEFAULT)
+    if not lacking:
+        return ""
+    return f"its table was made without {', '.join(lacking)}"
 
 
 def check_together(tasks: Sequence[Task]) -> None:
@@ -499,19 +542,23 @@ def score(task: Task, fitted: registry.Training, found: inputs.Inputs, args: Arg
     """The scores that are asked for, and the earlier ones beside them."""
     given = parameters(args)
     names = [name for name in task.names if name != odin.ODIN]
+    combined = combinations(args)
     chosen: Given = {}
     tuned: dict[str, Collection[str]] = {}  # {OOD set: methods whose parameters it chose}
     if args.val_ood:
-        chosen = tuning.tune(fitted, names, given, found.ood[args.val_ood].features)
+        fitted_names = dict.fromkeys([*names, *combining.members_of(combined)])
+        chosen = tuning.tune(fitted, [*fitted_names], given, found.ood[args.val_ood].features)
         tuned[args.val_ood] = chosen
     ood = {name: found.ood[name] for name in task.tested}
-    scored = evaluation.score(fitted, names, {**chosen, **given}, found.test, ood, tuned)
-    for name in chosen:
-        scored.parameters[name] = scored.parameters[name] | {"val_ood": args.val_ood}
+    scored = evaluation.score(fitted, names, {**chosen, **given}, found.test, ood, tuned, combined)
+    for name, values in scored.parameters.items():
+        if not chosen.keys().isdisjoint({name, *values.get("members", ())}):
+            scored.parameters[name] = values | {"val_ood": args.val_ood}
     if odin.ODIN in task.names:
         assert found.head is not None, "without a head, methods_of leaves ODIN out"
         odin.add_odin(task.run, scored, found.head, task.stale)
     evaluation.note_undefined(scored)
+    evaluation.note_direction(scored, own.names(names))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
 
 
@@ -572,14 +619,43 @@ def setting(text: str) -> str:
 
 
 def method(text: str) -> str:
-    """argparse type: a method's name, whatever its case and hyphens -> its published spelling."""
+    """argparse type: a method's name, whatever its case and hyphens -> its published spelling;
+    FILE.py:NAME, a score of one's own, stays as it is, and is run by `main` alone."""
+    if own.is_own(text):
+        return text
     known = {registry.plain_name(name): name for name in registry.ROWS}
     name = known.get(registry.plain_name(text))
     if name is None:
         raise cli.ArgumentTypeError(
-            f"unknown method {text!r}; expected one of {', '.join(known.values())}"
+            f"unknown method {text!r}; expected one of {', '.join(known.values())}, or FILE.py:NAME"
         )
     return name
+
+
+def named(args: Arguments) -> list[str]:
+    """The methods that --methods names, as tables call them; empty without the flag.
+
+    ValueError for two scores of one's own of one name."""
+    names = [own.parts(text)[1] if own.is_own(text) else text for text in args.methods or []]
+    for text, name in zip(args.methods or [], names, strict=True):
+        if own.is_own(text) and names.count(name) > 1:
+            raise ValueError(
+                f"--methods {text}: {name} is named twice; give each a name of its own"
+            )
+    return names
+
+
+def combination(text: str) -> str:
+    """argparse type: "msp,KNN" -> "MSP,KNN", the published spelling of two or more methods."""
+    try:
+        return ",".join(combining.parse(text).members)
+    except ValueError as error:
+        raise cli.ArgumentTypeError(str(error)) from None
+
+
+def combinations(args: Arguments) -> list[combining.Combination]:
+    """What --combine asks for, each once."""
+    return [combining.parse(text) for text in dict.fromkeys(args.combine or [])]
 
 
 def not_negative(text: str) -> float:
@@ -612,7 +688,8 @@ def parameters(args: Arguments) -> Given:
     ValueError for a parameter that is given twice with different values, and for one of a method
     that is not asked for.
     """
-    computed = args.methods or registry.DEFAULT
+    computed = [*(named(args) or registry.DEFAULT)]
+    computed += combining.members_of(combinations(args))
     given = short_parameters(args)
     for name, parameter, value in map(registry.parse_setting, args.set or []):
         if name not in computed:
@@ -636,7 +713,8 @@ def short_parameters(args: Arguments) -> Given:
         value = getattr(args, flag)
         if value is None:
             continue
-        if args.methods and set(names).isdisjoint(args.methods):
+        members = combining.members_of(combinations(args))
+        if args.methods and set(names).isdisjoint([*named(args), *members]):
             raise ValueError(
                 f"--{flag.replace('_', '-')} is of {', '.join(names)}, which --methods leaves out"
             )

@@ -171,12 +171,27 @@ def expected_tables(checkpoint: str, folder: Path, output_dir: str = "results") 
 def as_it_was_run(step: str, checkpoint: str, folder: Path, output_dir: str) -> str:
     """The command that makes a step's tables again, with the flags that its record names."""
     arguments = current.Record.read(folder / f"{step}.json").arguments
-    if arguments.get("methods"):
-        arguments = arguments | {"methods": methods_in_table(folder) or arguments["methods"]}
+    if step == "ood_methods":
+        arguments = arguments | methods_there(folder, arguments)
     words = shlex.split(utils.command(step, [checkpoint], output_dir))
     for name, value in arguments.items():
         words += flag_of(name, value, arguments)
     return shlex.join(words)
+
+
+def methods_there(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """{flag: values} that name the methods in the table, and their combinations."""
+    there = methods_in_table(folder)
+    start, end = "mean(", ")"
+    combined = [name for name in there if name.startswith(start)]
+    flags = {}
+    if combined:
+        flags["combine"] = [name.removeprefix(start).removesuffix(end) for name in combined]
+    if arguments.get("methods"):
+        own = {text.rpartition(":")[2]: text for text in arguments["methods"] if ":" in text}
+        single = [own.get(name, name) for name in there if name not in combined]
+        flags["methods"] = single or arguments["methods"]
+    return flags
 
 
 def methods_in_table(folder: Path) -> list[str]:

@@ -2,11 +2,12 @@
 scores are undefined."""
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from artifacts import store
+from detection import combining, metrics
 from detection.scored import Scored, ScoredSet
 from scores import registry
 
@@ -18,14 +19,17 @@ def score(
     test: store.Features,
     ood: dict[str, store.Features],
     tuned: dict[str, Collection[str]] | None = None,
+    combinations: Sequence[combining.Combination] = (),
 ) -> Scored:
     """Fit each method once and score each test set once.
 
     given: {method: {parameter: value}}, other than the defaults. tuned: {OOD set: methods whose
-    parameters it chose}, which are not computed on it.
+    parameters it chose}, which are not computed on it. What `combinations` need is computed too,
+    and is dropped again unless it is among `names`.
     """
     tuned = tuned or {}
-    states = fit(fitted, names, given)
+    members = [name for name in combining.members_of(combinations) if name not in names]
+    states = fit(fitted, [*names, *members], given)
     inside = registry.score_all(test.features, states, fitted.W, fitted.b)
     outside = []
     for name, images in ood.items():
@@ -34,7 +38,14 @@ def score(
         scores = registry.score_all(images.features, tested, fitted.W, fitted.b)
         outside.append(ScoredSet(name, images, scores, notes_of(tested)))
     parameters = {name: state.parameters for name, state in states.items()}
-    return Scored(ScoredSet("ID", test, inside), outside, parameters)
+    scored = Scored(ScoredSet("ID", test, inside), outside, parameters)
+    combining.add(scored, combinations, fitted, states)
+    for name in members:
+        scored.parameters.pop(name)
+        for part in (scored.id, *scored.ood):
+            part.scores.pop(name, None)
+            part.notes.pop(name, None)
+    return scored
 
 
 def fit(
@@ -69,12 +80,29 @@ def note_undefined(scored: Scored) -> None:
                 part.notes.setdefault(method, "; ".join(found))
 
 
+def note_direction(scored: Scored, methods: list[str]) -> None:
+    """Note each of the methods whose AUROC is below 0.5 on every set: its sign may be wrong."""
+    for method in methods:
+        inside = scored.id.scores[method]
+        parts = [part for part in scored.ood if method in part.scores]
+        areas = [metrics.auroc(inside, part.scores[method]) for part in parts]
+        if parts and all(area < 0.5 for area in areas):
+            for part in parts:
+                part.notes.setdefault(
+                    method,
+                    "its AUROC is below 0.5 on every set; a score is higher for more"
+                    " in-distribution images, so its sign may be wrong",
+                )
+
+
 def why_undefined(values: np.ndarray, set_name: str, method: str) -> str | None:
     """Why a method's metrics stay empty, in words; None where it scores each image of the set."""
     rows = np.flatnonzero(np.isnan(values))
     if not len(rows):
         return None
-    why = registry.ROWS[method].missing
+    why = combining.UNDEFINED
+    if method in registry.ROWS:
+        why = registry.ROWS[method].missing
     images = f"{len(rows):,} of {len(values):,} {set_name} test images"
     return (
         f"undefined for {images}, first in data row {rows[0] + 1:,}: {why}; metrics with these"

@@ -21,6 +21,7 @@ import polars as pl
 
 import utils
 from artifacts import csv_files, current, records, store
+from detection import combining
 from detection.odin import ODIN
 from detection.scored import Scored, ScoredSet
 from scores import registry
@@ -164,6 +165,18 @@ def written_methods(place: Place) -> list[str]:
     return list(dict.fromkeys(map(str, column)))
 
 
+def lacking(folder: Path, methods: Collection[str]) -> list[str]:
+    """Those of the methods that the table in a folder was written without."""
+    record = current.Record.read(folder / RECORD)
+    prefix, suffix = "scores_ID_", ".csv"
+    for name in record.outputs:
+        if name.startswith(prefix):
+            dataset = name.removeprefix(prefix).removesuffix(suffix)
+            there = written_methods(Place(folder, dataset, record))
+            return [method for method in methods if method not in there]
+    return []
+
+
 def read_table(place: Place) -> Earlier:
     """The rows of ood_metrics.csv whose OOD set, and the set that chose their parameters, are
     unchanged."""
@@ -216,7 +229,8 @@ def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]
     values: the parameters of the method. ValueError for a name that is no set's, such as a path.
     """
     utils.SetName.parse(name)
-    if method not in ORDER:
+    is_own = "file" in values  # of detection.own
+    if method not in ORDER and not is_own and not combining.is_combination(method, values):
         return f"{method} is no method of this version; its rows go"
     was_scored = f"scores_OOD_{name}.csv" in place.record.outputs
     if not place.is_same(f"OOD_{name}_test") or not was_scored:
@@ -269,8 +283,9 @@ def joined(part: ScoredSet, path: Path, notes: dict[str, str]) -> ScoredSet:
 
 
 def in_order(by_method: Mapping[str, Value]) -> dict[str, Value]:
-    """The same values in the order of the registry."""
-    return {name: by_method[name] for name in ORDER if name in by_method}
+    """The same values in the order of the registry, and combinations after them."""
+    known = {name: by_method[name] for name in ORDER if name in by_method}
+    return {**known, **by_method}
 
 
 def read_scores(path: Path, methods: list[str], rows: int) -> dict[str, np.ndarray]:

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from arrays import SMALLEST
+
 # A percentile or a temperature needs no more training rows; beyond that, rows are evenly spaced.
 FEW_ROWS = 50_000
+ZERO = "the features of all training images are 0, and have no direction"
 
 
 class Fitted(SimpleNamespace):
@@ -76,6 +79,14 @@ def row_norm(rows: np.ndarray) -> np.ndarray:
     return np.sqrt(squares).astype(np.float64)
 
 
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """(N, D) -> (N, D), each row at length 1; NaN where it is 0, or nearly so, and has no
+    direction."""
+    lengths = row_norm(rows)
+    lengths[lengths <= SMALLEST] = np.nan
+    return rows / lengths[:, None].astype(rows.dtype)
+
+
 def logsumexp(logits: np.ndarray) -> np.ndarray:
     """(N, C) -> (N,) float64, shifted by the maximum."""
     logits = np.asarray(logits, dtype=np.float64)
@@ -104,6 +115,13 @@ def max_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 def compute_logits(features: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, D), (C, D), (C,) -> (N, C)."""
     return features @ W.T + b
+
+
+def project(features: np.ndarray, state: Fitted) -> np.ndarray:
+    """(N, D) -> (N, k): the product that a linear method needs."""
+    centre = state.centre.astype(np.float32)
+    offset = state.offset.astype(np.float32)
+    return (features - centre) @ state.matrix + offset
 
 
 def class_sums(

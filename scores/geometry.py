@@ -1,4 +1,4 @@
-"""Scores from where features lie: distances, subspaces, class structure.
+"""Scores from where features lie: subspaces and class structure.
 
 `scores.rows` describes them, with a link to each paper. A linear method has no product of its own:
 `scores.registry.score_all` makes one large product for all of them, and each `finish(projected,
@@ -11,127 +11,23 @@ import numpy as np
 
 from scores import limits
 from scores.blocks import summed
-from scores.common import Fitted, class_sums, logsumexp, row_max, row_norm, undefined, warn
-from scores.spectra import CUTOFF, inverse_root
+from scores.common import (
+    ZERO,
+    Fitted,
+    class_sums,
+    log_softmax,
+    logsumexp,
+    project,
+    row_max,
+    row_norm,
+    undefined,
+    warn,
+)
+from scores.spectra import CUTOFF, spectrum
 from scores.training_set import Training
 
 CONSTANT = "all training images have the same features"
-NO_SPREAD = "no training image differs from the mean of its class"
 ONE_FEATURE = "it needs at least 2 features to tell directions apart, and there is 1"
-
-
-def project(features: np.ndarray, state: Fitted) -> np.ndarray:
-    """(N, D) -> (N, k): the product that a linear method needs."""
-    centre = state.centre.astype(np.float32)
-    offset = state.offset.astype(np.float32)
-    return (features - centre) @ state.matrix + offset
-
-
-# ---- Gaussian distances --------------------------------------------------------------------------
-
-
-def _report(method: str, train: Training, rank: int) -> None:
-    """Warn of classes without images, and of features that do not vary."""
-    absent = train.classes - len(train.present)
-    if absent:
-        warn(
-            method,
-            f"{absent} of {train.classes} classes have no training image, and no image can be"
-            " nearest to them",
-        )
-    dead = f"{train.dead_units} of {train.width} features are constant in training"
-    if rank < train.width:
-        warn(
-            method,
-            f"the covariance has rank {rank}, {dead}; the pseudo-inverse leaves out what does not"
-            " vary",
-        )
-    elif train.dead_units:
-        warn(method, f"{dead}, and with a ridge they rule the distance")
-
-
-def _gaussian(
-    train: Training, within: np.ndarray, matrix: np.ndarray, parameters: dict[str, float]
-) -> Fitted:
-    """The state of a Gaussian distance: `within` (D, r) whitens the class means, `matrix` (D, k)
-    the features."""
-    means = train.class_means[train.present] - train.mean
-    return Fitted(
-        parameters=parameters,
-        centre=train.mean,
-        matrix=matrix.astype(np.float32),
-        offset=np.zeros(matrix.shape[1]),
-        means=(means @ within).astype(np.float32),
-    )
-
-
-def mahalanobis_fit(train: Training, ridge: float = 0.0) -> Fitted:
-    """- min_c (h - mu_c)' Sigma_W^+ (h - mu_c), the class-centred tied covariance (Lee et al.,
-    NeurIPS 2018, eq. 2); `ridge`, a share of the mean variance, is added where asked for.
-
-    No ridge by default, unlike pytorch-ood (1e-6): under one, a feature that is constant in
-    training gets the largest weight of all, and an OOD image that stirs it yields a meaningless
-    AUROC of 1."""
-    limits.check("Mahalanobis", "ridge", ridge)
-    parameters = {"ridge": float(ridge)}
-    if train.constant:
-        return undefined("Mahalanobis", CONSTANT, parameters)
-    whitener = inverse_root(train.spectrum_within, ridge) if ridge else train.whitener
-    rank = whitener.shape[1]
-    if not rank:
-        return undefined("Mahalanobis", NO_SPREAD, parameters)
-    _report("Mahalanobis", train, rank)
-    return _gaussian(train, whitener, whitener, parameters)
-
-
-def _nearest_square(whitened: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """(N, r), (C, r) -> (N,) squared distance to the nearest mean.
-
-    The expanded square only picks the class; the distance is then taken directly, for under
-    collapse the squared norms are a million times the distance and the expansion would cancel it
-    away."""
-    closeness = whitened @ means.T
-    closeness -= 0.5 * np.einsum("cr,cr->c", means, means)
-    nearest = means[closeness.argmax(axis=1)]
-    return row_norm(whitened - nearest) ** 2
-
-
-def mahalanobis_finish(
-    whitened: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
-) -> np.ndarray:
-    """Negative squared distance to the nearest class mean; pytorch-ood halves it."""
-    return -_nearest_square(whitened, state.means)
-
-
-def relative_mahalanobis_fit(train: Training) -> Fitted:
-    """(h - mu)' Sigma^+ (h - mu) - min_c (h - mu_c)' Sigma_W^+ (h - mu_c) (Ren et al., 2021,
-    eq. 3).
-
-    As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both divided
-    by N, where pytorch-ood divides neither, which only scales the score."""
-    if train.constant:
-        return undefined("RelativeMahalanobis", CONSTANT, {})
-    if len(train.present) == 1:
-        return undefined(
-            "RelativeMahalanobis",
-            "all training images are of one class, whose Gaussian is that of all images",
-            {},
-        )
-    within, whole = train.whitener, inverse_root(train.spectrum)
-    rank = within.shape[1]
-    if not rank:
-        return undefined("RelativeMahalanobis", NO_SPREAD, {})
-    _report("RelativeMahalanobis", train, rank)
-    return _gaussian(train, within, np.hstack([within, whole]), {})
-
-
-def relative_mahalanobis_finish(
-    whitened: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
-) -> np.ndarray:
-    """Squared distance to the mean of all minus that to the nearest class mean."""
-    rank = state.means.shape[1]
-    to_mean = row_norm(whitened[:, rank:]) ** 2
-    return to_mean - _nearest_square(whitened[:, :rank], state.means)
 
 
 # ---- subspaces -----------------------------------------------------------------------------------
@@ -228,11 +124,11 @@ def residual_finish(
     return -row_norm(residual)
 
 
-def _dimension_with_90_percent(values: np.ndarray) -> int:
-    """Eigenvalues (D,), largest first -> the least number of them that hold 90% of their sum, at
-    most D - 1."""
+def _dimension_with(share: float, values: np.ndarray) -> int:
+    """Eigenvalues (D,), largest first -> the least number of them that hold this share of their
+    sum, at most D - 1."""
     shares = np.cumsum(values)
-    needed = int(np.searchsorted(shares, 0.9 * values.sum())) + 1
+    needed = int(np.searchsorted(shares, share * values.sum())) + 1
     most = max(1, len(values) - 1)
     return min(needed, most)
 
@@ -265,7 +161,7 @@ def neco_fit(
         values, vectors = train.spectrum
         scale, shift = np.ones(train.width), np.zeros(train.width)
     if dim is None:
-        dim = _dimension_with_90_percent(values[::-1].clip(0))
+        dim = _dimension_with(0.9, values[::-1].clip(0))
     dim = _dimension("NECO", dim, train.width)
     components = vectors[:, ::-1][:, :dim]
     return Fitted(
@@ -296,6 +192,75 @@ def neco_finish(
     if state.parameters["max_logit"]:
         return share * row_max(logits)
     return share
+
+
+def cop_fit(train: Training, share: float = 0.85) -> Fitted:
+    """- |R'(u - mu_u)|, u = h / |h|, mu_u its mean and R all principal directions of u in training
+    but the least number that hold `share` of the variance (Fang et al., NeurIPS 2024).
+
+    0.85 as the authors for CIFAR-10 and ResNet-18; they have 0.99 for ImageNet and ResNet-50."""
+    limits.check("CoP", "share", share)
+    parameters = {"share": float(share)}
+    if train.zero:
+        return undefined("CoP", ZERO, parameters)
+    if train.width == 1:
+        return undefined("CoP", ONE_FEATURE, parameters)
+    if train.unit.constant:
+        return undefined("CoP", "all training images have the same direction", parameters)
+    values, vectors = train.unit.spectrum
+    rest = vectors[:, : train.width - _dimension_with(share, values[::-1].clip(0))]
+    return Fitted(
+        parameters=parameters,
+        centre=train.unit.mean,
+        matrix=rest.astype(np.float32),
+        offset=np.zeros(rest.shape[1]),
+    )
+
+
+# ---- leverage ------------------------------------------------------------------------------------
+
+
+def pnml_fit(train: Training) -> Fitted:
+    """- log sum_c p_c / (p_c + (1 - p_c) p_c^g), p = softmax(W u + b) of u = h / |h|, and g the
+    larger of |x_0|^2 and x' G^+ x / (1 + x' G^+ x), x = (1, u), G the sum of x x' over training
+    images and x_0 the part of x outside its span (Bibas et al., NeurIPS 2021).
+
+    The authors divide by log C. G^+ is cut at 1e-6 of the largest eigenvalue."""
+    if train.zero:
+        return undefined("pNML", ZERO, {})
+    mean = train.unit.mean
+    moments = np.empty((train.width + 1, train.width + 1))
+    moments[0, 0] = 1
+    moments[0, 1:] = moments[1:, 0] = mean
+    moments[1:, 1:] = train.unit.second_moment(np.zeros(train.width))
+    values, vectors = spectrum(len(train.unit) * moments)
+    inside = values > CUTOFF * values[-1]
+    root = vectors[:, inside] / np.sqrt(values[inside])
+    matrix = np.hstack([root, vectors[:, ~inside]])
+    _, b = train.last_layer
+    return Fitted(
+        parameters={},
+        centre=mean,
+        matrix=matrix[1:].astype(np.float32),
+        offset=matrix[0] + mean @ matrix[1:],
+        rank=root.shape[1],
+        b=b,
+    )
+
+
+def pnml_finish(
+    projected: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+) -> np.ndarray:
+    """Negative regret: the log of what the probabilities sum to where each class in turn is taken
+    for the true one, and learned from the image."""
+    within = row_norm(projected[:, : state.rank]) ** 2
+    outside = row_norm(projected[:, state.rank :]) ** 2
+    exponents = np.maximum(outside, within / (1 + within))
+    unit_logits = (logits - state.b) / row_norm(features)[:, None] + state.b
+    logarithms = log_softmax(unit_logits)
+    others = -np.expm1(logarithms)  # 1 - p
+    learned = 1 / (1 + others * np.exp((exponents[:, None] - 1) * logarithms))
+    return -np.log(learned.sum(axis=1))
 
 
 # ---- class structure -----------------------------------------------------------------------------

@@ -44,7 +44,9 @@ LIMITS = {
     "temperature": Limits("what logits are divided by", above=0, called="temperature"),
     "gamma": Limits("the exponent of probabilities", above=0, called="exponent gamma"),
     "top": Limits(
-        "how many of the largest probabilities count", least=1, called="number of probabilities"
+        "how many of the largest probabilities, or logits, count",
+        least=1,
+        called="number of probabilities",
     ),
     "percentile": Limits(
         "the share of activations or weights that is cut, in percent",
@@ -53,15 +55,34 @@ LIMITS = {
         called="percentile",
         wanted="a number from 0 to below 100, such as 90",
     ),
+    "low": Limits(
+        "the percentile of a feature below which an activation becomes 0",
+        least=0,
+        below=100,
+        called="lower percentile",
+    ),
+    "high": Limits(
+        "the percentile of a feature at which an activation is clipped",
+        least=0,
+        below=100,
+        called="upper percentile",
+    ),
     "ridge": Limits(
         "share of the mean variance that is added to the covariance",
         least=0,
         called="ridge",
         wanted="0 or a share of the mean variance, such as 1e-4",
     ),
-    "dim": Limits("number of principal directions", least=1),
+    "dim": Limits("number of principal directions", least=1, called="number of directions"),
+    "share": Limits(
+        "share of the variance that principal directions hold", least=0, below=1, called="share"
+    ),
+    "weight": Limits(
+        "weight of the distance where classes do not differ", least=0, called="weight"
+    ),
     "scaler": Limits("whether the features are standardised first"),
     "max_logit": Limits("whether the score is multiplied by the largest logit"),
+    "span": Limits("whether the residual is orthogonal to all weights, not the predicted class's"),
     "alpha": Limits("weight of the features' L1 norm", least=0, called="weight alpha"),
     "k": Limits("number of neighbours", least=1, called="number of neighbours"),
     "power": Limits("the exponent of a likeness"),

@@ -104,6 +104,29 @@ def gen_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.nda
     return -terms.sum(axis=1)
 
 
+def logit_gap_fit(train: Training, top: int | None = None) -> Fitted:
+    """max l less the mean of the next `top` logits (LogitGap, 2025); 20% of C unless given.
+
+    The authors take 20 of 100 classes, and 88 of ImageNet's 1,000."""
+    if top is not None:
+        limits.check("LogitGap", "top", top)
+    others = train.classes - 1
+    if not others:
+        return undefined("LogitGap", "there is one class, and no other logit", {"top": None})
+    if top is None:
+        top = round(0.2 * train.classes)
+    return Fitted(parameters={"top": int(max(1, min(top, others)))})
+
+
+def logit_gap_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """The largest logit less the mean of those that follow it."""
+    top = state.parameters["top"]
+    largest = np.partition(logits, -top - 1, axis=1)[:, -top - 1 :]
+    maxima = row_max(largest)
+    others = largest.sum(axis=1, dtype=np.float64) - maxima
+    return maxima - others / top
+
+
 # ---- temperature scaling -------------------------------------------------------------------------
 
 

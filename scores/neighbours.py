@@ -27,11 +27,17 @@ from arrays import SMALLEST
 from scores import limits
 from scores.bank import TILE, Bank, largest
 from scores.blocks import blocks, shares, side_by_side, threads
-from scores.common import Fitted, NeighbourFinish, logsumexp, row_norm, softmax, undefined, warn
+from scores.common import (
+    ZERO,
+    Fitted,
+    NeighbourFinish,
+    logsumexp,
+    row_norm,
+    softmax,
+    undefined,
+    warn,
+)
 from scores.training_set import Training
-
-ZERO = "the features of all training images are 0, and have no direction"
-
 
 # ---- the search that they share ------------------------------------------------------------------
 

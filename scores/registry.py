@@ -13,8 +13,8 @@ image look?
 Every score is (N,) float64, higher = more in-distribution, and NaN only where it is undefined. N
 images, D features, C classes: features (N, D), logits (N, C), labels (N,), W (C, D), b (C,). NumPy
 and SciPy only. `scores.rows` describes each method; the methods themselves are in the file of their
-family: `logits`, `shaping`, `geometry` and `neighbours`. `ROWS` also has ODIN, whose scores come
-from files of perturbed images and not from here.
+family: `logits`, `shaping`, `gaussians`, `geometry`, `class_means` and `neighbours`. `ROWS` also
+has ODIN, whose scores come from files of perturbed images and not from here.
 """
 
 import difflib
@@ -26,7 +26,7 @@ import numpy as np
 
 from arrays import scorable_features, scorable_head
 from scores.blocks import blocks, side_by_side
-from scores.common import Fitted, Noted, compute_logits, max_softmax
+from scores.common import Fitted, Noted, compute_logits, max_softmax, unit_rows
 from scores.neighbours import score_neighbours
 from scores.rows import (
     ALL,
@@ -175,21 +175,26 @@ def _score_by_block(
 ) -> None:
     """Write the scores of linear and plain methods into `values`."""
     linear: dict[str, LinearMethod] = {}
+    unit: dict[str, LinearMethod] = {}
     plain: dict[str, PlainMethod] = {}
     for name in states:
         method = METHODS[name]
         if isinstance(method, LinearMethod):
-            linear[name] = method
+            (unit if method.unit else linear)[name] = method
         elif isinstance(method, PlainMethod):
             plain[name] = method
-    if not linear and not plain:
+    if not (linear or unit or plain):
         return
     stack = _stack([states[name] for name in linear], W, b)
+    unit_stack = _stack([states[name] for name in unit], W[:0], b[:0])
 
     def score(rows: slice) -> None:
         block = features[rows]
         logits, *projections = stack.split_product(block)
-        for (name, method), projected in zip(linear.items(), projections, strict=True):
+        if unit:
+            _, *more = unit_stack.split_product(unit_rows(block))
+            projections += more
+        for (name, method), projected in zip((linear | unit).items(), projections, strict=True):
             found = method.score_projected(projected, block, logits, states[name])
             values[name][rows] = found
         for name, other in plain.items():

@@ -13,8 +13,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scores import geometry, logits, neighbours, shaping
-from scores.common import Fitted, LinearFinish, NeighbourFinish, Score, sound
+from scores import class_means, gaussians, geometry, logits, neighbours, shaping
+from scores.common import (
+    Fitted,
+    LinearFinish,
+    NeighbourFinish,
+    Score,
+    project,
+    sound,
+    unit_rows,
+)
 from scores.limits import LIMITS
 from scores.training_set import Training
 
@@ -174,12 +182,15 @@ class PlainMethod(Method):
 @dataclass(frozen=True, kw_only=True)
 class LinearMethod(Method):
     """finish(projected (N, k), features (N, D), logits (N, C), fitted) -> (N,), where projected is
-    the product of `geometry.project`, which all linear methods share."""
+    the product of `common.project`, which all linear methods share; with `unit`, it is that of
+    features of length 1."""
 
     finish: LinearFinish
+    unit: bool = False
 
     def score_alone(self, features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
-        projected = sound(geometry.project, features, state)
+        rows = unit_rows(features) if self.unit else features
+        projected = sound(project, rows, state)
         return self.score_projected(projected, features, logits, state)
 
     def score_projected(
@@ -210,6 +221,10 @@ class NeighbourMethod(Method):
 AT_MEAN = "its features are the training mean"
 NO_DIRECTION = "its features are all 0, and have no direction"
 NOTHING_KEPT = "the activations that are kept sum to 0"
+NO_MEAN = "no training image is predicted as its class, or its features are all 0"
+NO_ENERGY = f"its energy is not above 0, {NO_MEAN}"
+AT_CLASS_MEANS = "its features are the mean of the class means"
+NO_RESIDUAL = "its features, or the mean of its class, have no part orthogonal to the weights"
 NO_PATTERN = "no training image of the class that it is predicted as is classified right"
 
 ALL: tuple[Method, ...] = (
@@ -293,6 +308,15 @@ ALL: tuple[Method, ...] = (
         compute=logits.gradnorm_score,
     ),
     PlainMethod(
+        name="LogitGap",
+        does="how far the largest logit stands out from those that follow it",
+        formula="max l less the mean of the next `top` logits; 20% of C",
+        source="LogitGap, NeurIPS 2025",
+        link="https://arxiv.org/abs/2510.20134",
+        fit=logits.logit_gap_fit,
+        compute=logits.logit_gap_score,
+    ),
+    PlainMethod(
         name="ReAct",
         does="the energy with unusually large activations clipped",
         formula="lse(W min(h, t) + b); t the percentile of all training activations",
@@ -301,6 +325,27 @@ ALL: tuple[Method, ...] = (
         fit=shaping.react_fit,
         compute=shaping.react_score,
         grid=Grid("percentile", (85, 90, 95, 99)),
+    ),
+    PlainMethod(
+        name="VRA",
+        does="the energy with small activations removed and large ones clipped, by feature",
+        formula="lse(W h' + b); h'_d = 0 where h_d is below the percentile `low` of feature d in "
+        "training, else min(h_d, its percentile `high`)",
+        source="Xu et al., NeurIPS 2023",
+        link="https://arxiv.org/abs/2302.11716",
+        fit=shaping.vra_fit,
+        compute=shaping.vra_score,
+        grid=Grid("low", (50, 60, 65, 70)),
+    ),
+    PlainMethod(
+        name="OptFS",
+        does="the predicted class's logit of activations weighted by what their size is worth",
+        formula="sum_d w_yd theta(h_d) h_d; theta constant in each of 100 bins of activations, in "
+        "proportion to the mean of sum_d w_yd h_d there over training images",
+        source="Zhao et al., ICLR 2024",
+        link="https://arxiv.org/abs/2402.00865",
+        fit=shaping.optfs_fit,
+        compute=shaping.optfs_score,
     ),
     PlainMethod(
         name="ASH-P",
@@ -344,6 +389,17 @@ ALL: tuple[Method, ...] = (
         missing=NOTHING_KEPT,
         grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
     ),
+    PlainMethod(
+        name="LTS",
+        does="the energy of logits scaled by how much the largest activations hold",
+        formula="lse(l (sum h / sum h')^2), negative activations counted as 0",
+        source="Djurisic et al., 2024",
+        link="https://arxiv.org/abs/2409.01175",
+        fit=shaping.lts_fit,
+        compute=shaping.lts_score,
+        missing=NOTHING_KEPT,
+        grid=Grid("percentile", (65, 70, 75, 80, 85, 90, 95)),
+    ),
     LinearMethod(
         name="DICE",
         does="the energy through the weights that contribute most on training images",
@@ -361,8 +417,8 @@ ALL: tuple[Method, ...] = (
         formula="- min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
         source="Lee et al., NeurIPS 2018",
         link="https://arxiv.org/abs/1807.03888",
-        fit=geometry.mahalanobis_fit,
-        finish=geometry.mahalanobis_finish,
+        fit=gaussians.mahalanobis_fit,
+        finish=gaussians.mahalanobis_finish,
         needs=("labels",),
     ),
     LinearMethod(
@@ -371,9 +427,45 @@ ALL: tuple[Method, ...] = (
         formula="(h - mu)' Sigma^+ (h - mu) - min_c (h - mu_c)' Sigma_W^+ (h - mu_c)",
         source="Ren et al., 2021",
         link="https://arxiv.org/abs/2106.09022",
-        fit=geometry.relative_mahalanobis_fit,
-        finish=geometry.relative_mahalanobis_finish,
+        fit=gaussians.relative_mahalanobis_fit,
+        finish=gaussians.relative_mahalanobis_finish,
         needs=("labels",),
+    ),
+    LinearMethod(
+        name="Mahalanobis++",
+        does="Mahalanobis by the direction of the features alone",
+        formula="as `Mahalanobis`, of h / |h| in training and test",
+        source="Mueller and Hein, ICML 2025",
+        link="https://arxiv.org/abs/2505.18032",
+        fit=gaussians.mahalanobis_unit_fit,
+        finish=gaussians.mahalanobis_finish,
+        unit=True,
+        needs=("labels",),
+        missing=NO_DIRECTION,
+    ),
+    LinearMethod(
+        name="RelativeMahalanobis++",
+        does="RelativeMahalanobis by the direction of the features alone",
+        formula="as `RelativeMahalanobis`, of h / |h| in training and test",
+        source="Mueller and Hein, ICML 2025",
+        link="https://arxiv.org/abs/2505.18032",
+        fit=gaussians.relative_mahalanobis_unit_fit,
+        finish=gaussians.relative_mahalanobis_finish,
+        unit=True,
+        needs=("labels",),
+        missing=NO_DIRECTION,
+    ),
+    LinearMethod(
+        name="WDiscOOD",
+        does="the distance to the nearest class where classes differ, and to the mean elsewhere",
+        formula="- (min_c |G'(x - x_c)| + weight |(I - G G')(x - x_mu)|); x, x_c, x_mu the "
+        "whitened h, mu_c, mu, G the `dim` directions in which the x_c differ most",
+        source="Chen et al., ICCV 2023",
+        link="https://arxiv.org/abs/2303.07543",
+        fit=gaussians.wdiscood_fit,
+        finish=gaussians.wdiscood_finish,
+        needs=("labels",),
+        grid=Grid("weight", (0, 1, 5, 10)),
     ),
     LinearMethod(
         name="ViM",
@@ -392,6 +484,20 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
         finish=geometry.residual_finish,
+    ),
+    LinearMethod(
+        name="CoP",
+        does="how little of the direction lies outside the training images' main directions",
+        formula="- |R'(u - mu_u)|, u = h / |h|; R all principal directions of u but those that "
+        "hold `share` of the variance",
+        source="Fang et al., NeurIPS 2024",
+        link="https://arxiv.org/abs/2402.02949",
+        fit=geometry.cop_fit,
+        finish=geometry.residual_finish,
+        unit=True,
+        needs=(),
+        missing=NO_DIRECTION,
+        grid=Grid("share", (0.7, 0.8, 0.85, 0.9, 0.95, 0.99)),
     ),
     LinearMethod(
         name="NECO",
@@ -436,6 +542,88 @@ ALL: tuple[Method, ...] = (
         compute=geometry.she_score,
         needs=("head", "labels"),
         missing=NO_PATTERN,
+    ),
+    PlainMethod(
+        name="CARef",
+        does="the error against the mean of the training images predicted alike",
+        formula="- |h - m_y|_1 / |h|_1; m_c the mean feature of the training images predicted as c",
+        source="Ling et al., CVPR 2025",
+        link="https://arxiv.org/abs/2503.00325",
+        fit=class_means.caref_fit,
+        compute=class_means.caref_score,
+        missing=NO_MEAN,
+    ),
+    PlainMethod(
+        name="CADRef",
+        does="that error in two parts, of which the one along the class's weights counts less the "
+        "more evidence there is",
+        formula="- (|relu(e)|_1 / lse(l) + |relu(-e)|_1 / E) / |h|_1; e = (h - m_y) sign(w_y), E "
+        "the mean of lse(l) over training images",
+        source="Ling et al., CVPR 2025",
+        link="https://arxiv.org/abs/2503.00325",
+        fit=class_means.cadref_fit,
+        compute=class_means.cadref_score,
+        missing=NO_ENERGY,
+    ),
+    LinearMethod(
+        name="Cosine",
+        does="the likeness in direction to the nearest class mean",
+        formula="max_c h . mu_c / (|h| |mu_c|)",
+        source="Demirel et al., NeurIPS 2025, as a baseline",
+        link="https://arxiv.org/abs/2410.04525",
+        fit=class_means.cosine_fit,
+        finish=class_means.cosine_finish,
+        unit=True,
+        needs=("labels",),
+        missing=NO_DIRECTION,
+    ),
+    PlainMethod(
+        name="CTM",
+        does="the likeness in direction to the mean of the predicted class",
+        formula="h . mu_y / (|h| |mu_y|)",
+        source="Ngoc-Hieu et al., 2023",
+        link="https://arxiv.org/abs/2306.14920",
+        fit=class_means.ctm_fit,
+        compute=class_means.ctm_score,
+        needs=("head", "labels"),
+        missing="the predicted class has no mean, or its features are all 0",
+    ),
+    PlainMethod(
+        name="ORA",
+        does="the largest angle to a decision boundary, seen from the mean of the classes",
+        formula="max over c other than y of the angle at mu_G between h and its projection onto "
+        "the boundary of y and c",
+        source="Demirel et al., NeurIPS 2025",
+        link="https://arxiv.org/abs/2410.04525",
+        fit=class_means.ora_fit,
+        compute=class_means.ora_score,
+        needs=("head", "labels"),
+        missing=AT_CLASS_MEANS,
+    ),
+    LinearMethod(
+        name="pNML",
+        does="how little could be learned about the class from the image itself",
+        formula="- log sum_c p_c / (p_c + (1 - p_c) p_c^g), p = softmax(W u + b), u = h / |h|; g "
+        "the leverage of (1, u) on the training images",
+        source="Bibas et al., NeurIPS 2021",
+        link="https://arxiv.org/abs/2110.09246",
+        fit=geometry.pnml_fit,
+        finish=geometry.pnml_finish,
+        unit=True,
+        missing=NO_DIRECTION,
+    ),
+    PlainMethod(
+        name="CORE",
+        does="the energy, and the likeness to the class of what its weights do not see",
+        formula="lse(l) and cos(r, r_y), each standardised on training images, added; r = h less "
+        "its part along w_y, r_c = mu_c less its part along w_c; with `span`, less their parts in "
+        "the span of all rows of W",
+        source="Yang et al., 2026",
+        link="https://arxiv.org/abs/2603.18290",
+        fit=class_means.core_fit,
+        compute=class_means.core_score,
+        needs=("head", "labels"),
+        missing=NO_RESIDUAL,
     ),
     NeighbourMethod(
         name="KNN",

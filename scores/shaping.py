@@ -10,7 +10,7 @@ the paper's text could be checked.
 import numpy as np
 
 from scores import limits
-from scores.common import Fitted, compute_logits, logsumexp, spaced_rows, warn
+from scores.common import Fitted, compute_logits, logsumexp, spaced_rows, undefined, warn
 from scores.training_set import Training
 
 
@@ -49,6 +49,71 @@ def react_fit(train: Training, percentile: float = 90.0) -> Fitted:
 def react_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of the clipped features."""
     return _energy(np.minimum(features, state.threshold), state)
+
+
+def vra_fit(train: Training, low: float = 60.0, high: float = 95.0) -> Fitted:
+    """lse(W h' + b), h'_d = 0 below a_d, min(h_d, t_d) above, a and t the percentiles `low` and
+    `high` of feature d in training (Xu et al., NeurIPS 2023).
+
+    60 and 95 as the authors for CIFAR-100; 60 and 90 for CIFAR-10."""
+    limits.check("VRA", "low", low)
+    limits.check("VRA", "high", high)
+    W, b = train.last_layer
+    # by feature, so each feature in one piece of memory
+    activations = np.ascontiguousarray(train.features[spaced_rows(train)].T)
+    least, most = np.percentile(activations, [low, high], axis=1).astype(np.float32)
+    return Fitted(
+        parameters={"low": float(low), "high": float(high)}, W=W, b=b, least=least, most=most
+    )
+
+
+def vra_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Energy of the features without what is small, and clipped."""
+    shaped = np.minimum(features, state.most)
+    shaped[features < state.least] = 0
+    return _energy(shaped, state)
+
+
+BINS = 100  # of the values of activations, as OptFS's authors have them
+
+
+def optfs_fit(train: Training) -> Fitted:
+    """sum_d w_yd theta(h_d) h_d; theta is constant in each of 100 equal bins of activations, and
+    proportional to the mean over training images of sum_d w_yd h_d there (Zhao et al., ICLR 2024).
+
+    The bins lie between the 0.1% and 99.9% quantiles of all activations; beyond, theta is 0."""
+    activations = train.features[spaced_rows(train)]
+    least, most = np.quantile(activations, [0.001, 0.999]).astype(np.float32)
+    if not most > least:
+        return undefined("OptFS", "all training activations but a few are the same", {})
+    W, _ = train.last_layer
+    state = Fitted(parameters={}, W=W, least=least, width=(most - least) / np.float32(BINS))
+
+    def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        weights = W[train.logits(features).argmax(axis=1)] * features
+        return np.bincount(_bins(features, state).ravel(), weights.ravel(), BINS + 2)
+
+    sums = train.sum_of(part)
+    # the first and the last are of what lies outside
+    sums[[0, -1]] = 0
+    length = np.linalg.norm(sums)
+    if not length > 0:
+        return undefined("OptFS", "no activation adds to the logit of a predicted class", {})
+    state.theta = (sums / length).astype(np.float32)
+    return state
+
+
+def _bins(features: np.ndarray, state: Fitted) -> np.ndarray:
+    """(N, D) -> (N, D) int: 1 to BINS, 0 below, BINS + 1 above."""
+    places = np.floor((features - state.least) / state.width)
+    return (np.clip(places, -1, BINS) + 1).astype(np.int16)
+
+
+def optfs_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """The logit of the predicted class, by its weights alone, of the shaped features."""
+    shaped = state.theta[_bins(features, state)] * features
+    weights = state.W[logits.argmax(axis=1)]
+    return np.einsum("nd,nd->n", weights, shaped).astype(np.float64)
 
 
 # ---- pruned and scaled ---------------------------------------------------------------------------
@@ -147,6 +212,25 @@ def scale_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
     largest = np.partition(features, -kept, axis=1)[:, -kept:]
     scaled = (logits - state.b) * _sharpening(features, largest)
     return logsumexp(scaled + state.b)
+
+
+def lts_fit(train: Training, percentile: float = 95.0) -> Fitted:
+    """lse(l (sum h / sum h')^2) (Djurisic et al., 2024); negative activations count as 0.
+
+    95 as the authors' configurations for CIFAR-100 and ImageNet; the default of their function is
+    65."""
+    limits.check("LTS", "percentile", percentile)
+    return Fitted(parameters={"percentile": float(percentile)})
+
+
+def lts_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
+    """Energy of logits that are scaled, their biases too, unlike SCALE's."""
+    kept = _kept(features, state)
+    activations = np.maximum(features, 0)
+    largest = np.partition(activations, -kept, axis=1)[:, -kept:]
+    sum_of_all = activations.sum(axis=1, dtype=np.float64)
+    factors = sum_of_all / largest.sum(axis=1, dtype=np.float64)
+    return logsumexp(logits * factors[:, None] ** 2)
 
 
 # ---- sparse weights ------------------------------------------------------------------------------

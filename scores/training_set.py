@@ -1,23 +1,34 @@
 """The ID training set as the scores see it: each statistic is computed once, on first use."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
 from arrays import all_zero, checked_labels, places_of_labels, scorable_features, scorable_head
 from scores import spectra
 from scores.bank import Bank
-from scores.blocks import blocks, side_by_side
-from scores.common import class_sums, compute_logits
-
-CONSTANT = 1e-9  # of the mean: float64 sums of equal numbers differ by less
-
-Result = TypeVar("Result")
+from scores.blocks import blocks, side_by_side, summed
+from scores.common import class_sums, compute_logits, logsumexp, unit_rows
+from scores.statistics import Result, Statistics
 
 
-class Training:
+@dataclass(frozen=True, eq=False)
+class ByPrediction:
+    """The training set by the classes that the head predicts.
+
+    counts         (C,) images predicted as each class
+    means          (C, D) float64; a row of NaN for a class that no image is predicted as
+    mean_energy    over all images, of logsumexp of the logits
+    """
+
+    counts: np.ndarray
+    means: np.ndarray
+    mean_energy: float
+
+
+class Training(Statistics):
     """The ID training set: features (N, D), labels (N,), and the last layer's W (C, D), b (C,),
     where there is one.
 
@@ -56,7 +67,6 @@ class Training:
             held_labels = checked_labels(validation[1], len(held), self.classes)
             self.validation = held, held_labels
         self.counts = np.bincount(self.labels, minlength=self.classes)
-        # classes with a training row; class means and counts use only these
         self.present = np.flatnonzero(self.counts)
 
     def __len__(self) -> int:
@@ -87,118 +97,31 @@ class Training:
 
         return side_by_side(part, blocks(len(self)))
 
-    def sum_of(self, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-        """The sum of function(features (n, D), labels (n,)) over the blocks."""
-        return np.asarray(sum(self.passes(function)))
-
-    # ---- class means and covariances -------------------------------------------------------------
+    @cached_property
+    def unit(self) -> "UnitRows":
+        """The same images by the direction of their features."""
+        return UnitRows(self)
 
     @cached_property
-    def class_means(self) -> np.ndarray:
-        """(C, D) float64; a row of NaN for a class without training rows."""
+    def by_prediction(self) -> ByPrediction:
+        """What follows from the predictions of the head, in one pass."""
 
-        def sums_of_block(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            return class_sums(features, labels, self.classes)
+        def part(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+            logits = self.logits(features)
+            predictions = logits.argmax(axis=1)
+            counts = np.bincount(predictions, minlength=self.classes)
+            sums = class_sums(features, predictions, self.classes)
+            return counts, sums, logsumexp(logits).sum()
 
-        sums = self.sum_of(sums_of_block)
-        means = np.full_like(sums, np.nan)
-        means[self.present] = sums[self.present] / self.counts[self.present, None]
-        return means
-
-    @cached_property
-    def mean(self) -> np.ndarray:
-        """(D,) float64, over images."""
-        total = self.counts[self.present] @ self.class_means[self.present]
-        return total / len(self)
-
-    @cached_property
-    def covariance_within(self) -> np.ndarray:
-        """(D, D) float64, tied over classes, each about its own mean, divided by N.
-
-        Rows are centred before the float32 product, so that neither a common offset nor the spread
-        of the classes drowns it."""
-        means = self.class_means.astype(np.float32)
-
-        def scatter(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            centred = features - means[labels]
-            return (centred.T @ centred).astype(np.float64)
-
-        return self.sum_of(scatter) / len(self)
-
-    @cached_property
-    def covariance(self) -> np.ndarray:
-        """(D, D) float64, about the mean, divided by N: within plus between, which adds without
-        cancellation."""
-        offsets = self.class_means[self.present] - self.mean
-        between = (offsets.T * self.counts[self.present]) @ offsets
-        return self.covariance_within + between / len(self)
-
-    def second_moment(self, origin: np.ndarray) -> np.ndarray:
-        """(D, D) float64: the mean of (h - origin)(h - origin)' over images, origin (D,)."""
-        away = self.mean - origin
-        return self.covariance + np.outer(away, away)
-
-    # ---- spreads of single features --------------------------------------------------------------
-
-    @cached_property
-    def std(self) -> np.ndarray:
-        """(D,) float64."""
-        variances = np.diag(self.covariance).clip(0)
-        return np.sqrt(variances)
-
-    @cached_property
-    def varies(self) -> np.ndarray:
-        """(D,) bool: where a feature's deviation is above float32's rounding of the largest one.
-
-        NECO divides by the deviation. A unit that is zero except for one image in 4,000 at 1e-6
-        would be divided by almost nothing; it dropped NECO's AUROC from 83% to 22%.
-        """
-        return self.std > spectra.CUTOFF * self.std.max()
-
-    @cached_property
-    def scale(self) -> np.ndarray:
-        """(D,) float64, the standard deviations, with 1 for a feature that is constant in
-        training."""
-        return np.where(self.varies, self.std, 1.0)
-
-    @cached_property
-    def constant(self) -> bool:
-        """True if all rows are the same, up to the rounding of float64 sums."""
-        largest_mean = np.abs(self.mean).max()
-        return bool(self.std.max() <= CONSTANT * largest_mean)
-
-    @cached_property
-    def dead_units(self) -> int:
-        """Number of features that are constant in training."""
-        return int(np.count_nonzero(~self.varies))
+        counts, sums, energy = summed(self.passes(part))
+        with np.errstate(invalid="ignore"):
+            means = sums / counts[:, None]
+        return ByPrediction(counts, means, float(energy / len(self)))
 
     @cached_property
     def smallest(self) -> float:
         """The smallest activation."""
         return float(self.features.min())
-
-    # ---- spectra ---------------------------------------------------------------------------------
-
-    @cached_property
-    def spectrum_within(self) -> spectra.Spectrum:
-        """Of the within-class covariance."""
-        return spectra.spectrum(self.covariance_within)
-
-    @cached_property
-    def spectrum(self) -> spectra.Spectrum:
-        """Of the covariance."""
-        return spectra.spectrum(self.covariance)
-
-    @cached_property
-    def spectrum_standardised(self) -> spectra.Spectrum:
-        """Of the covariance of the features over `scale`."""
-        scales = np.outer(self.scale, self.scale)
-        return spectra.spectrum(self.covariance / scales)
-
-    @cached_property
-    def whitener(self) -> np.ndarray:
-        """(D, r) float64, the root of the pseudo-inverse of the within-class covariance."""
-        return spectra.inverse_root(self.spectrum_within)
 
     @cached_property
     def vim_origin(self) -> np.ndarray:
@@ -213,13 +136,37 @@ class Training:
         return vectors
 
     @cached_property
-    def axes(self) -> np.ndarray:
-        """(D, D) eigenvectors of the second moment about zero, largest eigenvalue first."""
-        zero = np.zeros(self.width)
-        _, vectors = spectra.spectrum(self.second_moment(zero))
-        return vectors[:, ::-1]
-
-    @cached_property
     def bank(self) -> Bank:
         """The training features as the neighbour methods share them."""
         return Bank(self.features, self.labels, self.classes, self.axes)
+
+
+class UnitRows(Statistics):
+    """The training rows at length 1; a row of zeros has no direction and is left out."""
+
+    called = "directions of features"
+
+    def __init__(self, train: Training):
+        self.train = train
+        self.classes = train.classes
+
+        def counted(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            return np.bincount(labels, minlength=self.classes)
+
+        self.counts = self.sum_of(counted)
+        self.present = np.flatnonzero(self.counts)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.train.width
+
+    def passes(self, function: Callable[[np.ndarray, np.ndarray], Result]) -> Iterator[Result]:
+        """function(rows (n, D) of length 1, labels (n,)) of each block."""
+
+        def part(features: np.ndarray, labels: np.ndarray) -> Result:
+            rows = unit_rows(features)
+            has_direction = ~np.isnan(rows[:, 0])
+            return function(rows[has_direction], labels[has_direction])
+
+        return self.train.passes(part)

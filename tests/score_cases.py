@@ -238,6 +238,175 @@ def slow_relation(case, x, logits):
     return values
 
 
+def slow_logit_gap(case, x, logits):
+    count = max(1, round(0.2 * logits.shape[1]))
+    ordered = np.sort(x @ case.W.T.astype(np.float64) + case.b, axis=1)[:, ::-1]
+    return ordered[:, 0] - ordered[:, 1 : count + 1].mean(axis=1)
+
+
+def slow_vra(case, x, logits):
+    low = np.percentile(case.features, 60, axis=0)
+    high = np.percentile(case.features, 95, axis=0)
+    shaped = [
+        [0 if h < a else min(h, t) for h, a, t in zip(row, low, high, strict=True)] for row in x
+    ]
+    return energy64(case, np.array(shaped))
+
+
+def slow_lts(case, x, logits):
+    values = []
+    for row, outputs in zip(x, x @ case.W.T + case.b, strict=True):
+        ordered = np.sort(np.maximum(row, 0))[::-1]
+        kept = len(row) - round(len(row) * 95 / 100)
+        values.append(special.logsumexp(outputs * (ordered.sum() / ordered[:kept].sum()) ** 2))
+    return values
+
+
+def directions_of(case, x):
+    """The case with training features of length 1, and such features to score."""
+    unit = unit64(case.features.astype(np.float64))
+    return Case(unit, case.labels, case.W, case.b, case.test), unit64(x)
+
+
+def slow_mahalanobis_unit(case, x, logits):
+    return slow_mahalanobis(*directions_of(case, x), logits)
+
+
+def slow_relative_mahalanobis_unit(case, x, logits):
+    return slow_relative_mahalanobis(*directions_of(case, x), logits)
+
+
+def means_by_prediction(case):
+    z = case.features.astype(np.float64)
+    predicted = (z @ case.W.T + case.b).argmax(axis=1)
+    return {c: z[predicted == c].mean(axis=0) for c in np.unique(predicted)}
+
+
+def slow_caref(case, x, logits):
+    means = means_by_prediction(case)
+    return [
+        -np.abs(row - means[y]).sum() / np.abs(row).sum()
+        for row, y in zip(x, logits.argmax(axis=1), strict=True)
+    ]
+
+
+def slow_cadref(case, x, logits):
+    means, values = means_by_prediction(case), []
+    mean_energy = energy64(case, case.features.astype(np.float64)).mean()
+    for row, y, energy in zip(x, logits.argmax(axis=1), energy64(case, x), strict=True):
+        error = (row - means[y]) * np.sign(case.W[y])
+        along, against = error[error > 0].sum(), -error[error < 0].sum()
+        values.append(-(along / energy + against / mean_energy) / np.abs(row).sum())
+    return values
+
+
+def class_means64(case):
+    z = case.features.astype(np.float64)
+    return np.array([z[case.labels == c].mean(axis=0) for c in range(len(case.W))])
+
+
+def cosine(one, other):
+    return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+
+
+def slow_cosine(case, x, logits):
+    return [max(cosine(row, mean) for mean in class_means64(case)) for row in x]
+
+
+def slow_ctm(case, x, logits):
+    means = class_means64(case)
+    return [cosine(row, means[y]) for row, y in zip(x, logits.argmax(axis=1), strict=True)]
+
+
+def slow_ora(case, x, logits):
+    W, b = case.W.astype(np.float64), case.b.astype(np.float64)
+    centre, values = class_means64(case).mean(axis=0), []
+    for row in x:
+        outputs = W @ row + b
+        y, angles = outputs.argmax(), []
+        for c in set(range(len(W))) - {y}:
+            normal = W[y] - W[c]
+            projection = row - (outputs[y] - outputs[c]) / (normal @ normal) * normal
+            angles.append(np.arccos(np.clip(cosine(row - centre, projection - centre), -1, 1)))
+        values.append(max(angles))
+    return values
+
+
+def slow_pnml(case, x, logits):
+    def with_one(rows):
+        return np.column_stack([np.ones(len(rows)), unit64(rows.astype(np.float64))])
+
+    train, W = with_one(case.features), np.column_stack([case.b, case.W]).astype(np.float64)
+    inverse = np.linalg.pinv(train.T @ train, rcond=1e-6, hermitian=True)
+    outside = np.eye(len(inverse)) - inverse @ (train.T @ train)
+    values = []
+    for row in with_one(x):
+        p = special.softmax(W @ row)
+        within = row @ inverse @ row
+        g = max(row @ outside @ row, within / (1 + within))
+        values.append(-np.log((p / (p + (1 - p) * p**g)).sum()))
+    return values
+
+
+def slow_core(case, x, logits, span=False):
+    W, means = case.W.astype(np.float64), class_means64(case)
+
+    def residual(row, c):
+        rows = W if span else W[[c]]
+        return row - np.linalg.pinv(rows, rcond=1e-6) @ (rows @ row)
+
+    def signals(rows):
+        energies = energy64(case, rows)
+        predicted = (rows @ W.T + case.b).argmax(axis=1)
+        cosines = [
+            cosine(residual(row, y), residual(means[y], y))
+            for row, y in zip(rows, predicted, strict=True)
+        ]
+        return np.column_stack([energies, cosines])
+
+    train = signals(case.features.astype(np.float64))
+    return ((signals(x) - train.mean(axis=0)) / train.std(axis=0)).sum(axis=1)
+
+
+def slow_optfs(case, x, logits):
+    low, high = np.quantile(case.features, [0.001, 0.999]).astype(np.float32)
+    width = (high - low) / np.float32(100)
+
+    def bins(rows):
+        return np.floor((rows.astype(np.float32) - low) / width)
+
+    z = case.features.astype(np.float64)
+    contributions = case.W[(z @ case.W.T + case.b).argmax(axis=1)] * z
+    worth = np.array([contributions[bins(z) == place].sum() for place in range(100)])
+    worth /= np.linalg.norm(worth)
+    values = []
+    for row, places, y in zip(x, bins(x), logits.argmax(axis=1), strict=True):
+        theta = [worth[int(place)] if 0 <= place < 100 else 0 for place in places]
+        values.append(sum(case.W[y] * theta * row))
+    return values
+
+
+def slow_cop(case, x, logits):
+    pca = PCA(0.85, svd_solver="full").fit(unit64(case.features.astype(np.float64)))
+    rebuilt = pca.inverse_transform(pca.transform(unit64(x)))
+    return -np.linalg.norm(unit64(x) - rebuilt, axis=1)
+
+
+def slow_wdiscood(case, x, logits):
+    means, precision = class_gaussians(case)
+    values, vectors = np.linalg.eigh(precision)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    mean = case.features.astype(np.float64).mean(axis=0)
+    between = (means - mean) @ root
+    order = np.argsort(np.linalg.eigh(between.T @ between)[0])[::-1][: len(means) - 1]
+    G = np.linalg.eigh(between.T @ between)[1][:, order]
+    found = []
+    for row in (x - mean) @ root:
+        nearest = min(np.linalg.norm(G.T @ (row - centre)) for centre in between)
+        found.append(-nearest - 5 * np.linalg.norm(row - G @ (G.T @ row)))
+    return found
+
+
 def tiny(features, labels, W, b=None) -> registry.Training:
     return registry.Training(features, np.asarray(labels), W, np.zeros(len(W)) if b is None else b)
 

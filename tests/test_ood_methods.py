@@ -223,7 +223,17 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
 
 # ---- features without a head ---------------------------------------------------------------------
 
-HEADLESS = ["Mahalanobis", "RelativeMahalanobis", "NECO", "KNN"]
+HEADLESS = [
+    "Mahalanobis",
+    "RelativeMahalanobis",
+    "Mahalanobis++",
+    "RelativeMahalanobis++",
+    "WDiscOOD",
+    "CoP",
+    "NECO",
+    "Cosine",
+    "KNN",
+]
 
 
 @pytest.mark.parametrize("sidecars", [True, False])

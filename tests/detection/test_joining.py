@@ -347,3 +347,16 @@ def test_what_comes_later_makes_the_stage_run_again(folder):
         for suffix in (".parquet", ".json"):
             (folder / f"{stem}{suffix}").unlink()
         assert current.is_current(folder / "ood_methods.json", arguments), stem
+
+
+def test_a_table_without_methods_that_came_since_is_made_again_unless_it_named_its_own(folder):
+    score(folder)
+    by_default = ood_methods.parse_args(["--checkpoint", str(folder)])
+    assert ood_methods.why_incomplete(folder, by_default) == ""
+    some = ["--methods", "MSP", "KNN", "--replace"]
+    score(folder, *some)
+    said = ood_methods.why_incomplete(folder, by_default)
+    assert said.startswith("its table was made without MaxLogit, Energy")
+    assert "KNN" not in said
+    named = ood_methods.parse_args(["--checkpoint", str(folder), *some])
+    assert ood_methods.why_incomplete(folder, named) == ""

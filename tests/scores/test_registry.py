@@ -67,7 +67,19 @@ def test_resolved_parameters_stand_in_the_state():
     }
 
 
-HEADLESS = {"Mahalanobis", "RelativeMahalanobis", "NECO", "NECO-NoScaler", "NECO-ETF", "KNN"}
+HEADLESS = {
+    "Mahalanobis",
+    "RelativeMahalanobis",
+    "Mahalanobis++",
+    "RelativeMahalanobis++",
+    "NECO",
+    "NECO-NoScaler",
+    "NECO-ETF",
+    "CoP",
+    "Cosine",
+    "WDiscOOD",
+    "KNN",
+}
 
 
 def test_what_needs_no_head_has_the_same_scores_without_one(case):
@@ -127,43 +139,62 @@ def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=
     )
 
 
-SUBSPACES = {"ViM", "Residual", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+SUBSPACES = {"ViM", "Residual", "CoP", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
 
 
-GAUSSIANS = {"Mahalanobis", "RelativeMahalanobis"}
+RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++"}
 
 
-CONSTANT = SUBSPACES | GAUSSIANS
+GAUSSIANS = {"Mahalanobis", "Mahalanobis++"} | RELATIVE
+
+
+# of the direction of the features
+DIRECTED = {
+    "CoP",
+    "Mahalanobis++",
+    "RelativeMahalanobis++",
+    "Cosine",
+    "CTM",
+    "pNML",
+    "CORE",
+    "KNN",
+    "NNGuide",
+    "Relation",
+}
+
+
+CONSTANT = SUBSPACES | GAUSSIANS | {"CORE", "WDiscOOD"}
 
 
 EDGES = {  # what is undefined for every image
-    "one feature": (edge(width=1), SUBSPACES),
+    "one feature": (edge(width=1), SUBSPACES | {"Mahalanobis++", "RelativeMahalanobis++", "CORE"}),
     "two classes": (edge(classes=2), set()),
     "one image": (edge(test=lambda rows: rows[:1]), set()),
     "one training image": (edge(n=1, labels=lambda y: [0]), CONSTANT),
-    "one image per class": (edge(n=3), GAUSSIANS | {"ViM", "Residual"}),
+    "one image per class": (edge(n=3), GAUSSIANS | {"ViM", "Residual", "CORE", "WDiscOOD"}),
     "fewer images than features": (edge(n=8, width=30), {"ViM", "Residual"}),
-    "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT),
+    "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT | {"OptFS"}),
     "constant, images too": (
         edge(x=lambda rows: rows * 0 + 0.1, test=lambda rows: rows * 0 + 0.1),
-        CONSTANT | {"NCI", "fDBD"},
+        CONSTANT | {"NCI", "fDBD", "ORA", "OptFS"},
     ),
-    "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | {"KNN", "NNGuide", "Relation"}),
+    "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | DIRECTED | {"OptFS"}),
     "one class": (
         edge(labels=lambda y: y * 0, test=lambda rows: rows[:3]),
-        {"RelativeMahalanobis"},
+        RELATIVE | {"WDiscOOD"},
     ),
-    "no weights": (edge(W=lambda W: W * 0), {"fDBD"}),
+    "no weights": (edge(W=lambda W: W * 0), {"fDBD", "ORA", "CORE", "OptFS"}),
     "full collapse": (
         edge(x=lambda rows: np.eye(6)[np.arange(60) % 3]),
-        GAUSSIANS | {"ViM", "Residual"},
+        GAUSSIANS | {"ViM", "Residual", "WDiscOOD", "OptFS"},
     ),
     "large": (edge(x=lambda rows: rows * 1e14, test=lambda rows: rows * 1e14), set()),
-    "small": (edge(x=lambda rows: rows * 1e-14, test=lambda rows: rows * 1e-14), set()),
+    # of which the energy is that of the biases
+    "small": (edge(x=lambda rows: rows * 1e-14, test=lambda rows: rows * 1e-14), {"CORE"}),
     "large images": (edge(test=lambda rows: rows * 1e14), set()),
     "denormal images": (
         edge(test=lambda rows: rows * 1e-39),
-        {"KNN", "NNGuide", "Relation", "NECO-NoScaler"},
+        DIRECTED | {"NECO-NoScaler"},
     ),
     "large head": (edge(W=lambda W: W * 1e14), set()),
 }

@@ -16,22 +16,37 @@ from score_cases import (
     OVERRIDES,
     Case,
     energy64,
+    slow_cadref,
+    slow_caref,
+    slow_cop,
+    slow_core,
+    slow_cosine,
+    slow_ctm,
     slow_dice,
     slow_fdbd,
     slow_gen,
     slow_gradnorm,
     slow_kl_matching,
     slow_knn,
+    slow_logit_gap,
+    slow_lts,
     slow_mahalanobis,
+    slow_mahalanobis_unit,
     slow_nci,
     slow_neco,
     slow_nnguide,
+    slow_optfs,
+    slow_ora,
+    slow_pnml,
     slow_relation,
     slow_relative_mahalanobis,
+    slow_relative_mahalanobis_unit,
     slow_residual,
     slow_shaped,
     slow_she,
     slow_vim,
+    slow_vra,
+    slow_wdiscood,
     softmax64,
 )
 
@@ -46,18 +61,26 @@ SLOW = {
     "TempScaling": lambda case, x, logits: softmax64(logits / 2.5).max(axis=1),
     "KLMatching": slow_kl_matching,
     "GradNorm": slow_gradnorm,
+    "LogitGap": slow_logit_gap,
     "ReAct": lambda case, x, logits: energy64(
         case, np.minimum(x, np.percentile(case.features, 90))
     ),
+    "VRA": slow_vra,
+    "OptFS": slow_optfs,
     "ASH-P": lambda case, x, logits: slow_shaped(case, x, "P", 65),
     "ASH-B": lambda case, x, logits: slow_shaped(case, x, "B", 65),
     "ASH-S": lambda case, x, logits: slow_shaped(case, x, "S", 90),
     "SCALE": lambda case, x, logits: slow_shaped(case, x, "SCALE", 85),
+    "LTS": slow_lts,
     "DICE": slow_dice,
     "Mahalanobis": slow_mahalanobis,
     "RelativeMahalanobis": slow_relative_mahalanobis,
+    "Mahalanobis++": slow_mahalanobis_unit,
+    "RelativeMahalanobis++": slow_relative_mahalanobis_unit,
+    "WDiscOOD": slow_wdiscood,
     "ViM": slow_vim,
     "Residual": lambda case, x, logits: -slow_residual(case, x),
+    "CoP": slow_cop,
     "NECO": slow_neco,
     "NECO-NoScaler": lambda case, x, logits: slow_neco(case, x, logits, scaler=False),
     "NECO-MaxLogit": lambda case, x, logits: slow_neco(case, x, logits, max_logit=True),
@@ -65,6 +88,13 @@ SLOW = {
     "NCI": slow_nci,
     "fDBD": slow_fdbd,
     "SHE": slow_she,
+    "CARef": slow_caref,
+    "CADRef": slow_cadref,
+    "Cosine": slow_cosine,
+    "CTM": slow_ctm,
+    "ORA": slow_ora,
+    "pNML": slow_pnml,
+    "CORE": slow_core,
     "KNN": slow_knn,
     "NNGuide": slow_nnguide,
     "Relation": slow_relation,
@@ -91,6 +121,11 @@ def test_neco_switches_agree_with_scikit_learn(parameters):
     case = CASES["random"]
     expected = slow_neco(case, case.test.astype(np.float64), case.logits, **parameters)
     np.testing.assert_allclose(case.score("NECO", **parameters), expected, rtol=1e-4)
+
+
+def test_core_of_the_span_agrees_with_its_restatement(case):
+    expected = slow_core(case, case.test.astype(np.float64), case.logits, span=True)
+    np.testing.assert_allclose(case.score("CORE", span=True), expected, rtol=1e-4, atol=1e-4)
 
 
 def pytorch_ood_scores(case: Case, k: int, dim: int) -> dict[str, np.ndarray]:

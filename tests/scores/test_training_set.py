@@ -7,7 +7,7 @@ import pytest
 from score_cases import CASES, OVERRIDES, Case, dead, random_case, slow_mahalanobis
 from sklearn.metrics import roc_auc_score
 
-from scores import blocks, registry
+from scores import blocks, registry, statistics
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -27,27 +27,35 @@ def test_order_and_blocks_of_the_training_rows_change_nothing(case, monkeypatch)
         )
 
 
+def counting(name, func, computed):
+    """`func`, noting in `computed` of what rows it was called."""
+
+    def counted(rows):
+        computed.append((rows.called, name))
+        return func(rows)
+
+    return counted
+
+
 def test_no_statistic_is_computed_twice_by_all_methods_together(monkeypatch):
     """Every shared statistic once, and no eigenvectors of one matrix twice: three D x D matrices
     have them, and W's."""
     computed = []
-    for name, cached in vars(registry.Training).items():
-        if hasattr(cached, "func"):
-            monkeypatch.setattr(
-                cached,
-                "func",
-                lambda self, name=name, func=cached.func: computed.append(name) or func(self),
-            )
+    for owner in (statistics.Statistics, registry.Training):
+        for name, cached in vars(owner).items():
+            if hasattr(cached, "func"):
+                monkeypatch.setattr(cached, "func", counting(name, cached.func, computed))
     eigh, decomposed = np.linalg.eigh, []
     monkeypatch.setattr(np.linalg, "eigh", lambda matrix: decomposed.append(matrix) or eigh(matrix))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         registry.fit_all(CASES["random"].train, registry.METHODS, OVERRIDES)
-    assert sorted(computed) == sorted(set(computed)) and {
-        "class_means",
-        "covariance_within",
-        "whitener",
-        "bank",
+    assert sorted(computed) == sorted(set(computed))
+    assert {
+        ("features", "class_means"),
+        ("features", "covariance_within"),
+        ("features", "bank"),
+        ("directions of features", "whitener"),
     } <= set(computed)
     again = [
         i
@@ -103,7 +111,14 @@ def test_a_class_without_training_rows():
     with pytest.warns(UserWarning, match="SHE: 1 classes"):
         values = reduced.score("SHE")
     np.testing.assert_array_equal(np.isnan(values), case.logits.argmax(axis=1) == 3)
-    for name in set(registry.METHODS) - {"SHE", "Mahalanobis", "RelativeMahalanobis"}:
+    of_predicted_class = {"SHE", "CARef", "CADRef", "CTM", "CORE"}
+    for name in of_predicted_class:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            empty = np.isnan(reduced.score(name))
+        np.testing.assert_array_equal(empty, np.isnan(values), err_msg=name)
+    gaussians = {name for name in registry.METHODS if "Mahalanobis" in name} | {"WDiscOOD"}
+    for name in set(registry.METHODS) - gaussians - of_predicted_class:
         assert np.isfinite(reduced.score(name, **OVERRIDES.get(name, {}))).all(), name
     for name in ("RelativeMahalanobis", "Mahalanobis"):
         with pytest.warns(UserWarning, match=f"{name}: 1 of 7 classes have no training image"):

@@ -1,0 +1,208 @@
+"""Scores by Gaussians that are fitted to the classes: Mahalanobis distances, of features and of
+their directions.
+
+`scores.rows` describes them, with a link to each paper. They are linear methods, as
+`scores.geometry` explains; those with ++ go by features of length 1. The letters of the formulas
+are those of docs/methods.md. An equation number is given where the paper's text could be checked.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from scores import limits
+from scores.common import ZERO, Fitted, row_norm, undefined, warn
+from scores.spectra import CUTOFF, Spectrum, inverse_root
+from scores.statistics import Statistics
+from scores.training_set import Training
+
+NO_SPREAD = "no training image differs from the mean of its class"
+
+
+def _report(method: str, rows: Statistics, rank: int) -> None:
+    """Warn of classes without images, and of features that do not vary."""
+    absent = rows.classes - len(rows.present)
+    if absent:
+        warn(
+            method,
+            f"{absent} of {rows.classes} classes have no training image, and no image can be"
+            " nearest to them",
+        )
+    dead = f"{rows.dead_units} of {rows.width} features are constant in training"
+    if rank < rows.width:
+        warn(
+            method,
+            f"the covariance has rank {rank}, {dead}; the pseudo-inverse leaves out what does not"
+            " vary",
+        )
+    elif rows.dead_units:
+        warn(method, f"{dead}, and with a ridge they rule the distance")
+
+
+def _gaussian(
+    rows: Statistics, within: np.ndarray, matrix: np.ndarray, parameters: dict[str, Any]
+) -> Fitted:
+    """The state of a Gaussian distance: `within` (D, r) whitens the class means, `matrix` (D, k)
+    the features."""
+    means = rows.class_means[rows.present] - rows.mean
+    return Fitted(
+        parameters=parameters,
+        centre=rows.mean,
+        matrix=matrix.astype(np.float32),
+        offset=np.zeros(matrix.shape[1]),
+        means=(means @ within).astype(np.float32),
+    )
+
+
+def _mahalanobis(method: str, rows: Statistics, ridge: float) -> Fitted:
+    """The state of a distance to the nearest class mean."""
+    limits.check(method, "ridge", ridge)
+    parameters = {"ridge": float(ridge)}
+    if not len(rows):
+        return undefined(method, ZERO, parameters)
+    if rows.constant:
+        return undefined(method, f"all training images have the same {rows.called}", parameters)
+    whitener = inverse_root(rows.spectrum_within, ridge) if ridge else rows.whitener
+    rank = whitener.shape[1]
+    if not rank:
+        return undefined(method, NO_SPREAD, parameters)
+    _report(method, rows, rank)
+    return _gaussian(rows, whitener, whitener, parameters)
+
+
+def mahalanobis_fit(train: Training, ridge: float = 0.0) -> Fitted:
+    """- min_c (h - mu_c)' Sigma_W^+ (h - mu_c), the class-centred tied covariance (Lee et al.,
+    NeurIPS 2018, eq. 2); `ridge`, a share of the mean variance, is added where asked for.
+
+    No ridge by default, unlike pytorch-ood (1e-6): under one, a feature that is constant in
+    training gets the largest weight of all, and an OOD image that stirs it yields a meaningless
+    AUROC of 1."""
+    return _mahalanobis("Mahalanobis", train, ridge)
+
+
+def mahalanobis_unit_fit(train: Training, ridge: float = 0.0) -> Fitted:
+    """The same of h / |h|, in training as in testing (Mueller and Hein, ICML 2025)."""
+    return _mahalanobis("Mahalanobis++", train.unit, ridge)
+
+
+def _nearest_square(whitened: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """(N, r), (C, r) -> (N,) squared distance to the nearest mean.
+
+    The expanded square only picks the class; the distance is then taken directly, for under
+    collapse the squared norms are a million times the distance and the expansion would cancel it
+    away."""
+    closeness = whitened @ means.T
+    closeness -= 0.5 * np.einsum("cr,cr->c", means, means)
+    nearest = means[closeness.argmax(axis=1)]
+    return row_norm(whitened - nearest) ** 2
+
+
+def mahalanobis_finish(
+    whitened: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+) -> np.ndarray:
+    """Negative squared distance to the nearest class mean; pytorch-ood halves it."""
+    return -_nearest_square(whitened, state.means)
+
+
+def _relative_mahalanobis(method: str, rows: Statistics) -> Fitted:
+    """The state of a distance to the mean of all less that to the nearest class mean."""
+    if not len(rows):
+        return undefined(method, ZERO, {})
+    if rows.constant:
+        return undefined(method, f"all training images have the same {rows.called}", {})
+    if len(rows.present) == 1:
+        return undefined(
+            method, "all training images are of one class, whose Gaussian is that of all images", {}
+        )
+    rank = rows.whitener.shape[1]
+    if not rank:
+        return undefined(method, NO_SPREAD, {})
+    _report(method, rows, rank)
+    within = rows.whitener
+    weights = np.sqrt(rows.counts[rows.present] / len(rows))
+    between = weights[:, None] * (rows.class_means[rows.present] - rows.mean)
+    if not _spans(rows.spectrum_within, between):
+        whole = inverse_root(rows.spectrum)
+        return _gaussian(rows, within, np.hstack([within, whole]), {})
+    # Turned so that Sigma is diagonal where Sigma_W is the identity, one product serves both.
+    _, values, turned = np.linalg.svd(between @ within, full_matrices=True)
+    within = within @ turned.T
+    state = _gaussian(rows, within, within, {})
+    state.precisions = np.ones(rank, np.float32)
+    state.precisions[: len(values)] /= 1 + values**2
+    return state
+
+
+def _spans(spectrum: Spectrum, between: np.ndarray) -> bool:
+    """True if the class means (P, D), about their mean, lie where images vary within classes."""
+    values, vectors = spectrum
+    without_spread = vectors[:, values <= CUTOFF * values[-1]]
+    left = (between @ without_spread) ** 2
+    return bool(left.sum() <= CUTOFF * values[-1])
+
+
+def relative_mahalanobis_fit(train: Training) -> Fitted:
+    """(h - mu)' Sigma^+ (h - mu) - min_c (h - mu_c)' Sigma_W^+ (h - mu_c) (Ren et al., 2021,
+    eq. 3).
+
+    As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both divided
+    by N, where pytorch-ood divides neither, which only scales the score."""
+    return _relative_mahalanobis("RelativeMahalanobis", train)
+
+
+def relative_mahalanobis_unit_fit(train: Training) -> Fitted:
+    """The same of h / |h|, in training as in testing (Mueller and Hein, ICML 2025)."""
+    return _relative_mahalanobis("RelativeMahalanobis++", train.unit)
+
+
+def wdiscood_fit(train: Training, weight: float = 5.0, dim: int | None = None) -> Fitted:
+    """- (min_c |G'(x - x_c)| + weight |x - x_mu - G G'(x - x_mu)|), x the whitened h, x_c and x_mu
+    the whitened mu_c and mu, G the `dim` directions in which the class means differ most: all C - 1
+    unless given (Chen et al., ICCV 2023).
+
+    Weight 5 as the authors for ResNet-50 on ImageNet, with all its directions; for ViT they have 1
+    and 512, of unit features."""
+    limits.check("WDiscOOD", "weight", weight)
+    if dim is not None:
+        limits.check("WDiscOOD", "dim", dim)
+    parameters: dict[str, Any] = {"weight": float(weight), "dim": dim}
+    if train.constant:
+        return undefined(
+            "WDiscOOD", f"all training images have the same {train.called}", parameters
+        )
+    if len(train.present) == 1:
+        text = "all training images are of one class, and no direction tells classes apart"
+        return undefined("WDiscOOD", text, parameters)
+    rank = train.whitener.shape[1]
+    if not rank:
+        return undefined("WDiscOOD", NO_SPREAD, parameters)
+    _report("WDiscOOD", train, rank)
+    between = train.class_means[train.present] - train.mean
+    _, _, turned = np.linalg.svd(between @ train.whitener, full_matrices=True)
+    most = min(len(between) - 1, rank)
+    parameters["dim"] = min(dim or most, most)
+    axes = train.whitener @ turned.T
+    state = _gaussian(train, axes, axes, parameters)
+    state.means = state.means[:, : parameters["dim"]]
+    return state
+
+
+def wdiscood_finish(
+    whitened: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+) -> np.ndarray:
+    """The distance to the nearest class where classes differ, and to the mean of all elsewhere."""
+    dim = state.parameters["dim"]
+    to_class = np.sqrt(_nearest_square(whitened[:, :dim], state.means))
+    return -to_class - state.parameters["weight"] * row_norm(whitened[:, dim:])
+
+
+def relative_mahalanobis_finish(
+    whitened: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+) -> np.ndarray:
+    """Squared distance to the mean of all minus that to the nearest class mean."""
+    rank = state.means.shape[1]
+    if whitened.shape[1] > rank:
+        to_mean = row_norm(whitened[:, rank:]) ** 2
+    else:
+        to_mean = row_norm(whitened * np.sqrt(state.precisions)) ** 2
+    return to_mean - _nearest_square(whitened[:, :rank], state.means)
