@@ -17,6 +17,8 @@ import torch
 from helpers import write_blank
 from torch import nn
 
+import data
+import train
 import utils
 from artifacts import records, store
 from networks import registry
@@ -415,7 +417,19 @@ def test_a_script_that_fails_is_named_with_its_code(recipes, capfd):
 
 
 def test_a_candidate_is_a_name_of_the_table_or_flags(recipes):
-    assert recipes.candidate("ema") == ("ema", "--ema 0.999")
-    assert recipes.candidate("a=--lr 1 --ema 0.5") == ("a", "--lr 1 --ema 0.5")
+    plain, fast = recipes.CANDIDATES["best"], recipes.CANDIDATES["fast"]
+    assert recipes.candidate("ema", plain) == ("ema", "--ema 0.999")
+    assert recipes.candidate("no Muon", fast) == ("no Muon", "--optimizer sgd")
+    assert recipes.candidate("a=--lr 1 --ema 0.5", plain) == ("a", "--lr 1 --ema 0.5")
     with pytest.raises(ValueError, match="unknown candidate 'emu'; expected one of baseline"):
-        recipes.candidate("emu")
+        recipes.candidate("emu", plain)
+
+
+def test_every_candidate_of_a_mode_is_a_recipe_that_differs_from_the_mode(recipes):
+    for mode, table in recipes.CANDIDATES.items():
+        made = []
+        for flags in table.values():
+            args = train.parse_args(["--mode", mode, *flags.split()])
+            made.append(train.resolve(args, data.ID["cifar100"]))
+        assert made[0] == train.resolve(train.parse_args(["--mode", mode]), data.ID["cifar100"])
+        assert len({str(recipe) for recipe in made}) == len(made)
