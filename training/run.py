@@ -154,10 +154,7 @@ class Run:
             state.optimizer.zero_grad(set_to_none=True)
             batch = batches[step]
             rows = batch[world.shard(len(batch))]
-            generator = self.seeded_generator(step)
-            moment = Moment(rows, state.epoch, progress, self.options.seed)
-            images = self.augment(train.pixels[rows], generator, moment)
-            images, targets = self.mix(images, train.labels[rows], generator)
+            images, targets = self.make_inputs(train, rows, progress, self.seeded_generator(step))
             with self.autocast():
                 logits = self.forward(images)
                 loss = self.loss(logits, targets)
@@ -229,14 +226,22 @@ class Run:
         # The run's seed may be a date of fourteen digits; torch takes 64 bits.
         return self.generator.manual_seed(seed % 2**64)
 
+    def make_inputs(
+        self, train: Images, rows: torch.Tensor, progress: float, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a step learns from: images (B, 3, S, S), augmented and mixed, and their labels (B,)
+        or, of mixed ones, shares of the classes (B, C)."""
+        moment = Moment(rows, self.state.epoch, progress, self.options.seed)
+        images = self.augment(train.pixels[rows], generator, moment)
+        return self.mix(images, train.labels[rows], generator)
+
     def epoch_seed(self) -> int:
         """A seed for the current epoch, not yet cut to 64 bits."""
         return self.options.seed * 1_000_003 + self.state.epoch
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy in float32, with the recipe's label smoothing.
-
-        targets: labels (B,) or, of mixed images, shares of the classes (B, C)."""
+        """Mean cross-entropy in float32 of targets as `make_inputs` returns them, with the recipe's
+        label smoothing."""
         smoothing = self.recipe.label_smoothing
         return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
@@ -348,10 +353,7 @@ class Run:
         self.state.optimizer.zero_grad(set_to_none=True)
 
         def attempt(network: torch.nn.Module, count: int) -> None:
-            some = rows[:count]
-            moment = Moment(some, self.state.epoch, LAST, self.options.seed)
-            images = self.augment(train.pixels[some], self.generator, moment)
-            images, targets = self.mix(images, train.labels[some], self.generator)
+            images, targets = self.make_inputs(train, rows[:count], LAST, self.generator)
             with self.autocast():
                 loss = self.loss(network(images), targets)
             loss.backward()

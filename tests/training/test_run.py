@@ -388,11 +388,11 @@ def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch
     def make_augmentation(*arguments):
         augment = real(*arguments)
 
-        def augmented(images, generator):
+        def augmented(images, *draws):
             steps[0] += 1
             if steps[0] > 6 and len(images) > 20:  # from the second epoch on
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return augment(images, generator)
+            return augment(images, *draws)
 
         return augmented
 
@@ -411,7 +411,7 @@ def test_memory_that_runs_out_names_a_batch_size_that_fits(tmp_path, monkeypatch
 
 
 def test_memory_for_not_even_one_image(tmp_path, monkeypatch):
-    def augmented(images, generator):
+    def augmented(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(parts, "make_augmentation", lambda *_: augmented)
