@@ -259,8 +259,6 @@ def test_a_profile_finds_every_kind_of_operator(training, wide, name, one_thread
     seconds = training.seconds_by_kind(step, batches, CPU)
     assert list(seconds) == [*training.KINDS, training.OTHER]
     assert min(seconds.values()) > 0
-    convolutions = seconds["convolution, forward"] + seconds["convolution, backward"]
-    assert convolutions > seconds["activation"]
 
 
 def test_quick_gives_way_to_what_is_said_outright(training):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # where the polynomials are evaluated, and at infinity
 KERNEL = 3
 LARGEST_TILE = 4
-FEWEST_CHANNELS = 64  # below, the transforms cost more than the products that they save
+FEWEST_CHANNELS = 64  # with fewer, the transforms cost about what the products save
 TILES = 256  # of a block: its buffers fit a processor's cache, and its products are large enough
 
 
