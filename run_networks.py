@@ -45,6 +45,7 @@ from typing import Any
 
 import cli
 import processes
+import threads
 from artifacts import current, records
 from collapse import layers
 from extraction import checks, expected_inputs, fetching, making, opening, places, writing
@@ -162,7 +163,8 @@ def options_of(args: Any) -> Options:
 def main(argv=None):
     args = parse_args(argv)
     reading.limit_pixels(args.max_pixels)
-    with processes.join("cpu" if args.fetch else cli.device(args.device)) as world:
+    device = "cpu" if args.fetch else cli.device(args.device)
+    with processes.join(device) as world, threads.considerate():
         if args.fetch:
             with world.together():
                 if world.first:

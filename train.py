@@ -40,6 +40,7 @@ import cli
 import data
 import figures
 import processes
+import threads
 import utils
 from artifacts import current, records
 from extraction import extractor
@@ -216,7 +217,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     check_winograd(args)
     files = run_files(utils.writable_folder(args.output_dir), args.model, args.suffix)
     go_on = "run the same with --resume"
-    with signals.caught() as stop, processes.join(cli.device(args.device), go_on) as world:
+    with (
+        signals.caught() as stop,
+        processes.join(cli.device(args.device), go_on) as world,
+        threads.considerate(),
+    ):
         if refuse_or_skip(args, files):
             return None
         with world.together(first_ahead=True):
@@ -404,7 +409,7 @@ def prepare(args: Arguments, world: World) -> Setup:
         class_names=images.class_names,
         preprocessing=preprocessing,
         recipe=recipe,
-        provenance=records.provenance(cli.material(args)),
+        provenance=records.provenance(cli.material(args), threads=torch.get_num_threads()),
     )
     return Setup(name, images.take(rows), images.take(val_rows), test, facts)
 

@@ -431,3 +431,44 @@ def test_every_candidate_of_a_mode_is_a_recipe_that_differs_from_the_mode(recipe
             made.append(train.resolve(args, data.ID["cifar100"]))
         assert made[0] == train.resolve(train.parse_args(["--mode", mode]), data.ID["cifar100"])
         assert len({str(recipe) for recipe in made}) == len(made)
+
+
+# ---- beside --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def beside():
+    with loaded("beside") as module:
+        yield module
+
+
+def test_a_way_is_variables_of_the_environment(beside):
+    assert beside.variables("") == {}
+    assert beside.variables("A=1 B='2 3=4'") == {"A": "1", "B": "2 3=4"}
+    with pytest.raises(ValueError, match="--ways 'A=1 B': expected NAME=VALUE, found 'B'"):
+        beside.variables("A=1 B")
+
+
+def test_the_ratio_is_that_of_the_medians(beside):
+    seconds = {0: [1.0, 2.0, 9.0], 1: [3.0, 50.0, 1.0]}
+    runs = pd.DataFrame(
+        {"command": "c", "way": "", "beside": kind, "seconds": value, "processor": 0.5, "others": 0}
+        for kind, values in seconds.items()
+        for value in values
+    )
+    (row,) = beside.summary(runs).to_dict("records")
+    assert (row["way"], row["quiet_seconds"], row["beside_seconds"]) == ("as it is", 2.0, 3.0)
+    assert row["ratio"] == 1.5 and list(row)[-1] == "ratio"
+
+
+@pytest.mark.slow
+def test_beside_runs_each_command_by_each_way_quiet_and_beside(beside, tmp_path, capsys):
+    code = "import os, sys; open(sys.argv[1], 'a').write(os.environ.get('WAY', '-') + ' ')"
+    command = f'python -c "{code}" {tmp_path}/ran'
+    words = ["--ways", "", "WAY=1", "--repeats", "2", "--output-dir", str(tmp_path), command]
+    beside.main(words)
+    assert (tmp_path / "ran").read_text().split() == ["-", *["-", "-", "1", "1"] * 2]
+    table = store.read_table(tmp_path / "benchmarks" / "beside.csv")
+    assert table["way"].tolist() == ["as it is", "WAY=1"] and table["ratio"].gt(0).all()
+    with pytest.raises(ValueError, match=r"ended with code 3: no\.$"):
+        beside.run("python -c \"import sys; print('no.', file=sys.stderr); sys.exit(3)\"", {})

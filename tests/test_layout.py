@@ -32,6 +32,7 @@ SHARED = (
     "utils",
     "head",
     "arrays",
+    "threads",
 )
 # Script or wing: what it may import beside the shared nouns and itself. Downwards only, so that
 # every row stands above the rows that it names.
@@ -154,6 +155,7 @@ LISTERS = (
     "images.folders",
     "images.downloads",
     "networks.source_files",
+    "threads",
 )
 LISTINGS = ("glob", "rglob", "iterdir", "listdir", "scandir")
 

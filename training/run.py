@@ -105,6 +105,9 @@ class Run:
             text += f", step {self.state.partial.step}"
         if ranks != self.world.size:
             text += f"; {self.world.size} processes where it had {ranks}: not bit for bit"
+        before, now = self.state.threads_before, torch.get_num_threads()
+        if self.device.type == "cpu" and before not in (None, now):
+            text += f"; {now} threads where it had {before}: not bit for bit"
         self.outputs.log(text)
 
     # -- the loop

@@ -148,6 +148,7 @@ class State:
         self.epoch = 0  # epochs that are finished
         self.partial: Partial | None = None  # progress through the next one, once it has begun
         self.stretches = [Stretch(0, 0, world.size)]  # by how many processes it was trained, when
+        self.threads_before: int | None = None  # of the process that a resumed run goes on from
 
     def initialise(self, images: Images) -> None:
         """Show a network that learns from images before its first step some of them.
@@ -301,6 +302,7 @@ class State:
             ) from error
         self.epoch = content["epoch"]
         self.history = content["history"]
+        self.threads_before = content.get("threads")
         best = content["best"]
         self.best = Best(best["val_acc"], best["epoch"])
         if content["partial"]:

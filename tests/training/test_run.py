@@ -682,6 +682,20 @@ def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kep
     assert torch.load(last, weights_only=True)["epoch"] >= 1
 
 
+def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path):
+    folder = tmp_path / "run"
+    words = (*SHORT, "--save-every", "1", "--device", "cpu")
+    start_training(folder, *words)
+    state = torch.load(folder / "resnet_cifar_epoch1_run.pth", weights_only=True)
+    assert state["threads"] == torch.get_num_threads() == 1
+    torch.save({**state, "threads": 2}, files_of(folder).last)
+    files_of(folder).best.write_bytes(files_of(folder).last.read_bytes())
+    files_of(folder).final.unlink()
+    start_training(folder, *words, "--resume")
+    said = "resumed after epoch 1; 1 threads where it had 2: not bit for bit"
+    assert said in files_of(folder).log.read_text()
+
+
 @pytest.mark.slow
 def test_a_run_of_two_processes_may_go_on_alone(tmp_path):
     words = (*SHORT, "--save-every", "1")
