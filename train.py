@@ -504,12 +504,14 @@ def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
 
 
 def resolve(args: Arguments, dataset: data.Dataset) -> recipes.Recipe:
-    """The mode's recipe with the overrides of the command line; it mirrors no images by itself
-    where that changes their class."""
+    """The mode's recipe with the network's own dropout and the overrides of the command line; it
+    mirrors no images by itself where that changes their class."""
     recipe = recipes.RECIPES[args.mode]
     if not dataset.flip:
         kept = tuple(name for name in recipe.augment if name != "flip")
         recipe = replace(recipe, augment=kept)
+    if not recipe.dropout:
+        recipe = replace(recipe, dropout=registry.usual_dropout(args.model))
     recipe = recipes.overridden(recipe, vars(args))
     recipes.check(recipe)
     recipes.refuse_idle(recipe, vars(args))

@@ -16,18 +16,19 @@ from typing import Any
 from torch import nn
 
 import resnet
-from networks import fastnet, source_files
+from networks import densenet, fastnet, source_files, toynet, wide_resnet
 from networks.messages import shown
 
 
 @dataclass(frozen=True)
 class Model:
     """A row of the registry: build(num_classes, dropout=0.0) -> nn.Module, its stages from the
-    input on, and its classifier."""
+    input on, its classifier, and the dropout that its authors train it with."""
 
     build: Callable[..., nn.Module]
     stages: tuple[str, ...]
     classifier: str = "fc"
+    dropout: float = 0.0
 
 
 def resnet_row(
@@ -42,6 +43,23 @@ def resnet_row(
     )
 
 
+def wide_row(depth: int, widening: int, dropout: float = 0.0) -> Model:
+    """The row of a wide residual network."""
+    return Model(
+        partial(wide_resnet.WideResNet, depth=depth, widening=widening),
+        stages=("block1", "block2", "block3"),
+        dropout=dropout,
+    )
+
+
+def dense_row(depth: int, growth: int) -> Model:
+    """The row of a DenseNet-BC."""
+    return Model(
+        partial(densenet.DenseNet, depth=depth, growth=growth),
+        stages=("block1", "block2", "block3"),
+    )
+
+
 MODELS = {
     "resnet_cifar": Model(resnet.ResNet_CIFAR, stages=("stack1", "stack2", "stack3")),
     "resnet18": resnet_row(resnet.BasicBlock, (2, 2, 2, 2)),
@@ -50,6 +68,12 @@ MODELS = {
     "resnet_imagenet": resnet_row(resnet.BasicBlock, (2, 2, 2, 2), stem="imagenet"),
     "fastnet": Model(fastnet.FastNet, stages=("block1", "block2", "block3")),
     "fastnet_small": Model(fastnet.small, stages=("block1", "block2", "block3")),
+    "wide_resnet28_10": wide_row(28, 10, dropout=0.3),
+    "wide_resnet40_2": wide_row(40, 2),
+    "wide_resnet16_2": wide_row(16, 2),
+    "densenet_bc100_12": dense_row(100, 12),
+    "densenet_bc40_12": dense_row(40, 12),
+    "toynet": Model(toynet.ToyNet, stages=("conv1", "conv2", "fc1"), classifier="fc3"),
 }
 
 
@@ -65,6 +89,11 @@ def check_model(name: str) -> None:
     file, _ = source_files.parts(name)
     if not file.is_file():
         raise ValueError(f"--model {shown(name)}: there is no file {shown(file)}")
+
+
+def usual_dropout(name: str) -> float:
+    """The dropout that a network's authors train it with; 0 for a network that is code."""
+    return MODELS[name].dropout if name in MODELS else 0.0
 
 
 def build(name: str, num_classes: int, **arguments: Any) -> nn.Module:

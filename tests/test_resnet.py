@@ -4,6 +4,7 @@ version, logits."""
 import pytest
 import torch
 import torchvision
+from network_cases import settle
 from torch.nn import functional as F
 
 import resnet
@@ -14,22 +15,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def settle(network, seed=0):
-    """Give batch norm statistics and weights that are not those of a fresh network, and set eval
-    mode."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor, low, high in (
-                (module.running_mean, -0.3, 0.3),
-                (module.running_var, 0.5, 2.0),
-                (module.weight.data, 0.5, 1.5),
-                (module.bias.data, -0.3, 0.3),
-            ):
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-    return network.eval()
 
 
 def images(count=2, size=32, seed=1):

@@ -151,6 +151,20 @@ def test_the_command_line_overrides_the_recipe(words, changes):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "dropout"),
+    [
+        ("--model wide_resnet28_10", 0.3),
+        ("--model wide_resnet28_10 --dropout 0", 0.0),
+        ("--model wide_resnet28_10 --mode regularised", 0.5),
+        ("--model wide_resnet40_2", 0.0),
+    ],
+)
+def test_a_network_trains_with_the_dropout_of_its_authors_unless_told_otherwise(words, dropout):
+    args = train.parse_args(["--dataset", "cifar100", *words.split()])
+    assert train.resolve(args, data.ID["cifar100"]).dropout == dropout
+
+
 def test_the_overrides_reach_the_optimiser(finished):
     group = read_checkpoint(
         finished(
