@@ -6,6 +6,9 @@
     python train.py --dataset cifar100 --model resnet18 --mode collapse --save-every 25 --track-nc 5
     # continue an interrupted run; on a CPU it ends bit for bit like one that was not interrupted
     python train.py --dataset cifar100 --model resnet18 --resume
+    # one of five networks that each leave out two classes, or all five in turn
+    python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold 1
+    python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold all
     # the same batches, a quarter of each on every GPU
     torchrun --nproc-per-node 4 train.py --dataset cifar100 --model resnet18
 
@@ -13,7 +16,8 @@ Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy
 <model>_final_<suffix>.pth (last epoch), each with a .json that records how it was made;
 <model>_curves_<suffix>.csv and .png; <model>_training_history_<suffix>.json;
 <model>_log_<suffix>.txt; with --save-every also <model>_epoch<E>_<suffix>.pth, to follow neural
-collapse over training. During the run <model>_last_<suffix>.pth holds its newest complete state;
+collapse over training. Members of a leave-out ensemble have _fold<K>of<N> behind their suffix.
+During the run <model>_last_<suffix>.pth holds its newest complete state;
 SIGTERM, SIGUSR1 and Ctrl-C save it and exit with code 75.
 
 Several processes (torchrun, or srun in a Slurm job) split each batch: --batch-size and --lr apply
@@ -21,6 +25,7 @@ to all of them together, and mean the same for any number of GPUs. Batch norm us
 of each process's part of the batch."""
 
 import contextlib
+import copy
 import math
 import os
 import shutil
@@ -48,7 +53,7 @@ from images import folders, reading
 from images.sets import Images
 from networks import classifiers, registry, source_files
 from processes import World
-from training import augment, memory, recipes, signals, tta, winograd
+from training import augment, leave_out, memory, recipes, signals, tta, winograd
 from training.files import RunFiles
 from training.outputs import Outputs
 from training.parts import has_bfloat16
@@ -113,6 +118,12 @@ def add_recipe_flags(group: Any) -> None:
         if options.get("type") is bool:
             options = {"action": cli.YesNo, "help": options["help"]}
         group.add_argument(flag.spelled, dest=name, **options)
+    group.add_argument(
+        "--fold",
+        metavar="NUMBER",
+        help="with --folds: the member to train, from 1 to the number of folds, or all in turn; of"
+        " all, those that are finished are left as they are",
+    )
     group.add_argument(
         "--no-stop",
         dest="patience",
@@ -202,7 +213,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     if folder is None:
         args.dataset = utils.SetName(name, name)  # an alias is recorded by the set's own name
     args.suffix = args.suffix or f"{name}_s{args.seed}"
-    check_length(args)
+    check_fold(args)
+    check_length(runs(args)[-1])
     if args.held_out is None:
         args.held_out = [] if folder else list(data.ID[name].held_out)
     return args
@@ -215,20 +227,48 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     registry.check_model(args.model)
     check_packages(args)
     check_winograd(args)
-    files = run_files(utils.writable_folder(args.output_dir), args.model, args.suffix)
+    utils.writable_folder(args.output_dir)
     go_on = "run the same with --resume"
     with (
         signals.caught() as stop,
         processes.join(cli.device(args.device), go_on) as world,
         threads.considerate(),
     ):
-        if refuse_or_skip(args, files):
-            return None
-        with world.together(first_ahead=True):
-            setup = prepare(args, world)
-        with sole_writer(files, world):
-            begin(args, files, world)
-            return train(setup, args, files, world, stop)
+        for single in runs(args):
+            code = run_one(single, world, stop)
+            if code is not None:
+                return code
+    return None
+
+
+def runs(args: Arguments) -> list[Arguments]:
+    """The arguments of each training run: of one or, for a leave-out ensemble, of each member that
+    --fold asks for, under a suffix of its own.
+
+    Of all members, those that are finished are passed over, as --resume does."""
+    folds = count_folds(args)
+    if not folds:
+        return [args]
+    found = []
+    for fold in leave_out.choose(args.fold, folds):
+        member = copy.copy(args)
+        member.fold = str(fold)
+        member.suffix = f"{args.suffix}_fold{fold}of{folds}"
+        member.resume = args.resume or (args.fold == "all" and not args.force)
+        found.append(member)
+    return found
+
+
+def run_one(args: Arguments, world: World, stop: StopRequest) -> int | None:
+    """One training run, unless it is finished; RESUME_ME where a signal stopped it."""
+    files = run_files(args.output_dir, args.model, args.suffix)
+    if refuse_or_skip(args, files):
+        return None
+    with world.together(first_ahead=True):
+        setup = prepare(args, world)
+    with sole_writer(files, world):
+        begin(args, files, world)
+        return train(setup, args, files, world, stop)
 
 
 def train(
@@ -236,9 +276,9 @@ def train(
 ) -> int | None:
     """Run from the start, or from where the run was interrupted, to the end; RESUME_ME where a
     signal stopped it."""
-    cli.seed_everything(args.seed)
+    cli.seed_everything(setup.seed)
     options = Options(
-        args.seed,
+        setup.seed,
         not args.no_amp,
         args.compile,
         args.save_every,
@@ -260,7 +300,7 @@ def train(
     for note in notes(setup, args):
         outputs.log(note)
     with step_bar(setup, state) as bar:
-        done = run.fit(setup.train, setup.val, bar)
+        done = run.fit(*setup.with_outliers(), bar)
     if not done or not run.finish(setup.train, setup.test):
         return RESUME_ME
     if world.first:
@@ -293,6 +333,8 @@ def headline(setup: "Setup", args: Arguments, run: Run) -> str:
 def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
     """What a person should know before the first epoch, and did not ask for."""
     recipe = setup.facts.recipe
+    if setup.outliers:
+        yield str(setup.outliers)
     mirrors = {"flip", "alternating_flip"}.intersection(recipe.augment)
     if args.dataset.folder and args.augment is None and mirrors:
         kept = " ".join(name for name in recipe.augment if name not in mirrors)
@@ -356,6 +398,27 @@ def check_winograd(args: Arguments) -> None:
         )
 
 
+def count_folds(args: Arguments) -> int:
+    """The members of the ensemble that is trained, 0 where it is a single network."""
+    return recipes.RECIPES[args.mode].folds if args.folds is None else args.folds
+
+
+def check_fold(args: Arguments) -> None:
+    """ValueError unless --fold names members of the ensemble that there is."""
+    folds = count_folds(args)
+    if not folds and args.fold is not None:
+        raise ValueError(
+            f"--fold {args.fold} is of a leave-out ensemble; add --mode leave-out, or leave it out"
+        )
+    if folds and args.fold is None:
+        raise ValueError(
+            f"this trains one of the {folds} members of a leave-out ensemble; name it with --fold"
+            f" 1 to {folds}, or train all in turn with: train.py ... --fold all"
+        )
+    if folds:
+        leave_out.choose(args.fold, folds)
+
+
 def has_compiler() -> bool:
     """True if torch.compile finds triton or a C++ compiler."""
     if find_spec("triton"):
@@ -373,6 +436,15 @@ class Setup:
     val: Images
     test: Images
     facts: Facts  # recipe and preprocessing among them
+    seed: int
+    outliers: leave_out.Outliers | None = None  # of a leave-out ensemble's member
+
+    def with_outliers(self) -> tuple[Images, Images]:
+        """The training and the validation images, each with its outliers behind it."""
+        if self.outliers is None:
+            return self.train, self.val
+        train = leave_out.joined(self.train, self.outliers.train)
+        return train, leave_out.joined(self.val, self.outliers.val)
 
 
 def prepare(args: Arguments, world: World) -> Setup:
@@ -394,8 +466,13 @@ def prepare(args: Arguments, world: World) -> Setup:
             f"--patience {recipe.patience} waits for a better validation accuracy, and this run"
             " holds back no validation images; leave it out, or give --val-size"
         )
-    check_batch_size(recipe.batch_size, len(rows), world.size)
-    check_network(args, recipe, images.class_names, preprocessing.size)
+    train, val, seed, outliers = images.take(rows), images.take(val_rows), args.seed, None
+    if recipe.folds:
+        outliers = outliers_of(args, recipe, train, val)
+        train, val, test = (outliers.member.known_of(part) for part in (train, val, test))
+        seed = leave_out.member_seed(seed, outliers.member.fold)
+    check_batch_size(recipe.batch_size, len(train), world.size)
+    check_network(args, recipe, train.class_names, preprocessing.size)
     facts = Facts(
         model=args.model,
         model_args={"dropout": recipe.dropout},
@@ -403,15 +480,33 @@ def prepare(args: Arguments, world: World) -> Setup:
         mode=args.mode,
         held_out=args.held_out,
         val_size=len(val_rows),
-        images=len(rows),
+        images=len(train),
         source=images.content(),
         folders=folders_of(args.dataset) if world.first else {},
-        class_names=images.class_names,
+        class_names=train.class_names,
         preprocessing=preprocessing,
         recipe=recipe,
         provenance=records.provenance(cli.material(args), threads=torch.get_num_threads()),
+        leave_out=outliers and outliers.member.as_dict(),
     )
-    return Setup(name, images.take(rows), images.take(val_rows), test, facts)
+    return Setup(name, train, val, test, facts, seed, outliers)
+
+
+def outliers_of(
+    args: Arguments, recipe: recipes.Recipe, train: Images, val: Images
+) -> leave_out.Outliers:
+    """The member that --fold names, and its outliers among training and validation images of all
+    classes; ValueError for an ensemble that there cannot be."""
+    members = leave_out.members(train.class_names, recipe.folds)
+    member = members[int(args.fold) - 1]
+    leave_out.check_margin(recipe.margin, len(member.known))
+    outliers = leave_out.Outliers(member, member.outliers_of(train), member.outliers_of(val))
+    if not len(outliers.train):
+        raise ValueError(
+            f"no training image is of {', '.join(member.left_out)}, which member {member.fold} of"
+            f" {member.folds} leaves out; give other --folds, or more images"
+        )
+    return outliers
 
 
 def load_split(

@@ -42,6 +42,7 @@ OWN_KEYS = (
     "val_size",
     "held_out",
     "class_names",
+    "leave_out",
 )
 # DistributedDataParallel and torch.compile put these before every name
 WRAPPERS = (

@@ -154,6 +154,19 @@ def is_best(value: Any) -> bool:
     return is_number(value.get("val_acc")) and is_count(value.get("epoch"))
 
 
+def is_member(value: Any) -> bool:
+    """True for what training.leave_out.Member holds: of classes that are dealt into folds, those
+    that this member leaves out."""
+    if not isinstance(value, dict) or set(value) != {"fold", "folds", "classes", "left_out"}:
+        return False
+    if not is_count(value["fold"]) or not is_count(value["folds"]):
+        return False
+    if not is_classes(value["classes"]) or not is_names(value["left_out"]):
+        return False
+    is_within = set(value["left_out"]) < set(value["classes"])
+    return 1 <= value["fold"] <= value["folds"] and is_within
+
+
 def is_partial(value: Any) -> bool:
     return value is None or isinstance(value, dict)
 
@@ -176,6 +189,7 @@ EXPECTED = {
     "dataset": Entry(is_text, "the name of a data set"),
     "class_names": Entry(is_classes, "a list of at least two names"),
     "held_out": Entry(is_names, "a list of names"),
+    "leave_out": Entry(is_member, "a dict with fold, folds, classes and left_out"),
     "val_size": Entry(is_count, "a whole number of images"),
     "images": Entry(is_count, "a whole number of images"),
     "preprocessing": Entry(

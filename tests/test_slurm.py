@@ -19,7 +19,7 @@ import run_networks
 import train
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("train", "extract", "chain")
+SCRIPTS = ("train", "leave_out", "extract", "chain")
 JOB = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "3"}
 
 pytestmark = pytest.mark.skipif(
@@ -97,7 +97,7 @@ def after_script(words, script):
     return words[words.index(script) + 1 :]
 
 
-# ---- all three -----------------------------------------------------------------------------------
+# ---- all scripts ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -139,6 +139,23 @@ def test_train_gets_every_word_as_it_was_and_resumes(cluster):
     assert words == ["--dataset", "mine=a folder/of $images", "--held-out", "8", "9", "--resume"]
     train.make_parser().parse_args(words)
     assert not [words for words in calls if words[0] == "scontrol"]
+
+
+def test_each_job_of_a_leave_out_array_trains_its_member(cluster):
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    done, calls = cluster("leave_out", "--dataset", "cifar10", "--folds", "4", **JOB, **array)
+    assert done.returncode == 0, done.stderr
+    words = after_script(call(calls, "srun"), "train.py")
+    expected = "--mode leave-out --dataset cifar10 --folds 4 --fold 3 --resume"
+    assert words == expected.split()
+    train.parse_args(words)
+
+
+def test_a_member_that_saved_its_state_goes_back_to_the_queue(cluster):
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    done, calls = cluster("leave_out", "--dataset", "cifar10", code=75, **JOB, **array)
+    assert done.returncode == 75
+    assert call(calls, "scontrol") == ["scontrol", "requeue", "7_3"]
 
 
 def test_a_task_of_an_array_trains_its_own_seed(cluster):

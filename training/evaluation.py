@@ -19,7 +19,7 @@ from images.sets import Images
 from moments import Accumulator
 from networks import classifiers
 from processes import World
-from training import tta
+from training import leave_out, tta
 
 BATCH = 500  # images per step of a pass without gradients, at most
 
@@ -99,6 +99,23 @@ class Evaluator:
         means = self.world.all_reduce(sums) / len(images)
         loss, accuracy = means.tolist()
         return Result(loss, accuracy)
+
+    @torch.inference_mode()
+    def entropies(self, network: nn.Module, images: Images) -> tuple[float | None, float | None]:
+        """The mean entropy of the softmax, in nats, over images and over the outliers among them;
+        None for none."""
+        network = self.ready(network)
+        sums = torch.zeros(2, 2, dtype=torch.float64)  # of images and of outliers: sum, count
+        for inputs, labels in self.batches(images):
+            with self.autocast():
+                logits = network(inputs).float()
+            values = leave_out.entropy(logits).double().cpu()
+            is_outlier = (labels == leave_out.OUTLIER).cpu()
+            for row, chosen in zip(sums, (~is_outlier, is_outlier), strict=True):
+                row += torch.stack((values[chosen].sum(), chosen.sum()))
+        found = self.world.all_reduce(sums).tolist()
+        means = [total / count if count else None for total, count in found]
+        return means[0], means[1]
 
     @torch.inference_mode()
     def collapse(

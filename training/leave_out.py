@@ -2,8 +2,9 @@
 "Out-of-Distribution Detection Using an Ensemble of Self Supervised Leave-out Classifiers", ECCV,
 arXiv 1809.03576): the classes of each member, and the loss that it is trained by.
 
-    members = leave_out.members(class_names, 5)      # five Members, each without a fifth of them
-    loss = leave_out.margin_entropy_loss(logits, labels, outlier_logits, margin=0.4, beta=0.2)
+    member = leave_out.members(class_names, 5)[0]    # knows four fifths of the classes
+    known, outliers = member.known_of(images), member.outliers_of(images)
+    loss = leave_out.margin_entropy_loss(logits, labels, margin=0.4, beta=0.2)
 
 The classes are dealt into K folds. Member k is a classifier of all classes but those of fold k,
 whose images are its outliers: on them its softmax is to have a higher entropy. Which classes make a
@@ -16,11 +17,11 @@ fold depends on the classes and K alone, so that the members of an ensemble may 
   first folds have one class more than the others.
 
 The images and outliers of a step are one batch (YU1ut's code makes two): batch norm's statistics
-are those of both, in training as in its running averages."""
+are those of both, in training as in its running averages. Outliers have the label -1."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from images.sets import Images
+
+OUTLIER = -1  # their label
+SEED_STEP = 100_003  # between the seeds of members: above the seeds that people choose
 SPLIT_SEED = 3
 CIFAR10_PAIRS = (
     ("ship", "truck"),
@@ -54,6 +59,23 @@ class Member:
     def known(self) -> list[str]:
         """The classes that the member tells apart, in the order of its outputs."""
         return [name for name in self.classes if name not in self.left_out]
+
+    def known_of(self, images: Images) -> Images:
+        """Of images of all classes those that the member knows, labelled as its outputs are."""
+        labelled = self.labelled(images)
+        return labelled.take((labelled.labels != OUTLIER).nonzero()[:, 0])
+
+    def outliers_of(self, images: Images) -> Images:
+        """Of images of all classes those of the classes that the member leaves out."""
+        labelled = self.labelled(images)
+        return labelled.take((labelled.labels == OUTLIER).nonzero()[:, 0])
+
+    def labelled(self, images: Images) -> Images:
+        """Images of all classes under the member's own labels."""
+        number = torch.full((len(self.classes),), OUTLIER)
+        for output, name in enumerate(self.known):
+            number[self.classes.index(name)] = output
+        return replace(images, labels=number[images.labels], class_names=self.known)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -129,20 +151,33 @@ def entropy(logits: Tensor) -> Tensor:
 def margin_entropy_loss(
     logits: Tensor,
     labels: Tensor,
-    outlier_logits: Tensor,
     margin: float = 0.4,
     beta: float = 0.2,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Logits (N, C) of images, their labels (N,), logits (M, C) of outliers -> the loss ():
+    """Logits (N, C) of images and outliers, their labels (N,) -> the loss ():
 
         cross-entropy + beta max(margin + mean H(images) - mean H(outliers), 0)
 
-    with H the entropy (Vyas et al. 2018). The second part has no gradient where the outliers' mean
-    entropy is `margin` nats above the images'. Smoothing is of the cross-entropy alone."""
-    cross_entropy = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    gap = entropy(outlier_logits).mean() - entropy(logits).mean()
-    return cross_entropy + beta * F.relu(margin - gap)
+    with H the entropy (Vyas et al. 2018). The cross-entropy is of the images alone, and so is its
+    smoothing. The second part has no gradient where the outliers' mean entropy is `margin` nats
+    above the images'. NaN for a batch without images, or without outliers."""
+    cross_entropy = F.cross_entropy(
+        logits, labels, ignore_index=OUTLIER, label_smoothing=label_smoothing
+    )
+    images, outliers = mean_entropies(logits, labels)
+    return cross_entropy + beta * F.relu(margin + images - outliers)
+
+
+def mean_entropies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, C), labels (N,) -> the mean entropies () of images and of outliers.
+
+    By products with masks, since picking rows by a mask makes a GPU wait."""
+    values = entropy(logits)
+    is_outlier = labels == OUTLIER
+    outliers = (values * is_outlier).sum() / is_outlier.sum()
+    images = (values * ~is_outlier).sum() / (~is_outlier).sum()
+    return images, outliers
 
 
 def check_margin(margin: float, classes: int) -> None:
@@ -155,15 +190,70 @@ def check_margin(margin: float, classes: int) -> None:
         )
 
 
-# ---- the outliers of an epoch --------------------------------------------------------------------
+# ---- images and outliers -------------------------------------------------------------------------
 
 
-def draw_outliers(
-    count: int, sizes: Sequence[int], generator: torch.Generator
+@dataclass(frozen=True, eq=False)
+class Outliers:
+    """A member, and the images of its left-out classes among training and validation images."""
+
+    member: Member
+    train: Images
+    val: Images
+
+    def __str__(self) -> str:
+        """What the log says of them."""
+        member = self.member
+        dealt_so = dealt(members(member.classes, member.folds))
+        return (
+            f"member {member.fold} of {member.folds} ({dealt_so}) leaves out"
+            f" {', '.join(member.left_out)}: {len(self.train):,} outliers in training,"
+            f" {len(self.val):,} in validation"
+        )
+
+
+def joined(images: Images, outliers: Images) -> Images:
+    """Images and, behind them, outliers, as one set."""
+    return replace(
+        images,
+        pixels=torch.cat((images.pixels, outliers.pixels)),
+        labels=torch.cat((images.labels, outliers.labels)),
+    )
+
+
+def known(images: Images) -> Images:
+    """The images of a joined set, without the outliers."""
+    count = count_known(images)
+    return images if count == len(images) else images.take(range(count))
+
+
+def count_known(images: Images) -> int:
+    """How many images of a joined set are no outliers; these come first."""
+    return int((images.labels != OUTLIER).sum())
+
+
+def beside_outliers(
+    batches: Sequence[Tensor], images: int, outliers: int, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
-    """Row numbers of `count` outliers for steps of these sizes, in the generator's order: each
-    outlier comes once before any comes again."""
-    needed = sum(sizes)
+    """Batches of row numbers below `images` -> the same with as many outliers in each, whose rows
+    follow those of the images.
+
+    Each outlier comes once before any comes again. They alternate with the images, so that
+    processes that share a batch have as many of both."""
+    sizes = [len(batch) for batch in batches]
+    drawn = images + draw(outliers, sum(sizes), generator)
+    pairs = zip(batches, drawn.split(sizes), strict=True)
+    return tuple(torch.stack(pair, dim=1).flatten() for pair in pairs)
+
+
+def draw(count: int, needed: int, generator: torch.Generator) -> Tensor:
+    """`needed` numbers below `count`, in the generator's order: each comes once before any comes
+    again."""
     rounds = math.ceil(needed / count)
     orders = [torch.randperm(count, generator=generator) for _ in range(rounds)]
-    return torch.cat(orders)[:needed].split(list(sizes))
+    return torch.cat(orders)[:needed]
+
+
+def member_seed(seed: int, fold: int) -> int:
+    """The seed of a member's weights, batches and augmentation, in an ensemble of this seed."""
+    return seed + SEED_STEP * fold

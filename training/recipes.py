@@ -35,7 +35,8 @@ class Recipe:
     milestones  at which the learning rate is multiplied by gamma: shares of the run below 1, so
                 that --epochs stretches a schedule and keeps its shape, or numbers of epochs;
                 without any the rate falls to lr_min by `decay`, step by step
-    batch_size  images per step, of all processes together
+    batch_size  images per step, of all processes together; a member of a leave-out ensemble sees as
+                many outliers besides
     keep        the checkpoint that main.py continues with: "best" or "final"
 
     epochs and batch_size have flags that all scripts have in common (SHARED_FLAGS).
@@ -182,6 +183,22 @@ class Recipe:
         type=int,
         help="stop after this many epochs without a better validation accuracy; 0: never",
     )
+    folds: int = flag(
+        0,
+        type=int,
+        metavar="K",
+        help="train members of an ensemble of K classifiers, each without the classes of one fold, "
+        "whose images are its outliers; needs --fold; 0: one network of all classes",
+    )
+    margin: float = flag(
+        0.4,
+        type=float,
+        metavar="NATS",
+        help="with --folds: by how much the outliers' mean entropy is to be above the images'",
+    )
+    beta: float = flag(
+        0.2, type=float, metavar="WEIGHT", help="with --folds: weight of that in the loss"
+    )
     keep: str = "best"
 
 
@@ -261,6 +278,17 @@ RECIPES: dict[str, Recipe] = {
         augment=("crop", "alternating_flip"),
         start_size=0.625,
     ),
+    # Vyas et al. 2018: 100 images and 100 outliers a step, lr / 10 after 50 and 75 epochs. The last
+    # epoch is the one to keep: accuracy does not see the entropies.
+    "leave-out": Recipe(
+        epochs=100,
+        lr=0.1,
+        weight_decay=5e-4,
+        batch_size=100,
+        milestones=(0.5, 0.75),
+        folds=5,
+        keep="final",
+    ),
 }
 
 
@@ -285,6 +313,9 @@ LIMITS = {
     "cutmix": (0, math.inf),
     "label_smoothing": (0, 1),
     "ema": (0, 1),
+    "folds": (0, math.inf),
+    "margin": (0, math.inf),
+    "beta": (0, math.inf),
 }
 
 
@@ -316,6 +347,8 @@ IDLE: dict[str, tuple[str, Callable[[Recipe], bool]]] = {
         "is for runs without milestones; give --milestones without a value",
         lambda r: bool(r.milestones),
     ),
+    "margin": ("needs --folds, or --mode leave-out", lambda r: not r.folds),
+    "beta": ("needs --folds, or --mode leave-out", lambda r: not r.folds),
 }
 
 

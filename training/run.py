@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from images.sets import Images
 from networks import checkpoints, classifiers
-from training import memory, mixing, parts, tta, winograd
+from training import leave_out, memory, mixing, parts, tta, winograd
 from training.augment import Moment
 from training.evaluation import Evaluator, Result
 from training.outputs import Outputs
@@ -114,7 +114,9 @@ class Run:
 
     def fit(self, train: Images, val: Images, bar: Any) -> bool:
         """Train to the last epoch, or until patience runs out. False: a signal came first; the
-        state is saved."""
+        state is saved.
+
+        Of a leave-out ensemble's member both sets are followed by outliers."""
         state, files = self.state, self.outputs.files
         train = train.to(self.device)
         val = val.to(self.device)
@@ -141,7 +143,7 @@ class Run:
         """One epoch: a step for each batch of training images, then the measures -> its row of the
         curves. Raises Stopped where a signal came; `state.partial` then tells how far it came."""
         state, world, recipe = self.state, self.world, self.recipe
-        batches = self.draw_batches(len(train))
+        batches = self.draw_batches(train)
         partial = state.begin_epoch(len(batches))
         self.epoch_start = time.perf_counter() - partial.seconds
         state.network.train()
@@ -182,9 +184,9 @@ class Run:
         # measures
         whole = replace(partial, step=len(batches)).all_reduce(world)
         state.partial = whole.on_first(world)
-        trained = averages(whole, batches)
+        trained = averages(whole, batches, leave_out.count_known(train))
         seconds = time.perf_counter() - self.epoch_start
-        validated = self.evaluator.evaluate(state.kept, val)
+        validated = self.evaluator.evaluate(state.kept, leave_out.known(val))
         return {
             "epoch": state.epoch + 1,
             "train_loss": trained.loss,
@@ -194,6 +196,7 @@ class Run:
             "lr": state.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
             "images_per_second": len(train) / seconds,
+            **self.entropy_columns(val),
             **self.collapse_columns(train),
         }
 
@@ -213,13 +216,19 @@ class Run:
         if after != before and self.world.size > 1:
             self.forward = self.wrapped_network()
 
-    def draw_batches(self, count: int) -> tuple[torch.Tensor, ...]:
-        """The epoch's batches: `count` row numbers in an order of its own, in parts whose lengths
-        differ by at most one."""
+    def draw_batches(self, train: Images) -> tuple[torch.Tensor, ...]:
+        """The epoch's batches: row numbers of all training images in an order of its own, in parts
+        whose lengths differ by at most one. With --folds as many outliers join each."""
         generator = torch.Generator().manual_seed(self.epoch_seed() % 2**64)
+        count = leave_out.count_known(train)
         order = torch.randperm(count, generator=generator)
         steps = math.ceil(count / self.recipe.batch_size)
-        return order.to(self.device).tensor_split(steps)
+        batches = order.tensor_split(steps)
+        if self.recipe.folds:
+            outliers = len(train) - count
+            batches = leave_out.beside_outliers(batches, count, outliers, generator)
+        lengths = [len(batch) for batch in batches]
+        return torch.cat(batches).to(self.device).split(lengths)
 
     def seeded_generator(self, step: int) -> torch.Generator:
         """The generator of this process's augmentation and mixing, seeded for a step of the current
@@ -244,8 +253,12 @@ class Run:
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy in float32 of targets as `make_inputs` returns them, with the recipe's
-        label smoothing."""
-        smoothing = self.recipe.label_smoothing
+        label smoothing; with --folds, the entropies' margin too."""
+        recipe, smoothing = self.recipe, self.recipe.label_smoothing
+        if recipe.folds:
+            return leave_out.margin_entropy_loss(
+                logits.float(), targets, recipe.margin, recipe.beta, smoothing
+            )
         return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
     def autocast(self) -> AbstractContextManager:
@@ -253,6 +266,14 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
 
     # -- the end of an epoch
+
+    def entropy_columns(self, val: Images) -> dict[str, float | None]:
+        """Of a leave-out ensemble's member, the mean entropies of validation images and of
+        validation outliers, in nats; {} for other runs."""
+        if not self.recipe.folds:
+            return {}
+        images, outliers = self.evaluator.entropies(self.state.kept, val)
+        return {"val_entropy": images, "outlier_entropy": outliers}
 
     def collapse_columns(self, train: Images) -> dict[str, float | None]:
         """NC1 to NC4 of the kept network in every Nth epoch (--track-nc N) and in the last; {} in
@@ -263,7 +284,7 @@ class Run:
             return {}
         network = self.state.kept
         classifier = classifiers.classifier(network, self.state.facts.model)
-        return self.evaluator.collapse(network, classifier, train)
+        return self.evaluator.collapse(network, classifier, leave_out.known(train))
 
     def end_epoch(self, row: Row) -> None:
         """Count the epoch as finished, and write the curves, checkpoints and log; ValueError where
@@ -348,7 +369,7 @@ class Run:
 
         Returns where the steps of the epoch were over, so that their batches did fit.
         """
-        batches = self.draw_batches(len(train))
+        batches = self.draw_batches(train)
         step = self.state.partial.step if self.state.partial else 0
         if step == len(batches):
             return
@@ -362,6 +383,8 @@ class Run:
             loss.backward()
 
         fitting = memory.largest_fit(self.state.network, len(rows), attempt) * self.world.size
+        if self.recipe.folds:
+            fitting //= 2  # one image and one outlier each
         advice = "not even one image fits"
         if fitting:
             advice = f"--batch-size {fitting} fits a step (with a proportionally lower --lr)"
@@ -434,10 +457,10 @@ class Run:
             )
 
 
-def averages(epoch: Partial, batches: Sequence[torch.Tensor]) -> Result:
-    """Mean loss and accuracy of an epoch's images, as its steps saw them."""
+def averages(epoch: Partial, batches: Sequence[torch.Tensor], images: int) -> Result:
+    """Mean loss of an epoch's batches and accuracy of its images, as its steps saw them."""
     lengths = [len(batch) for batch in batches]
     weighted = epoch.losses * torch.tensor(lengths, device=epoch.losses.device)
     loss = weighted.sum().item() / sum(lengths)
-    accuracy = epoch.correct.item() / sum(lengths)
+    accuracy = epoch.correct.item() / images
     return Result(loss, accuracy)

@@ -44,11 +44,14 @@ class Facts:
     preprocessing: Preprocessing
     recipe: Recipe
     provenance: dict[str, Any]  # command, arguments, versions, commit and time
+    leave_out: dict[str, Any] | None = None  # of an ensemble's member: leave_out.Member
 
     def as_dict(self) -> dict[str, Any]:
         """The entries as files hold them, those of the provenance at the end."""
         entries = {**vars(self)}
         provenance = entries.pop("provenance")
+        if self.leave_out is None:
+            entries.pop("leave_out")
         entries["preprocessing"] = self.preprocessing.as_dict()
         entries["recipe"] = asdict(self.recipe)
         return {**entries, **provenance}

@@ -10,7 +10,8 @@ import torch
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
-from training import leave_out
+from images.sets import Images
+from training import leave_out, recipes
 
 FIRST = ["airplane", "automobile", "bird", "cat", "deer", "dog"]
 CIFAR10 = [*FIRST, "frog", "horse", "ship", "truck"]
@@ -97,78 +98,88 @@ def test_a_fold_is_a_number_or_all():
 
 
 def drawn(seed=0, images=12, outliers=9, classes=8, sharpness=3.0):
+    """Logits and labels of images and outliers in a random order."""
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(images, classes, generator=generator, dtype=torch.float64)
-    labels = torch.randint(classes, (images,), generator=generator)
-    others = torch.randn(outliers, classes, generator=generator, dtype=torch.float64)
-    return sharpness * logits, labels, sharpness * others
+    logits = torch.randn(images + outliers, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (images + outliers,), generator=generator)
+    labels[torch.randperm(len(labels), generator=generator)[:outliers]] = -1
+    return sharpness * logits, labels
 
 
-def slow_loss(logits, labels, others, margin, beta):
+def slow_loss(logits, labels, margin, beta, smoothing=0.0):
     """The formula image by image."""
-    logits, others = logits.numpy(), others.numpy()
-    rows = zip(logits, labels.tolist(), strict=True)
-    cross_entropy = np.mean([-log_softmax(row)[label] for row, label in rows])
-    own = np.mean([entropy(softmax(row)) for row in logits])
-    other = np.mean([entropy(softmax(row)) for row in others])
-    return cross_entropy + beta * max(margin + own - other, 0)
+    cross_entropies, own, other = [], [], []
+    for row, label in zip(logits.numpy(), labels.tolist(), strict=True):
+        if label < 0:
+            other.append(entropy(softmax(row)))
+            continue
+        target = np.full(len(row), smoothing / len(row))
+        target[label] += 1 - smoothing
+        cross_entropies.append(-(target * log_softmax(row)).sum())
+        own.append(entropy(softmax(row)))
+    gap = np.mean(other) - np.mean(own)
+    return np.mean(cross_entropies) + beta * max(margin - gap, 0)
+
+
+def entropies(logits, labels):
+    images, outliers = leave_out.mean_entropies(logits, labels)
+    return images.item(), outliers.item()
 
 
 def test_the_entropy_is_that_of_scipy():
-    logits, _, _ = drawn()
+    logits, _ = drawn()
     expected = entropy(softmax(logits.numpy(), axis=1), axis=1)
     assert np.allclose(leave_out.entropy(logits).numpy(), expected)
 
 
-@pytest.mark.parametrize(("margin", "beta"), [(0.4, 0.2), (1.5, 1.0), (0.0, 0.2), (0.4, 0.0)])
+@pytest.mark.parametrize(
+    ("margin", "beta", "smoothing"),
+    [(0.4, 0.2, 0.0), (1.5, 1.0, 0.0), (0.0, 0.2, 0.0), (0.4, 0.0, 0.0), (0.4, 0.2, 0.1)],
+)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_loss_is_the_formula_image_by_image(margin, beta, seed):
-    given = drawn(seed)
-    found = leave_out.margin_entropy_loss(*given, margin=margin, beta=beta)
-    assert found.item() == pytest.approx(slow_loss(*given, margin, beta), rel=1e-12)
+def test_the_loss_is_the_formula_image_by_image(margin, beta, smoothing, seed):
+    logits, labels = drawn(seed)
+    found = leave_out.margin_entropy_loss(logits, labels, margin, beta, smoothing)
+    assert found.item() == pytest.approx(slow_loss(logits, labels, margin, beta, smoothing))
 
 
 def test_the_defaults_are_the_authors():
-    given = drawn()
-    found = leave_out.margin_entropy_loss(*given)
-    assert found.item() == pytest.approx(slow_loss(*given, 0.4, 0.2), rel=1e-12)
+    logits, labels = drawn()
+    found = leave_out.margin_entropy_loss(logits, labels)
+    assert found.item() == pytest.approx(slow_loss(logits, labels, 0.4, 0.2))
+    recipe = recipes.RECIPES["leave-out"]
+    assert (recipe.margin, recipe.beta, recipe.folds) == (0.4, 0.2, 5)
 
 
 def test_the_gradient_is_that_of_small_differences():
-    logits, labels, others = drawn(images=4, outliers=3, classes=5)
+    logits, labels = drawn(images=4, outliers=3, classes=5)
     logits.requires_grad_()
-    others.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda own, other: leave_out.margin_entropy_loss(own, labels, other, 1.0, 0.7),
-        (logits, others),
+        lambda values: leave_out.margin_entropy_loss(values, labels, 1.0, 0.7), (logits,)
     )
 
 
 def test_outliers_that_are_far_enough_have_no_gradient():
     """Sharp images and flat outliers: the gap is almost log 8, above a margin of 1."""
-    logits, labels, others = drawn(sharpness=50.0)
-    others = (others * 0.001).requires_grad_()
+    logits, labels = drawn(sharpness=50.0)
+    logits[labels < 0] *= 0.001
     logits.requires_grad_()
-    leave_out.margin_entropy_loss(logits, labels, others, margin=1.0).backward()
-    assert not others.grad.any()
-    plain = logits.detach().clone().requires_grad_()
-    torch.nn.functional.cross_entropy(plain, labels).backward()
-    assert torch.equal(logits.grad, plain.grad)
+    leave_out.margin_entropy_loss(logits, labels, margin=1.0).backward()
+    assert not logits.grad[labels < 0].any()
+    plain = logits.detach()[labels >= 0].requires_grad_()
+    torch.nn.functional.cross_entropy(plain, labels[labels >= 0]).backward()
+    assert torch.allclose(logits.grad[labels >= 0], plain.grad)
 
 
 def test_a_step_flattens_outliers_and_sharpens_images():
-    logits, labels, others = drawn()
-    moved = []
-    for values in (logits, others):
-        values.requires_grad_()
-    cross_entropy = torch.nn.functional.cross_entropy(logits, labels)
-    loss = leave_out.margin_entropy_loss(logits, labels, others, margin=1.5, beta=1.0)
-    own, other = torch.autograd.grad(loss - cross_entropy, (logits, others))
-    for values, slope in ((logits, own), (others, other)):
-        stepped = values.detach() - 1e-3 * slope
-        change = leave_out.entropy(stepped).mean() - leave_out.entropy(values.detach()).mean()
-        moved.append(change.item())
-    assert moved[0] < 0 < moved[1]
+    logits, labels = drawn()
+    logits.requires_grad_()
+    cross_entropy = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-1)
+    loss = leave_out.margin_entropy_loss(logits, labels, margin=1.5, beta=1.0)
+    (slope,) = torch.autograd.grad(loss - cross_entropy, logits)
+    images, outliers = entropies(logits, labels)
+    images_then, outliers_then = entropies(logits - 1e-3 * slope, labels)
+    assert images_then < images and outliers_then > outliers
 
 
 def test_a_certain_softmax_has_no_entropy_and_a_finite_gradient():
@@ -184,17 +195,52 @@ def test_a_margin_that_no_softmax_reaches_is_refused():
         leave_out.check_margin(0.7, 2)
 
 
-# ---- outliers ------------------------------------------------------------------------------------
+# ---- images and outliers -------------------------------------------------------------------------
+
+
+def numbered_images(labels):
+    """Images of one pixel, whose value is their row."""
+    rows = torch.arange(len(labels), dtype=torch.uint8)
+    pixels = rows.view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+    return Images(pixels, torch.tensor(labels), ["a", "b", "c", "d"], "source")
+
+
+def rows_of(images):
+    return images.pixels[:, 0, 0, 0].tolist()
+
+
+def test_a_member_relabels_what_it_knows_and_sets_the_rest_apart():
+    member = leave_out.Member(2, 2, ["a", "b", "c", "d"], ["b"])
+    images = numbered_images([3, 1, 0, 2, 1, 3])
+    known, outliers = member.known_of(images), member.outliers_of(images)
+    assert known.class_names == ["a", "c", "d"]
+    assert (rows_of(known), known.labels.tolist()) == ([0, 2, 3, 5], [2, 0, 1, 2])
+    assert (rows_of(outliers), outliers.labels.tolist()) == ([1, 4], [-1, -1])
+    joined = leave_out.joined(known, outliers)
+    assert rows_of(joined) == [0, 2, 3, 5, 1, 4]
+    assert leave_out.count_known(joined) == 4
+    assert rows_of(leave_out.known(joined)) == [0, 2, 3, 5]
+    assert leave_out.known(known) is known
 
 
 @pytest.mark.parametrize("sizes", [[4, 4, 3], [10] * 7, [1], [7, 8]])
-def test_each_outlier_comes_once_before_any_comes_again(sizes):
-    batches = leave_out.draw_outliers(10, sizes, torch.Generator().manual_seed(1))
-    assert [len(batch) for batch in batches] == sizes
-    rows = torch.cat(batches).tolist()
-    counts = Counter(rows)
+def test_every_batch_has_an_outlier_beside_each_image(sizes):
+    batches = torch.arange(sum(sizes)).split(sizes)
+    given = (batches, 100, 10)
+    found = leave_out.beside_outliers(*given, torch.Generator().manual_seed(1))
+    outliers = []
+    for batch, beside in zip(batches, found, strict=True):
+        assert torch.equal(beside[0::2], batch)
+        assert ((beside[1::2] >= 100) & (beside[1::2] < 110)).all()
+        outliers += beside[1::2].tolist()
     needed = sum(sizes)
-    assert set(counts.values()) <= {needed // 10, math.ceil(needed / 10)}
-    again = leave_out.draw_outliers(10, sizes, torch.Generator().manual_seed(1))
-    other = leave_out.draw_outliers(10, sizes, torch.Generator().manual_seed(2))
-    assert rows == torch.cat(again).tolist() != torch.cat(other).tolist()
+    assert set(Counter(outliers).values()) <= {needed // 10, math.ceil(needed / 10)}
+    again = leave_out.beside_outliers(*given, torch.Generator().manual_seed(1))
+    other = leave_out.beside_outliers(*given, torch.Generator().manual_seed(2))
+    assert torch.equal(torch.cat(found), torch.cat(again))
+    assert needed == 1 or not torch.equal(torch.cat(found), torch.cat(other))
+
+
+def test_members_and_ensembles_have_seeds_of_their_own():
+    seeds = {leave_out.member_seed(seed, fold) for seed in range(20) for fold in range(1, 101)}
+    assert len(seeds) == 2000 and not seeds & set(range(1000))
