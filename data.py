@@ -16,6 +16,7 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
+from images import noise
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
 from images.sets import ImageFiles, Images, image_folder
@@ -249,19 +250,16 @@ def patches_of(photo: np.ndarray) -> np.ndarray:
 
 def uniform(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """1,000 images of independent uniform noise."""
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (1000, preprocessing.size, preprocessing.size, 3), dtype=np.uint8
-    )
+    shape = (1000, preprocessing.size, preprocessing.size, 3)
+    pixels = noise.uniform(np.random.default_rng(0), shape)
     return from_arrays(pixels, np.full(1000, -1), [], "uniform", preprocessing)
 
 
 def gaussian(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """1,000 images of independent Gaussian noise around mid-grey, standard deviation 0.25, clipped
     to [0, 1]."""
-    noise = np.random.default_rng(1).normal(
-        0.5, 0.25, (1000, preprocessing.size, preprocessing.size, 3)
-    )
-    pixels = np.round(noise.clip(0, 1) * 255).astype(np.uint8)
+    shape = (1000, preprocessing.size, preprocessing.size, 3)
+    pixels = noise.gaussian(np.random.default_rng(1), shape)
     return from_arrays(pixels, np.full(1000, -1), [], "gaussian", preprocessing)
 
 

@@ -291,6 +291,11 @@ def training_files(args: Arguments, words: Sequence[str]) -> train.RunFiles:
     ValueError if held_out is to be an OOD set and training leaves no class out.
     """
     training = train.parse_args(words)
+    if training.fold is not None:
+        raise ValueError(
+            f"--fold {training.fold} trains members of a leave-out ensemble, and main.py analyses"
+            " one network of all classes; train them with: python train.py --mode leave-out ..."
+        )
     if any(asked.is_held_out for asked in args.ood) and not training.held_out:
         raise ValueError(
             "the OOD set held_out needs classes that are left out of training: name them with"

@@ -466,7 +466,8 @@ def prepare(args: Arguments, world: World) -> Setup:
             f"--patience {recipe.patience} waits for a better validation accuracy, and this run"
             " holds back no validation images; leave it out, or give --val-size"
         )
-    train, val, seed, outliers = images.take(rows), images.take(val_rows), args.seed, None
+    train, val = images.take(rows), images.take(val_rows)
+    seed, outliers = args.seed, None
     if recipe.folds:
         outliers = outliers_of(args, recipe, train, val)
         train, val, test = (outliers.member.known_of(part) for part in (train, val, test))
@@ -487,7 +488,7 @@ def prepare(args: Arguments, world: World) -> Setup:
         preprocessing=preprocessing,
         recipe=recipe,
         provenance=records.provenance(cli.material(args), threads=torch.get_num_threads()),
-        leave_out=outliers and outliers.member.as_dict(),
+        leave_out=outliers.member.as_dict() if outliers else None,
     )
     return Setup(name, train, val, test, facts, seed, outliers)
 

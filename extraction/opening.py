@@ -25,6 +25,7 @@ def prepare(path: str, options: Options, world: World) -> Work:
     ValueError for a file that cannot be read or used, for a folder that holds another network's
     features, and for what neither the file nor the command line says."""
     content = checkpoints.read(path)
+    checks.check_whole(path, content)
     checks.check_described(path, content, options)
     trained = Trained(path, *loading.load(path, options.model, content))
     check_parameters(trained)

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SCRIPTS = ("main", "train", "run_networks", "ood_methods", "neural_collapse", "report")
-STAGES = SCRIPTS[1:]
+STAGES = ("train", "run_networks", "ood_methods", "neural_collapse", "report")
+SCRIPTS = ("main", *STAGES, "noise_ood_datasets_generator")
 # What every wing may know, in their order: each may import those below it alone.
 SHARED = (
     "figures",
@@ -43,6 +43,7 @@ TABLE = {
     "ood_methods": {"detection", "scores", "cli"},
     "neural_collapse": {"collapse", "scores", "cli"},
     "report": {"reporting", "cli"},
+    "noise_ood_datasets_generator": {"cli"},
     "training": {"collapse"},
     "extraction": {"collapse"},
     "detection": {"scores"},

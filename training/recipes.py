@@ -385,6 +385,11 @@ def check(recipe: Recipe) -> Recipe:
             raise ValueError(
                 f"--{name.replace('_', '-')} is {share:g}; expected a share above 0 and at most 1"
             )
+    if recipe.folds and (recipe.mixup or recipe.cutmix):
+        raise ValueError(
+            "--mixup and --cutmix would mix images with outliers, which have no class; leave them"
+            " out of a leave-out ensemble"
+        )
     if recipe.lr_min > recipe.lr:
         raise ValueError(
             f"--lr-min is {recipe.lr_min:g}, above the learning rate {recipe.lr:g}, from which it"
