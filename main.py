@@ -288,7 +288,8 @@ def prepare(argv: Sequence[str] | None) -> Chain:
 def training_files(args: Arguments, words: Sequence[str]) -> train.RunFiles:
     """The files of the training run with this command line.
 
-    ValueError if held_out is to be an OOD set and training leaves no class out.
+    ValueError if it trains members of an ensemble, and if held_out is to be an OOD set and training
+    leaves no class out.
     """
     training = train.parse_args(words)
     if training.fold is not None:

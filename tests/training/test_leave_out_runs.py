@@ -81,11 +81,11 @@ def test_the_loss_raises_the_entropy_of_what_is_left_out(tmp_path):
     gaps = {}
     for beta in ("0", "1"):
         folder = tmp_path / beta
-        start(folder, "--epochs", "12", "--fold", "1", "--beta", beta, "--lr", "0.05")
+        start(folder, "--epochs", "8", "--fold", "1", "--beta", beta, "--lr", "0.05")
         last = pd.read_csv(files_of(folder, 1).curves).iloc[-1]
         gaps[beta] = last["outlier_entropy"] - last["val_entropy"]
         assert last["val_acc"] > 0.8
-    assert gaps["1"] > 0.3 > gaps["0"] + 0.1
+    assert gaps["1"] > gaps["0"] + 0.15
 
 
 def test_members_start_from_weights_of_their_own_and_repeat_bit_for_bit(tmp_path):
