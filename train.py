@@ -335,9 +335,9 @@ def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
     recipe = setup.facts.recipe
     if setup.outliers:
         yield str(setup.outliers)
-    mirrors = {"flip", "alternating_flip"}.intersection(recipe.augment)
+    kept = " ".join(name for name in recipe.augment if name not in augment.MIRRORING)
+    mirrors = kept != " ".join(recipe.augment)
     if args.dataset.folder and args.augment is None and mirrors:
-        kept = " ".join(name for name in recipe.augment if name not in mirrors)
         yield (
             "half of the training images are mirrored; where that changes what an image is, as of"
             f" digits or signs, train with --augment {kept}".rstrip()
@@ -604,7 +604,7 @@ def resolve(args: Arguments, dataset: data.Dataset) -> recipes.Recipe:
     mirrors no images by itself where that changes their class."""
     recipe = recipes.RECIPES[args.mode]
     if not dataset.flip:
-        kept = tuple(name for name in recipe.augment if name != "flip")
+        kept = tuple(name for name in recipe.augment if name not in augment.MIRRORING)
         recipe = replace(recipe, augment=kept)
     if not recipe.dropout:
         recipe = replace(recipe, dropout=registry.usual_dropout(args.model))

@@ -185,9 +185,11 @@ def test_the_overrides_reach_the_optimiser(finished):
 
 
 def test_mirrored_digits_are_not_trained_on():
-    for dataset, flips in (("digits", False), ("cifar10", True), ("cifar100", True)):
-        recipe = train.resolve(train.parse_args(["--dataset", dataset]), data.ID[dataset])
-        assert ("flip" in recipe.augment) == flips and "crop" in recipe.augment
+    for mode, flip in (("best", "flip"), ("fast", "alternating_flip")):
+        for dataset, flips in (("digits", False), ("cifar10", True), ("cifar100", True)):
+            args = train.parse_args(["--dataset", dataset, "--mode", mode])
+            recipe = train.resolve(args, data.ID[dataset])
+            assert recipe.augment == (("crop", flip) if flips else ("crop",))
 
 
 @pytest.mark.parametrize("words", [["--best-optim"], ["--best_optim"], ["--mode", "adamw"]])
@@ -796,6 +798,8 @@ def test_mirrored_images_of_a_folder_are_a_choice_that_is_said(tmp_path, capsys)
     for choice in (["--augment", "crop"], ["--augment", "crop", "flip"]):
         train.main([*words, "--force", *choice])
         assert said not in capsys.readouterr().out
+    train.main([*words, "--force", "--mode", "fast"])
+    assert f"{said} digits or signs, train with --augment crop\n" in capsys.readouterr().out
 
 
 def test_save_every_keeps_the_checkpoints_of_those_epochs_and_changes_nothing_else(

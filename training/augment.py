@@ -655,6 +655,7 @@ OF_INPUTS: dict[str, Callable[..., Tensor]] = {
     "erasing": erasing,
     "cutout": cutout,
 }
+MIRRORING = ("flip", "alternating_flip")
 TAKE_BYTES = ("trivial", "rand", "auto")
 LEAVE_BYTES = ("rotation", "colour_jitter", "hue")  # they return float32
 

@@ -27,7 +27,7 @@ from training.recipes import Recipe
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-SIDE_STEP = 4  # pixels: maps are halved about twice, and a compiled network sees few shapes
+SIDE_STEPS = 8  # of the full side: 4 pixels of 32. A compiled network sees few shapes
 # Progress through the run in [0, 1] -> factor of every parameter group's own learning rate.
 Schedule = Callable[[float], float]
 # (uint8 images (B, 3, S, S), generator, moment) -> normalised float32 (B, 3, s, s), s <= S
@@ -238,16 +238,14 @@ def make_sides(recipe: Recipe, size: int) -> Callable[[float], int]:
     """Progress through the run in [0, 1] -> side of the training images in pixels.
 
     It grows linearly from `start_size` of the full side to the whole at `full_size_at`, in steps of
-    SIDE_STEP pixels (progressive resizing: Howard 2018; Tan and Le 2021)."""
+    an eighth of the side (progressive resizing: Howard 2018; Tan and Le 2021)."""
 
     def side(progress: float) -> int:
         grown = min(progress / recipe.full_size_at, 1.0)
         share = recipe.start_size + (1 - recipe.start_size) * grown
-        pixels = SIDE_STEP * round(share * size / SIDE_STEP)
-        return min(max(pixels, SIDE_STEP), size)
+        steps = round(share * SIDE_STEPS)
+        return max(1, round(steps * size / SIDE_STEPS))
 
-    if recipe.start_size == 1:
-        return lambda progress: size
     return side
 
 

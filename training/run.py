@@ -93,8 +93,9 @@ class Run:
             torch.backends.cudnn.benchmark = True  # batches have at most two sizes
         if not self.options.compile:
             return network
-        # Batch sizes differ by at most one image. Compiling both shapes separately is faster than
-        # leaving the size dynamic.
+        # Batch sizes differ by at most one image, and images may grow in a few steps. Compiling
+        # each shape separately is faster than leaving the size dynamic.
+        torch._dynamo.config.recompile_limit = 2 * parts.SIDE_STEPS
         return torch.compile(network, dynamic=False)
 
     def resume(self, arguments: Mapping[str, Any]) -> None:

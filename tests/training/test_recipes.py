@@ -124,12 +124,12 @@ def test_the_fast_recipe_is_one_cycle_whatever_its_length(epochs):
         (32, 0.625, 1.0, [20, 20, 24, 24, 28, 28, 32, 32]),
         (32, 0.625, 0.5, [20, 24, 28, 32, 32, 32, 32, 32]),
         (32, 1.0, 1.0, [32] * 8),
-        (224, 0.5, 1.0, [112, 128, 144, 160, 176, 192, 208, 224]),
-        (30, 0.5, 1.0, [16, 16, 20, 20, 24, 24, 28, 30]),
-        (3, 0.5, 1.0, [3] * 8),
+        (224, 0.5, 1.0, [112, 140, 140, 168, 168, 196, 196, 224]),
+        (30, 0.5, 1.0, [15, 19, 19, 22, 22, 26, 26, 30]),
+        (3, 0.01, 1.0, [1, 1, 1, 1, 2, 2, 3, 3]),
     ],
 )
-def test_images_grow_in_steps_of_four_pixels_to_their_full_size(size, start, full_at, expected):
+def test_images_grow_in_eighths_to_their_full_size(size, start, full_at, expected):
     recipe = dataclasses.replace(recipes.RECIPES["fast"], start_size=start, full_size_at=full_at)
     side = parts.make_sides(recipe, size)
     assert [side(progress / 7) for progress in range(8)] == expected
