@@ -335,6 +335,7 @@ def test_the_readme_shows_commands_that_the_scripts_take():
     assert {script for script, _ in shown} == set(SCRIPTS) and len(shown) >= 10
     parsers = {
         "train": train.parse_args,
+        "leave_out": lambda words: train.parse_args(["--mode", "leave-out", "--fold", "1", *words]),
         "extract": run_networks.parse_args,
         "chain": main.parse_args,
     }
