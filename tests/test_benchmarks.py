@@ -211,6 +211,18 @@ def test_the_ways_take_turns_and_the_warm_up_does_not_count(training):
     assert found == {"a": 1.0, "b": 3.0}
 
 
+def test_memory_that_is_kept_is_there_before_the_clock_runs(training):
+    calls = []
+    keeps = training.Settings(kept=True)
+    ways = {
+        "a": training.Way(lambda: calls.append("a")),
+        "b": training.Way(lambda: calls.append("b"), keeps),
+        "c": training.Way(lambda: calls.append("c"), keeps),
+    }
+    training.take_turns(ways, CPU, 1)
+    assert calls == ["a", "b", "b", "c"] * 2
+
+
 def test_ratios_are_to_the_first_way_and_shares_of_the_product_in_its_precision(
     training, monkeypatch
 ):
