@@ -120,6 +120,7 @@ def add_recipe_flags(group: Any) -> None:
         group.add_argument(flag.spelled, dest=name, **options)
     group.add_argument(
         "--fold",
+        type=str,
         metavar="NUMBER",
         help="with --folds: the member to train, from 1 to the number of folds, or all in turn; of"
         " all, those that are finished are left as they are",

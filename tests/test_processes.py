@@ -150,7 +150,9 @@ def test_ranks_fail_together_with_one_message(tmp_path):
         )
     codes = fork(runs)
     for (folder, *_), found in zip(runs, codes, strict=True):
-        said = "".join((folder / f"{rank}.err").read_text() for rank in (0, 1))
+        lines = [line for rank in (0, 1) for line in (folder / f"{rank}.err").open()]
+        # on a busy machine gloo adds that the other rank is gone before they were connected
+        said = "".join(line for line in lines if "ProcessGroupGloo" not in line)
         assert said == "error: no such thing\n" and sorted(found) == [0, 2], folder.name
         assert not any((folder / f"{rank}.out").read_text() for rank in (0, 1))
     assert len(codes) == 4

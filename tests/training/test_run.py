@@ -36,6 +36,7 @@ from artifacts import records
 from networks import loading
 from training import memory, parts, recipes, signals, state
 from training import run as training_run
+from training.evaluation import Evaluator
 
 pytestmark = [
     pytest.mark.slow,  # most tests train a small network
@@ -266,9 +267,9 @@ def interrupt(monkeypatch, method, at):
         ("evaluate", 1, "stopped in epoch 1"),
         ("collapse", 2, "stopped in epoch 2"),
         ("evaluate", 3, "stopped while the trained network was measured"),
-        ("evaluate", 6, "stopped while the trained network was measured"),
+        ("evaluate", 4, "stopped while the trained network was measured"),
     ],
-    ids=["validation", "collapse", "final measured", "best measured"],
+    ids=["validation", "collapse", "training images measured", "test images measured"],
 )
 def test_a_signal_while_something_is_measured_loses_nothing(
     tmp_path, finished, monkeypatch, capsys, method, at, where
@@ -280,6 +281,22 @@ def test_a_signal_while_something_is_measured_loses_nothing(
     assert where in capsys.readouterr().out and files_of(tmp_path).last.exists()
     assert start_training(tmp_path, *words, "--resume") is None
     assert_same_end(tmp_path, finished(*words))
+
+
+def test_a_best_epoch_that_is_the_last_is_measured_once(tmp_path, monkeypatch):
+    real, exact = Evaluator.evaluate, []
+
+    def evaluate(self, *arguments, **options):
+        exact.append(options.get("exact", False))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    assert start_training(tmp_path, *SHORT) is None
+    files = files_of(tmp_path)
+    final, best = (records.read_sidecar(path) for path in (files.final, files.best))
+    assert best["epoch"] == final["epoch"] == 2
+    assert exact == [False, False, True, True]
+    assert (best["train_acc"], best["test_acc"]) == (final["train_acc"], final["test_acc"])
 
 
 def test_a_second_interrupt_from_the_keyboard_is_not_waited_with():
