@@ -164,7 +164,7 @@ def main(argv=None):
     args = parse_args(argv)
     reading.limit_pixels(args.max_pixels)
     device = "cpu" if args.fetch else cli.device(args.device)
-    with processes.join(device) as world, threads.considerate():
+    with processes.join(device) as world, threads.considerate(world.device):
         if args.fetch:
             with world.together():
                 if world.first:

@@ -1,6 +1,6 @@
 """Threads that share an operation, on a machine that is shared too.
 
-    with threads.considerate():
+    with threads.considerate(device):
         ...  # training, or extraction, on a CPU
 
 torch divides each operation among as many threads as there are cores (OpenMP), and those that are
@@ -172,12 +172,13 @@ class Watch:
 
 
 @contextlib.contextmanager
-def considerate() -> Iterator[None]:
+def considerate(device: torch.device) -> Iterator[None]:
     """A block in which this process gives way on a crowded machine.
 
-    Nothing is done where it could not help: where the system does not tell how busy its cores are,
-    or there is one thread, or fewer than cores, or a person has chosen how they wait."""
-    if not is_worth_it():
+    Nothing is done where it could not help: where a GPU computes, where the system does not tell
+    how busy its cores are, or there is one thread, or fewer than cores, or a person has chosen how
+    they wait."""
+    if not is_worth_it(device):
         yield
         return
     watch = Watch()
@@ -188,9 +189,9 @@ def considerate() -> Iterator[None]:
         watch.end()
 
 
-def is_worth_it() -> bool:
+def is_worth_it(device: torch.device) -> bool:
     """True where a watch could help."""
-    if sys.platform != "linux" or not STAT.exists():
+    if device.type != "cpu" or sys.platform != "linux" or not STAT.exists():
         return False
     if any(name in os.environ for name in CHOICES):
         return False

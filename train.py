@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     with (
         signals.caught() as stop,
         processes.join(cli.device(args.device), go_on) as world,
-        threads.considerate(),
+        threads.considerate(world.device),
     ):
         for single in runs(args):
             code = run_one(single, world, stop)
@@ -280,12 +280,12 @@ def train(
     cli.seed_everything(setup.seed)
     options = Options(
         setup.seed,
-        not args.no_amp,
-        args.compile,
-        args.save_every,
-        args.track_nc,
-        args.tta,
-        args.winograd,
+        amp=not args.no_amp,
+        compile=args.compile,
+        save_every=args.save_every,
+        track_nc=args.track_nc,
+        tta=args.tta,
+        winograd=args.winograd,
     )
     if world.device.type == "cpu":
         memory.keep_freed()
@@ -336,12 +336,11 @@ def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
     recipe = setup.facts.recipe
     if setup.outliers:
         yield str(setup.outliers)
-    kept = " ".join(name for name in recipe.augment if name not in augment.MIRRORING)
-    mirrors = kept != " ".join(recipe.augment)
-    if args.dataset.folder and args.augment is None and mirrors:
+    kept = augment.unmirrored(recipe.augment)
+    if args.dataset.folder and args.augment is None and kept != recipe.augment:
         yield (
             "half of the training images are mirrored; where that changes what an image is, as of"
-            f" digits or signs, train with --augment {kept}".rstrip()
+            f" digits or signs, train with --augment {' '.join(kept)}".rstrip()
         )
     if args.save_every and args.save_every > recipe.epochs:
         yield (
@@ -354,10 +353,9 @@ def step_bar(setup: "Setup", state: State) -> Any:
     """The progress bar over all steps of the run; only the first process shows one."""
     recipe = setup.facts.recipe
     steps = math.ceil(len(setup.train) / recipe.batch_size)
-    done = state.partial.step if state.partial else 0
     return cli.progress(
         total=recipe.epochs * steps,
-        initial=state.epoch * steps + done,
+        initial=state.epoch * steps + state.steps_done,
         desc="training",
         unit="step",
         disable=None if state.world.first else True,
@@ -605,8 +603,7 @@ def resolve(args: Arguments, dataset: data.Dataset) -> recipes.Recipe:
     mirrors no images by itself where that changes their class."""
     recipe = recipes.RECIPES[args.mode]
     if not dataset.flip:
-        kept = tuple(name for name in recipe.augment if name not in augment.MIRRORING)
-        recipe = replace(recipe, augment=kept)
+        recipe = replace(recipe, augment=augment.unmirrored(recipe.augment))
     if not recipe.dropout:
         recipe = replace(recipe, dropout=registry.usual_dropout(args.model))
     recipe = recipes.overridden(recipe, vars(args))

@@ -15,6 +15,7 @@ import torch
 
 import threads
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how busy a core is")
 
@@ -95,12 +96,12 @@ def test_cores_that_fall_idle_are_taken_back(watch):
 
 
 def test_the_block_ends_with_all_cores_and_no_team(watch, monkeypatch):
-    monkeypatch.setattr(threads, "is_worth_it", lambda: True)
+    monkeypatch.setattr(threads, "is_worth_it", lambda device: True)
     monkeypatch.setattr(threads, "INTERVAL", 0.001)
     looks = (look(clock=number, used=(number, number, 0, 0)) for number in itertools.count())
     monkeypatch.setattr(threads.Look, "now", lambda: next(looks))
     monkeypatch.setattr(threads, "Watch", lambda: watch)
-    with pytest.raises(KeyboardInterrupt), threads.considerate():
+    with pytest.raises(KeyboardInterrupt), threads.considerate(CPU):
         while not watch.kept:
             time.sleep(0.001)
         team = watch.team
@@ -147,7 +148,8 @@ def test_where_a_watch_could_help(monkeypatch, count, cores, chosen, expected):
         monkeypatch.setenv(chosen, "7")
     monkeypatch.setattr(torch, "get_num_threads", lambda: count)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    assert threads.is_worth_it() is expected
+    assert threads.is_worth_it(CPU) is expected
+    assert not threads.is_worth_it(torch.device("cuda"))
 
 
 # Prints hashes of the weights after steps without, with and again without a team, and how many

@@ -660,6 +660,11 @@ TAKE_BYTES = ("trivial", "rand", "auto")
 LEAVE_BYTES = ("rotation", "colour_jitter", "hue")  # they return float32
 
 
+def unmirrored(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the augmentations that mirror nothing."""
+    return tuple(name for name in names if name not in MIRRORING)
+
+
 def check(names: Sequence[str]) -> None:
     """ValueError where an augmentation that takes bytes comes after one that returns floats."""
     behind = False
