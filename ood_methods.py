@@ -22,17 +22,23 @@ network and no torch.
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --combine MSP,KNN
     # a score of your own, a class with fit and score
     python ood_methods.py --checkpoint results/net_s0 --methods MSP my_score.py:Toy
+    # several networks as one
+    python ood_methods.py --ensemble --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
+    python ood_methods.py --ensemble --checkpoint results/toynet_final_cifar10_s0_fold*of5.pth
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
 scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
 whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
 and method) with ood_metrics.md and, on demand, .tex, and figures/. Scores that an earlier run
 computed from the same head and features stay in the table, unless --replace starts over. Without
-head.csv only the methods that need no head are scored. Every score is higher for more
+head.csv only the methods that need no head are scored. --ensemble writes into
+results/<model>_ensemble_<suffix>/, which has ood_members.csv beside them, every method of every
+single member (docs/methods.md, "An ensemble"). Every score is higher for more
 in-distribution images; ID is the positive class; rates are in [0, 1]. docs/methods.md explains each
 method."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +54,15 @@ from detection import (
     combining,
     drawing,
     evaluation,
+    grid,
     inputs,
     joining,
+    members,
     odin,
     outputs,
     own,
     tables,
+    together,
     tuning,
 )
 from detection.scored import Scored
@@ -82,6 +91,9 @@ class Arguments(Protocol):
     ood: list[utils.SetName] | None
     output_dir: str
     allow_stale: bool
+    # an ensemble
+    ensemble: bool
+    perturbed: list[float] | None  # temperature, epsilon
     # methods and their parameters
     methods: list[str] | None
     combine: list[str] | None
@@ -107,6 +119,7 @@ def make_parser() -> cli.Parser:
     """The parser, its flags in groups."""
     parser = cli.Parser(__doc__)
     add_input_flags(parser)
+    add_ensemble_flags(parser.add_argument_group("an ensemble"))
     methods = parser.add_argument_group("methods and their parameters")
     add_method_flags(methods)
     add_parameter_flags(methods)
@@ -138,6 +151,29 @@ def add_input_flags(parser: cli.Parser) -> None:
                 " all in the folder"
             )
         },
+    )
+
+
+def add_ensemble_flags(group: Any) -> None:
+    """The flags that make several checkpoints one classifier."""
+    group.add_argument(
+        "--ensemble",
+        action="store_true",
+        help=(
+            "score the checkpoints together: all members of a leave-out ensemble, or ordinary"
+            " networks of the same classes (a deep ensemble)"
+        ),
+    )
+    group.add_argument(
+        "--perturbed",
+        nargs=2,
+        type=not_negative,
+        metavar=("TEMPERATURE", "EPSILON"),
+        help=(
+            "of a leave-out ensemble: the temperature of its softmax, and which perturbed images of"
+            " run_networks.py are scored, 0 for plain ones; default: chosen by --val-ood, or those"
+            " that are there, or 1 0"
+        ),
     )
 
 
@@ -274,7 +310,32 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """The arguments; ValueError for parameters of methods that contradict each other."""
     args = make_parser().parse_args(argv)
     parameters(args)
+    check_ensemble_flags(args)
     return args
+
+
+def check_ensemble_flags(args: Arguments) -> None:
+    """ValueError for flags that say nothing of an ensemble, or of an ensemble alone."""
+    if args.perturbed and not args.ensemble:
+        raise ValueError("--perturbed is of a leave-out ensemble; add --ensemble, or leave it out")
+    if not args.ensemble:
+        return
+    if args.perturbed and args.perturbed[0] == 0:
+        raise ValueError("--perturbed: the temperature is 0; expected a number above it")
+    if args.perturbed and args.val_ood:
+        raise ValueError(
+            "--perturbed names the temperature and epsilon that --val-ood would choose; give one of"
+            " the two"
+        )
+    if args.combine:
+        raise ValueError(
+            "--combine is of a single network; with --ensemble every method is averaged over the"
+            " members by rank"
+        )
+    if odin.ODIN in named(args):
+        raise ValueError(
+            f"--methods {odin.ODIN} is of a single network; leave it out with --ensemble"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -282,6 +343,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for text in filter(own.is_own, args.methods or []):
         own.register(text)
+    if args.ensemble:
+        score_ensemble(args)
+        return
     tasks = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
     check_together(tasks)
     for task in tasks:
@@ -333,6 +397,7 @@ def prepare(checkpoint: str, args: Arguments) -> Task:
     run = feature_files.open_run(
         checkpoint, args.output_dir, args.dataset, [*sets, *more], stale, needs_head=False
     )
+    check_no_member(run)
     names, lines = methods_of(run, args)
     anew = [*names, *(each.name for each in combinations(args))]
     check_edited(earlier, anew, folder)
@@ -342,6 +407,26 @@ def prepare(checkpoint: str, args: Arguments) -> Task:
         lines = [*lines, kept.summary]
     own_files = [own.parts(text)[0] for text in args.methods or [] if own.is_own(text)]
     return Task(run, names, asked, tested, kept, own_files, [*kept.lost, *lines], stale)
+
+
+def check_no_member(run: feature_files.FeatureFiles) -> None:
+    """ValueError for one member of a leave-out ensemble: alone it does not know all classes, and
+    those that it leaves out were its outliers in training."""
+    member = records.read_sidecar(run.head or run.train).get("leave_out")
+    if not member:
+        return
+    others = sorted(run.folder.parent.glob(fold_pattern(run.folder.name)))
+    command = utils.command("ood_methods", [folder for folder in others if folder.is_dir()])
+    raise ValueError(
+        f"{run.folder} is of fold {member['fold']} of {member['folds']} of a leave-out ensemble,"
+        f" which does not know {members.listed(member['left_out'])}; score all its members"
+        f" together with: {command} --ensemble"
+    )
+
+
+def fold_pattern(name: str) -> str:
+    """A member's name -> the pattern of all members' names: net_fold1of5 -> net_fold*of5."""
+    return re.sub(r"fold\d+of", "fold*of", name)
 
 
 def check_edited(earlier: joining.Earlier, names: Sequence[str], folder: Path) -> None:
@@ -489,20 +574,20 @@ def check_groups(run: feature_files.FeatureFiles, args: Arguments) -> None:
     """
     tested = [name for name in run.ood if name != args.val_ood]
     names = [name for name, _ in args.groups]
-    for name, members in args.groups:
-        given = f"--groups {name}={','.join(members)}"
+    for name, grouped in args.groups:
+        given = f"--groups {name}={','.join(grouped)}"
         if names.count(name) > 1 or name in run.ood:
             raise ValueError(
                 f"{given}: {name} is the name of another group or of an OOD set; give each group a"
                 " name of its own"
             )
-        for member in members:
+        for member in grouped:
             if member not in tested:
                 raise ValueError(
                     f"{given}: {member} is not among the tested OOD sets, {', '.join(tested)};"
                     " extract it, or name it in --ood"
                 )
-            if members.count(member) > 1:
+            if grouped.count(member) > 1:
                 raise ValueError(f"{given}: {member} stands there more than once")
 
 
@@ -598,12 +683,140 @@ def finish(
         stale=task.stale,
         seconds=seconds,
     )
+    show(table, args, folder, removed)
+
+
+def show(table: pd.DataFrame, args: Arguments, folder: Path, removed: Sequence[str]) -> None:
+    """Print the table, what to know of it, and where everything is."""
     cli.print_table(tables.by_method(table, args.groups), tables.heading(table, args.tpr))
     for note in tables.notes(table):
         print(note)
     print(f"\nper-image scores, figures and the full table: {folder}")
     if removed:
         print(f"removed, as made of an earlier table: {', '.join(removed)}")
+
+
+# ---- an ensemble ---------------------------------------------------------------------------------
+
+
+def score_ensemble(args: Arguments) -> None:
+    """Check all members, choose the perturbation, score, and write everything of one ensemble."""
+    stale = records.Stale(args.allow_stale)
+    ensemble = members.find(args.checkpoint, args.output_dir, args.dataset, args.ood, stale)
+    sets = check_ensemble(ensemble, args)
+    seconds: dict[str, float] = {}
+    folder = utils.writable_folder(ensemble.folder)
+    figures_folder = utils.writable_folder(folder / "figures")
+    announce_ensemble(ensemble)
+    with cli.timed(seconds, "choosing"):
+        choice = grid.Choice(grid.PLAIN)
+        if ensemble.is_leave_out:
+            choice = grid.choose(ensemble, args.val_ood, pair_of(args), stale)
+    written = write_grid(ensemble, choice, args, stale)
+    if ensemble.is_leave_out:
+        print(f"{together.LEAVE_OUT}: {choice.pair.words}{choice.reason}")
+    grid.require(ensemble, choice, sets)
+    with cli.timed(seconds, "scoring"):
+        names = named(args) or list(registry.DEFAULT)
+        methods = together.Methods(names, parameters(args), args.val_ood)
+        result = together.score(ensemble, methods, choice, sets, stale)
+    table = tables.tabulate(ensemble, result.scored, result.right, args.tpr)
+    written += write_ensemble(ensemble, args, table, result, stale)
+    core = [name for name in together.CORE if name in result.scored.id.scores]
+    written += drawing.draw(figures_folder, None, table, result.scored, args.tpr, core=core)
+    finish_ensemble(ensemble, args, table, written, stale, seconds)
+
+
+def pair_of(args: Arguments) -> members.Pair | None:
+    """What --perturbed asks for."""
+    if not args.perturbed:
+        return None
+    temperature, epsilon = args.perturbed
+    return members.Pair(epsilon, temperature)
+
+
+def check_ensemble(ensemble: members.Ensemble, args: Arguments) -> list[str]:
+    """The OOD sets that are tested; ValueError for mistakes that can be found before anything large
+    is read."""
+    for member in ensemble.members:
+        check(member.run, args)
+    if args.perturbed and not ensemble.is_leave_out:
+        raise ValueError(
+            "--perturbed is of a leave-out ensemble, and these are ordinary networks; leave it out"
+        )
+    return [name for name in ensemble.sets if name != args.val_ood]
+
+
+def announce_ensemble(ensemble: members.Ensemble) -> None:
+    """Print what the ensemble is, and how much is read."""
+    size = sum(path.stat().st_size for path in ensemble.files) / 2**20
+    count = len(ensemble.members)
+    print(f"{ensemble.kind} ensemble of {count} networks, {size:,.0f} MiB of features:")
+    for member in ensemble.members:
+        less = ""
+        if member.leave_out:
+            less = f", without {members.listed(member.leave_out['left_out'])}"
+        print(f"  {member.name}{less}")
+
+
+def write_grid(
+    ensemble: members.Ensemble, choice: grid.Choice, args: Arguments, stale: records.Stale
+) -> list[Path]:
+    """Write the table and the figures of the grid that chose a pair -> their paths."""
+    if choice.table is None:
+        return []
+    path = ensemble.folder / "ensemble_grid.csv"
+    store.write_table(path, choice.table, sidecar_of(ensemble, args, stale))
+    return [path, *drawing.draw_grid(ensemble.folder / "figures", choice)]
+
+
+def write_ensemble(
+    ensemble: members.Ensemble,
+    args: Arguments,
+    table: pd.DataFrame,
+    result: together.Result,
+    stale: records.Stale,
+) -> list[Path]:
+    """Write the tables and the score files -> their paths."""
+    folder, sidecar = ensemble.folder, sidecar_of(ensemble, args, stale)
+    options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
+    written = outputs.write_tables(folder, table, options, sidecar)
+    scored, classes = result.scored, result.classes
+    written += outputs.write_scores(folder, ensemble.dataset, scored, classes, args.tpr, sidecar)
+    written.append(folder / "ood_members.csv")
+    store.write_table(written[-1], together.member_table(ensemble, result, args.tpr), sidecar)
+    return written
+
+
+def sidecar_of(ensemble: members.Ensemble, args: Arguments, stale: records.Stale) -> dict[str, Any]:
+    """What every sidecar of an ensemble's tables says: among it, which networks it is of."""
+    networks = {
+        member.name: records.origin(member.run.head or member.run.train)
+        for member in ensemble.members
+    }
+    return {
+        **records.provenance(cli.material(args), stale),
+        "tpr": args.tpr,
+        "ensemble": ensemble.kind,
+        "members": networks,
+    }
+
+
+def finish_ensemble(
+    ensemble: members.Ensemble,
+    args: Arguments,
+    table: pd.DataFrame,
+    written: list[Path],
+    stale: records.Stale,
+    seconds: Mapping[str, float],
+) -> None:
+    """Write the record of this run, and print the table."""
+    folder = ensemble.folder
+    record = folder / joining.RECORD
+    removed = outputs.remove_outdated(folder, record, written)
+    material = cli.material(args)
+    current.write_record(record, material, ensemble.files, written, stale=stale, seconds=seconds)
+    show(table, args, folder, removed)
 
 
 # ---- arguments -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The figures of one checkpoint's scores: AUROC by method, histograms of scores, and the features
 on their principal axes."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,37 +10,41 @@ from matplotlib.figure import Figure
 
 import figures
 import utils
-from detection import metrics, tables
+from detection import grid, metrics, tables
 from detection.scored import Scored
 from scores import registry
 
 
 def draw(
     folder: Path,
-    fitted: registry.Training,
+    fitted: registry.Training | None,
     table: pd.DataFrame,
     scored: Scored,
     tpr: float,
-    drawn_before: list[str],
+    drawn_before: Sequence[str] = (),
+    core: Collection[str] = registry.CORE,
 ) -> list[Path]:
-    """Write the OOD figures into `folder` -> their paths.
+    """Write the OOD figures into `folder` -> their paths; without a training set there is none of
+    the features.
 
-    drawn_before: methods of an earlier table that keep the histogram that they have.
+    drawn_before: methods of an earlier table that keep the histogram that they have. core: methods
+    that have one always.
     """
     table = tables.printable(table)
-    shown = dict.fromkeys([*methods_to_show(table, scored), *drawn_before])
+    shown = dict.fromkeys([*methods_to_show(table, scored, core), *drawn_before])
     drawn = {"auroc_bars": figures.auroc_bars(table)}
     for method in shown:
         drawn[f"scores_{method}"] = histogram(method, table, scored, tpr)
-    drawn |= draw_components(fitted, scored)
+    if fitted is not None:
+        drawn |= draw_components(fitted, scored)
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
     return [folder / f"{name}.png" for name in drawn]
 
 
-def methods_to_show(table: pd.DataFrame, scored: Scored) -> list[str]:
+def methods_to_show(table: pd.DataFrame, scored: Scored, core: Collection[str]) -> list[str]:
     """The core methods, and the best on average of those that were computed on every set."""
-    shown = [method for method in scored.id.scores if method in registry.CORE]
+    shown = [method for method in scored.id.scores if method in core]
     everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
     mean = table[everywhere].groupby("method")["auroc"].mean()
     if mean.notna().any():
@@ -88,3 +93,20 @@ def leading_components(
     total = values.sum()
     shares = leading / total if total > 0 else np.full(len(leading), np.nan)
     return fitted.mean.astype(np.float32), axes.astype(np.float32), tuple(shares)
+
+
+def draw_grid(folder: Path, choice: grid.Choice) -> list[Path]:
+    """Write the figures of the grid of temperatures and epsilons -> their paths; none where the
+    pair was given."""
+    if choice.table is None or choice.scores is None:
+        return []
+    assert choice.val_ood is not None
+    chosen = (choice.pair.temperature, choice.pair.epsilon)
+    places = {(pair.temperature, pair.epsilon): both for pair, both in choice.scores.items()}
+    drawn = {
+        "ensemble_grid": figures.grid_map(choice.table, choice.val_ood, chosen),
+        "ensemble_grid_scores": figures.grid_scores(places, choice.val_ood, chosen),
+    }
+    for name, figure in drawn.items():
+        utils.write_figure(folder / f"{name}.png", figure)
+    return [folder / f"{name}.png" for name in drawn]

@@ -1,8 +1,14 @@
-"""Scores and classes of an ensemble of leave-out classifiers (Vyas et al. 2018, ECCV, arXiv
-1809.03576, algorithm 2): each member knows all classes but its own fold's.
+"""Scores and classes of an ensemble.
 
-    score = ensemble.score(logits, temperature=1000)           # of perturbed images
-    numbers = ensemble.predicted(logits, classes)              # of plain ones
+    score = ensemble.score(logits, temperature=1000)           # leave-out, of perturbed images
+    sums = ensemble.class_sums(logits, classes)                # of plain ones
+    numbers = sums.argmax(axis=1)
+    uncertainty = ensemble.uncertainties(logits, sums)         # deep or leave-out
+    ranks = ensemble.ranks(scores_of_image, scores_of_reference)
+
+Of a leave-out ensemble (Vyas et al. 2018, ECCV, arXiv 1809.03576, algorithm 2) each member knows
+all classes but its own fold's; of a deep ensemble (Lakshminarayanan et al. 2017, NeurIPS) each
+knows all.
 
 `logits` has one array (N, C_k) per member, `classes` one sequence of C_k class numbers: output j of
 member k stands for class classes[k][j] of the ensemble."""
@@ -11,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import entr
 
 from scores import common
 
@@ -43,9 +50,9 @@ def member_score(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
 def class_sums(logits: Logits, classes: Classes, temperature: float = 1.0) -> np.ndarray:
     """The sum over members of their softmaxes, mapped to the C classes of all -> (N, C).
 
-    A member adds nothing to the classes that it does not know. Each is left out by one member, so
-    that none is at a disadvantage; divided by K, the rows sum to one. ValueError as in `score`, and
-    as in `check_classes`."""
+    A member adds nothing to the classes that it does not know. Each class is left out by one
+    member, or by none, so that none is at a disadvantage; divided by K, the rows sum to one.
+    ValueError as in `score`, and as in `check_classes`."""
     check(logits, temperature)
     count = check_classes(classes, [member.shape[1] for member in logits])
     sums = np.zeros((len(logits[0]), count))
@@ -58,6 +65,48 @@ def class_sums(logits: Logits, classes: Classes, temperature: float = 1.0) -> np
 def predicted(logits: Logits, classes: Classes, temperature: float = 1.0) -> np.ndarray:
     """The class of the largest sum of softmaxes -> (N,), the first of equal ones."""
     return class_sums(logits, classes, temperature).argmax(axis=1)
+
+
+# ---- uncertainty ---------------------------------------------------------------------------------
+
+
+def uncertainties(logits: Logits, sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores of the mean softmax p of K members -> {name: (N,)}, higher = more in-distribution;
+    `sums` (N, C) are of `class_sums` at temperature 1.
+
+    EnsembleMSP is max p, EnsembleEntropy is -H(p) (Lakshminarayanan et al. 2017), and
+    MutualInformation is mean H(p_k) - H(p) (Depeweg et al. 2018, ICML), the part of the entropy
+    that the members' disagreement makes, with its sign turned. Members that do not know the same
+    classes disagree about them always."""
+    mean = sums / len(logits)
+    entropy = entr(mean).sum(axis=1)
+    of_members = np.mean([softmax_entropy(member) for member in logits], axis=0)
+    return {
+        "EnsembleMSP": mean.max(axis=1),
+        "EnsembleEntropy": -entropy,
+        "MutualInformation": of_members - entropy,
+    }
+
+
+def softmax_entropy(logits: ArrayLike) -> np.ndarray:
+    """(N, C_k) -> (N,): the entropy of the softmax, in nats."""
+    logarithms = common.log_softmax(np.asarray(logits, dtype=np.float64))
+    return -np.einsum("nc,nc->n", np.exp(logarithms), logarithms)
+
+
+def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The share (N,) of the reference scores (M,) that lie below each of the scores (N,), equal
+    ones counting half; NaN for NaN, and for all where the reference has one.
+
+    A member's scores in these units can be averaged with those of any other member: only the order
+    that it puts images in counts. Scores below the whole reference have all the same share, 0."""
+    if np.isnan(reference).any():
+        return np.full(len(scores), np.nan)
+    ordered = np.sort(reference)
+    below = np.searchsorted(ordered, scores, side="left")
+    not_above = np.searchsorted(ordered, scores, side="right")
+    shares = (below + not_above) / (2 * len(ordered))
+    return np.where(np.isnan(scores), np.nan, shares)
 
 
 # ---- checks --------------------------------------------------------------------------------------
@@ -76,7 +125,8 @@ def check(logits: Logits, temperature: float) -> None:
 
 def check_classes(classes: Classes, widths: Sequence[int]) -> int:
     """The number of classes of an ensemble whose members have these widths; ValueError unless each
-    class is left out by exactly one member, as where a member is missing or doubled."""
+    class is known to all members, or each is left out by exactly one of them; as where a member is
+    missing or doubled."""
     if [len(numbers) for numbers in classes] != list(widths):
         raise ValueError(
             f"the members have {list(widths)} outputs, and know"
@@ -84,6 +134,8 @@ def check_classes(classes: Classes, widths: Sequence[int]) -> int:
         )
     known = [number for numbers in classes for number in numbers]
     counts = np.bincount(known)
+    if (counts == len(classes)).all():
+        return len(counts)
     wrong = np.flatnonzero(counts != len(classes) - 1)
     if len(wrong):
         number = int(wrong[0])

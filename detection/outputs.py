@@ -2,8 +2,10 @@
 what an earlier table left."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,19 @@ import utils
 from artifacts import current, records, store
 from detection import metrics, tables
 from detection.scored import Scored, ScoredSet
-from head import Head
 
-DERIVED = ("ood_groups.csv", "ood_metrics.tex")  # made of ood_metrics.csv, where asked for
+# Made beside ood_metrics.csv, where asked for.
+DERIVED = ("ood_groups.csv", "ood_metrics.tex", "ensemble_grid.csv")
+
+
+class Classifier(Protocol):
+    """What takes an image for a class: one network's head, or an ensemble."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    def classify(self, set_name: str, features: np.ndarray) -> np.ndarray:
+        """The class (N,) of each image of a set, as a number."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,15 @@ def write_tables(
 
 
 def write_scores(
-    folder: Path, dataset: str, scored: Scored, head: Head | None, tpr: float, sidecar: dict
+    folder: Path,
+    dataset: str,
+    scored: Scored,
+    classifier: Classifier | None,
+    tpr: float,
+    sidecar: dict,
 ) -> list[Path]:
-    """Write one file of scores per set -> their paths."""
+    """Write one file of scores per set -> their paths; `classifier` says which class each image is
+    taken for."""
     thresholds = {
         method: metrics.threshold_at_tpr(values, tpr) for method, values in scored.id.scores.items()
     }
@@ -59,20 +77,22 @@ def write_scores(
     files |= {f"scores_OOD_{part.name}.csv": part for part in scored.ood}
     for name, part in files.items():
         own = {method: thresholds[method] for method in part.scores}
-        frame = score_table(part, own, head)
+        frame = score_table(part, own, classifier)
         store.write_table(folder / name, frame, sidecar, thresholds=own)
     return [folder / name for name in files]
 
 
-def score_table(part: ScoredSet, thresholds: dict[str, float], head: Head | None) -> pl.DataFrame:
+def score_table(
+    part: ScoredSet, thresholds: dict[str, float], classifier: Classifier | None
+) -> pl.DataFrame:
     """One row per image: path, label, predicted class, every score, and whether it passes its
     method's threshold."""
     columns: dict = {"path": part.images.paths} if part.images.paths else {}
     columns["label"] = part.images.labels
-    if head:
-        prediction = head.logits(part.images.features).argmax(1)
+    if classifier:
+        prediction = classifier.classify(part.name, part.images.features)
         columns["prediction"] = prediction
-        columns["predicted_class"] = [head.class_names[index] for index in prediction]
+        columns["predicted_class"] = [classifier.class_names[index] for index in prediction]
     for method, values in part.scores.items():
         columns[method] = pl.Series(values).fill_nan(None)
     for method in part.scores:

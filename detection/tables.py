@@ -9,6 +9,8 @@ of two arrays of scores, a line in metrics.COLUMNS and metrics.evaluate.
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,6 @@ import pandas as pd
 import utils
 from detection import metrics
 from detection.scored import Scored
-from feature_files import FeatureFiles
 
 Groups = Sequence[tuple[str, list[str]]]  # (group, its OOD sets)
 Escape = Callable[[str], str]  # text as a table's language writes it
@@ -30,9 +31,17 @@ BOLD = (
 BESIDE = 4
 
 
-def tabulate(
-    run: FeatureFiles, scored: Scored, right: np.ndarray | None, tpr: float
-) -> pd.DataFrame:
+class Place(Protocol):
+    """What a table is of: feature_files.FeatureFiles, or members.Ensemble."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def dataset(self) -> str: ...
+
+
+def tabulate(run: Place, scored: Scored, right: np.ndarray | None, tpr: float) -> pd.DataFrame:
     """The tidy table: one row per OOD set and method.
 
     `best` marks the method that a paired test sets apart from every other of that OOD set. right

@@ -8,7 +8,8 @@ name beside the data, and shares are drawn as percent. Cells that are NaN are le
 figure says in words; nothing is drawn as zero because it is missing.
 
 Each function has `captions`, what the report says beneath its figure. figures.training,
-figures.scores, figures.scatter (points, image by image), figures.collapse (one checkpoint) and
+figures.scores, figures.grid (temperature and epsilon of an ensemble), figures.scatter (points,
+image by image), figures.collapse (one checkpoint) and
 figures.series (over checkpoints and layers) hold the functions, figures.style what they share;
 scripts import this module alone.
 """
@@ -25,6 +26,7 @@ from figures.collapse import (
     weight_mean_alignment,
     within_class_variance,
 )
+from figures.grid import grid_map, grid_scores
 from figures.scatter import embedding, neco_shares, principal_components, three_components
 from figures.scores import auroc_bars, centre_distances, method_labels, score_histograms
 from figures.series import collapse_curves, correlation_maps, layer_epoch_maps, nc5_curves
@@ -44,6 +46,8 @@ __all__ = [
     "cosine_histogram",
     "embedding",
     "gram_matrices",
+    "grid_map",
+    "grid_scores",
     "layer_epoch_maps",
     "method_labels",
     "mismatch_map",

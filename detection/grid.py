@@ -1,0 +1,169 @@
+"""Temperature and epsilon of a leave-out ensemble: chosen on a validation OOD set, which is then
+not tested on, or given.
+
+    choice = grid.choose(ensemble, val_ood="uniform", asked=None, stale=stale)
+    choice.pair, choice.table
+
+run_networks.py extracts one file per pair and member. Without a perturbation (epsilon 0) the plain
+features serve, at any temperature."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from artifacts import records
+from detection import ensemble as formulas
+from detection import members, metrics
+from detection.members import Ensemble, Pair
+
+PLAIN = Pair(0.0, 1.0)
+COLUMNS = ("auroc", "fpr95", "detection_error", "aupr_in", "aupr_out")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The pair that the test images are perturbed by, and the table that chose it: one row per pair
+    with temperature, odin_epsilon, perturbation and the metrics in COLUMNS."""
+
+    pair: Pair
+    val_ood: str | None = None
+    table: pd.DataFrame | None = None
+    # {pair: scores of the validation images, of ID and of OOD}
+    scores: dict[Pair, tuple[np.ndarray, np.ndarray]] | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why this pair, in words."""
+        if self.val_ood:
+            return f", chosen on {self.val_ood} by AUROC"
+        if not self.pair.epsilon:
+            return " (plain images)"
+        return ""
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What the column `parameters` says of the ensemble's score."""
+        found: dict[str, object] = {
+            "temperature": self.pair.temperature,
+            "odin_epsilon": self.pair.epsilon,
+        }
+        if self.pair.epsilon:
+            found["perturbation"] = self.pair.kind
+        if self.val_ood:
+            found["val_ood"] = self.val_ood
+        return found
+
+
+def choose(
+    ensemble: Ensemble, val_ood: str | None, asked: Pair | None, stale: records.Stale
+) -> Choice:
+    """The pair for the test images: `asked`, or the best on `val_ood`, or the one whose perturbed
+    test images are there; else none, at temperature 1.
+
+    Of pairs with the same AUROC the first is taken: the smaller epsilon, then the smaller
+    temperature. ValueError where several could be meant, and where what is needed is not there."""
+    if asked:
+        return Choice(asked)
+    if val_ood:
+        return tried(ensemble, val_ood, stale)
+    there = [pair for pair in pairs_of_all(ensemble) if not lacking(ensemble, pair)]
+    if len(there) > 1:
+        found = ", ".join(pair.folder for pair in there)
+        raise ValueError(
+            f"the test images of {ensemble.members[0].name} were perturbed in several ways:"
+            f" {found}; choose one with --perturbed TEMPERATURE EPSILON, or by a validation set"
+            " with --val-ood NAME"
+        )
+    return Choice(there[0] if there else PLAIN)
+
+
+def pairs_of_all(ensemble: Ensemble) -> list[Pair]:
+    """The pairs that some images of every member were perturbed by."""
+    shared = set.intersection(*(set(member.pairs()) for member in ensemble.members))
+    return sorted(shared)
+
+
+def lacking(
+    ensemble: Ensemble, pair: Pair, split: str = "test", sets: Collection[str] | None = None
+) -> list[str]:
+    """Names of the files of perturbed images that some member lacks."""
+    gone = []
+    for member in ensemble.members:
+        folder = f"{member.name}/{members.PERTURBED}/{pair.folder}"
+        if member.id_file(split, pair) is None:
+            gone.append(f"{folder}/ID_{member.run.dataset}_{split}.csv")
+        for name in ensemble.sets if sets is None else sets:
+            if member.ood_file(name, pair) is None:
+                gone.append(f"{folder}/OOD_{name}_test.csv")
+    return gone
+
+
+def require(ensemble: Ensemble, choice: Choice, sets: Collection[str]) -> None:
+    """ValueError, with the command, where test images are not perturbed as was chosen."""
+    gone = lacking(ensemble, choice.pair, "test", sets)
+    if not gone:
+        return
+    chosen = f", chosen on {choice.val_ood}," if choice.val_ood else ""
+    raise ValueError(
+        f"the test images are not yet perturbed by {choice.pair.words}{chosen} so that"
+        f" {gone[0]} is missing; make them with: {ensemble.command(choice.pair.flags)}"
+    )
+
+
+# ---- the grid ------------------------------------------------------------------------------------
+
+
+def tried(ensemble: Ensemble, val_ood: str, stale: records.Stale) -> Choice:
+    """Score the validation images by every pair that was extracted -> the best, and all."""
+    pairs = candidates(ensemble, val_ood)
+    check_plain(ensemble, val_ood)
+    scores = {pair: validation_scores(ensemble, pair, val_ood, stale) for pair in pairs}
+    rows = [row_of(pair, *scores[pair]) for pair in pairs]
+    table = pd.DataFrame(rows)
+    best = pairs[int(table["auroc"].to_numpy().argmax())]
+    return Choice(best, val_ood, table, scores)
+
+
+def candidates(ensemble: Ensemble, val_ood: str) -> list[Pair]:
+    """Pairs whose perturbed validation images every member has, and each of their temperatures
+    without a perturbation."""
+    perturbed = [
+        pair
+        for pair in pairs_of_all(ensemble)
+        if pair.epsilon and not lacking(ensemble, pair, "val", [val_ood])
+    ]
+    temperatures = {1.0, *(pair.temperature for pair in perturbed)}
+    return sorted([*(Pair(0.0, temperature) for temperature in temperatures), *perturbed])
+
+
+def check_plain(ensemble: Ensemble, val_ood: str) -> None:
+    """ValueError without ID validation images of all classes in each member's folder."""
+    for member in ensemble.members:
+        if member.val is None:
+            raise ValueError(
+                f"{member.run.folder} has no validation images of all classes, with which --val-ood"
+                f" compares {val_ood}: train its network with --val-size above 0"
+            )
+
+
+def validation_scores(
+    ensemble: Ensemble, pair: Pair, val_ood: str, stale: records.Stale
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of ID validation images (N,) and of the validation OOD set (M,)."""
+    inside, outside = [], []
+    for member in ensemble.members:
+        head = members.read_head(member, stale)
+        inside.append(members.logits(member, head, member.id_file("val", pair), stale))
+        outside.append(members.logits(member, head, member.ood_file(val_ood, pair), stale))
+    temperature = pair.temperature
+    return formulas.score(inside, temperature), formulas.score(outside, temperature)
+
+
+def row_of(pair: Pair, inside: np.ndarray, outside: np.ndarray) -> dict[str, object]:
+    """One row of the grid's table."""
+    measured = metrics.evaluate(inside, outside)
+    facts = {"temperature": pair.temperature, "odin_epsilon": pair.epsilon}
+    how = {"perturbation": pair.kind if pair.epsilon else ""}
+    return {**facts, **how, **{name: measured[name] for name in COLUMNS}}
