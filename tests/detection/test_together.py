@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 import ood_methods
 import utils
+from artifacts import records
 from detection import drawing, grid, members, metrics
 from detection.members import Pair
 
