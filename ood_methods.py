@@ -415,8 +415,9 @@ def check_no_member(run: feature_files.FeatureFiles) -> None:
     member = records.read_sidecar(run.head or run.train).get("leave_out")
     if not member:
         return
-    others = sorted(run.folder.parent.glob(fold_pattern(run.folder.name)))
-    command = utils.command("ood_methods", [folder for folder in others if folder.is_dir()])
+    root = run.folder.parent
+    others = [root / name for name in records.listing(root, fold_pattern(run.folder.name))]
+    command = utils.command("ood_methods", [path for path in others if path.is_dir()])
     raise ValueError(
         f"{run.folder} is of fold {member['fold']} of {member['folds']} of a leave-out ensemble,"
         f" which does not know {members.listed(member['left_out'])}; score all its members"
@@ -719,7 +720,7 @@ def score_ensemble(args: Arguments) -> None:
     with cli.timed(seconds, "scoring"):
         names = named(args) or list(registry.DEFAULT)
         methods = together.Methods(names, parameters(args), args.val_ood)
-        result = together.score(ensemble, methods, choice, sets, stale)
+        result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr)
     written += write_ensemble(ensemble, args, table, result, stale)
     core = [name for name in together.CORE if name in result.scored.id.scores]

@@ -100,8 +100,8 @@ class Member:
 
     def pairs(self) -> list[Pair]:
         """All pairs that some images of this member were perturbed by."""
-        folders = sorted((self.run.folder / PERTURBED).glob("*_T*_E*"))
-        return [pair for pair in map(Pair.of_folder, (path.name for path in folders)) if pair]
+        names = records.listing(self.run.folder / PERTURBED, "*_T*_E*")
+        return [pair for pair in map(Pair.of_folder, names) if pair]
 
 
 @dataclass(frozen=True, eq=False)

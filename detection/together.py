@@ -11,14 +11,13 @@ ranks(METHOD)       the mean over members of the share of ID test images that th
 ood_members.csv has every method of every single member. There the test images of all classes are
 ID, those of classes that a leave-out member does not know among them."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-import cli
 from artifacts import records, store
 from detection import ensemble as formulas
 from detection import evaluation, inputs, members, tables, tuning
@@ -68,13 +67,19 @@ class Methods:
 
 
 def score(
-    ensemble: Ensemble, methods: Methods, choice: Choice, sets: list[str], stale: records.Stale
+    ensemble: Ensemble,
+    methods: Methods,
+    choice: Choice,
+    sets: list[str],
+    stale: records.Stale,
+    progress: Callable[..., Iterable[Member]] = lambda members, **_: members,
 ) -> Result:
-    """Score the test images of all members, one member after the other."""
+    """Score the test images of all members, one member after the other; `progress` shows how far
+    it is."""
     by_member: list[Scored] = []
     rights: list[np.ndarray | None] = []
     logits, perturbed = [], []
-    for member in cli.progress(ensemble.members, desc="members", unit="member"):
+    for member in progress(ensemble.members, desc="members", unit="member"):
         found = read(member, methods, sets, stale)
         if by_member:
             check_rows(by_member[0], found)
