@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
-from images import noise
+from images import noise, odin_sets
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
 from images.sets import ImageFiles, Images, image_folder
@@ -250,17 +250,41 @@ def patches_of(photo: np.ndarray) -> np.ndarray:
 
 def uniform(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """1,000 images of independent uniform noise."""
-    shape = (1000, preprocessing.size, preprocessing.size, 3)
-    pixels = noise.uniform(np.random.default_rng(0), shape)
-    return from_arrays(pixels, np.full(1000, -1), [], "uniform", preprocessing)
+    shape = (1000, preprocessing.size, preprocessing.size, noise.CHANNELS)
+    return from_noise(noise.uniform(np.random.default_rng(0), shape), "uniform")
 
 
 def gaussian(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
     """1,000 images of independent Gaussian noise around mid-grey, standard deviation 0.25, clipped
     to [0, 1]."""
-    shape = (1000, preprocessing.size, preprocessing.size, 3)
-    pixels = noise.gaussian(np.random.default_rng(1), shape)
-    return from_arrays(pixels, np.full(1000, -1), [], "gaussian", preprocessing)
+    shape = (1000, preprocessing.size, preprocessing.size, noise.CHANNELS)
+    return from_noise(noise.gaussian(np.random.default_rng(1), shape), "gaussian")
+
+
+def noise10k(
+    split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike, kind: str
+) -> Images:
+    """The 10,000 images that noise_ood_datasets_generator.py writes in this size by default."""
+    drawn, side = noise.kinds()[kind], preprocessing.size
+    pixels = np.empty((noise.COUNT, side, side, noise.CHANNELS), np.uint8)
+    for index in range(noise.COUNT):
+        pixels[index] = drawn.image(index, side)
+    return from_noise(pixels, f"{kind}10k")
+
+
+def from_noise(pixels: np.ndarray, source: str) -> Images:
+    """uint8 noise (N, S, S, 3), drawn in the size of the network's input -> Images.
+
+    Unlike a photograph it is never resized: that would make it smoother."""
+    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Images(channels_first, torch.full((len(pixels),), -1), [], source)
+
+
+def odin_set(
+    split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike, name: str
+) -> ImageFiles:
+    """A set that ODIN's authors published (Liang et al. 2018)."""
+    return odin_sets.load(name, preprocessing, data_dir)
 
 
 @dataclass(frozen=True)
@@ -315,6 +339,9 @@ OOD: dict[str, Callable[..., Images | ImageFiles]] = {
     "photos": photos,
     "uniform": uniform,
     "gaussian": gaussian,
+    "uniform10k": partial(noise10k, kind="uniform"),
+    "gaussian10k": partial(noise10k, kind="gaussian"),
+    **{name: partial(odin_set, name=name) for name in odin_sets.SETS},
 }
 
 
@@ -492,31 +519,38 @@ def source_of(place: SetName, data_dir: str | os.PathLike) -> str | None:
     The images of an ID set in a folder lie in two places, NAME=FOLDER/train and NAME=FOLDER/test.
     held_out has the source of the ID set's test images.
     """
+    folder = folder_of(place, data_dir)
+    return place.name if folder is None else listing_hash(folder)
+
+
+def folder_of(place: SetName, data_dir: str | os.PathLike) -> str | Path | None:
+    """Where the images of a set lie; None where they are not read as files."""
     if place.folder is not None:
-        return listing_hash(place.folder)
+        return place.folder
     if place.name == "textures":
-        return listing_hash(dtd_images(data_dir))
-    return place.name
+        return dtd_images(data_dir)
+    if place.name in odin_sets.SETS:
+        return odin_sets.folder_of(place.name, data_dir)
+    return None
 
 
 def check_ood(
     sets: Sequence[SetName],
     dataset_name: str,
+    data_dir: str | os.PathLike,
     held_out: Collection[str] = (),
     kept: Collection[SetName] = (),
 ) -> None:
-    """Refuse, before any long work, OOD sets that are unknown, repeated, or the ID set itself.
+    """Refuse, before any long work, OOD sets that are unknown, repeated, or the ID set itself, and
+    those that no download brings and that are not there.
 
     The folders of `kept` ones, whose features are at hand, may be gone.
     """
     names = [asked.name for asked in sets]
     for asked in sets:
         name, folder = asked.name, asked.folder
-        if folder is None and name not in [*OOD, "held_out"]:
-            known = ", ".join([*OOD, "held_out"])
-            raise ValueError(
-                f"unknown OOD set {asked.text!r}; expected one of {known}, or NAME=FOLDER"
-            )
+        if folder is None:
+            check_known(asked)
         if name == dataset_name:
             raise ValueError(
                 f"{name} is the in-distribution set of this checkpoint; it cannot be its own"
@@ -534,6 +568,20 @@ def check_ood(
                 f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
                 f"{name}, or one image"
             )
+    wanted = [asked.name for asked in sets if asked.folder is None and asked not in kept]
+    odin_sets.refuse_absent([name for name in wanted if name in odin_sets.SETS], data_dir)
+
+
+def check_known(asked: SetName) -> None:
+    """ValueError for an OOD set that is not in the registry."""
+    known = [*OOD, "held_out"]
+    if asked.name in known:
+        return
+    meant = odin_sets.named_by_folder(asked.name)
+    hint = f"; ODIN's {asked.text} is called {meant} here: --ood {meant}" if meant else ""
+    raise ValueError(
+        f"unknown OOD set {asked.text!r}; expected one of {', '.join(known)}, or NAME=FOLDER{hint}"
+    )
 
 
 def split_validation(count: int, val_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,22 +2,21 @@
 
     python noise_ood_datasets_generator.py
     python noise_ood_datasets_generator.py --count 500 --image-size 64 --output-dir noise
-    python run_networks.py --checkpoint some.pth --ood uniform10k=datasets/uniform_noise
+    python run_networks.py --checkpoint some.pth --ood uniform_noise=datasets/uniform_noise
 
 Writes --output-dir/uniform_noise and gaussian_noise, each with --count images of independent noise,
-and a .json beside each that records how it was made. Gaussian noise has the mean 0.5 and the
-standard deviation 1 before it is cut to [0, 1], as ODIN's has (Liang et al. 2018); that of
---ood gaussian has 0.25. Image i depends on the seed and i alone. A PNG loses nothing: through JPEG
-noise becomes smoother, and another set."""
+and a .json beside each that records how it was made. By default they are the images of --ood
+uniform10k and gaussian10k, for a network whose input has this --image-size, bit for bit. Gaussian
+noise has the mean 0.5 and the standard deviation 1 before it is cut to [0, 1], as ODIN's has (Liang
+et al. 2018); that of --ood gaussian has 0.25. Image i depends on the seed and i alone. A PNG loses
+nothing: through JPEG noise becomes smoother, and another set."""
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 import cli
@@ -25,9 +24,6 @@ import utils
 from artifacts import records
 from images import noise
 from images.folders import quoted
-
-CHANNELS = 3
-Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def make_parser() -> cli.Parser:
@@ -42,11 +38,13 @@ def make_parser() -> cli.Parser:
         image_size={"default": 32, "help": "side of each image in pixels"},
         output_dir={"default": "datasets"},
     )
-    parser.add_argument("--count", type=cli.positive, default=10_000, help="images of each set")
+    parser.add_argument(
+        "--count", type=cli.positive, default=noise.COUNT, help="images of each set"
+    )
     parser.add_argument(
         "--std",
         type=cli.above_zero,
-        default=1.0,
+        default=noise.DEVIATION,
         help="standard deviation of Gaussian noise before it is cut to [0, 1]",
     )
     return parser
@@ -61,16 +59,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}; expected 0 or more")
-    sets: dict[str, Draw] = {
-        "uniform_noise": noise.uniform,
-        "gaussian_noise": partial(noise.gaussian, deviation=args.std),
-    }
     parent = utils.writable_folder(args.output_dir)
-    for name in sets:
-        refuse_existing(parent / name)
-    for number, (name, draw) in enumerate(sets.items()):
-        write_set(parent / name, draw, (args.seed, number), args)
-        print(f"{parent / name}: {args.count:,} images; use it with: --ood {name}={parent / name}")
+    sets = {parent / f"{name}_noise": kind for name, kind in noise.kinds(args.std).items()}
+    for folder in sets:
+        refuse_existing(folder)
+    for folder, kind in sets.items():
+        write_set(folder, kind, args)
+        print(f"{folder}: {args.count:,} images; use it with: --ood {folder.name}={quoted(folder)}")
 
 
 def refuse_existing(folder: Path) -> None:
@@ -82,15 +77,14 @@ def refuse_existing(folder: Path) -> None:
         )
 
 
-def write_set(folder: Path, draw: Draw, seed: tuple[int, int], args: Any) -> None:
+def write_set(folder: Path, kind: noise.Kind, args: Any) -> None:
     """Write a set whole or not at all, and its sidecar."""
-    shape = (args.image_size, args.image_size, CHANNELS)
     digits = len(str(args.count - 1))
     unfinished = utils.temporary_beside(folder)
     unfinished.mkdir()
     try:
         for index in cli.progress(range(args.count), desc=folder.name, unit="image"):
-            pixels = draw(np.random.default_rng((*seed, index)), shape)
+            pixels = kind.image(index, args.image_size, args.seed)
             Image.fromarray(pixels).save(unfinished / f"{index:0{digits}}.png")
         os.replace(unfinished, folder)
     finally:

@@ -33,6 +33,12 @@ ALIASES = {
     "held-out": "held_out",
     "cifar-10": "cifar10",
     "cifar-100": "cifar100",
+    "imagenet_resize": "tin_resize",
+    "imagenet_crop": "tin_crop",
+    "lsun-c": "lsun_crop",
+    "lsun_c": "lsun_crop",
+    "lsun-r": "lsun_resize",
+    "lsun_r": "lsun_resize",
 }
 # The longest name of a data set. Its longest file name is ODIN_OOD_<name>_test_<stage>.parquet.
 SET_NAME_BYTES = 100

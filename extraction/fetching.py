@@ -18,7 +18,7 @@ def fetch(
 ) -> None:
     """Load each set, downloading what is not there, and read its files through; ValueError that
     names all files which cannot be read."""
-    data.check_ood(ood, dataset.name, held_out=("any",))
+    data.check_ood(ood, dataset.name, data_dir, held_out=("any",))
     row = data.id_set(dataset, data_dir, statistics=UNCHANGED)
     preprocessing = data.Preprocessing(row.size, row.mean, row.std)
     wanted: dict[str, Callable[..., Any]] = {}

@@ -137,7 +137,7 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     held_out = held_out_by(trained, options)
     ood = default_sets(dataset.name, held_out) if options.ood is None else options.ood
     kept = [other for other in ood if plan.was_made(folder, other)]
-    data.check_ood(ood, dataset.name, held_out, kept)
+    data.check_ood(ood, dataset.name, options.data_dir, held_out, kept)
     val_size = trained.content.get("val_size", 0)
     return plan.Given(dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir)
 

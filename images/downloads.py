@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,19 @@ class Published:
 
     @property
     def command(self) -> str:
-        return (
-            f"python run_networks.py --fetch --dataset digits --ood {self.name} "
-            f"--data-dir {shlex.quote(str(self.data_dir))}"
-        )
+        return fetch_command([self.name], self.data_dir)
 
     @property
     def by_hand(self) -> str:
         return f"fetch {self.wanted} and put it into {self.place}"
+
+
+def fetch_command(names: Iterable[str], data_dir: str | os.PathLike) -> str:
+    """The command that sees that these OOD sets are at hand, and downloads what can be."""
+    return (
+        f"python run_networks.py --fetch --dataset digits --ood {' '.join(names)} "
+        f"--data-dir {shlex.quote(str(data_dir))}"
+    )
 
 
 def fetched(published: Published, build: Callable[..., Any]) -> Any:

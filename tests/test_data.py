@@ -23,14 +23,21 @@ import torch
 import torchvision
 from helpers import named
 from PIL import Image
+from scipy.stats import norm
 from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import v2
 
 import data
+import noise_ood_datasets_generator
 import run_networks
 from images import reading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def cut_moment(edge):
+    """The integral of x^2 phi(x) from 0 to `edge`, by parts."""
+    return norm.cdf(edge) - 0.5 - edge * norm.pdf(edge)
 
 
 def plainly(size):
@@ -177,6 +184,35 @@ def test_noise_has_its_distribution_and_is_the_same_in_every_run(name, mean, std
         mean, abs=0.7
     ) and pixels.std().item() == pytest.approx(std, abs=0.7)
     assert not torch.equal(first.pixels[0, 0], first.pixels[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "std"),
+    [
+        ("uniform", np.sqrt((256**2 - 1) / 12)),  # of 256 values that are equally likely
+        # of N(0, 1) cut to [-1/2, 1/2]: twice a quarter of each tail, and the middle
+        ("gaussian", 255 * np.sqrt(0.5 * norm.sf(0.5) + 2 * cut_moment(0.5))),
+    ],
+)
+def test_ten_thousand_images_of_noise_are_those_of_the_generator(tmp_path, kind, std):
+    images = data.OOD[f"{kind}10k"]("test", plainly(4), None)
+    assert images.pixels.shape == (10_000, 3, 4, 4) and images.pixels.dtype == torch.uint8
+    assert (images.labels == -1).all() and images.content() == f"{kind}10k"
+    words = ["--output-dir", str(tmp_path), "--image-size", "4", "--count", "20"]
+    noise_ood_datasets_generator.main(words)
+    written = data.image_folder(tmp_path / f"{kind}_noise", plainly(4)).in_memory()
+    assert torch.equal(images.pixels[:20], written.pixels)
+    pixels = images.pixels.double()
+    assert pixels.mean().item() == pytest.approx(127.5, abs=0.7)
+    assert pixels.std().item() == pytest.approx(std, abs=0.7)
+
+
+@pytest.mark.parametrize("name", ["uniform", "gaussian", "uniform10k"])
+def test_noise_is_never_resized(monkeypatch, name):
+    monkeypatch.setattr(data.noise, "COUNT", 20)
+    through_more = data.Preprocessing(8, (0.0,) * 3, (1.0,) * 3, crop_share=0.8)
+    found = data.OOD[name]("test", through_more, None)
+    assert torch.equal(found.pixels, data.OOD[name]("test", plainly(8), None).pixels)
 
 
 @pytest.mark.parametrize("name", ["digits", "photos", "uniform", "gaussian"])
@@ -616,14 +652,14 @@ def test_the_source_of_a_set_is_known_without_its_pixels(folder, tmp_path, monke
         (["a/b=tests"], (), "neither a name nor NAME=FOLDER"),
     ],
 )
-def test_impossible_ood_sets_are_refused(texts, held_out, message):
+def test_impossible_ood_sets_are_refused(tmp_path, texts, held_out, message):
     with pytest.raises(ValueError, match=message):
-        data.check_ood(list(map(named, texts)), "cifar10", held_out)
+        data.check_ood(list(map(named, texts)), "cifar10", tmp_path, held_out)
 
 
 def test_ood_names_are_resolved_in_their_order(tmp_path):
     sets = [named(text) for text in (f"mine={tmp_path}", "DTD", "svhn", "held-out")]
-    data.check_ood(sets, "digits", ("8",))
+    data.check_ood(sets, "digits", tmp_path, ("8",))
     assert [asked.name for asked in sets] == ["mine", "textures", "svhn", "held_out"]
 
 

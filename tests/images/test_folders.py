@@ -211,7 +211,7 @@ def test_a_set_whose_path_is_a_circle_of_links_is_refused(tmp_path, below):
     with pytest.raises(ValueError, match=said):
         data.image_folder(path, plainly(8))
     with pytest.raises(ValueError, match=said):
-        data.check_ood([named(f"mine={path}")], "digits")
+        data.check_ood([named(f"mine={path}")], "digits", path.parent)
     assert folders.listing_hash(path) is None
 
 
