@@ -2,6 +2,7 @@
 features, and several processes."""
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -14,10 +15,13 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import cli
+import figures
 import ood_methods
 import run_networks
 import train
@@ -79,6 +83,26 @@ def write_blank(path, figure):
     """In place of utils.write_figure where figures are not what is tested: drawing takes most of
     the time."""
     utils.write_text(path, "a figure")
+
+
+def undrawn(draw):
+    """A function that takes what `draw` takes, and gives an empty figure."""
+    parameters = inspect.signature(draw)
+
+    def blank(*given, **named):
+        parameters.bind(*given, **named)
+        return Figure()
+
+    return blank
+
+
+def blank_figures(patch):
+    """Draw nothing, not even in memory, and write blank files: for tests of data that are drawn in
+    other tests."""
+    for name, draw in list(vars(figures).items()):
+        if hasattr(draw, "captions"):
+            patch.setattr(figures, name, undrawn(draw))
+    patch.setattr(utils, "write_figure", write_blank)
 
 
 # ---- networks and checkpoint files ---------------------------------------------------------------
@@ -164,7 +188,10 @@ TIMES = ["seconds", "images_per_second"]
 
 
 def start_training(folder, *words):
-    return train.main([*SMALL, "--output-dir", str(folder), *words])
+    """train.py on SMALL; its curves are not drawn, which would take half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        blank_figures(patch)
+        return train.main([*SMALL, "--output-dir", str(folder), *words])
 
 
 def files_of(folder):

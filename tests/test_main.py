@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import named, read_csv, shell, write_blank
+from helpers import blank_figures, named, read_csv, shell, write_blank
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
@@ -33,8 +33,10 @@ SETS = {"held_out": 118, "photos": 456, "uniform": 1000, "gaussian": 1000}
 FEATURES = [*(f"ct{d}" for d in range(64)), "label"]
 STAGES = ["train", "extract", "ood", "collapse", "report"]
 # The same chain in a second or two, for the tests of what is redone: fewer epochs, methods and
-# sets.
+# sets, and images a quarter as large.
 SHORT = [
+    "--image-size",
+    "8",
     "--epochs",
     "1",
     "--methods",
@@ -411,7 +413,7 @@ def short(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("short")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(utils, "write_figure", write_blank)
+        blank_figures(patch)
         ended = shell(main.main, *SHORT)
     assert ended.code == 0 and stages(ended.out) == STAGES, ended.err
     return folder / "results"
@@ -423,7 +425,7 @@ def again(short, tmp_path, monkeypatch):
     (times are kept)."""
     shutil.copytree(short, tmp_path / "results")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
 
     def run(*words, base=SHORT):
         ended = shell(main.main, *base, *words)
@@ -440,7 +442,7 @@ def test_a_second_run_says_that_all_is_current_and_changes_nothing(again, tmp_pa
 
 
 def test_a_namesake_from_another_folder_is_not_current(digits_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     monkeypatch.chdir(tmp_path)
     for folder, name in (("s0", "final"), ("s1", "best")):
         Path(folder).mkdir()
@@ -720,7 +722,7 @@ def test_training_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatc
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(training_run.Run, "end_epoch", end_epoch)
         ended = shell(main.main, *words)
@@ -849,7 +851,7 @@ def test_a_training_killed_before_its_very_end_is_finished_by_the_next_run(
     tmp_path, monkeypatch, one_thread, left
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     words = main.parse_args(SHORT)[1]["train"]
     results = tmp_path / "results"
 
@@ -903,7 +905,7 @@ def test_images_that_change_redo_the_training_and_touched_ones_do_not(
     tmp_path, monkeypatch, one_thread
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     make_classes(tmp_path / "mine")
     words = [
         "--dataset",
@@ -968,7 +970,7 @@ ANALYSIS = STAGES[1:]
 
 
 def test_the_whole_analysis_of_a_checkpoint_is_one_command(own_digits_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     output = tmp_path / "analysis"
     words = [
         "--checkpoint",

@@ -32,9 +32,11 @@ from helpers import (
 
 import cli
 import data
+import figures
 import train
 import utils
 from artifacts import records
+from figures.style import read_caption
 from networks import loading, registry
 from training import parts, recipes
 
@@ -745,7 +747,13 @@ def test_the_curves_are_the_history(finished):
     pd.testing.assert_frame_equal(curves, pd.DataFrame(history))
     assert curves[["train_acc", "val_acc"]].stack().between(0, 1).all()
     assert (curves["images_per_second"] * curves["seconds"]).tolist() == pytest.approx([326] * 3)
-    assert files_of(folder).figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curves_are_drawn(tmp_path):
+    words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
+    assert train.main([*SMALL, "--output-dir", str(tmp_path), *words]) is None
+    png = files_of(tmp_path).figure.read_bytes()
+    assert png.startswith(b"\x89PNG") and read_caption(png) in figures.training_curves.captions
 
 
 def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
