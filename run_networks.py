@@ -14,7 +14,9 @@ Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that t
 trained on, held-out classes left out), ID_<dataset>_val.csv (the validation images, where there are
 any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a .json that says how it was made. Every
 image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without
-augmentation.
+augmentation. A member of a leave-out ensemble (train.py --mode leave-out) is a network whose
+held-out classes are those that it leaves out; all/ID_<dataset>_test.csv and _val.csv hold the
+images of all classes of its ensemble.
 
 A file that is there already and would come out the same is kept, and its images need not be there
 any more. One that was edited is made anew, unless --allow-stale keeps it; --force makes all anew.

@@ -14,6 +14,7 @@ from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor
 from extraction.options import Options, default_ood
 from extraction.work import Trained, Work
+from images.members import Member
 from networks import checkpoints, classifiers, loading
 from processes import World
 from utils import SetName
@@ -25,7 +26,6 @@ def prepare(path: str, options: Options, world: World) -> Work:
     ValueError for a file that cannot be read or used, for a folder that holds another network's
     features, and for what neither the file nor the command line says."""
     content = checkpoints.read(path)
-    checks.check_whole(path, content)
     checks.check_described(path, content, options)
     trained = Trained(path, *loading.load(path, options.model, content))
     check_parameters(trained)
@@ -104,6 +104,7 @@ def make_shelf(
         "held_out": list(given.held_out),
         "val_size": given.val_size,
         "precision": "bfloat16" if options.amp else "float32",
+        **member_facts(given.member),
     }
     return plan.Shelf(
         folder,
@@ -115,6 +116,11 @@ def make_shelf(
         records.Stale(options.allow_stale),
         options.verify,
     )
+
+
+def member_facts(member: Member | None) -> dict[str, Any]:
+    """What all sidecars of a leave-out ensemble's member say of it."""
+    return {"leave_out": member.as_dict()} if member else {}
 
 
 # ---- what the features depend on -----------------------------------------------------------------
@@ -139,14 +145,20 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     kept = [other for other in ood if plan.was_made(folder, other)]
     data.check_ood(ood, dataset.name, held_out, kept)
     val_size = trained.content.get("val_size", 0)
-    return plan.Given(dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir)
+    member = Member.of(trained.content)
+    return plan.Given(
+        dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir, member
+    )
 
 
 def held_out_by(trained: Trained, options: Options) -> list[str]:
-    """The classes that training left out: by the checkpoint, or of a foreign one by --held-out."""
+    """The classes that training left out: by the checkpoint, or of a foreign one by --held-out;
+    those that a member of an ensemble leaves out are among them."""
     own, asked = trained.content.get("held_out"), options.held_out
     if own is None:
         return list(dict.fromkeys(asked or []))
+    if member := Member.of(trained.content):
+        own = [*own, *member.left_out]
     if asked is not None and set(own) != set(asked):
         raise ValueError(
             f"{trained.path} was trained without the classes {', '.join(own) or '(none)'}, not "

@@ -7,16 +7,21 @@ need not be there any more.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import data
 import utils
 from artifacts import current, records
 from collapse import layers
 from images import folders as images_folders
+from images.members import Member
 from images.sets import ImageFiles, Images
+
+ALL = "all/"  # below a member's folder: the images of all classes of its ensemble
+Open = Callable[[], Images | ImageFiles]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +29,31 @@ class Given:
     """What features depend on beside the weights: the checkpoint's word, or the command line's."""
 
     id_set: utils.SetName
-    held_out: list[str]
+    held_out: list[str]  # classes that the network does not know
     ood: list[utils.SetName]
     val_size: int
     preprocessing: data.Preprocessing
     data_dir: str
+    member: Member | None = None  # of a leave-out ensemble
 
     @property
     def dataset(self):
         return self.id_set.name
+
+    @property
+    def held_out_by_all(self) -> list[str]:
+        """Classes that no member of the ensemble knows; of a single network those that it does not
+        know."""
+        if self.member is None:
+            return self.held_out
+        return [name for name in self.held_out if name not in self.member.left_out]
+
+    @property
+    def facts_of_all(self) -> dict[str, Any]:
+        """What the sidecars of an ensemble's images say, where a member's own say otherwise."""
+        if self.member is None:
+            return {}
+        return {"class_names": self.member.classes, "held_out": self.held_out_by_all}
 
 
 # ---- what is to be made --------------------------------------------------------------------------
@@ -42,11 +63,12 @@ class Given:
 class Job:
     """One feature file: its images, and for ODIN how far each is moved first."""
 
-    stem: str
+    stem: str  # below the checkpoint's folder
     dataset: str
-    open: Callable[[], Images | ImageFiles]  # the same ones each time
+    open: Open  # the same ones each time
     place: utils.SetName  # by which data.source_of knows the images
     odin: dict = field(default_factory=dict)
+    own_facts: dict = field(default_factory=dict)  # in place of what all sidecars say
 
     @property
     def images(self):
@@ -58,7 +80,12 @@ class Job:
 
     @property
     def in_distribution(self):
-        return self.stem.startswith("ID_")
+        return PurePosixPath(self.stem).name.startswith("ID_")
+
+    @property
+    def is_plain(self):
+        """True for what the network itself knows, or does not know, in images as they are."""
+        return not self.odin and "/" not in self.stem
 
     @property
     def folder(self):
@@ -74,6 +101,7 @@ class Job:
             "odin_epsilon": None,
             "temperature": None,
             **self.odin,
+            **self.own_facts,
         }
 
 
@@ -83,28 +111,56 @@ def plan(given: Given, odin: dict | None = None) -> list[Job]:
     `odin` holds the facts of a second pass over the test sets, if there is one.
     """
     data.check_id(given.id_set)
-    name = given.dataset
-    dataset, split, part = openers(given)
-    places = {part: given.id_set.split(part) for part in ("train", "test")}
-    jobs = (
-        [Job(f"ID_{name}_val", name, partial(part, 1), places["train"])] if given.val_size else []
-    )
-    jobs += [
-        Job(f"ID_{name}_train", name, partial(part, 0), places["train"]),
-        Job(f"ID_{name}_test", name, partial(split, "test"), places["test"]),
-    ]
-    for asked in given.ood:
-        place = places["test"] if asked.is_held_out else asked
-        images = cache(partial(open_ood, asked, given, dataset))
-        jobs.append(Job(f"OOD_{asked.name}_test", asked.name, images, place))
+    dataset, whole = openers(given)
+    jobs = own_jobs(given, dataset, whole)
+    if given.member:
+        jobs += jobs_of_all(given, dataset, whole)
     if odin:
         tests = [job for job in jobs if job.split == "test"]
-        jobs += [Job(f"ODIN_{job.stem}", job.dataset, job.open, job.place, odin) for job in tests]
+        jobs += [replace(job, stem=f"ODIN_{job.stem}", odin=odin) for job in tests]
     return jobs
 
 
-def openers(given: Given) -> tuple[Callable, Callable, Callable]:
-    """-> functions that open the ID set, a split, and a part of its training images, each once."""
+def own_jobs(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Job]:
+    """Images of the classes that the network knows, then those of other sets and classes."""
+    jobs = []
+    for split, images in whole.items():
+        if given.member:
+            images = cache(partial(known, given.member, images))
+        jobs.append(id_job(given, split, images))
+    jobs += [ood_job(given, asked, dataset, given.held_out) for asked in given.ood]
+    return jobs
+
+
+def jobs_of_all(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Job]:
+    """A member's validation and test images of all classes of its ensemble, and those of classes
+    that no member knows, where they are an OOD set."""
+    splits = [split for split in whole if split != "train"]
+    jobs = [id_job(given, split, whole[split]) for split in splits]
+    if given.held_out_by_all:
+        asked = [other for other in given.ood if other.is_held_out]
+        jobs += [ood_job(given, other, dataset, given.held_out_by_all) for other in asked]
+    return [replace(job, stem=f"{ALL}{job.stem}", own_facts=given.facts_of_all) for job in jobs]
+
+
+def id_job(given: Given, split: str, images: Open) -> Job:
+    """The job of ID images: "train", "val" or "test"."""
+    place = given.id_set.split("test" if split == "test" else "train")
+    return Job(f"ID_{given.dataset}_{split}", given.dataset, images, place)
+
+
+def ood_job(given: Given, asked: utils.SetName, dataset: Callable, held_out: list[str]) -> Job:
+    """The job of an OOD set; `held_out` names the classes of the set held_out."""
+    place = given.id_set.split("test") if asked.is_held_out else asked
+    images = cache(partial(open_ood, asked, given, dataset, held_out))
+    return Job(f"OOD_{asked.name}_test", asked.name, images, place)
+
+
+def openers(given: Given) -> tuple[Callable, dict[str, Open]]:
+    """-> functions that open the ID set, and {split: its images of all classes that the network, or
+    its ensemble, knows}, each once.
+
+    Training and validation images are told apart among those of all classes, as in training."""
     preprocessing = given.preprocessing
 
     @cache
@@ -114,21 +170,32 @@ def openers(given: Given) -> tuple[Callable, Callable, Callable]:
 
     @cache
     def split(name):
-        return data.load_id(dataset(), name, preprocessing, given.data_dir, given.held_out)
+        held_out = given.held_out_by_all
+        return data.load_id(dataset(), name, preprocessing, given.data_dir, held_out)
 
     @cache
     def part(number):
         images = split("train")
         return images.take(data.split_validation(len(images), given.val_size)[number].sort().values)
 
-    return dataset, split, part
+    whole: dict[str, Open] = {"val": partial(part, 1)} if given.val_size else {}
+    whole |= {"train": partial(part, 0), "test": partial(split, "test")}
+    return dataset, whole
+
+
+def known(member: Member, images: Callable[[], Any]) -> Images | ImageFiles:
+    """The images of the classes that a member knows."""
+    return member.known_of(images())
 
 
 def open_ood(
-    asked: utils.SetName, given: Given, dataset: Callable[[], data.Dataset]
+    asked: utils.SetName,
+    given: Given,
+    dataset: Callable[[], data.Dataset],
+    held_out: list[str],
 ) -> Images | ImageFiles:
     needed = dataset() if asked.is_held_out else None
-    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, given.held_out)
+    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, held_out)
 
 
 # ---- what is there already -----------------------------------------------------------------------
@@ -184,7 +251,7 @@ class Shelf:
         """Where the files of a job lie, or will."""
         features = self.folder / f"{job.stem}.{self.format}"
         streams = self.way == "stream"
-        if self.way is None or job.odin or (streams and job.split == "val"):
+        if self.way is None or not job.is_plain or (streams and job.split == "val"):
             return JobFiles(features, {})
         folder = self.folder / layers.FOLDERS[self.way]
         ending = "csv" if streams else self.format
