@@ -115,14 +115,14 @@ def check_files(work: Work, seen: Seen) -> None:
     """ValueError that names every image file, of all sets together, which cannot be read.
 
     What was extracted once was readable then: where the sidecar names the same files, of the same
-    sizes and times, they are not read through again. ODIN's images are those of the test sets.
+    sizes and times, they are not read through again. Perturbed images are those of other jobs.
     """
     failures = []
     for job in work.waiting:
         images = job.images
         key = (job.stem, images.source)
         sidecar = records.read_sidecar(work.outputs(job).features)
-        if job.odin or sidecar.get("source") == images.source or key in seen.read:
+        if job.step or sidecar.get("source") == images.source or key in seen.read:
             continue
         failures += images.unreadable(work.options.progress)
         seen.read.add(key)

@@ -6,7 +6,7 @@ times of their files, or else by content. So a set whose features are kept is no
 need not be there any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ import data
 import utils
 from artifacts import current, records
 from collapse import layers
+from extraction.perturbation import Step
 from images import folders as images_folders
 from images.members import Member
 from images.sets import ImageFiles, Images
@@ -61,13 +62,13 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One feature file: its images, and for ODIN how far each is moved first."""
+    """One feature file: its images, and how each is moved first, if it is."""
 
     stem: str  # below the checkpoint's folder
     dataset: str
     open: Open  # the same ones each time
     place: utils.SetName  # by which data.source_of knows the images
-    odin: dict = field(default_factory=dict)
+    step: Step | None = None
     own_facts: dict = field(default_factory=dict)  # in place of what all sidecars say
 
     @property
@@ -85,7 +86,7 @@ class Job:
     @property
     def is_plain(self):
         """True for what the network itself knows, or does not know, in images as they are."""
-        return not self.odin and "/" not in self.stem
+        return self.step is None and "/" not in self.stem
 
     @property
     def folder(self):
@@ -100,25 +101,25 @@ class Job:
             "split": self.split,
             "odin_epsilon": None,
             "temperature": None,
-            **self.odin,
+            **(self.step.facts if self.step else {}),
             **self.own_facts,
         }
 
 
-def plan(given: Given, odin: dict | None = None) -> list[Job]:
+def plan(
+    given: Given, steps: Sequence[Step] = (), val_ood: utils.SetName | None = None
+) -> list[Job]:
     """The jobs in the order of their making; nothing is opened yet.
 
-    `odin` holds the facts of a second pass over the test sets, if there is one.
+    By each of `steps` the test images are moved; where `val_ood` is given, which chooses among
+    them, only the validation images and that set.
     """
     data.check_id(given.id_set)
     dataset, whole = openers(given)
     jobs = own_jobs(given, dataset, whole)
     if given.member:
         jobs += jobs_of_all(given, dataset, whole)
-    if odin:
-        tests = [job for job in jobs if job.split == "test"]
-        jobs += [replace(job, stem=f"ODIN_{job.stem}", odin=odin) for job in tests]
-    return jobs
+    return jobs + perturbed_jobs(given, jobs, steps, val_ood)
 
 
 def own_jobs(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Job]:
@@ -141,6 +142,47 @@ def jobs_of_all(given: Given, dataset: Callable, whole: dict[str, Open]) -> list
         asked = [other for other in given.ood if other.is_held_out]
         jobs += [ood_job(given, other, dataset, given.held_out_by_all) for other in asked]
     return [replace(job, stem=f"{ALL}{job.stem}", own_facts=given.facts_of_all) for job in jobs]
+
+
+def perturbed_jobs(
+    given: Given, jobs: list[Job], steps: Sequence[Step], val_ood: utils.SetName | None
+) -> list[Job]:
+    """The jobs of moved images; of an ensemble those that its members have in common."""
+    sets = shared(given, jobs)
+    if val_ood is None:
+        sets = [job for job in sets if job.split == "test"]
+    else:
+        sets = [job for job in sets if job.split == "val" or is_ood(job, val_ood)]
+    if is_odin(given, steps, val_ood):
+        return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
+    return [moved(given, job, step) for step in steps if step.epsilon for job in sets]
+
+
+def shared(given: Given, jobs: list[Job]) -> list[Job]:
+    """The jobs whose images all members of an ensemble get; of a single network all of them."""
+    if given.member is None:
+        return jobs
+    of_all = [job for job in jobs if job.stem.startswith(ALL)]
+    sets = [asked for asked in given.ood if not asked.is_held_out]
+    return of_all + [job for job in jobs if any(is_ood(job, asked) for asked in sets)]
+
+
+def is_odin(given: Given, steps: Sequence[Step], val_ood: utils.SetName | None) -> bool:
+    """True where a network that is no member gets ODIN_*.csv beside its other files."""
+    if given.member or val_ood or not steps:
+        return False
+    return steps[0].kind == "argmax"
+
+
+def is_ood(job: Job, asked: utils.SetName) -> bool:
+    return not job.in_distribution and job.dataset == asked.name
+
+
+def moved(given: Given, job: Job, step: Step) -> Job:
+    """The job of the same images after a step."""
+    facts = {**given.facts_of_all, "perturbation": step.kind}
+    name = PurePosixPath(job.stem).name
+    return replace(job, stem=f"{step.folder}{name}", step=step, own_facts=facts)
 
 
 def id_job(given: Given, split: str, images: Open) -> Job:

@@ -1,9 +1,12 @@
 """run_networks.py on members of a leave-out ensemble: whose images are in which file, under which
 labels."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,8 @@ import main
 import run_networks
 import train
 from artifacts import records, store
+from extraction import perturbation
+from extraction.perturbation import Step
 from networks import loading
 from processes import World
 from training.state import State
@@ -192,3 +197,215 @@ def test_main_refuses_a_member(ensemble, tmp_path):
     assert ended.code == 2
     assert "is member 1 of 3 of a leave-out ensemble and does not know" in ended.err
     assert not (tmp_path / "features").exists()
+
+
+# ---- perturbed images ----------------------------------------------------------------------------
+
+
+def gradient_by_hand(network, images, kind, temperature):
+    """d loss / d x in float64, one image at a time, by autograd of the loss as it is written."""
+    rows = []
+    for image in images.double():
+        image = image[None].contiguous().requires_grad_()
+        shares = (network(image) / temperature).softmax(1)
+        loss = -(shares * shares.log()).sum() if kind == "entropy" else -shares.max().log()
+        rows.append(torch.autograd.grad(loss, image)[0])
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("kind", ["entropy", "argmax"])
+@pytest.mark.parametrize("temperature", [1.0, 1000.0])
+def test_a_step_goes_down_the_gradient_of_its_loss(ensemble, kind, temperature):
+    std = (0.2, 0.3, 0.5)
+    images = ensemble.setups[0].facts.preprocessing.normalise(whole_of(ensemble, "test").pixels[:9])
+    network = loading.load(ensemble.checkpoints[0])[0]
+    moved = perturbation.perturb(network, images, Step(kind, 0.01, temperature), std)
+    gradient = gradient_by_hand(network.double(), images, kind, temperature)
+    sizes = torch.tensor(std).view(1, 3, 1, 1)
+    found = ((images - moved) / 0.01 * sizes).double()
+    assert torch.allclose(found.abs()[gradient != 0], torch.ones(()).double(), atol=1e-3)
+    # float32 knows no sign of what is a thousandth of the rest
+    clear = gradient.abs() > 1e-3 * gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+    assert clear.double().mean() > 0.8
+    assert torch.equal(found.sign()[clear], gradient.sign()[clear])
+
+
+@pytest.mark.parametrize("kind", ["entropy", "argmax"])
+def test_perturbed_features_of_a_member_are_of_all_classes(ensemble, tmp_path, kind):
+    own = Ensemble(tmp_path, ensemble.checkpoints, ensemble.setups)
+    more = [] if kind == "entropy" else ["--perturbation", kind]
+    step = ["--odin-epsilon", "0.02", "--temperature", "10", *more]
+    extract(own, "--ood", "held_out", "photos", *step, folds=[2])
+    folder = own.folder(2) / "perturbed" / f"{kind}_T10_E0.02"
+    assert {path.stem for path in folder.glob("*.csv")} == {
+        "ID_digits_test",
+        "OOD_held_out_test",
+        "OOD_photos_test",
+    }
+    assert not list(own.folder(2).glob("ODIN_*"))
+    preprocessing = ensemble.setups[1].facts.preprocessing
+    for stem, plain in (("ID_digits_test", "all/"), ("OOD_photos_test", "")):
+        found, clean = read(folder, stem), read(own.folder(2), f"{plain}{stem}")
+        assert found.labels.tolist() == clean.labels.tolist()
+        sidecar = records.read_sidecar(folder / f"{stem}.csv")
+        assert (sidecar["odin_epsilon"], sidecar["temperature"]) == (0.02, 10)
+        assert (sidecar["perturbation"], sidecar["class_names"]) == (kind, CLASSES)
+        assert sidecar["leave_out"] == ensemble.setups[1].facts.leave_out
+    network = loading.load(ensemble.checkpoints[1])[0]
+    images = preprocessing.normalise(whole_of(ensemble, "test").pixels[:20])
+    gradient = gradient_by_hand(network.double(), images, kind, 10)
+    size = 0.02 / torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+    network.fc3 = torch.nn.Identity()
+    with torch.no_grad():
+        expected = network(images.double() - size * gradient.sign()).numpy()
+    found, clean = read(folder, "ID_digits_test"), read(own.folder(2), "all/ID_digits_test")
+    moved = np.abs(clean.features[:20] - expected).max()
+    assert np.abs(found.features[:20] - expected).max() < 0.02 * moved
+
+
+def test_a_grid_is_of_validation_images_and_of_one_ood_set(ensemble, tmp_path, capsys):
+    own = Ensemble(tmp_path, ensemble.checkpoints, ensemble.setups)
+    grid = ["--odin-epsilon", "0", "0.000625", "0.002", "--temperature", "1", "1000"]
+    words = ["--ood", "photos", "uniform", *grid, "--val-ood", "photos"]
+    extract(own, *words, folds=[1])
+    assert "epsilon 0: the features of plain images serve" in capsys.readouterr().out
+    found = {
+        path.relative_to(own.folder(1) / "perturbed").as_posix()
+        for path in (own.folder(1) / "perturbed").rglob("*.csv")
+    }
+    assert found == {
+        f"entropy_T{temperature}_E{epsilon}/{stem}.csv"
+        for temperature in (1, 1000)
+        for epsilon in (0.000625, 0.002)
+        for stem in ("ID_digits_val", "OOD_photos_test")
+    }
+    place = own.folder(1) / "perturbed" / "entropy_T1000_E0.002"
+    plain = read(own.folder(1), "all/ID_digits_val")
+    assert read(place, "ID_digits_val").labels.tolist() == plain.labels.tolist()
+    extract(own, *words, folds=[1])
+    assert capsys.readouterr().out.count("kept as it is") == 7 + len(found)
+
+
+def test_a_network_that_is_no_member_gets_odin_files_or_folders_of_its_own(own_digits_run):
+    folder = own_digits_run.folder
+    helpers.extract(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.002")
+    assert {path.stem for path in folder.glob("ODIN_*.csv")} == {
+        "ODIN_ID_digits_test",
+        "ODIN_OOD_photos_test",
+    }
+    assert "perturbation" not in records.read_sidecar(folder / "ODIN_ID_digits_test.csv")
+    assert not (folder / "perturbed").exists()
+    entropy = ["--perturbation", "entropy", "--odin-epsilon", "0.002"]
+    helpers.extract(own_digits_run, "--ood", "photos", *entropy)
+    place = folder / "perturbed" / "entropy_T1000_E0.002"
+    assert {path.stem for path in place.glob("*.csv")} == {"ID_digits_test", "OOD_photos_test"}
+    sidecar = records.read_sidecar(place / "ID_digits_test.csv")
+    assert sidecar["perturbation"] == "entropy" and "leave_out" not in sidecar
+
+
+def test_two_processes_write_the_files_of_one(ensemble, tmp_path):
+    member, alone = ensemble.checkpoints[0], tmp_path / "alone"
+    # two batches of validation images, five of test images: ranks share them unevenly
+    words = ["--ood", "held_out", "--odin-epsilon", "0.02", "--batch-size", "90"]
+    extract(Ensemble(alone, ensemble.checkpoints, ensemble.setups), *words, folds=[1])
+    run = SimpleNamespace(checkpoint=member, output_dir=tmp_path / "two")
+    ((codes, _),) = helpers.by_two(tmp_path, run, words)
+    assert codes == [0, 0]
+    files = [path.relative_to(alone) for path in alone.rglob("*.csv")]
+    assert len(files) == 10
+    for file in files:
+        assert (run.output_dir / file).read_bytes() == (alone / file).read_bytes()
+
+
+# ---- what is refused before any work -------------------------------------------------------------
+
+
+def refused(ensemble, tmp_path, *words):
+    """What extraction says of a mistake, which it makes no file of."""
+    own = Ensemble(tmp_path / "features", ensemble.checkpoints, ensemble.setups)
+    ended = shell(run_networks.main, *words_of(own, (1, 2, 3), words))
+    assert ended.code == 2, ended.out
+    assert not list(own.output_dir.rglob("*"))
+    return ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--odin-epsilon 2", "--odin-epsilon 2 looks like one of normalised or 0-255 pixels"),
+        ("--odin-epsilon 0.001 0.5", "0.5 looks like one of normalised"),
+        ("--odin-epsilon 0.001 0.001", "--odin-epsilon names 0.001 twice"),
+        ("--odin-epsilon 0.001 --temperature 1 10", "2 pairs .* with --val-ood NAME"),
+        ("--odin-epsilon 0.001 --val-ood photos", "a single pair .* leave --val-ood out"),
+        ("--val-ood photos", "--val-ood without --odin-epsilon moves no image"),
+        ("--perturbation entropy", "--perturbation without --odin-epsilon moves no image"),
+        (
+            "--ood photos --odin-epsilon 0 0.001 --val-ood uniform",
+            "--val-ood uniform is not among the OOD sets, photos",
+        ),
+    ],
+)
+def test_perturbations_that_cannot_be_meant_are_refused(ensemble, tmp_path, words, message):
+    assert re.search(message, refused(ensemble, tmp_path, *words.split()))
+
+
+def changed(ensemble, tmp_path, fold, **facts):
+    """The same ensemble with other entries in the checkpoint of one member."""
+    path = ensemble.checkpoints[fold - 1]
+    other = tmp_path / path.name
+    torch.save({**torch.load(path, weights_only=True), **facts}, other)
+    paths = [other if known == path else known for known in ensemble.checkpoints]
+    return Ensemble(ensemble.output_dir, paths, ensemble.setups)
+
+
+def test_members_that_do_not_belong_together_are_refused(ensemble, tmp_path):
+    facts = ensemble.setups[1].facts
+    member = facts.leave_out
+    others = {
+        "different splits": {"leave_out": {**member, "folds": 4}},
+        "are members of different": {
+            "leave_out": {**member, "left_out": ensemble.setups[0].facts.leave_out["left_out"]}
+        },
+        "with different models, toynet and resnet18": {"model": "resnet18"},
+        "with different data sets, digits and cifar10": {"dataset": "cifar10"},
+        "with different preprocessings": {
+            "preprocessing": {**facts.preprocessing.as_dict(), "std": (1.0, 1.0, 1.0)}
+        },
+        "with different numbers of validation images, 96 and 0": {"val_size": 0},
+        "fold 1 is there twice: .*; give one checkpoint of each member, such as": {
+            "leave_out": ensemble.setups[0].facts.leave_out
+        },
+    }
+    for message, entries in others.items():
+        assert re.search(message, refused(changed(ensemble, tmp_path, 2, **entries), tmp_path))
+
+
+def test_members_and_other_networks_are_extracted_apart(ensemble, digits_run, tmp_path):
+    paths = [*ensemble.checkpoints[:2], digits_run.checkpoint]
+    message = refused(Ensemble(tmp_path, paths, ensemble.setups), tmp_path)
+    assert "is no member; extract them apart: python run_networks.py" in message
+
+
+def test_a_grid_needs_validation_images(tmp_path):
+    whole = write_members(tmp_path, "--val-size", "0")
+    grid = "--ood photos --odin-epsilon 0.001 0.002 --val-ood photos"
+    assert "without validation images" in refused(whole, tmp_path, *grid.split())
+
+
+def test_held_out_chooses_only_where_no_member_knows_it(tmp_path):
+    whole = write_members(tmp_path, "--held-out", "9")
+    content = torch.load(whole.checkpoints[0], weights_only=True)
+    grid = "--ood held_out --odin-epsilon 0.001 0.002 --val-ood held_out"
+    assert content["held_out"] == ["9"]
+    extract(whole, *grid.split(), folds=[1])
+    place = whole.folder(1) / "perturbed" / "entropy_T1000_E0.002"
+    sidecar = records.read_sidecar(place / "OOD_held_out_test.csv")
+    assert sidecar["ood_class_names"] == ["9"]
+
+
+def test_what_is_still_missing_is_said(ensemble, capsys):
+    extract(ensemble, "--ood", "held_out", "photos", folds=[1, 3])
+    said = capsys.readouterr().out
+    assert "2 of the 3 members of a leave-out ensemble; not in this call: fold 2" in said
+    extract(ensemble, "--ood", "held_out", "photos")
+    assert "not in this call" not in capsys.readouterr().out
