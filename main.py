@@ -19,6 +19,7 @@ accepted here too and handed to the stages that know it."""
 
 import shlex
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ import run_networks
 import train
 import utils
 from artifacts import current
+from images.members import Member
+from networks import checkpoints
+from networks.messages import some
 from training import recipes
 
 # Without --dataset: handwritten digits, trained far past the point where every training image is
@@ -273,6 +277,7 @@ def prepare(argv: Sequence[str] | None) -> Chain:
     files = None
     if args.checkpoint:
         checkpoint = Path(args.checkpoint)
+        refuse_member(checkpoint)
     else:
         files = training_files(args, words["train"])
         checkpoint = files.checkpoint(args.use or kept(words["train"]))
@@ -283,6 +288,22 @@ def prepare(argv: Sequence[str] | None) -> Chain:
     for name, own in words.items():
         STAGES[name].script.parse_args(own)
     return Chain(args, words, files, checkpoint)
+
+
+def refuse_member(checkpoint: Path) -> None:
+    """ValueError for a checkpoint of one member of a leave-out ensemble: alone it does not know all
+    classes. A file that is not there is named by the stage that needs it."""
+    if not checkpoint.is_file():
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # extraction reads the file again, and warns then
+        member = Member.of(checkpoints.read(checkpoint))
+    if member:
+        raise ValueError(
+            f"{checkpoint} is member {member.fold} of {member.folds} of a leave-out ensemble and"
+            f" does not know {some(member.left_out)}; main.py analyses one network of all"
+            f" {len(member.classes)} classes: extract the members with run_networks.py"
+        )
 
 
 def training_files(args: Arguments, words: Sequence[str]) -> train.RunFiles:

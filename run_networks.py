@@ -7,6 +7,7 @@
     # only download, where there is a network
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
+    python run_networks.py --checkpoint results/toynet_final_cifar10_s0_fold*.pth --odin-epsilon 0.002
     python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --layers stream
     torchrun --nproc-per-node 2 run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth
 
@@ -14,7 +15,9 @@ Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that t
 trained on, held-out classes left out), ID_<dataset>_val.csv (the validation images, where there are
 any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a .json that says how it was made. Every
 image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without
-augmentation.
+augmentation. A member of a leave-out ensemble (train.py --mode leave-out) is a network whose
+held-out classes are those that it leaves out; all/ID_<dataset>_test.csv and _val.csv hold the
+images of all classes of its ensemble.
 
 A file that is there already and would come out the same is kept, and its images need not be there
 any more. One that was edited is made anew, unless --allow-stale keeps it; --force makes all anew.
@@ -27,10 +30,14 @@ returns one. The values of a named data set stand in. Each run says where its va
 which test accuracy results (docs/extraction.md).
 
 --odin-epsilon adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of
-perturbed test images, for the score ODIN. --layers adds layers/<file>_<stage>.csv, the output of
-every stage of the network; `--layers stream` stores no such features but
-moments/<file>_<stage>.csv, which is all that neural_collapse.py needs of them, at the price of a
-second pass over the training images.
+perturbed test images, for the score ODIN. Of members, and with --perturbation entropy, these are
+perturbed/<kind>_T<temperature>_E<epsilon>/ID_<dataset>_test.csv and OOD_<name>_test.csv, of all
+classes of the ensemble. Several values of --odin-epsilon or --temperature are a grid, from which a
+pair is chosen on the validation images and the OOD set of --val-ood: it is made of these alone.
+
+--layers adds layers/<file>_<stage>.csv, the output of every stage of the network; `--layers stream`
+stores no such features but moments/<file>_<stage>.csv, which is all that neural_collapse.py needs
+of them, at the price of a second pass over the training images.
 
 Several processes (torchrun, srun) share the images by whole batches and write the files that one
 process writes, byte for byte on like devices; moments agree to rounding, since sums come in another
@@ -48,13 +55,24 @@ import processes
 import threads
 from artifacts import current, records
 from collapse import layers
-from extraction import checks, expected_inputs, fetching, making, opening, places, writing
+from extraction import (
+    checks,
+    expected_inputs,
+    fetching,
+    making,
+    members,
+    opening,
+    perturbation,
+    places,
+    writing,
+)
 from extraction.options import Options, default_ood, preprocessing_flags
 from extraction.plan import Job
 from extraction.wording import counted, images_in_words
 from extraction.work import Work, is_test, judge
 from images import reading
 from networks import classifiers, entries, source_files
+from networks.messages import some
 from processes import World
 
 # ---- arguments -----------------------------------------------------------------------------------
@@ -69,6 +87,7 @@ def make_parser():
     cli.add_flags(parser, "batch-size", batch_size={"default": 500, "type": cli.positive})
     add_inputs(parser.add_argument_group("what a network from elsewhere expects of its images"))
     add_outputs(parser.add_argument_group("what is made of each image"))
+    add_perturbation(parser.add_argument_group("perturbed images"))
     add_run_flags(parser.add_argument_group("run"))
     return parser
 
@@ -100,18 +119,34 @@ def add_outputs(group):
     add("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
     amp_help = "bfloat16: 3 times as fast on a CPU, features off by about 2e-3"
     add("--amp", action="store_true", help=amp_help)
-    odin_help = (
-        "extract the test sets a second time with each image moved by E (pixels in [0, 1]) "
-        "towards its predicted class, for ODIN; the authors' 0.0014 suits CIFAR"
-    )
-    add("--odin-epsilon", type=float, metavar="E", help=odin_help)
-    temperature_help = "of ODIN's softmax; only with --odin-epsilon"
-    add("--temperature", type=float, default=1000.0, help=temperature_help)
     layers_help = (
         "every stage's output too, averaged over positions: its features (store: layers/), or "
         "what collapse needs of them (stream: moments/)"
     )
     add("--layers", nargs="?", choices=list(layers.FOLDERS), const="store", help=layers_help)
+
+
+def add_perturbation(group):
+    """The flags that say how images are moved before a second pass."""
+    add = group.add_argument
+    several = {"type": cli.finite, "nargs": "+"}
+    odin_help = (
+        "extract the test sets a second time with each image moved by E (pixels in [0, 1]) "
+        "towards what the network believes; the authors' 0.0014 suits CIFAR"
+    )
+    add("--odin-epsilon", **several, metavar="E", help=odin_help)
+    temperature_help = "of the softmax behind that step; only with --odin-epsilon"
+    add("--temperature", **several, metavar="T", default=[1000.0], help=temperature_help)
+    kind_help = (
+        "down the gradient of the softmax's entropy, or of the cross-entropy of the predicted "
+        "class, as ODIN does; default: entropy for members of an ensemble, otherwise argmax"
+    )
+    add("--perturbation", choices=perturbation.KINDS, help=kind_help)
+    val_help = (
+        "several E or T are a grid: extract it for the validation images and this one of the OOD "
+        "sets, and no test set"
+    )
+    add("--val-ood", type=cli.data_set, metavar="NAME", help=val_help)
 
 
 def parse_args(argv=None):
@@ -126,9 +161,8 @@ def parse_args(argv=None):
         parser.error("--fetch needs --dataset")
     if args.odin_epsilon is None:
         args.temperature = None  # it then says nothing about the files
-    elif args.odin_epsilon < 0 or not args.temperature > 0:
-        parser.error("--odin-epsilon must be 0 or more, and --temperature above 0")
-    if wrong := expected_inputs.complaint(preprocessing_flags(args)):
+    inputs_wrong = expected_inputs.complaint(preprocessing_flags(args))
+    if wrong := perturbation.complaint(args) or inputs_wrong:
         parser.error(wrong)
     if args.fetch and args.ood is None:
         args.ood = default_ood(args.dataset)
@@ -173,6 +207,8 @@ def main(argv=None):
         options = options_of(args)
         with world.together():
             paths = places.distinct(args.checkpoint, options)
+            if world.first and (said := members.check_together(paths, options)):
+                print(said)
         seen = checks.Seen()
         for path in paths:
             extract_all(path, options, world, seen)
@@ -273,7 +309,20 @@ def say_network(work: Work) -> None:
         f"{work.path}: {work.trained.model}, {width} features, {classes} classes -> "
         f"{work.shelf.folder}"
     )
+    if member := work.given.member:
+        print(
+            f"  member {member.fold} of {member.folds} of a leave-out ensemble, without"
+            f" {some(member.left_out)}"
+        )
     print(f"  preprocessing: {work.choice}")
+    if says_plain(work):
+        print("  epsilon 0: the features of plain images serve, no others are made")
+
+
+def says_plain(work: Work) -> bool:
+    """True where an epsilon of 0 was asked for and makes no files of its own."""
+    asked = work.options.odin_epsilon or []
+    return 0 in asked and not any(job.step and not job.step.epsilon for job in work.jobs)
 
 
 def say_left_out(work: Work, seen: checks.Seen) -> None:

@@ -195,13 +195,23 @@ def find_member(
     if leave_out is None:
         classes = len(names_of_head(run))
         return Member(run, list(range(classes)), None, run.test, run.val)
-    run.ood.pop("held_out", None)  # these are images of the ensemble's own classes
+    replace_held_out(run)
     known = [
         number
         for number, name in enumerate(leave_out["classes"])
         if name not in leave_out["left_out"]
     ]
     return Member(run, known, leave_out, *files_of_all(run))
+
+
+def replace_held_out(run: FeatureFiles) -> None:
+    """Let the OOD set held_out be of the classes that no member knows: the member's own set holds
+    classes of the ensemble too."""
+    if run.ood.pop("held_out", None) is None:
+        return
+    unknown_to_all = store.feature_file(run.folder / ALL, "OOD_held_out_test")
+    if unknown_to_all:
+        run.ood["held_out"] = unknown_to_all
 
 
 def files_of_all(run: FeatureFiles) -> tuple[Path, Path | None]:

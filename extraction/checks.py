@@ -14,7 +14,6 @@ from extraction.work import Work
 from images import reading
 from images.sets import ImageFiles, Images
 from networks import classifiers, loading, registry
-from networks.messages import some
 
 # What a checkpoint from elsewhere may leave unsaid, by flag.
 UNSAID = {"model": "which network it holds", "dataset": "which data it was trained on"}
@@ -31,17 +30,6 @@ class Seen:
 
 
 # ---- the checkpoint ------------------------------------------------------------------------------
-
-
-def check_whole(path: str, content: Mapping[str, Any]) -> None:
-    """ValueError for one member of a leave-out ensemble: alone it does not know all classes."""
-    member = content.get("leave_out")
-    if member:
-        raise ValueError(
-            f"{path} is member {member['fold']} of {member['folds']} of a leave-out ensemble and"
-            f" does not know {some(member['left_out'])}; expected a network of all"
-            f" {len(member['classes'])} classes, such as train.py --mode best makes"
-        )
 
 
 def check_described(path: str, content: Mapping[str, Any], options: Options) -> None:
@@ -98,7 +86,7 @@ def check_images(work: Work) -> None:
 
 def check_classes(work: Work, job: plan.Job, images: Images | ImageFiles) -> None:
     """ValueError where the classes of ID images are not those of the network."""
-    names, found = work.class_names, list(images.class_names)
+    names, found = work.classes_of(job), list(images.class_names)
     if len(found) == len(names) and found != names:
         raise ValueError(
             f"{work.path} was trained on the classes {', '.join(names[:5])} and "
@@ -127,14 +115,14 @@ def check_files(work: Work, seen: Seen) -> None:
     """ValueError that names every image file, of all sets together, which cannot be read.
 
     What was extracted once was readable then: where the sidecar names the same files, of the same
-    sizes and times, they are not read through again. ODIN's images are those of the test sets.
+    sizes and times, they are not read through again. Perturbed images are those of other jobs.
     """
     failures = []
     for job in work.waiting:
         images = job.images
         key = (job.stem, images.source)
         sidecar = records.read_sidecar(work.outputs(job).features)
-        if job.odin or sidecar.get("source") == images.source or key in seen.read:
+        if job.step or sidecar.get("source") == images.source or key in seen.read:
             continue
         failures += images.unreadable(work.options.progress)
         seen.read.add(key)

@@ -165,7 +165,7 @@ class Extractor:
                 block.add(batch.stages[name])
         return Rows(features.whole, {name: buffer.whole for name, buffer in buffers.items()})
 
-    @torch.no_grad()  # not inference_mode: ODIN's step needs a gradient
+    @torch.no_grad()  # not inference_mode: perturbation needs a gradient
     def forward(
         self, job: Job, own: slice, stages: Mapping[str, torch.nn.Module]
     ) -> Iterator[Batch]:
@@ -217,13 +217,12 @@ class Extractor:
         return self.progress(batches, total=total, desc=job.stem, unit="batch")
 
     def prepared(self, job: Job, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, 3, S, S) -> what goes into the network: normalised, for ODIN perturbed."""
+        """uint8 (n, 3, S, S) -> what goes into the network: normalised, and perturbed where the
+        job says so."""
         images = self.preprocessing.normalise(pixels.to(self.world.device))
-        if not job.odin:
+        if job.step is None:
             return images
-        epsilon, temperature = job.odin["odin_epsilon"], job.odin["temperature"]
-        std = self.preprocessing.std
-        return perturbation.perturb(self.network, images, epsilon, temperature, std)
+        return perturbation.perturb(self.network, images, job.step, self.preprocessing.std)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Within the block the network computes in bfloat16, where --amp asks for it."""

@@ -1,6 +1,7 @@
 """Opening a checkpoint: its network, its images and its folder. What is missing or contradicts
 itself shows here, before the long work."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from extraction import checks, inputs, places, plan
 from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor
 from extraction.options import Options, default_ood
+from extraction.perturbation import Step
 from extraction.work import Trained, Work
+from images.members import Member
 from networks import checkpoints, classifiers, loading
 from processes import World
 from utils import SetName
@@ -25,7 +28,6 @@ def prepare(path: str, options: Options, world: World) -> Work:
     ValueError for a file that cannot be read or used, for a folder that holds another network's
     features, and for what neither the file nor the command line says."""
     content = checkpoints.read(path)
-    checks.check_whole(path, content)
     checks.check_described(path, content, options)
     trained = Trained(path, *loading.load(path, options.model, content))
     check_parameters(trained)
@@ -34,7 +36,8 @@ def prepare(path: str, options: Options, world: World) -> Work:
     places.check_folder(folder, path, origin, options)
     choice = inputs.choose_inputs(trained, options)
     given = given_by(trained, options, choice, folder)
-    jobs = plan.plan(given, odin_facts(options))
+    check_val_ood(path, given, options.val_ood)
+    jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
     stages = classifiers.stages(trained.network, trained.model) if options.layers else {}
     extractor = make_extractor(trained, stages, choice, options, world)
     shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, options)
@@ -61,11 +64,39 @@ def origin_of(trained: Trained) -> dict[str, Any]:
     }
 
 
-def odin_facts(options: Options) -> dict[str, Any] | None:
-    """What sidecars say of a second pass over the test images; None where there is none."""
-    if options.odin_epsilon is None:
-        return None
-    return {"odin_epsilon": options.odin_epsilon, "temperature": options.temperature}
+def asked_steps(options: Options, member: Member | None) -> list[Step]:
+    """How images are to be moved, once for each pair of temperature and epsilon."""
+    if options.odin_epsilon is None or options.temperature is None:
+        return []
+    kind = options.perturbation or ("entropy" if member else "argmax")
+    pairs = product(options.temperature, options.odin_epsilon)
+    return [Step(kind, epsilon, temperature) for temperature, epsilon in pairs]
+
+
+def check_val_ood(path: str, given: plan.Given, val_ood: SetName | None) -> None:
+    """ValueError where a grid has no images to be chosen on."""
+    if val_ood is None:
+        return
+    if not given.val_size:
+        raise ValueError(
+            f"{path} was trained without validation images, on which one pair of the grid would be"
+            " chosen; train it with --val-size, or give one --odin-epsilon and one --temperature"
+        )
+    if not any(is_same(val_ood, asked) for asked in given.ood):
+        known = ", ".join(map(str, given.ood)) or "(none)"
+        raise ValueError(
+            f"--val-ood {val_ood} is not among the OOD sets, {known}; name it with --ood too"
+        )
+    if val_ood.is_held_out and not given.held_out_by_all:
+        raise ValueError(
+            f"--val-ood held_out: each class that {path} leaves out is known to other members of"
+            " its ensemble; name another OOD set"
+        )
+
+
+def is_same(short: SetName, asked: SetName) -> bool:
+    """True if a set's name, with or without its folder, is that of an OOD set."""
+    return short.name == asked.name and short.folder in (None, asked.folder)
 
 
 def make_extractor(
@@ -104,6 +135,7 @@ def make_shelf(
         "held_out": list(given.held_out),
         "val_size": given.val_size,
         "precision": "bfloat16" if options.amp else "float32",
+        **member_facts(given.member),
     }
     return plan.Shelf(
         folder,
@@ -115,6 +147,11 @@ def make_shelf(
         records.Stale(options.allow_stale),
         options.verify,
     )
+
+
+def member_facts(member: Member | None) -> dict[str, Any]:
+    """What all sidecars of a leave-out ensemble's member say of it."""
+    return {"leave_out": member.as_dict()} if member else {}
 
 
 # ---- what the features depend on -----------------------------------------------------------------
@@ -139,14 +176,20 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     kept = [other for other in ood if plan.was_made(folder, other)]
     data.check_ood(ood, dataset.name, options.data_dir, held_out, kept)
     val_size = trained.content.get("val_size", 0)
-    return plan.Given(dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir)
+    member = Member.of(trained.content)
+    return plan.Given(
+        dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir, member
+    )
 
 
 def held_out_by(trained: Trained, options: Options) -> list[str]:
-    """The classes that training left out: by the checkpoint, or of a foreign one by --held-out."""
+    """The classes that training left out: by the checkpoint, or of a foreign one by --held-out;
+    those that a member of an ensemble leaves out are among them."""
     own, asked = trained.content.get("held_out"), options.held_out
     if own is None:
         return list(dict.fromkeys(asked or []))
+    if member := Member.of(trained.content):
+        own = [*own, *member.left_out]
     if asked is not None and set(own) != set(asked):
         raise ValueError(
             f"{trained.path} was trained without the classes {', '.join(own) or '(none)'}, not "

@@ -35,8 +35,10 @@ class Options:
     batch_size: int
     format: str  # csv or parquet
     amp: bool
-    odin_epsilon: float | None
-    temperature: float | None
+    odin_epsilon: list[float] | None
+    temperature: list[float] | None
+    perturbation: str | None  # of perturbation.KINDS
+    val_ood: SetName | None
     layers: str | None  # None, store or stream
     # what is kept
     force: bool

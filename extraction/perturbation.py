@@ -4,22 +4,115 @@ what the network believes.
 ID images gain more confidence from the step than OOD images do, which widens the gap between their
 scores."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+KINDS = ("entropy", "argmax")
+LARGEST = 0.5  # from here on an epsilon cannot be one of pixels in [0, 1]
 
-def perturb(network, images, epsilon, temperature, std):
-    """Images (N, 3, S, S), normalised by `std` -> x - epsilon * sign(-grad_x log S(x; T)) (Liang et
-    al. 2018, eq. 2).
 
-    S(x; T) is the largest softmax probability at temperature T. `epsilon` is in units of pixels in
-    [0, 1], so it is divided by each channel's `std` (3,); the authors' code divides by rounded
-    CIFAR values for every data set. The network must be in eval mode; its parameters gain no
-    gradient."""
+@dataclass(frozen=True)
+class Step:
+    """How far each pixel is moved, and down which gradient."""
+
+    kind: str  # of KINDS
+    epsilon: float  # in pixels in [0, 1]
+    temperature: float
+
+    @property
+    def folder(self) -> str:
+        """Where the features of images that were moved so lie, below the checkpoint's folder."""
+        return f"perturbed/{self.kind}_T{self.temperature:g}_E{self.epsilon:g}/"
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What sidecars say of it."""
+        return {"odin_epsilon": self.epsilon, "temperature": self.temperature}
+
+
+# ---- the step ------------------------------------------------------------------------------------
+
+
+def perturb(network: torch.nn.Module, images: Tensor, step: Step, std: Sequence[float]) -> Tensor:
+    """Images (N, 3, S, S), normalised by `std` -> x - epsilon * sign(grad_x loss).
+
+    The loss is the entropy of softmax(logits / T) (Vyas et al. 2018, algorithm 2), or for "argmax"
+    -log S(x; T) with S the largest of these probabilities (Liang et al. 2018, eq. 2). `epsilon` is
+    in units of pixels in [0, 1], so it is divided by each channel's `std` (3,); the authors' code
+    divides by rounded CIFAR values for every data set. The network must be in eval mode; its
+    parameters gain no gradient."""
     with torch.enable_grad():
         images = images.detach().clone().requires_grad_()
-        logits = network(images) / temperature
-        loss = F.cross_entropy(logits, logits.argmax(1), reduction="sum")
+        loss = LOSSES[step.kind](network(images) / step.temperature)
         (gradient,) = torch.autograd.grad(loss, images)
-    step = epsilon / torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return (images - step * gradient.sign()).detach()
+    size = step.epsilon / torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    return (images - size * gradient.sign()).detach()
+
+
+def certainty_loss(scaled: Tensor) -> Tensor:
+    """Logits / T (N, C) -> (): the sum of -log S over images."""
+    return F.cross_entropy(scaled, scaled.argmax(1), reduction="sum")
+
+
+def entropy_loss(scaled: Tensor) -> Tensor:
+    """Logits / T (N, C) -> (): a sum whose gradient, not its value, is that of the entropies.
+
+    dH/dz_j = -p_j (z_j - sum_k p_k z_k). Where T is large, autograd of -p log p loses most digits
+    of it: every log p is nearly -log C, and only differences count."""
+    values = scaled.detach()
+    shares = values.softmax(1)
+    slope = shares * (values - (shares * values).sum(1, keepdim=True))
+    return -(slope * scaled).sum()
+
+
+LOSSES = {"entropy": entropy_loss, "argmax": certainty_loss}
+
+
+# ---- what the command line asks for --------------------------------------------------------------
+
+
+def complaint(args: Any) -> str | None:
+    """What is wrong with --odin-epsilon, --temperature, --perturbation and --val-ood, or None."""
+    if args.odin_epsilon is None:
+        given = [flag for flag in ("perturbation", "val_ood") if getattr(args, flag)]
+        flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in given)
+        return f"{flags} without --odin-epsilon moves no image; add it" if given else None
+    if min(args.odin_epsilon) < 0 or min(args.temperature) <= 0:
+        return "--odin-epsilon must be 0 or more, and --temperature above 0"
+    if max(args.odin_epsilon) >= LARGEST:
+        return (
+            f"--odin-epsilon {max(args.odin_epsilon):g} looks like one of normalised or 0-255"
+            " pixels; expected pixel units in [0, 1], such as 0.002"
+        )
+    return repeated(args) or without_a_set(args)
+
+
+def repeated(args: Any) -> str | None:
+    """Which of the values would go into one folder, or None."""
+    for flag, values in (("odin-epsilon", args.odin_epsilon), ("temperature", args.temperature)):
+        words = [f"{value:g}" for value in values]
+        for word in words:
+            if words.count(word) > 1:
+                return f"--{flag} names {word} twice (six digits count); name each value once"
+    return None
+
+
+def without_a_set(args: Any) -> str | None:
+    """What a grid lacks, or what a single pair has too much, or None."""
+    count = len(args.odin_epsilon) * len(args.temperature)
+    if count > 1 and not args.val_ood:
+        return (
+            f"{count} pairs of epsilon and temperature are a grid, of which one is chosen on"
+            " validation images: name the OOD set for that with --val-ood NAME"
+        )
+    if count == 1 and args.val_ood:
+        return (
+            "--val-ood is for a grid of several --odin-epsilon or --temperature; a single pair is"
+            " extracted for all test sets: leave --val-ood out"
+        )
+    return None

@@ -6,17 +6,23 @@ times of their files, or else by content. So a set whose features are kept is no
 need not be there any more.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import data
 import utils
 from artifacts import current, records
 from collapse import layers
+from extraction.perturbation import Step
 from images import folders as images_folders
+from images.members import Member
 from images.sets import ImageFiles, Images
+
+ALL = "all/"  # below a member's folder: the images of all classes of its ensemble
+Open = Callable[[], Images | ImageFiles]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +30,31 @@ class Given:
     """What features depend on beside the weights: the checkpoint's word, or the command line's."""
 
     id_set: utils.SetName
-    held_out: list[str]
+    held_out: list[str]  # classes that the network does not know
     ood: list[utils.SetName]
     val_size: int
     preprocessing: data.Preprocessing
     data_dir: str
+    member: Member | None = None  # of a leave-out ensemble
 
     @property
     def dataset(self):
         return self.id_set.name
+
+    @property
+    def held_out_by_all(self) -> list[str]:
+        """Classes that no member of the ensemble knows; of a single network those that it does not
+        know."""
+        if self.member is None:
+            return self.held_out
+        return [name for name in self.held_out if name not in self.member.left_out]
+
+    @property
+    def facts_of_all(self) -> dict[str, Any]:
+        """What the sidecars of an ensemble's images say, where a member's own say otherwise."""
+        if self.member is None:
+            return {}
+        return {"class_names": self.member.classes, "held_out": self.held_out_by_all}
 
 
 # ---- what is to be made --------------------------------------------------------------------------
@@ -40,13 +62,14 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One feature file: its images, and for ODIN how far each is moved first."""
+    """One feature file: its images, and how each is moved first, if it is."""
 
-    stem: str
+    stem: str  # below the checkpoint's folder
     dataset: str
-    open: Callable[[], Images | ImageFiles]  # the same ones each time
+    open: Open  # the same ones each time
     place: utils.SetName  # by which data.source_of knows the images
-    odin: dict = field(default_factory=dict)
+    step: Step | None = None
+    own_facts: dict = field(default_factory=dict)  # in place of what all sidecars say
 
     @property
     def images(self):
@@ -58,7 +81,12 @@ class Job:
 
     @property
     def in_distribution(self):
-        return self.stem.startswith("ID_")
+        return PurePosixPath(self.stem).name.startswith("ID_")
+
+    @property
+    def is_plain(self):
+        """True for what the network itself knows, or does not know, in images as they are."""
+        return self.step is None and "/" not in self.stem
 
     @property
     def folder(self):
@@ -73,38 +101,108 @@ class Job:
             "split": self.split,
             "odin_epsilon": None,
             "temperature": None,
-            **self.odin,
+            **(self.step.facts if self.step else {}),
+            **self.own_facts,
         }
 
 
-def plan(given: Given, odin: dict | None = None) -> list[Job]:
+def plan(
+    given: Given, steps: Sequence[Step] = (), val_ood: utils.SetName | None = None
+) -> list[Job]:
     """The jobs in the order of their making; nothing is opened yet.
 
-    `odin` holds the facts of a second pass over the test sets, if there is one.
+    By each of `steps` the test images are moved; where `val_ood` is given, which chooses among
+    them, only the validation images and that set.
     """
     data.check_id(given.id_set)
-    name = given.dataset
-    dataset, split, part = openers(given)
-    places = {part: given.id_set.split(part) for part in ("train", "test")}
-    jobs = (
-        [Job(f"ID_{name}_val", name, partial(part, 1), places["train"])] if given.val_size else []
-    )
-    jobs += [
-        Job(f"ID_{name}_train", name, partial(part, 0), places["train"]),
-        Job(f"ID_{name}_test", name, partial(split, "test"), places["test"]),
-    ]
-    for asked in given.ood:
-        place = places["test"] if asked.is_held_out else asked
-        images = cache(partial(open_ood, asked, given, dataset))
-        jobs.append(Job(f"OOD_{asked.name}_test", asked.name, images, place))
-    if odin:
-        tests = [job for job in jobs if job.split == "test"]
-        jobs += [Job(f"ODIN_{job.stem}", job.dataset, job.open, job.place, odin) for job in tests]
+    dataset, whole = openers(given)
+    jobs = own_jobs(given, dataset, whole)
+    if given.member:
+        jobs += jobs_of_all(given, dataset, whole)
+    return jobs + perturbed_jobs(given, jobs, steps, val_ood)
+
+
+def own_jobs(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Job]:
+    """Images of the classes that the network knows, then those of other sets and classes."""
+    jobs = []
+    for split, images in whole.items():
+        if given.member:
+            images = cache(partial(known, given.member, images))
+        jobs.append(id_job(given, split, images))
+    jobs += [ood_job(given, asked, dataset, given.held_out) for asked in given.ood]
     return jobs
 
 
-def openers(given: Given) -> tuple[Callable, Callable, Callable]:
-    """-> functions that open the ID set, a split, and a part of its training images, each once."""
+def jobs_of_all(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Job]:
+    """A member's validation and test images of all classes of its ensemble, and those of classes
+    that no member knows, where they are an OOD set."""
+    splits = [split for split in whole if split != "train"]
+    jobs = [id_job(given, split, whole[split]) for split in splits]
+    if given.held_out_by_all:
+        asked = [other for other in given.ood if other.is_held_out]
+        jobs += [ood_job(given, other, dataset, given.held_out_by_all) for other in asked]
+    return [replace(job, stem=f"{ALL}{job.stem}", own_facts=given.facts_of_all) for job in jobs]
+
+
+def perturbed_jobs(
+    given: Given, jobs: list[Job], steps: Sequence[Step], val_ood: utils.SetName | None
+) -> list[Job]:
+    """The jobs of moved images; of an ensemble those that its members have in common."""
+    sets = shared(given, jobs)
+    if val_ood is None:
+        sets = [job for job in sets if job.split == "test"]
+    else:
+        sets = [job for job in sets if job.split == "val" or is_ood(job, val_ood)]
+    if is_odin(given, steps, val_ood):
+        return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
+    return [moved(given, job, step) for step in steps if step.epsilon for job in sets]
+
+
+def shared(given: Given, jobs: list[Job]) -> list[Job]:
+    """The jobs whose images all members of an ensemble get; of a single network all of them."""
+    if given.member is None:
+        return jobs
+    of_all = [job for job in jobs if job.stem.startswith(ALL)]
+    sets = [asked for asked in given.ood if not asked.is_held_out]
+    return of_all + [job for job in jobs if any(is_ood(job, asked) for asked in sets)]
+
+
+def is_odin(given: Given, steps: Sequence[Step], val_ood: utils.SetName | None) -> bool:
+    """True where a network that is no member gets ODIN_*.csv beside its other files."""
+    if given.member or val_ood or not steps:
+        return False
+    return steps[0].kind == "argmax"
+
+
+def is_ood(job: Job, asked: utils.SetName) -> bool:
+    return not job.in_distribution and job.dataset == asked.name
+
+
+def moved(given: Given, job: Job, step: Step) -> Job:
+    """The job of the same images after a step."""
+    facts = {**given.facts_of_all, "perturbation": step.kind}
+    name = PurePosixPath(job.stem).name
+    return replace(job, stem=f"{step.folder}{name}", step=step, own_facts=facts)
+
+
+def id_job(given: Given, split: str, images: Open) -> Job:
+    """The job of ID images: "train", "val" or "test"."""
+    place = given.id_set.split("test" if split == "test" else "train")
+    return Job(f"ID_{given.dataset}_{split}", given.dataset, images, place)
+
+
+def ood_job(given: Given, asked: utils.SetName, dataset: Callable, held_out: list[str]) -> Job:
+    """The job of an OOD set; `held_out` names the classes of the set held_out."""
+    place = given.id_set.split("test") if asked.is_held_out else asked
+    images = cache(partial(open_ood, asked, given, dataset, held_out))
+    return Job(f"OOD_{asked.name}_test", asked.name, images, place)
+
+
+def openers(given: Given) -> tuple[Callable, dict[str, Open]]:
+    """-> functions that open the ID set, and {split: its images of all classes that the network, or
+    its ensemble, knows}, each once.
+
+    Training and validation images are told apart among those of all classes, as in training."""
     preprocessing = given.preprocessing
 
     @cache
@@ -114,21 +212,32 @@ def openers(given: Given) -> tuple[Callable, Callable, Callable]:
 
     @cache
     def split(name):
-        return data.load_id(dataset(), name, preprocessing, given.data_dir, given.held_out)
+        held_out = given.held_out_by_all
+        return data.load_id(dataset(), name, preprocessing, given.data_dir, held_out)
 
     @cache
     def part(number):
         images = split("train")
         return images.take(data.split_validation(len(images), given.val_size)[number].sort().values)
 
-    return dataset, split, part
+    whole: dict[str, Open] = {"val": partial(part, 1)} if given.val_size else {}
+    whole |= {"train": partial(part, 0), "test": partial(split, "test")}
+    return dataset, whole
+
+
+def known(member: Member, images: Callable[[], Any]) -> Images | ImageFiles:
+    """The images of the classes that a member knows."""
+    return member.known_of(images())
 
 
 def open_ood(
-    asked: utils.SetName, given: Given, dataset: Callable[[], data.Dataset]
+    asked: utils.SetName,
+    given: Given,
+    dataset: Callable[[], data.Dataset],
+    held_out: list[str],
 ) -> Images | ImageFiles:
     needed = dataset() if asked.is_held_out else None
-    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, given.held_out)
+    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, held_out)
 
 
 # ---- what is there already -----------------------------------------------------------------------
@@ -184,7 +293,7 @@ class Shelf:
         """Where the files of a job lie, or will."""
         features = self.folder / f"{job.stem}.{self.format}"
         streams = self.way == "stream"
-        if self.way is None or job.odin or (streams and job.split == "val"):
+        if self.way is None or not job.is_plain or (streams and job.split == "val"):
             return JobFiles(features, {})
         folder = self.folder / layers.FOLDERS[self.way]
         ending = "csv" if streams else self.format

@@ -69,6 +69,10 @@ class Work:
         """The job of the training images."""
         return next(job for job in self.jobs if job.in_distribution and job.split == "train")
 
+    def classes_of(self, job: plan.Job) -> list[str]:
+        """The classes that a job's labels number: the network's, or those of its ensemble."""
+        return job.own_facts.get("class_names", self.class_names)
+
     @property
     def waiting(self) -> list[plan.Job]:
         """The jobs that are not kept."""
@@ -90,8 +94,8 @@ class Work:
 
 
 def is_test(job: plan.Job) -> bool:
-    """True for the test images of the ID set, as they are."""
-    return job.in_distribution and job.split == "test"
+    """True for the ID test images that the network knows, as they are."""
+    return job.is_plain and job.in_distribution and job.split == "test"
 
 
 def judge(work: Work) -> dict[str, plan.Verdict]:

@@ -35,6 +35,7 @@ def write(work: Work, job: Job, made: Made) -> None:
         "seconds": round(made.seconds, 3),
     }
     labels = images.labels.numpy()
+    files.features.parent.mkdir(parents=True, exist_ok=True)
     store.write_features(files.features, made.features, labels, images.paths, features)
     for depth, (name, file) in enumerate(files.stages.items()):
         file.parent.mkdir(exist_ok=True)

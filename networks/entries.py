@@ -155,7 +155,7 @@ def is_best(value: Any) -> bool:
 
 
 def is_member(value: Any) -> bool:
-    """True for what training.leave_out.Member holds: of classes that are dealt into folds, those
+    """True for what images.members.Member holds: of classes that are dealt into folds, those
     that this member leaves out."""
     if not isinstance(value, dict) or set(value) != {"fold", "folds", "classes", "left_out"}:
         return False

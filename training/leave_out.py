@@ -21,17 +21,16 @@ are those of both, in training as in its running averages. Outliers have the lab
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from images.members import OUTLIER, Member
 from images.sets import Images
 
-OUTLIER = -1  # their label
 SEED_STEP = 100_003  # between the seeds of members: above the seeds that people choose
 SPLIT_SEED = 3
 CIFAR10_PAIRS = (
@@ -44,41 +43,6 @@ CIFAR10_PAIRS = (
 
 
 # ---- folds ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Member:
-    """One classifier of an ensemble, as its checkpoint and sidecar describe it."""
-
-    fold: int  # from 1
-    folds: int
-    classes: list[str]  # of the ensemble, in the data set's order
-    left_out: list[str]  # of this member, in that order too
-
-    @property
-    def known(self) -> list[str]:
-        """The classes that the member tells apart, in the order of its outputs."""
-        return [name for name in self.classes if name not in self.left_out]
-
-    def known_of(self, images: Images) -> Images:
-        """Of images of all classes those that the member knows, labelled as its outputs are."""
-        labelled = self.labelled(images)
-        return labelled.take((labelled.labels != OUTLIER).nonzero()[:, 0])
-
-    def outliers_of(self, images: Images) -> Images:
-        """Of images of all classes those of the classes that the member leaves out."""
-        labelled = self.labelled(images)
-        return labelled.take((labelled.labels == OUTLIER).nonzero()[:, 0])
-
-    def labelled(self, images: Images) -> Images:
-        """Images of all classes under the member's own labels."""
-        number = torch.full((len(self.classes),), OUTLIER)
-        for output, name in enumerate(self.known):
-            number[self.classes.index(name)] = output
-        return replace(images, labels=number[images.labels], class_names=self.known)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def members(class_names: Sequence[str], folds: int) -> list[Member]:

@@ -44,7 +44,7 @@ class Facts:
     preprocessing: Preprocessing
     recipe: Recipe
     provenance: dict[str, Any]  # command, arguments, versions, commit and time
-    leave_out: dict[str, Any] | None = None  # of an ensemble's member: leave_out.Member
+    leave_out: dict[str, Any] | None = None  # of an ensemble's member: images.members.Member
 
     def as_dict(self) -> dict[str, Any]:
         """The entries as files hold them, those of the provenance at the end."""

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import COLUMNS, equal, same, shell
+from helpers import COLUMNS, equal, same
 
-import run_networks
 import train
 from artifacts import records
 from training import evaluation
@@ -58,15 +57,6 @@ def test_a_members_files_know_its_fold_and_its_classes(tmp_path, capsys):
     assert list(curves) == [*COLUMNS, "val_entropy", "outlier_entropy"]
     said = capsys.readouterr().out
     assert "(4 classes in 2 folds of 2) leaves out " + ", ".join(left_out) in said
-
-
-def test_a_member_alone_is_no_network_of_all_classes(tmp_path):
-    start(tmp_path, "--epochs", "1", "--fold", "1")
-    path = files_of(tmp_path, 1).final
-    ended = shell(run_networks.main, "--checkpoint", path, "--output-dir", tmp_path / "features")
-    assert ended.code == 2
-    assert "is member 1 of 2 of a leave-out ensemble and does not know 1, 3" in ended.err
-    assert not (tmp_path / "features").exists()
 
 
 def test_another_run_says_nothing_of_folds(tmp_path):

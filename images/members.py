@@ -1,0 +1,59 @@
+"""A member of a leave-out ensemble: which of the classes it knows, and which images are of them.
+
+    member = Member(1, 2, ["ant", "bee", "cat", "dog"], ["bee", "dog"])
+    known, outliers = member.known_of(images), member.outliers_of(images)
+
+Training (training/leave_out.py, which deals the classes) and extraction take a member's images
+here, so that they are the same ones."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+
+from images.sets import ImageFiles, Images
+
+OUTLIER = -1  # the label of images of left-out classes
+Set = TypeVar("Set", Images, ImageFiles)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One classifier of an ensemble, as its checkpoint and sidecar describe it."""
+
+    fold: int  # from 1
+    folds: int
+    classes: list[str]  # of the ensemble, in the data set's order
+    left_out: list[str]  # of this member, in that order too
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Member | None":
+        """The member that a checkpoint's content describes; None for another network."""
+        entry = content.get("leave_out")
+        return cls(**entry) if entry else None
+
+    @property
+    def known(self) -> list[str]:
+        """The classes that the member tells apart, in the order of its outputs."""
+        return [name for name in self.classes if name not in self.left_out]
+
+    def known_of(self, images: Set) -> Set:
+        """Of images of all classes those that the member knows, labelled as its outputs are."""
+        labelled = self.labelled(images)
+        return labelled.take((labelled.labels != OUTLIER).nonzero()[:, 0])
+
+    def outliers_of(self, images: Set) -> Set:
+        """Of images of all classes those of the classes that the member leaves out."""
+        labelled = self.labelled(images)
+        return labelled.take((labelled.labels == OUTLIER).nonzero()[:, 0])
+
+    def labelled(self, images: Set) -> Set:
+        """Images of all classes under the member's own labels."""
+        number = torch.full((len(self.classes),), OUTLIER)
+        for output, name in enumerate(self.known):
+            number[self.classes.index(name)] = output
+        return replace(images, labels=number[images.labels], class_names=self.known)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
