@@ -76,8 +76,8 @@ def uncertainties(logits: Logits, sums: np.ndarray) -> dict[str, np.ndarray]:
 
     EnsembleMSP is max p, EnsembleEntropy is -H(p) (Lakshminarayanan et al. 2017), and
     MutualInformation is mean H(p_k) - H(p) (Depeweg et al. 2018, ICML), the part of the entropy
-    that the members' disagreement makes, with its sign turned. Members that do not know the same
-    classes disagree about them always."""
+    that the members' disagreement makes, with its sign turned. It says little where members do not
+    know the same classes: about those they disagree always."""
     mean = sums / len(logits)
     entropy = entr(mean).sum(axis=1)
     of_members = np.mean([softmax_entropy(member) for member in logits], axis=0)

@@ -197,6 +197,8 @@ def joined(
             scores[name][LEAVE_OUT] = formulas.score(moved, choice.pair.temperature)
         sums = formulas.class_sums(own, ensemble.known)
         scores[name] |= formulas.uncertainties(own, sums)
+        if ensemble.is_leave_out:  # whose members disagree about what they leave out
+            del scores[name]["MutualInformation"]
         scores[name] |= mean_ranks(name, by_member)
     parameters = parameters_of(ensemble, by_member, choice, list(scores["ID"]))
     sets = [ScoredSet(name, part.images, scores[name]) for name, part in parts.items()]

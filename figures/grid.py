@@ -17,7 +17,6 @@ from figures.style import (
     captioned,
     density,
     ood_colour,
-    percent,
     window,
 )
 
@@ -34,7 +33,7 @@ def grid_map(table: pd.DataFrame, val_ood: str, chosen: Place) -> Figure:
     table: ensemble_grid.csv with temperature, odin_epsilon, auroc in [0, 1]. Cells of pairs that
     were not extracted are empty."""
     wide = table.pivot(index="temperature", columns="odin_epsilon", values="auroc")
-    values = wide.to_numpy(dtype=np.float64)
+    values = 100 * wide.to_numpy(dtype=np.float64)
     height = 1.9 + 0.45 * len(wide)
     figure, axes_grid = canvas(1, 1, height, f"Temperature and epsilon, chosen on {val_ood}")
     axes = axes_grid[0, 0]
@@ -48,12 +47,12 @@ def grid_map(table: pd.DataFrame, val_ood: str, chosen: Place) -> Figure:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value > middle else INK
-            text = percent(value, 2)
+            text = f"{value:.2f}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
     mark(axes, wide, chosen)
     bar = figure.colorbar(image, ax=axes, pad=0.01)
     bar.outline.set_visible(False)
-    bar.set_label("AUROC", color=QUIET, fontsize=8.5)
+    bar.set_label("AUROC in %", color=QUIET, fontsize=8.5)
     bar.ax.tick_params(colors=QUIET, labelsize=8)
     return figure
 

@@ -237,10 +237,10 @@ def test_figures_are_of_the_ensembles_rows_and_of_the_grid(tmp_path, monkeypatch
     monkeypatch.setattr(utils, "write_figure", write_blank)
     _, folder = scored(leave_out(tmp_path, GRID[:1]), "--val-ood", "far")
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
-    rows = ("LeaveOut", "EnsembleMSP", "EnsembleEntropy", "MutualInformation")
+    rows = ("LeaveOut", "EnsembleMSP", "EnsembleEntropy")
     assert {"auroc_bars", "ensemble_grid", "ensemble_grid_scores"} <= drawn
     assert {f"scores_{row}" for row in rows} <= drawn
-    assert "principal_components" not in drawn
+    assert drawn.isdisjoint({"principal_components", "scores_MutualInformation"})
     record = json.loads((folder / "ood_methods.json").read_text())
     assert {"ensemble_grid.csv", "figures/ensemble_grid.png"} <= set(record["outputs"])
     assert "../net_final_toy_s0_fold2of4/all/ID_toy_test.csv" in record["inputs"]
