@@ -7,7 +7,7 @@
     # only download, where there is a network
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
-    python run_networks.py --checkpoint results/toynet_final_cifar10_s0_fold*.pth --odin-epsilon 0.002
+    python run_networks.py --checkpoint results/toynet_best_digits_s0_fold*.pth --odin-epsilon 0.002
     python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --layers stream
     torchrun --nproc-per-node 2 run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth
 

@@ -108,14 +108,19 @@ def comparable(name: str, facts: Content) -> Any:
 def check_folds(members: Mapping[str, Member], options: Options) -> None:
     """ValueError for two checkpoints of one member, such as its best and its last epoch."""
     by_fold: dict[int, str] = {}
+    doubled = []
     for path, member in members.items():
-        if member.fold in by_fold:
-            kept = [other for other in members if other != path]
-            raise ValueError(
-                f"fold {member.fold} is there twice: {by_fold[member.fold]} and {path}; give one"
-                f" checkpoint of each member, such as: {options.command(checkpoint=kept)}"
-            )
-        by_fold[member.fold] = path
+        if by_fold.setdefault(member.fold, path) != path:
+            doubled.append(path)
+    if not doubled:
+        return
+    second = doubled[0]
+    fold = members[second].fold
+    once = options.command(checkpoint=list(by_fold.values()))
+    raise ValueError(
+        f"fold {fold} is there twice: {by_fold[fold]} and {second}; give one checkpoint of each"
+        f" member, such as: {once}"
+    )
 
 
 def missing(members: Sequence[Member]) -> str:

@@ -317,6 +317,33 @@ def test_two_processes_write_the_files_of_one(ensemble, tmp_path):
         assert (run.output_dir / file).read_bytes() == (alone / file).read_bytes()
 
 
+def test_members_of_a_folder_of_images(tmp_path):
+    names = ["ant", "bee", "cat", "dog", "elk", "fox"]
+    helpers.class_folders(tmp_path / "animals", names, 4, (20, 24))
+    words = ["--dataset", f"animals={tmp_path / 'animals'}", "--val-size", "6", "--batch-size", "4"]
+    whole = write_members(tmp_path, *words)
+    extract(whole, "--ood", "held_out", "uniform", "--odin-epsilon", "0.01")
+    for fold, setup in enumerate(whole.setups, start=1):
+        folder, left_out = whole.folder(fold), setup.facts.leave_out["left_out"]
+        trained = read(folder, "ID_animals_train")
+        assert len(trained.paths) == setup.facts.images
+        assert {path.split("/")[0] for path in trained.paths}.isdisjoint(left_out)
+        unknown = read(folder, "OOD_held_out_test")
+        assert {path.split("/")[0] for path in unknown.paths} == set(left_out)
+        for place in ("all", "perturbed/entropy_T1000_E0.01"):
+            of_all = read(folder / place, "ID_animals_test")
+            assert [names[label] for label in of_all.labels] == [
+                path.split("/")[0] for path in of_all.paths
+            ]
+            assert len(of_all.paths) == 24
+        files = {path.name for path in (folder / "perturbed").rglob("*.csv")}
+        assert files == {"ID_animals_test.csv", "OOD_uniform_test.csv"}
+        assert not (folder / "all" / "OOD_held_out_test.csv").exists()
+    grid = "--ood held_out --odin-epsilon 0.001 0.002 --val-ood held_out"
+    message = "each class that .* leaves out is known to other members of its ensemble"
+    assert re.search(message, refused(whole, tmp_path, *grid.split()))
+
+
 # ---- what is refused before any work -------------------------------------------------------------
 
 
