@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import COLUMNS, equal, same, shell
+from helpers import COLUMNS, blank_figures, equal, same, shell
 
 import run_networks
 import train
@@ -29,7 +29,9 @@ FOUR = (
 
 
 def start(folder, *words):
-    return train.main([*FOUR.split(), "--output-dir", str(folder), *words])
+    with pytest.MonkeyPatch.context() as patch:
+        blank_figures(patch)
+        return train.main([*FOUR.split(), "--output-dir", str(folder), *words])
 
 
 def files_of(folder, fold, folds=2):
