@@ -2,10 +2,12 @@
 features, and several processes."""
 
 import contextlib
+import functools
 import inspect
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 import warnings
@@ -445,8 +447,11 @@ def by_two(tmp_path, run, *runs):
 
 FORKED = """
 import os, runpy, sys
-import run_networks, train
+import pytest
+import sklearn.datasets, torch._dynamo  # what a rank of train.py imports late
+import helpers
 
+helpers.blank_figures(pytest.MonkeyPatch())
 # folder, script, words; then the ranks' environments: one import of torch and ours serves them all
 for line in sys.stdin:
     folder, script, words, *environments = eval(line)
@@ -481,26 +486,31 @@ def launch(script, *words, processes=2):
     )
 
 
-def fork(runs):
-    """[(folder, script, words, environment of each rank ...)] -> [exit codes]; <folder>/<rank>.out
-    and .err hold what was said."""
-    for folder, *_ in runs:
-        folder.mkdir(exist_ok=True)
-    lines = [
-        repr((str(folder), str(script), list(map(str, words)), *ranks))
-        for folder, script, words, *ranks in runs
-    ]
-    done = subprocess.run(
+@functools.cache
+def forking():
+    """The process that forks ranks: one for all tests of this process, as importing torch takes
+    seconds. It ends where its input does."""
+    return subprocess.Popen(
         [sys.executable, "-c", FORKED],
-        input="\n".join(lines),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=600,
-        env=clean(),
+        env=clean(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}"),
         cwd=ROOT,
     )
-    assert done.returncode == 0, done.stderr
-    return [list(map(int, line.split())) for line in done.stdout.splitlines()]
+
+
+def fork(runs):
+    """[(folder, script, words, environment of each rank ...)] -> [exit codes]; <folder>/<rank>.out
+    and .err hold what was said. Their figures are blank. A run that hangs fails the test."""
+    process, codes = forking(), []
+    for folder, script, words, *ranks in runs:
+        folder.mkdir(exist_ok=True)
+        line = repr((str(folder), str(script), list(map(str, words)), *ranks))
+        print(line, file=process.stdin, flush=True)
+        assert select.select([process.stdout], [], [], 600)[0], f"{folder.name} hangs"
+        codes.append(list(map(int, process.stdout.readline().split())))
+    return codes
 
 
 def clean(**more):

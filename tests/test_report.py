@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import read_csv, score, shell, toy_run, write_blank
+from helpers import blank_figures, read_csv, score, shell, toy_run, write_blank
 
 import cli
 import figures
@@ -579,7 +579,10 @@ def test_the_command_of_what_is_missing_names_the_folder_of_results(run, capsys)
 
 
 @pytest.mark.slow
-def test_what_train_wrote_is_found_beside_a_checkpoint_elsewhere(own_digits_run, tmp_path, capsys):
+def test_what_train_wrote_is_found_beside_a_checkpoint_elsewhere(
+    own_digits_run, tmp_path, capsys, monkeypatch
+):
+    blank_figures(monkeypatch)
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for file in own_digits_run.output_dir.iterdir():

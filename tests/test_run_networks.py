@@ -4,13 +4,12 @@ nothing is made or kept wrongly."""
 import hashlib
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from helpers import another_checkpoint, by_two, extract, launch, modified, named
+from helpers import another_checkpoint, by_two, extract, modified, named
 from PIL import Image
 
 import cli
@@ -481,7 +480,7 @@ def tables(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
+def test_two_processes_write_the_same_bytes_as_one(own_digits_run, tmp_path):
     # Batches of 200: five, one (which leaves a rank idle), three of ID images; 118 held-out ones
     # are less than a batch.
     words = [
@@ -497,17 +496,8 @@ def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
     ]
     extract(own_digits_run, *words)
     alone, before = tables(own_digits_run.folder), modified(own_digits_run.folder)
-    done = launch(
-        Path(run_networks.__file__),
-        "--checkpoint",
-        own_digits_run.checkpoint,
-        "--device",
-        "cpu",
-        "--output-dir",
-        own_digits_run.output_dir,
-        *words,
-    )
-    assert done.returncode == 0, done.stderr
+    ((codes, said),) = by_two(tmp_path, own_digits_run, words)
+    assert codes == [0, 0], said
     assert {"ODIN_ID_digits_test.csv", "layers/ID_digits_train_stack1.csv", "head.csv"} < set(alone)
     assert tables(own_digits_run.folder) == alone
     remade = modified(own_digits_run.folder)
@@ -516,9 +506,8 @@ def test_two_processes_by_torchrun_write_the_same_bytes_as_one(own_digits_run):
         for name in remade
         if not name.startswith(("OOD_uniform", "OOD_gaussian"))
     )
-    assert (
-        done.stdout.count("ID_digits_train.csv: 866 images") == 1 and done.stdout.count("-> ") == 1
-    )
+    printed = "".join(out for out, _ in said)
+    assert printed.count("ID_digits_train.csv: 866 images") == printed.count("-> ") == 1
     assert records.read_sidecar(own_digits_run.folder / "ID_digits_train.csv")["rows"] == 866
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import COLUMNS, equal, same
+from helpers import COLUMNS, blank_figures, equal, same
 
 import train
 from artifacts import records
@@ -28,7 +28,9 @@ FOUR = (
 
 
 def start(folder, *words):
-    return train.main([*FOUR.split(), "--output-dir", str(folder), *words])
+    with pytest.MonkeyPatch.context() as patch:
+        blank_figures(patch)
+        return train.main([*FOUR.split(), "--output-dir", str(folder), *words])
 
 
 def files_of(folder, fold, folds=2):

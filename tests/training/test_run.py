@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,6 @@ from helpers import (
     equal,
     files_of,
     fork,
-    launch,
     read_checkpoint,
     signalled,
     start_training,
@@ -116,10 +114,10 @@ def test_a_network_sees_images_before_its_first_step_and_is_told_each_epoch(tmp_
 
 @pytest.mark.slow
 def test_two_processes_go_on_after_a_network_has_frozen_a_parameter(tmp_path, changing):
-    words = (*SMALL, *SHORT, "--output-dir", tmp_path / "two", "--model", changing)
-    done = launch(train.__file__, *words)
-    assert done.returncode == 0, done.stderr
-    start_training(tmp_path / "one", *SHORT, "--model", changing)
+    words = (*SHORT, "--model", changing)
+    ((codes, output),) = together(tmp_path, (tmp_path / "two", train.__file__, *words))
+    assert codes == [0, 0], output
+    start_training(tmp_path / "one", *words)
     name = "changing_build_final_run.pth"
     two, one = (
         torch.load(tmp_path / folder / name, weights_only=True)["model_state_dict"]
@@ -516,8 +514,8 @@ def test_real_tensorboard_files_hold_the_curves(tmp_path):
 
 # ---- several processes ---------------------------------------------------------------------------
 
-# Sends SIGTERM to one of the ranks within a step, for all to stop at.
-STOPPED = """
+# Sends a signal to one of the ranks within a step of the second epoch.
+SIGNALLED = """
 import os, signal
 import cli, train
 from training.state import State
@@ -527,7 +525,7 @@ real, count = State.set_learning_rate, [0]
 def set_learning_rate(state, factor):
     count[0] += 1
     if count[0] == 8 and state.world.rank == 1:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.{signal})
     return real(state, factor)
 
 State.set_learning_rate = set_learning_rate
@@ -619,7 +617,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
 def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_that_were_not(
     tmp_path,
 ):
-    (tmp_path / "stopped.py").write_text(STOPPED)
+    (tmp_path / "stopped.py").write_text(SIGNALLED.format(signal="SIGTERM"))
     # dropout: each process has random states of its own
     words = (
         "--mode",
@@ -644,12 +642,10 @@ def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_tha
 
 @pytest.mark.slow
 def test_a_mistake_of_several_processes_is_said_once(tmp_path):
-    done = launch(train.__file__, *SMALL, "--output-dir", tmp_path / "none", "--batch-size", "3")
-    assert (
-        done.returncode != 0
-        and done.stderr.count("error: --batch-size 3 is shared by 2 processes; expected 2 each")
-        == 1
-    )
+    run = (tmp_path / "none", train.__file__, "--batch-size", "3")
+    ((codes, output),) = together(tmp_path, run)
+    assert codes == [2, 2]
+    assert output.count("error: --batch-size 3 is shared by 2 processes; expected 2 each") == 1
 
 
 @pytest.mark.slow
@@ -660,43 +656,20 @@ def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kep
         "SLURM_STEP_TASKS_PER_NODE": "2",
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_STEP_ID": "0",
-        "OMP_NUM_THREADS": "1",
     }
-    words = [
-        sys.executable,
-        str(Path(train.__file__)),
-        *SMALL,
-        "--output-dir",
-        str(tmp_path),
-        "--epochs",
-        "500",
-    ]
-    children = [
-        subprocess.Popen(
-            words,
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    last, deadline = files_of(tmp_path).last, time.monotonic() + 180
-    try:
-        while not last.exists() and children[0].poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        children[1].kill()
-        errors = children[0].communicate(timeout=120)[1]
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
-    assert children[0].returncode == 2 and "Traceback" not in errors
+    ranks = [{**step, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+    script = tmp_path / "killed.py"
+    script.write_text(SIGNALLED.format(signal="SIGKILL"))
+    folder, said = tmp_path / "run", tmp_path / "ranks"
+    words = [*SMALL, *SHORT, "--output-dir", folder]
+    assert fork([(said, script, words, *ranks)]) == [[2, -signal.SIGKILL]]
+    errors = (said / "0.err").read_text()
+    assert "Traceback" not in errors
     assert (
         "error: rank 0 of 2 lost another one, which was killed" in errors
         and "; run the same with --resume: what was saved is kept" in errors
     )
-    assert torch.load(last, weights_only=True)["epoch"] >= 1
+    assert read_checkpoint(folder, "last")["epoch"] == 1
 
 
 def test_a_run_that_goes_on_with_other_threads_says_so(tmp_path):
@@ -745,6 +718,8 @@ def test_a_compiled_network_trains_alike_and_its_checkpoint_is_like_any_other(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     file = tmp_path / "net.py"
     file.write_text(PLAIN)
+    # Otherwise a pool of processes is started, each of which imports torch.
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     # Two batches of 163 images: each shape is compiled for itself, which takes most of the time.
     words = (*SHORT, "--model", f"{file}:build", "--lr", "0.01", "--batch-size", "163")
     start_training(tmp_path / "eager", *words)
