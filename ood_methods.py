@@ -725,7 +725,17 @@ def score_ensemble(args: Arguments) -> None:
     written += write_ensemble(ensemble, args, table, result, stale)
     core = [name for name in together.CORE if name in result.scored.id.scores]
     written += drawing.draw(figures_folder, None, table, result.scored, args.tpr, core=core)
-    finish_ensemble(ensemble, args, table, written, stale, seconds)
+    removed = outputs.remove_outdated(folder, folder / joining.RECORD, written)
+    read = dict.fromkeys([*ensemble.files, *grid.files(ensemble, choice, sets)])
+    current.write_record(
+        folder / joining.RECORD,
+        cli.material(args),
+        [*read],
+        written,
+        stale=stale,
+        seconds=seconds,
+    )
+    show(table, args, folder, removed)
 
 
 def pair_of(args: Arguments) -> members.Pair | None:
@@ -756,7 +766,7 @@ def announce_ensemble(ensemble: members.Ensemble) -> None:
     for member in ensemble.members:
         less = ""
         if member.leave_out:
-            less = f", without {members.listed(member.leave_out['left_out'])}"
+            less = f", without {members.listed(member.leave_out.left_out)}"
         print(f"  {member.name}{less}")
 
 
@@ -801,23 +811,6 @@ def sidecar_of(ensemble: members.Ensemble, args: Arguments, stale: records.Stale
         "ensemble": ensemble.kind,
         "members": networks,
     }
-
-
-def finish_ensemble(
-    ensemble: members.Ensemble,
-    args: Arguments,
-    table: pd.DataFrame,
-    written: list[Path],
-    stale: records.Stale,
-    seconds: Mapping[str, float],
-) -> None:
-    """Write the record of this run, and print the table."""
-    folder = ensemble.folder
-    record = folder / joining.RECORD
-    removed = outputs.remove_outdated(folder, record, written)
-    material = cli.material(args)
-    current.write_record(record, material, ensemble.files, written, stale=stale, seconds=seconds)
-    show(table, args, folder, removed)
 
 
 # ---- arguments -----------------------------------------------------------------------------------

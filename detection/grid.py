@@ -9,6 +9,7 @@ features serve, at any temperature."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -110,6 +111,19 @@ def require(ensemble: Ensemble, choice: Choice, sets: Collection[str]) -> None:
         f"the test images are not yet perturbed by {choice.pair.words}{chosen} so that"
         f" {gone[0]} is missing; make them with: {ensemble.command(choice.pair.flags)}"
     )
+
+
+def files(ensemble: Ensemble, choice: Choice, sets: Collection[str]) -> list[Path]:
+    """The files of perturbed images that were read: of the test sets, and of the grid."""
+    wanted = [(choice.pair, "test", sets)]
+    if choice.scores:
+        wanted += [(pair, "val", [str(choice.val_ood)]) for pair in choice.scores]
+    found = []
+    for pair, split, names in wanted:
+        for member in ensemble.members:
+            found.append(member.id_file(split, pair))
+            found += [member.ood_file(name, pair) for name in names]
+    return [path for path in dict.fromkeys(found) if path]
 
 
 # ---- the grid ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ as the seeds of one recipe.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,23 @@ class Pair:
         return f"--odin-epsilon {self.epsilon:g} --temperature {self.temperature:g}{kind}"
 
 
+@dataclass(frozen=True)
+class Fold:
+    """What a member of a leave-out ensemble does not know, as every sidecar of it says under
+    `leave_out`."""
+
+    fold: int  # from 1
+    folds: int
+    classes: list[str]  # of the ensemble
+    left_out: list[str]  # of this member
+
+    @property
+    def known(self) -> list[int]:
+        """The numbers of the classes that the member knows, in the order of its outputs."""
+        names = enumerate(self.classes)
+        return [number for number, name in names if name not in self.left_out]
+
+
 @dataclass(frozen=True, eq=False)
 class Member:
     """One network of an ensemble and its files; `known` holds the numbers that its outputs have
@@ -73,7 +90,7 @@ class Member:
 
     run: FeatureFiles
     known: list[int]
-    leave_out: dict[str, Any] | None
+    leave_out: Fold | None
     test: Path  # ID test images of all classes
     val: Path | None  # ID validation images of all classes
 
@@ -169,14 +186,15 @@ def find(
     check_number(checkpoints)
     members = [find_member(path, output_dir, dataset, ood, stale) for path in checkpoints]
     check_alike(members)
-    if members[0].leave_out:
-        members.sort(key=lambda member: member.leave_out["fold"])  # type: ignore[index]
-        check_folds(members)
+    folds = {member.run.folder: member.leave_out for member in members if member.leave_out}
+    if folds:
+        check_folds(folds)
+        members.sort(key=lambda member: folds[member.run.folder].fold)
     check_sets(members)
     check_images(members)
     stems = [member.name for member in members]
-    folder = utils.writable_folder(output_dir) / ensemble_name(stems)
-    return Ensemble(members, names_of_all(members[0]), folder)
+    beside = members[0].run.folder.parent
+    return Ensemble(members, names_of_all(members[0]), beside / ensemble_name(stems))
 
 
 def find_member(
@@ -191,17 +209,13 @@ def find_member(
     sets = list(ood) if ood is not None else feature_files.sets_in(folder)
     run = feature_files.open_run(checkpoint, output_dir, dataset, sets, stale)
     assert run.head is not None, "open_run asks for it"
-    leave_out = records.read_sidecar(run.head).get("leave_out")
-    if leave_out is None:
+    said = records.read_sidecar(run.head).get("leave_out")
+    if said is None:
         classes = len(names_of_head(run))
         return Member(run, list(range(classes)), None, run.test, run.val)
+    fold = Fold(**said)
     replace_held_out(run)
-    known = [
-        number
-        for number, name in enumerate(leave_out["classes"])
-        if name not in leave_out["left_out"]
-    ]
-    return Member(run, known, leave_out, *files_of_all(run))
+    return Member(run, fold.known, fold, *files_of_all(run))
 
 
 def replace_held_out(run: FeatureFiles) -> None:
@@ -237,7 +251,7 @@ def names_of_head(run: FeatureFiles) -> list[str]:
 def names_of_all(member: Member) -> list[str]:
     """The names of the classes of the ensemble."""
     if member.leave_out:
-        return list(member.leave_out["classes"])
+        return list(member.leave_out.classes)
     return names_of_head(member.run)
 
 
@@ -288,19 +302,32 @@ def check_alike(members: Sequence[Member]) -> None:
 def differences(first: Member, other: Member) -> Iterable[tuple[str, str, str]]:
     """(what is said of a network, of the first one, of the other one) where they do not belong
     together."""
-    facts = (
+    facts = [
         ("is a member of", kind_in_words(first), kind_in_words(other)),
         ("was trained on", first.run.dataset, other.run.dataset),
         ("is a", model_of(first), model_of(other)),
-        ("is of the classes", listed(names_of_all(first)), listed(names_of_all(other))),
-    )
-    return [fact for fact in facts if fact[1] != fact[2]]
+    ]
+    found = [fact for fact in facts if fact[1] != fact[2]]
+    names, others = names_of_all(first), names_of_all(other)
+    if names != others:
+        found.append(("is of the classes", *first_difference(names, others)))
+    return found
+
+
+def first_difference(names: Sequence[str], others: Sequence[str]) -> tuple[str, str]:
+    """How two lists of classes differ, in words for each: their lengths, or the first class that is
+    another one."""
+    if len(names) != len(others):
+        return listed(names), listed(others)
+    pairs = zip(names, others, strict=True)
+    place = next(place for place, (one, other) in enumerate(pairs) if one != other)
+    return f"{names[place]} at place {place}", f"{others[place]} at place {place}"
 
 
 def kind_in_words(member: Member) -> str:
     if member.leave_out is None:
         return "no leave-out ensemble"
-    return f"a leave-out ensemble of {member.leave_out['folds']} folds"
+    return f"a leave-out ensemble of {member.leave_out.folds} folds"
 
 
 def model_of(member: Member) -> str:
@@ -313,31 +340,30 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def check_folds(members: Sequence[Member]) -> None:
-    """ValueError unless each fold of a leave-out ensemble is there once."""
-    folds = [member.leave_out["fold"] for member in members]  # type: ignore[index]
-    count = members[0].leave_out["folds"]  # type: ignore[index]
-    doubled = [fold for fold in dict.fromkeys(folds) if folds.count(fold) > 1]
-    if doubled:
-        twins = [member.name for member in members if member.leave_out["fold"] == doubled[0]]  # type: ignore[index]
-        raise ValueError(
-            f"{' and '.join(twins)} are both of fold {doubled[0]}; an ensemble of {count} folds has"
-            " one network of each"
-        )
-    missing = [str(fold) for fold in range(1, count + 1) if fold not in folds]
+def check_folds(members: Mapping[Path, Fold]) -> None:
+    """ValueError unless each fold of a leave-out ensemble is there once; members: {folder: what its
+    network leaves out}."""
+    first = next(iter(members.values()))
+    by_fold: dict[int, Path] = {}
+    for folder, member in members.items():
+        twin = by_fold.setdefault(member.fold, folder)
+        if twin != folder:
+            raise ValueError(
+                f"{twin} and {folder} are both of fold {member.fold}; an ensemble of"
+                f" {first.folds} folds has one network of each"
+            )
+    missing = [str(fold) for fold in range(1, first.folds + 1) if fold not in by_fold]
     if missing:
         raise ValueError(
-            f"of the {count} folds, there is no network of {', '.join(missing)}: a leave-out"
-            " ensemble is scored by all of them, since a missing one leaves its classes to the"
-            " others; train them with: python train.py ... --mode leave-out --fold all, extract"
-            " them with run_networks.py, and name all after --checkpoint"
+            f"of the {first.folds} folds, there is no network of {', '.join(missing)}: a leave-out"
+            " ensemble is scored by all of them, since each class is left out by one; train them"
+            " with: python train.py ... --mode leave-out --fold all, extract them with"
+            " run_networks.py, and name all after --checkpoint"
         )
-    left_out = [name for member in members for name in member.leave_out["left_out"]]  # type: ignore[index]
-    if sorted(left_out) != sorted(names_of_all(members[0])):
-        raise ValueError(
-            "the members are of different splits of the classes: "
-            + "; ".join(f"{m.name} leaves out {listed(m.leave_out['left_out'])}" for m in members)  # type: ignore[index]
-        )
+    left_out = [name for member in members.values() for name in member.left_out]
+    if sorted(left_out) != sorted(first.classes):
+        parts = [f"{path} leaves out {listed(fold.left_out)}" for path, fold in members.items()]
+        raise ValueError(f"the members are of different splits of the classes: {'; '.join(parts)}")
 
 
 def check_sets(members: Sequence[Member]) -> None:

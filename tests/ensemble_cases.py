@@ -12,7 +12,7 @@ WIDTH = 8
 CENTRES = 2 * np.random.default_rng(0).normal(size=(len(CLASSES), WIDTH))
 
 
-def member(folder, number, left_out=None, folds=4, pairs=(), test=80, model_seed=0):
+def member(folder, number, left_out=None, folds=4, pairs=(), test=80, model_seed=0, names=CLASSES):
     """The features of one network: an ordinary one, or the member `number` of a leave-out ensemble
     that does not know the classes `left_out`.
 
@@ -31,7 +31,7 @@ def member(folder, number, left_out=None, folds=4, pairs=(), test=80, model_seed
             "classes": CLASSES,
             "left_out": left_out,
         }
-    store.write_head(folder / "head.csv", W, b, [CLASSES[place] for place in known], facts)
+    store.write_head(folder / "head.csv", W, b, [names[place] for place in known], facts)
     sidecar = {**facts, "head_sha256": records.sha256(folder / "head.csv")}
 
     def write(path, labels, images, kept=None):

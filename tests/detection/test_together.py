@@ -243,7 +243,9 @@ def test_figures_are_of_the_ensembles_rows_and_of_the_grid(tmp_path, monkeypatch
     assert drawn.isdisjoint({"principal_components", "scores_MutualInformation"})
     record = json.loads((folder / "ood_methods.json").read_text())
     assert {"ensemble_grid.csv", "figures/ensemble_grid.png"} <= set(record["outputs"])
-    assert "../net_final_toy_s0_fold2of4/all/ID_toy_test.csv" in record["inputs"]
+    inside = "../net_final_toy_s0_fold2of4"
+    perturbed = f"{inside}/perturbed/{GRID[0]}/OOD_far_test.csv"
+    assert {f"{inside}/all/ID_toy_test.csv", perturbed} <= set(record["inputs"])
 
 
 # ---- what does not belong together ---------------------------------------------------------------
@@ -288,6 +290,13 @@ def test_members_of_other_splits_are_refused(tmp_path):
 def test_members_of_another_network_are_refused(tmp_path):
     other = member(tmp_path / "wide_best_toy_s9", 9)
     assert "is a wide, and net_best_toy_s0 net" in refused([*deep(tmp_path), other])
+
+
+def test_members_of_other_classes_are_refused_by_the_first_that_differs(tmp_path):
+    names = ["cat", "dog", "bird", "toad"]
+    other = member(tmp_path / "net_best_toy_s9", 9, names=names)
+    error = refused([*deep(tmp_path), other])
+    assert "of the classes toad at place 3, and net_best_toy_s0 frog at place 3" in error
 
 
 def test_other_images_are_refused(tmp_path):
