@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import write_blank
+from helpers import blank_figures
 from torch import nn
 
 import data
 import train
-import utils
 from artifacts import records, store
 from networks import registry
 from training import augment, winograd
@@ -369,7 +368,7 @@ def test_recipes_trains_extracts_and_scores_each_candidate_and_keeps_what_is_fin
         assert not importlib.import_module(Path(file).stem).main(list(words))
 
     monkeypatch.setattr(recipes, "script", script)
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     words = [
         "--dataset",
         "digits",
