@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import blank_figures, read_csv, score, shell, toy_run, write_blank
+from helpers import blank_figures, read_csv, score, shell, toy_run
 
 import cli
 import figures
@@ -1133,7 +1133,7 @@ def test_report_of_a_real_run_agrees_with_its_tables(own_digits_run):
 def test_the_command_for_an_edited_table_repeats_the_flags_that_made_it(
     tmp_path, monkeypatch, old, new
 ):
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     folder = toy_run(tmp_path / "net s0")
     flags = ["--tpr", "0.9", "--groups", "both=near,far_noise"]
     score(folder, "--methods", "MSP", *flags)
@@ -1156,7 +1156,7 @@ def test_the_command_for_an_edited_table_repeats_the_flags_that_made_it(
 def test_the_command_for_an_edited_collapse_table_repeats_the_flags_that_made_it(
     tmp_path, monkeypatch, name, old, new
 ):
-    monkeypatch.setattr(utils, "write_figure", write_blank)
+    blank_figures(monkeypatch)
     folder = toy_run(tmp_path / "net s0")
     flags = ["--ood", "near", "--bootstrap", "3", "--exact"]
     assert shell(neural_collapse.main, "--checkpoint", folder, *flags).code == 0

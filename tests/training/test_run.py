@@ -644,7 +644,7 @@ def test_two_processes_that_are_stopped_and_resumed_end_bit_for_bit_like_two_tha
 def test_a_mistake_of_several_processes_is_said_once(tmp_path):
     run = (tmp_path / "none", train.__file__, "--batch-size", "3")
     ((codes, output),) = together(tmp_path, run)
-    assert codes == [2, 2]
+    assert sorted(codes) == [0, 2], "the one that says so fails"
     assert output.count("error: --batch-size 3 is shared by 2 processes; expected 2 each") == 1
 
 
