@@ -706,27 +706,30 @@ def score_ensemble(args: Arguments) -> None:
     ensemble = members.find(args.checkpoint, args.output_dir, args.dataset, args.ood, stale)
     sets = check_ensemble(ensemble, args)
     seconds: dict[str, float] = {}
-    folder = utils.writable_folder(ensemble.folder)
-    figures_folder = utils.writable_folder(folder / "figures")
     announce_ensemble(ensemble)
     with cli.timed(seconds, "choosing"):
         choice = grid.Choice(grid.PLAIN)
         if ensemble.is_leave_out:
             choice = grid.choose(ensemble, args.val_ood, pair_of(args), stale)
-    written = write_grid(ensemble, choice, args, stale)
+    if choice.table is not None:
+        cli.print_table(choice.table.round(4), f"temperature and epsilon on {args.val_ood}")
     if ensemble.is_leave_out:
         print(f"{together.LEAVE_OUT}: {choice.pair.words}{choice.reason}")
     grid.require(ensemble, choice, sets)
+    folder = utils.writable_folder(ensemble.folder)
+    figures_folder = utils.writable_folder(folder / "figures")
     with cli.timed(seconds, "scoring"):
         names = named(args) or list(registry.DEFAULT)
         methods = together.Methods(names, parameters(args), args.val_ood)
         result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr)
+    written = write_grid(ensemble, choice, args, stale)
     written += write_ensemble(ensemble, args, table, result, stale)
     core = [name for name in together.CORE if name in result.scored.id.scores]
     written += drawing.draw(figures_folder, None, table, result.scored, args.tpr, core=core)
     removed = outputs.remove_outdated(folder, folder / joining.RECORD, written)
-    read = dict.fromkeys([*ensemble.files, *grid.files(ensemble, choice, sets)])
+    own_files = [own.parts(text)[0] for text in args.methods or [] if own.is_own(text)]
+    read = dict.fromkeys([*ensemble.files, *grid.files(ensemble, choice, sets), *own_files])
     current.write_record(
         folder / joining.RECORD,
         cli.material(args),
@@ -755,7 +758,21 @@ def check_ensemble(ensemble: members.Ensemble, args: Arguments) -> list[str]:
         raise ValueError(
             "--perturbed is of a leave-out ensemble, and these are ordinary networks; leave it out"
         )
+    check_folder(ensemble, args)
     return [name for name in ensemble.sets if name != args.val_ood]
+
+
+def check_folder(ensemble: members.Ensemble, args: Arguments) -> None:
+    """ValueError where the folder of the tables holds those of networks of other names."""
+    before = records.read_sidecar(ensemble.folder / "ood_metrics.csv").get("members")
+    names = [member.name for member in ensemble.members]
+    if args.replace or not before or set(before) == set(names):
+        return
+    others = [name for name in before if name not in names] or list(before)
+    raise ValueError(
+        f"{ensemble.folder} holds the tables of another ensemble, of {members.listed(others)};"
+        " move it away, or replace them with --replace"
+    )
 
 
 def announce_ensemble(ensemble: members.Ensemble) -> None:

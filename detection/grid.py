@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from artifacts import records
+from artifacts import records, store
 from detection import ensemble as formulas
 from detection import members, metrics
 from detection.members import Ensemble, Pair
@@ -66,9 +66,10 @@ def choose(
     Of pairs with the same AUROC the first is taken: the smaller epsilon, then the smaller
     temperature. ValueError where several could be meant, and where what is needed is not there."""
     if asked:
-        return Choice(asked)
+        return Choice(of_its_kind(ensemble, asked))
     if val_ood:
         return tried(ensemble, val_ood, stale)
+    refuse_gaps(ensemble, "test", ensemble.sets)
     there = [pair for pair in pairs_of_all(ensemble) if not lacking(ensemble, pair)]
     if len(there) > 1:
         found = ", ".join(pair.folder for pair in there)
@@ -78,6 +79,47 @@ def choose(
             " with --val-ood NAME"
         )
     return Choice(there[0] if there else PLAIN)
+
+
+def of_its_kind(ensemble: Ensemble, asked: Pair) -> Pair:
+    """The pair of this temperature and epsilon whose perturbed images are there, by whichever
+    gradient; ValueError where they are there by two."""
+    same = [pair for pair in pairs_of_all(ensemble) if pair.values == asked.values]
+    if len(same) > 1:
+        folders = " and ".join(pair.folder for pair in same)
+        raise ValueError(
+            f"{ensemble.members[0].name} has images perturbed by {asked.words} in two ways,"
+            f" {folders}; delete one of these folders in {members.PERTURBED}/ of each member"
+        )
+    return same[0] if same and asked.epsilon else asked
+
+
+def refuse_gaps(ensemble: Ensemble, split: str, sets: Collection[str]) -> None:
+    """ValueError for perturbed images that some members have and others lack."""
+    found = {pair for member in ensemble.members for pair in member.pairs() if pair.epsilon}
+    flags = grid_flags(found, sets) if split == "val" else ""
+    for pair in sorted(found):
+        gone = lacking(ensemble, pair, split, sets)
+        some = any(member.id_file(split, pair) for member in ensemble.members)
+        if gone and some:
+            raise ValueError(
+                f"{gone[0]} is missing, where other images are perturbed so; make it with:"
+                f" {ensemble.command(flags or pair.flags)}, or score plain images with"
+                " --perturbed 1 0"
+            )
+
+
+def grid_flags(pairs: Collection[Pair], val_ood: Collection[str]) -> str:
+    """The flags of run_networks.py that perturb validation images by all these pairs."""
+    epsilons = sorted({0.0, *(pair.epsilon for pair in pairs)})
+    temperatures = sorted({pair.temperature for pair in pairs})
+    values = [
+        "--odin-epsilon",
+        *(f"{value:g}" for value in epsilons),
+        "--temperature",
+        *(f"{value:g}" for value in temperatures),
+    ]
+    return " ".join([*values, "--val-ood", *val_ood])
 
 
 def pairs_of_all(ensemble: Ensemble) -> list[Pair]:
@@ -131,8 +173,9 @@ def files(ensemble: Ensemble, choice: Choice, sets: Collection[str]) -> list[Pat
 
 def tried(ensemble: Ensemble, val_ood: str, stale: records.Stale) -> Choice:
     """Score the validation images by every pair that was extracted -> the best, and all."""
-    pairs = candidates(ensemble, val_ood)
     check_plain(ensemble, val_ood)
+    refuse_gaps(ensemble, "val", [val_ood])
+    pairs = candidates(ensemble, val_ood)
     scores = {pair: validation_scores(ensemble, pair, val_ood, stale) for pair in pairs}
     rows = [row_of(pair, *scores[pair]) for pair in pairs]
     table = pd.DataFrame(rows)
@@ -166,13 +209,30 @@ def validation_scores(
     ensemble: Ensemble, pair: Pair, val_ood: str, stale: records.Stale
 ) -> tuple[np.ndarray, np.ndarray]:
     """The scores of ID validation images (N,) and of the validation OOD set (M,)."""
-    inside, outside = [], []
+    inside: list[np.ndarray] = []
+    outside: list[np.ndarray] = []
+    first: tuple[store.Features, store.Features] | None = None
+    flags = grid_flags([pair], [val_ood]) if pair.epsilon else ""
     for member in ensemble.members:
+        remedy = member.run.command_with(flags) if flags else member.run.command
         head = members.read_head(member, stale)
-        inside.append(members.logits(member, head, member.id_file("val", pair), stale))
-        outside.append(members.logits(member, head, member.ood_file(val_ood, pair), stale))
+        both = (
+            read(member.id_file("val", pair), stale, remedy),
+            read(member.ood_file(val_ood, pair), stale, remedy),
+        )
+        first = first or both
+        for one, other in zip(first, both, strict=True):
+            members.check_rows(one, other)
+        inside.append(head.logits(both[0].features))
+        outside.append(head.logits(both[1].features))
     temperature = pair.temperature
     return formulas.score(inside, temperature), formulas.score(outside, temperature)
+
+
+def read(path: Path | None, stale: records.Stale, remedy: str) -> store.Features:
+    """The features of a file that was found."""
+    assert path is not None, "candidates and check_plain have looked for it"
+    return store.read_features(path, stale, remedy)
 
 
 def row_of(pair: Pair, inside: np.ndarray, outside: np.ndarray) -> dict[str, object]:

@@ -9,6 +9,7 @@ as the seeds of one recipe.
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,10 @@ class Pair:
             return cls(float(match[3]), float(match[2]), match[1])
         except ValueError:
             return None
+
+    @property
+    def values(self) -> tuple[float, float]:
+        return self.temperature, self.epsilon
 
     @property
     def words(self) -> str:
@@ -159,13 +164,18 @@ class Ensemble:
         return list(dict.fromkeys(found))
 
     def command(self, flags: str = "") -> str:
-        """The command that extracts all members."""
-        first = self.members[0].run.command
-        own = str(feature_files.checkpoint_file(self.members[0].run.folder, self.members[0].test))
-        others = [
+        """The command that extracts all members, with more flags; none is known for features of
+        other programs."""
+        first = self.members[0].run
+        if first.command == feature_files.ELSEWHERE:
+            return first.command
+        paths = [
             feature_files.checkpoint_file(member.run.folder, member.test) for member in self.members
         ]
-        return " ".join(filter(None, [first.replace(own, " ".join(others), 1), flags]))
+        words = shlex.split(first.command)
+        place = words.index("--checkpoint") + 1
+        words[place : place + 1] = paths
+        return f"{shlex.join(words)} {flags}".strip()
 
 
 # ---- finding -------------------------------------------------------------------------------------
@@ -383,6 +393,8 @@ def check_images(members: Sequence[Member]) -> None:
     first = members[0]
     for member in members[1:]:
         check_same_images(first.test, member.test)
+        if first.val and member.val:
+            check_same_images(first.val, member.val)
         for name, path in first.run.ood.items():
             check_same_images(path, member.run.ood[name])
 
@@ -417,13 +429,6 @@ def read(member: Member, sets: Sequence[str], stale: records.Stale) -> Inputs:
         ood={name: features(run.ood[name]) for name in sets},
         head=read_head(member, stale),
     )
-
-
-def logits(member: Member, head: Head, path: Path | None, stale: records.Stale) -> np.ndarray:
-    """The logits (N, C_k) of one member for the images of a file."""
-    assert path is not None, "the caller has looked for it"
-    features = store.read_features(path, stale, member.run.command).features
-    return head.logits(features)
 
 
 def check_rows(first: store.Features, other: store.Features) -> None:

@@ -153,7 +153,7 @@ def perturbed_logits(
             else member.ood_file(name, choice.pair)
         )
         assert path is not None, "grid.require has looked for it"
-        moved = store.read_features(path, stale, member.run.command)
+        moved = store.read_features(path, stale, member.run.command_with(choice.pair.flags))
         members.check_rows(images, moved)
         values[name] = found.head.logits(moved.features)
     return values
@@ -239,8 +239,15 @@ def parameters_of(
     for method in by_member[0].parameters:
         own = [scored.parameters[method] for scored in by_member]
         same = all(values == own[0] for values in own)
-        found[ranked(method)] |= own[0] if same else {"by_member": own}
+        found[ranked(method)] |= own[0] if same else apart(own)
     return found
+
+
+def apart(own: list[dict[str, Any]]) -> dict[str, Any]:
+    """The parameters of a method that differ from member to member, and, once for all, the set that
+    chose them."""
+    sets = {values["val_ood"] for values in own if "val_ood" in values}
+    return {"by_member": own, **({"val_ood": sets.pop()} if sets else {})}
 
 
 def member_table(ensemble: Ensemble, result: Result, tpr: float) -> pd.DataFrame:

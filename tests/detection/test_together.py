@@ -2,6 +2,7 @@
 written, how temperature and epsilon are chosen, and members that do not belong together."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -230,6 +231,65 @@ def test_several_pairs_of_test_images_are_not_chosen_between_in_silence(tmp_path
     ended, _ = run(leave_out(tmp_path, GRID))
     assert ended.code != 0
     assert "perturbed in several ways" in ended.err and "--perturbed" in ended.err
+
+
+def without(folder, name):
+    (folder / "perturbed" / GRID[1] / name).unlink()
+
+
+def test_perturbed_images_that_one_member_lacks_are_named_and_not_passed_over(tmp_path):
+    folders = leave_out(tmp_path, GRID[1:2])
+    without(folders[2], "OOD_near_test.csv")
+    error = refused(folders)
+    assert f"fold3of4/perturbed/{GRID[1]}/OOD_near_test.csv is missing" in error
+    assert "--odin-epsilon 0.002 --temperature 10" in error
+    rows, _ = scored(folders, "--perturbed", "1", "0")
+    assert ("near", "LeaveOut") in rows
+
+
+def test_a_pair_of_the_grid_that_one_member_lacks_is_named(tmp_path):
+    folders = leave_out(tmp_path, GRID)
+    without(folders[1], "ID_toy_val.csv")
+    error = refused(folders, "--val-ood", "far")
+    assert f"fold2of4/perturbed/{GRID[1]}/ID_toy_val.csv is missing" in error
+    flags = "--odin-epsilon 0 0.001 0.002 0.004 --temperature 1 10 --val-ood far"
+    assert flags in error
+
+
+def test_the_heading_names_every_method_that_was_tuned(tmp_path):
+    _, folder = scored(leave_out(tmp_path), "--val-ood", "far")
+    first = (folder / "ood_metrics.md").read_text().splitlines()[0]
+    assert "hyper-parameters of LeaveOut, ranks(KNN) chosen on far" in first
+
+
+def test_images_perturbed_by_the_other_gradient_are_found_by_their_numbers(tmp_path):
+    folders = leave_out(tmp_path, ["argmax_T10_E0.002"])
+    rows, _ = scored(folders, "--perturbed", "10", "0.002")
+    assert json.loads(rows["near", "LeaveOut"]["parameters"])["perturbation"] == "argmax"
+
+
+def test_the_command_in_a_message_is_one_for_paths_with_spaces(tmp_path):
+    root = tmp_path / "two words"
+    folders = leave_out(root)
+    for folder in folders:  # as run_networks.py says where it made them
+        (root / f"{folder.name}.pth").write_bytes(b"")
+    error = run(folders, "--perturbed", "10", "0.002")[0].err
+    words = shlex.split(error.split("make them with: ")[1])
+    paths = [str(root / f"{folder.name}.pth") for folder in folders]
+    start = words.index("--checkpoint") + 1
+    assert words[start : start + 4] == paths
+
+
+def test_tables_of_other_networks_are_not_replaced_unasked(tmp_path):
+    scored(leave_out(tmp_path))
+    others = [
+        member(tmp_path / f"net_best_toy_s0_fold{number}of4", number, left_out, model_seed=1)
+        for number, left_out in FOLDS.items()
+    ]
+    ended, folder = run(others)
+    assert ended.code != 0 and "holds the tables of another ensemble" in ended.err
+    _, same = scored(others, "--replace")
+    assert same == folder
 
 
 def test_figures_are_of_the_ensembles_rows_and_of_the_grid(tmp_path, monkeypatch):
