@@ -32,7 +32,7 @@ whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (
 and method) with ood_metrics.md and, on demand, .tex, and figures/. Scores that an earlier run
 computed from the same head and features stay in the table, unless --replace starts over. Without
 head.csv only the methods that need no head are scored. --ensemble writes into
-results/<model>_ensemble_<suffix>/, which has ood_members.csv beside them, every method of every
+<model>_ensemble_<suffix>/, which has ood_members.csv beside them, every method of every
 single member (docs/methods.md, "An ensemble"). Every score is higher for more
 in-distribution images; ID is the positive class; rates are in [0, 1]. docs/methods.md explains each
 method."""
