@@ -37,6 +37,11 @@ def draw(
         drawn[f"scores_{method}"] = histogram(method, table, scored, tpr)
     if fitted is not None:
         drawn |= draw_components(fitted, scored)
+    return write(folder, drawn)
+
+
+def write(folder: Path, drawn: dict[str, Figure]) -> list[Path]:
+    """Write {name: figure} as PNG files -> their paths."""
     for name, figure in drawn.items():
         utils.write_figure(folder / f"{name}.png", figure)
     return [folder / f"{name}.png" for name in drawn]
@@ -107,6 +112,4 @@ def draw_grid(folder: Path, choice: grid.Choice) -> list[Path]:
         "ensemble_grid": figures.grid_map(choice.table, choice.val_ood, chosen),
         "ensemble_grid_scores": figures.grid_scores(places, choice.val_ood, chosen),
     }
-    for name, figure in drawn.items():
-        utils.write_figure(folder / f"{name}.png", figure)
-    return [folder / f"{name}.png" for name in drawn]
+    return write(folder, drawn)

@@ -42,9 +42,12 @@ def score(logits: Logits, temperature: float = 1.0) -> np.ndarray:
 def member_score(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
     """One member's part: (N, C_k) -> (N,)."""
     logarithms = common.log_softmax(np.asarray(logits, dtype=np.float64) / temperature)
-    probabilities = np.exp(logarithms)
-    negative_entropy = np.einsum("nc,nc->n", probabilities, logarithms)
-    return probabilities.max(axis=1) + negative_entropy
+    return np.exp(logarithms).max(axis=1) - entropy_of(logarithms)
+
+
+def entropy_of(logarithms: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities (N, C_k) -> their entropy (N,), in nats."""
+    return -np.einsum("nc,nc->n", np.exp(logarithms), logarithms)
 
 
 def class_sums(logits: Logits, classes: Classes, temperature: float = 1.0) -> np.ndarray:
@@ -80,18 +83,13 @@ def uncertainties(logits: Logits, sums: np.ndarray) -> dict[str, np.ndarray]:
     know the same classes: about those they disagree always."""
     mean = sums / len(logits)
     entropy = entr(mean).sum(axis=1)
-    of_members = np.mean([softmax_entropy(member) for member in logits], axis=0)
+    doubles = [np.asarray(member, dtype=np.float64) for member in logits]
+    of_members = np.mean([entropy_of(common.log_softmax(member)) for member in doubles], axis=0)
     return {
         "EnsembleMSP": mean.max(axis=1),
         "EnsembleEntropy": -entropy,
         "MutualInformation": of_members - entropy,
     }
-
-
-def softmax_entropy(logits: ArrayLike) -> np.ndarray:
-    """(N, C_k) -> (N,): the entropy of the softmax, in nats."""
-    logarithms = common.log_softmax(np.asarray(logits, dtype=np.float64))
-    return -np.einsum("nc,nc->n", np.exp(logarithms), logarithms)
 
 
 def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:

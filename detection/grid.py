@@ -176,7 +176,12 @@ def tried(ensemble: Ensemble, val_ood: str, stale: records.Stale) -> Choice:
     check_plain(ensemble, val_ood)
     refuse_gaps(ensemble, "val", [val_ood])
     pairs = candidates(ensemble, val_ood)
-    scores = {pair: validation_scores(ensemble, pair, val_ood, stale) for pair in pairs}
+    plain = validation_logits(ensemble, PLAIN, val_ood, stale)  # of all temperatures
+    scores = {}
+    for pair in pairs:
+        found = validation_logits(ensemble, pair, val_ood, stale) if pair.epsilon else plain
+        inside, outside = (formulas.score(logits, pair.temperature) for logits in found)
+        scores[pair] = inside, outside
     rows = [row_of(pair, *scores[pair]) for pair in pairs]
     table = pd.DataFrame(rows)
     best = pairs[int(table["auroc"].to_numpy().argmax())]
@@ -205,10 +210,11 @@ def check_plain(ensemble: Ensemble, val_ood: str) -> None:
             )
 
 
-def validation_scores(
+def validation_logits(
     ensemble: Ensemble, pair: Pair, val_ood: str, stale: records.Stale
-) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of ID validation images (N,) and of the validation OOD set (M,)."""
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """[member] the logits of ID validation images (N, C_k), and of the validation OOD set (M,
+    C_k)."""
     inside: list[np.ndarray] = []
     outside: list[np.ndarray] = []
     first: tuple[store.Features, store.Features] | None = None
@@ -225,8 +231,7 @@ def validation_scores(
             members.check_rows(one, other)
         inside.append(head.logits(both[0].features))
         outside.append(head.logits(both[1].features))
-    temperature = pair.temperature
-    return formulas.score(inside, temperature), formulas.score(outside, temperature)
+    return inside, outside
 
 
 def read(path: Path | None, stale: records.Stale, remedy: str) -> store.Features:

@@ -342,7 +342,7 @@ def kind_in_words(member: Member) -> str:
 
 def model_of(member: Member) -> str:
     """The network's name, as its folder begins."""
-    return re.split(r"_(?:best|final|last|epoch\d+)_", member.name)[0]
+    return re.split(f"_(?:{KINDS.pattern})_", member.name)[0]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -86,10 +86,15 @@ def score(
         by_member.append(without_features(score_member(found, methods, sets)))
         rights.append(found.right() if member.leave_out is None else None)
         logits.append(logits_of(found, sets))
-        perturbed.append(perturbed_logits(member, found, choice, sets, stale))
-    classes = classify(ensemble, logits)
+        moved = logits[-1]
+        if choice.pair.epsilon:
+            moved = perturbed_logits(member, found, choice, sets, stale)
+        perturbed.append(moved)
+    sums = sums_of(ensemble, logits)
+    by_set = {name: values.argmax(axis=1) for name, values in sums.items()}
+    classes = Classes(ensemble.class_names, by_set)
     right = classes.by_set["ID"] == by_member[0].id.images.labels
-    scored = joined(ensemble, by_member, logits, perturbed, choice)
+    scored = joined(ensemble, by_member, logits, sums, perturbed, choice)
     return Result(scored, classes, right, by_member, rights)
 
 
@@ -138,11 +143,9 @@ def logits_of(found: Inputs, sets: Collection[str]) -> dict[str, np.ndarray]:
 def perturbed_logits(
     member: Member, found: Inputs, choice: Choice, sets: Collection[str], stale: records.Stale
 ) -> dict[str, np.ndarray]:
-    """{set: (N, C_k)} of the perturbed images; of the plain ones where epsilon is 0.
+    """{set: (N, C_k)} of the perturbed images.
 
     ValueError where a file of perturbed images has other rows than the plain one."""
-    if not choice.pair.epsilon:
-        return logits_of(found, sets)
     assert found.head is not None
     values = {}
     plain = {"ID": found.test, **{name: found.ood[name] for name in sets}}
@@ -169,19 +172,20 @@ def check_rows(first: Scored, found: Inputs) -> None:
 # ---- all together --------------------------------------------------------------------------------
 
 
-def classify(ensemble: Ensemble, logits: ByMember) -> Classes:
-    """The class that the members, together, take each test image for."""
-    by_set = {}
+def sums_of(ensemble: Ensemble, logits: ByMember) -> dict[str, np.ndarray]:
+    """{set: (N, C)} the sums of the members' softmaxes, of plain images at temperature 1."""
+    sums = {}
     for name in logits[0]:
         own = [values[name] for values in logits]
-        by_set[name] = formulas.predicted(own, ensemble.known)
-    return Classes(ensemble.class_names, by_set)
+        sums[name] = formulas.class_sums(own, ensemble.known)
+    return sums
 
 
 def joined(
     ensemble: Ensemble,
     by_member: list[Scored],
     logits: ByMember,
+    sums: dict[str, np.ndarray],
     perturbed: ByMember,
     choice: Choice,
 ) -> Scored:
@@ -195,8 +199,7 @@ def joined(
         if ensemble.is_leave_out:
             moved = [values[name] for values in perturbed]
             scores[name][LEAVE_OUT] = formulas.score(moved, choice.pair.temperature)
-        sums = formulas.class_sums(own, ensemble.known)
-        scores[name] |= formulas.uncertainties(own, sums)
+        scores[name] |= formulas.uncertainties(own, sums[name])
         if ensemble.is_leave_out:  # whose members disagree about what they leave out
             del scores[name]["MutualInformation"]
         scores[name] |= mean_ranks(name, by_member)
