@@ -9,19 +9,27 @@
         --ood svhn mine=path/to/photographs
     python main.py --checkpoint elsewhere.pth --model my_network.py:build \\
         --dataset cifar100 --mean 0 --std 1
+    # an ensemble: the seeds of one recipe, or all members that leave classes out
+    python main.py --ensemble --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
+    python main.py --dataset cifar10 --mode leave-out
     # redo one stage and what follows from it
     python main.py --force ood
 
 A stage is skipped if its outputs were made with the same arguments from the same files. An
 interrupted training run is resumed. With --checkpoint nothing is trained: the checkpoint, yours or
 another project's, is extracted, scored, measured and reported. Every flag of the five scripts is
-accepted here too and handed to the stages that know it."""
+accepted here too and handed to the stages that know it; --temperature beside --odin-epsilon is that
+of the perturbation alone.
+
+An ensemble is extracted, scored together and reported. Collapse is of a single network, so it has
+no such stage. Of a leave-out ensemble, --odin-epsilon E --temperature T perturb the images of the
+row LeaveOut."""
 
 import shlex
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,9 +40,9 @@ import report
 import run_networks
 import train
 import utils
-from artifacts import current
+from artifacts import current, records
 from images.members import Member
-from networks import checkpoints
+from networks import checkpoints as networks
 from networks.messages import some
 from training import recipes
 
@@ -74,6 +82,8 @@ STAGES = {
     "collapse": Stage(neural_collapse, ("extract",), "neural_collapse.json"),
     "report": Stage(report, ("ood", "collapse"), "report.json"),
 }
+OF_ONE_NETWORK = ("collapse",)  # stages that an ensemble does not have
+LEAVE_OUT = "leave-out"  # the mode that trains the members of an ensemble
 
 
 @dataclass(frozen=True)
@@ -82,13 +92,36 @@ class Chain:
 
     args: Arguments
     words: Words  # of the stages that take part
-    files: train.RunFiles | None  # of the training run; None with --checkpoint
-    checkpoint: Path  # that the later stages analyse
+    checkpoints: list[Path]  # that the later stages analyse: one, or an ensemble's members
+    trainings: "list[Training]" = field(default_factory=list)  # none with --checkpoint
 
     @property
     def folder(self) -> Path:
-        """The folder of the checkpoint's results."""
-        return Path(self.args.output_dir) / self.checkpoint.stem
+        """The folder of the results, of an ensemble those of all members together."""
+        if self.args.ensemble:
+            return ood_methods.ensemble_folder(self.checkpoints, self.args.output_dir)
+        return self.folder_of(self.checkpoints[0])
+
+    def folder_of(self, checkpoint: Path) -> Path:
+        """The folder of one network's features."""
+        return Path(self.args.output_dir) / checkpoint.stem
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run: its arguments and its files."""
+
+    args: Arguments
+    files: train.RunFiles
+
+    def why_unfinished(self, verify: bool) -> str:
+        """Why it still has to train, in words; "" where it is finished."""
+        return train.why_unfinished(self.files, cli.material(self.args), verify)
+
+    @property
+    def has_ended(self) -> bool:
+        """True if its last epoch was trained, whatever its arguments were."""
+        return self.files.final.exists() and not self.files.last.exists()
 
 
 # ---- arguments -----------------------------------------------------------------------------------
@@ -107,13 +140,19 @@ def make_parser() -> cli.Parser:
         "data-dir",
         "output-dir",
         checkpoint={
+            "nargs": "+",
             "help": (
                 "analyse this checkpoint and train nothing; add --model and --dataset if the file"
-                " does not name them"
-            )
+                " does not name them; several: with --ensemble"
+            ),
         },
     )
     group = parser.add_argument_group("the chain")
+    group.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="analyse several checkpoints as one classifier, as ood_methods.py --ensemble does",
+    )
     group.add_argument(
         "--use",
         choices=("best", "final"),
@@ -144,17 +183,84 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Arguments, Words]:
     args, others = parser.parse_known_args(argv)
     if args.plan and args.force:
         parser.error("--plan shows what a whole run does; leave --force out")
+    others = with_all_folds(args, others)
+    args.perturbs = any(group[0].startswith("--odin-epsilon") for group in groups(others))
     if args.checkpoint:
+        check_number(parser, args)
         given = analysis_flags(parser, args)
-        words: Words = {name: [] for name in STAGES if name != "train"}
     else:
+        check_trains_ensemble(parser, args)
         given = training_flags(args, others)
-        words = {name: [] for name in STAGES}
+    words: Words = {name: [] for name in stages_of(parser, args)}
     given += [["--data-dir", args.data_dir], ["--output-dir", args.output_dir]]
     for group in [*given, *groups(others)]:
         for name in takers(parser, group, args):
             words[name] += group
+    if args.ensemble:
+        words["ood"] += ["--ensemble", *perturbed(words["extract"])]
     return args, words
+
+
+def with_all_folds(args: Arguments, others: list[str]) -> list[str]:
+    """The words that main.py does not know itself, with --fold all where the mode asks for a fold
+    and none is named: the chain is of the whole ensemble."""
+    if args.mode != LEAVE_OUT or args.checkpoint:
+        return others
+    args.ensemble = True
+    named = any(group[0].partition("=")[0] == "--fold" for group in groups(others))
+    return others if named else [*others, "--fold", "all"]
+
+
+def check_number(parser: cli.Parser, args: Arguments) -> None:
+    """A usage error for several checkpoints that are no ensemble, and for an ensemble of one."""
+    count = len(args.checkpoint)
+    if count > 1 and not args.ensemble:
+        parser.error(
+            f"--checkpoint names {count} networks; analyse each by itself, or all as one classifier"
+            " with --ensemble"
+        )
+    if count == 1 and args.ensemble:
+        parser.error(
+            f"--ensemble is of two or more networks, found only {args.checkpoint[0]}; name all"
+            " members after --checkpoint"
+        )
+
+
+def check_trains_ensemble(parser: cli.Parser, args: Arguments) -> None:
+    """A usage error for --ensemble where one network is trained."""
+    if args.ensemble and args.mode != LEAVE_OUT:
+        parser.error(
+            "--ensemble is of several networks, and this trains one; name trained ones after"
+            f" --checkpoint, or train an ensemble with --mode {LEAVE_OUT}"
+        )
+
+
+def stages_of(parser: cli.Parser, args: Arguments) -> list[str]:
+    """The stages that take part; a usage error where --force names another one."""
+    left_out = {"train"} if args.checkpoint else set()
+    if args.ensemble:
+        left_out |= set(OF_ONE_NETWORK)
+    for name in OF_ONE_NETWORK:
+        if name in left_out and name in args.force:
+            parser.error(f"--force {name}: an ensemble has no such stage; leave it out")
+    return [name for name in STAGES if name not in left_out]
+
+
+def perturbed(words: Sequence[str]) -> list[str]:
+    """The flag of ood_methods.py that takes the images which this extraction perturbs; none where
+    it perturbs none.
+
+    ValueError for a grid, of which a pair is to be chosen first."""
+    args = run_networks.make_parser().parse_args(words)
+    if args.odin_epsilon is None:
+        return []
+    if len(args.odin_epsilon) > 1 or len(args.temperature) > 1:
+        raise ValueError(
+            "several --odin-epsilon or --temperature are a grid, of which a pair is chosen first:"
+            ' run run_networks.py and ood_methods.py with --val-ood (docs/methods.md, "An'
+            ' ensemble"), then give main.py that pair'
+        )
+    return ["--perturbed", f"{args.temperature[0]:g}", f"{args.odin_epsilon[0]:g}"]
 
 
 def analysis_flags(parser: cli.Parser, args: Arguments) -> list[list[str]]:
@@ -213,6 +319,14 @@ def takers(parser: cli.Parser, group: Sequence[str], args: Arguments) -> list[st
     known = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(flag)]
     if not known or not flag.startswith("--"):
         parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
+    if flag == "--temperature":  # of ODIN's softmax, or of Energy's
+        return ["extract"] if args.perturbs else ["ood"]
+    if flag == "--val-ood":  # of the parameters of scores; that of a grid is no part of this chain
+        return ["ood"]
+    if args.ensemble:
+        if set(known) <= set(OF_ONE_NETWORK):
+            parser.error(f"{flag} is of neural collapse, which an ensemble does not have")
+        known = [name for name in known if name not in OF_ONE_NETWORK]
     if args.checkpoint:
         if known == ["train"]:
             parser.error(
@@ -274,20 +388,30 @@ def prepare(argv: Sequence[str] | None) -> Chain:
     """What is to be done, checked: every mistake in the arguments of any stage shows here, before
     the first stage starts."""
     args, words = parse_args(argv)
-    files = None
+    trainings = []
     if args.checkpoint:
-        checkpoint = Path(args.checkpoint)
-        refuse_member(checkpoint)
+        checkpoints = [Path(name) for name in args.checkpoint]
+        if not args.ensemble:
+            refuse_member(checkpoints[0])
     else:
-        files = training_files(args, words["train"])
-        checkpoint = files.checkpoint(args.use or kept(words["train"]))
+        trainings = trainings_of(args, words["train"])
+        kind = args.use or kept(words["train"])
+        checkpoints = [training.files.checkpoint(kind) for training in trainings]
+    chain = Chain(args, words, checkpoints, trainings)
     for name, own in words.items():
         if name != "train":
-            own += ["--checkpoint", str(checkpoint)]
+            own += ["--checkpoint", *analysed(name, chain)]
     utils.writable_folder(args.output_dir)
     for name, own in words.items():
         STAGES[name].script.parse_args(own)
-    return Chain(args, words, files, checkpoint)
+    return chain
+
+
+def analysed(name: str, chain: Chain) -> list[str]:
+    """What a stage is to analyse, as --checkpoint names it."""
+    if name == "report" and chain.args.ensemble:
+        return [str(chain.folder)]
+    return [str(path) for path in chain.checkpoints]
 
 
 def refuse_member(checkpoint: Path) -> None:
@@ -297,33 +421,40 @@ def refuse_member(checkpoint: Path) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # extraction reads the file again, and warns then
-        member = Member.of(checkpoints.read(checkpoint))
-    if member:
-        raise ValueError(
-            f"{checkpoint} is member {member.fold} of {member.folds} of a leave-out ensemble and"
-            f" does not know {some(member.left_out)}; main.py analyses one network of all"
-            f" {len(member.classes)} classes: extract the members with run_networks.py"
-        )
+        member = Member.of(networks.read(checkpoint))
+    if not member:
+        return
+    pattern = ood_methods.fold_pattern(checkpoint.name)
+    others = [checkpoint.parent / name for name in records.listing(checkpoint.parent, pattern)]
+    command = shlex.join(["python", "main.py", "--ensemble", "--checkpoint", *map(str, others)])
+    raise ValueError(
+        f"{checkpoint} is member {member.fold} of {member.folds} of a leave-out ensemble and"
+        f" does not know {some(member.left_out)}; analyse all members together: {command}"
+    )
 
 
-def training_files(args: Arguments, words: Sequence[str]) -> train.RunFiles:
-    """The files of the training run with this command line.
+def trainings_of(args: Arguments, words: Sequence[str]) -> list[Training]:
+    """The training runs with this command line: one, or one for each member of an ensemble.
 
-    ValueError if it trains members of an ensemble, and if held_out is to be an OOD set and training
+    ValueError if it trains one member alone, and if held_out is to be an OOD set and training
     leaves no class out.
     """
     training = train.parse_args(words)
-    if training.fold is not None:
+    if training.fold not in (None, "all"):
         raise ValueError(
-            f"--fold {training.fold} trains members of a leave-out ensemble, and main.py analyses"
-            " one network of all classes; train them with: python train.py --mode leave-out ..."
+            f"--fold {training.fold} trains one member of a leave-out ensemble, and main.py"
+            " analyses whole ones; leave --fold out, or train it with: python train.py --mode"
+            " leave-out ..."
         )
     if any(asked.is_held_out for asked in args.ood) and not training.held_out:
         raise ValueError(
             "the OOD set held_out needs classes that are left out of training: name them with"
             " --held-out, or name other sets with --ood"
         )
-    return train.run_files(args.output_dir, training.model, training.suffix)
+    return [
+        Training(run, train.run_files(args.output_dir, run.model, run.suffix))
+        for run in train.runs(training)
+    ]
 
 
 def kept(words: Sequence[str]) -> str:
@@ -344,20 +475,28 @@ def why_outdated(name: str, chain: Chain) -> str:
     """Why a stage has to run, in words; "" if its outputs are what it would make now."""
     stage = STAGES[name]
     own = stage.script.parse_args(chain.words[name])
-    arguments = cli.material(own)
     verify = "--verify" in chain.words["extract"]
     if name == "train":
-        assert chain.files is not None, "with --checkpoint there is no such stage"
-        return train.why_unfinished(chain.files, arguments, verify)
+        reasons = [training.why_unfinished(verify) for training in chain.trainings]
+        return next(filter(None, reasons), "")
+    if name == "extract":
+        reasons = [why_unextracted(path, own, chain, verify) for path in chain.checkpoints]
+        return next(filter(None, reasons), "")
     record = current.Record.read(chain.folder / stage.record)
-    reason = record.why_outdated(arguments, verify)
+    reason = record.why_outdated(cli.material(own), verify)
     if name == "ood" and not reason:
         return ood_methods.why_incomplete(chain.folder, own)
-    if reason or name != "extract":
+    return reason
+
+
+def why_unextracted(checkpoint: Path, own: Arguments, chain: Chain, verify: bool) -> str:
+    """Why one network's features are to be made, in words; "" where they are there."""
+    record = current.Record.read(chain.folder_of(checkpoint) / STAGES["extract"].record)
+    reason = record.why_outdated(cli.material(own), verify)
+    if reason:
         return reason
     # Another folder may hold another checkpoint of the same name.
-    checkpoint = own.checkpoint[0]
-    if record.has_read(checkpoint):
+    if record.has_read(str(checkpoint)):
         return ""
     return f"it was made of another {checkpoint}"
 
@@ -385,9 +524,10 @@ def how_to_train(chain: Chain, forced: bool) -> str:
 
     A finished run starts over: it is only trained again if its arguments or images changed.
     """
-    assert chain.files is not None, "with --checkpoint nothing is trained"
-    is_finished = chain.files.final.exists() and not chain.files.last.exists()
-    return "--force" if forced or is_finished else "--resume"
+    verify = "--verify" in chain.words["extract"]
+    ended = [training for training in chain.trainings if training.has_ended]
+    is_outdated = any(training.why_unfinished(verify) for training in ended)
+    return "--force" if forced or is_outdated else "--resume"
 
 
 def fetch_words(chain: Chain) -> list[str]:

@@ -741,6 +741,11 @@ def score_ensemble(args: Arguments) -> None:
     show(table, args, folder, removed)
 
 
+def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:
+    """The folder of the tables of these networks together. For main.py."""
+    return Path(output_dir) / members.ensemble_name([path.stem for path in checkpoints])
+
+
 def pair_of(args: Arguments) -> members.Pair | None:
     """What --perturbed asks for."""
     if not args.perturbed:

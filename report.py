@@ -2,11 +2,14 @@
 
     python report.py --checkpoint results/resnet18_best_s0.pth
     python report.py --checkpoint results/resnet18_best_s0        # or the folder
+    python report.py --checkpoint results/resnet18_ensemble_s0-s1-s2
 
 Reads what stands in results/<stem>/ (ood_metrics.csv, nc_metrics.csv, nc_per_class.csv, figures),
 the checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images,
-nor torch. What is missing is named, with the command that makes it. report.html links to nothing:
-it can be mailed, printed and opened offline.
+nor torch. In a folder of ood_methods.py --ensemble it finds the scores of all members together and
+of each alone, and the members' sidecars; collapse is each member's own. What is missing is named,
+with the command that makes it. report.html links to nothing: it can be mailed, printed and opened
+offline.
 """
 
 import re
@@ -21,6 +24,7 @@ import pandas as pd
 import cli
 import utils
 from artifacts import current, records, store
+from reporting import ensembles
 from reporting import page as reporting_page
 from reporting import summary as reporting_summary
 from reporting.found import Found, Missing
@@ -29,6 +33,7 @@ OOD_COLUMNS = ["ood", "method", "auroc", "auroc_low", "auroc_high", "fpr95"]
 OOD_NUMBERS = ["auroc", "auroc_low", "auroc_high", "fpr95", "accuracy", "n_id", "n_ood"]
 NC_COLUMNS = ["metric", "value", "split", "centring"]
 GROUP_COLUMNS = ["group", "sets", "method", "auroc", "fpr95"]
+MEMBER_COLUMNS = ["checkpoint", *OOD_COLUMNS]
 PER_CLASS_COLUMNS = ["class_name", "within_class_variance", "cosine_weight_mean"]
 CURVES_COLUMNS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc"]
 STAGES = ("run_networks", "ood_methods", "neural_collapse")  # whose records stand in the folder
@@ -109,15 +114,17 @@ def gather(
     curves = next((file for file in candidates if file.is_file()), None)
     made_by = read_records(folder)
     read = {name: read_checked(table, network, stale) for name, table in tables.items()}
+    ensemble = ensembles.find(folder, read.pop("members", None))
     if "ood_groups.csv" not in made_by.get("ood_methods", {}).get("outputs", ()):
         read["groups"] = None  # an older run left it behind
     images = figure_files(folder, made_by)
     return Found(
         **read,
         stem=folder.name,
+        ensemble=ensemble,
         tpr=made_by.get("ood_metrics", {}).get("tpr") or DEFAULTS["tpr"],
         sidecar=sidecar,
-        facts={**head, **sidecar},
+        facts=ensembles.common_facts(ensemble) if ensemble else {**head, **sidecar},
         sha256=network.get("checkpoint_sha256"),
         images=images,
         records=made_by,
@@ -147,7 +154,7 @@ def trained_in(checkpoint: str, folder: Path) -> Path:
 
 def looked_for(place: Path, folder: Path, tables: Mapping[str, Table]) -> list[Path]:
     """The tables with their sidecars, and the other JSON files whose content the report shows."""
-    files = [place / f"{folder.name}.json", folder / "head.json"]
+    files = [place / f"{folder.name}.json", folder / "head.json", *ensembles.files(folder)]
     files += [folder / f"{stage}.json" for stage in STAGES[1:]]
     for table in tables.values():
         files += [table.file, records.sidecar_path(table.file)]
@@ -156,9 +163,10 @@ def looked_for(place: Path, folder: Path, tables: Mapping[str, Table]) -> list[P
 
 def expected_tables(checkpoint: str, folder: Path, output_dir: str = "results") -> dict[str, Table]:
     """{name: Table} of a run's folder, each with a command that can be run as it stands."""
-    scoring = as_it_was_run("ood_methods", checkpoint, folder, output_dir)
-    collapse = as_it_was_run("neural_collapse", checkpoint, folder, output_dir)
-    return {
+    together = ensembles.checkpoints(folder)
+    scoring = as_it_was_run("ood_methods", together or [checkpoint], folder, output_dir)
+    collapse = as_it_was_run("neural_collapse", [checkpoint], folder, output_dir)
+    tables = {
         "ood": Table(folder / "ood_metrics.csv", OOD_COLUMNS, OOD_NUMBERS, scoring),
         "nc": Table(folder / "nc_metrics.csv", NC_COLUMNS, ["value"], collapse),
         "per_class": Table(
@@ -166,14 +174,18 @@ def expected_tables(checkpoint: str, folder: Path, output_dir: str = "results") 
         ),
         "groups": Table(folder / "ood_groups.csv", GROUP_COLUMNS, ["auroc", "fpr95"], scoring),
     }
+    if together:
+        members = folder / "ood_members.csv"
+        tables["members"] = Table(members, MEMBER_COLUMNS, OOD_NUMBERS, scoring)
+    return tables
 
 
-def as_it_was_run(step: str, checkpoint: str, folder: Path, output_dir: str) -> str:
+def as_it_was_run(step: str, checkpoints: Sequence[str], folder: Path, output_dir: str) -> str:
     """The command that makes a step's tables again, with the flags that its record names."""
     arguments = current.Record.read(folder / f"{step}.json").arguments
-    if step == "ood_methods":
+    if step == "ood_methods" and not arguments.get("ensemble"):  # whose tables are not joined
         arguments = arguments | methods_there(folder, arguments)
-    words = shlex.split(utils.command(step, [checkpoint], output_dir))
+    words = shlex.split(utils.command(step, checkpoints, output_dir))
     for name, value in arguments.items():
         words += flag_of(name, value, arguments)
     return shlex.join(words)
@@ -338,7 +350,8 @@ def missing_parts(
     images: Sequence[Path],
 ) -> Iterator[Missing]:
     """Each part that is lacking; a network that was not trained here lacks no training."""
-    for table in (tables["ood"], tables["nc"], tables["per_class"]):
+    expected = ("ood", "members") if "members" in tables else ("ood", "nc", "per_class")
+    for table in (tables[name] for name in expected):
         if not table.file.exists():
             yield Missing(table.file.name, table.command)
     beside = "which train.py wrote beside the checkpoint"

@@ -282,6 +282,7 @@ KINDS = {
             "checkpoint_at",
             "preprocessing_from",
             "perturbation",
+            "ensemble",
         ),
         TEXT,
     ),
@@ -316,6 +317,7 @@ KINDS = {
     "seconds": Kind("a number, or names with numbers", is_seconds),
     "listings": Kind("patterns with lists of file names", is_named(is_texts)),
     "folders": Kind("folders of images with their hashes", is_named(is_object)),
+    "members": Kind("networks with their hashes", is_named(is_named(is_text))),
 }
 
 

@@ -19,11 +19,31 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One network of an ensemble."""
+
+    name: str  # its checkpoint's stem
+    sha256: str | None  # of its checkpoint
+    left_out: list[str]  # classes of the ensemble that it does not know
+    facts: dict[str, Any]  # of its head's sidecar, and of its checkpoint's, which goes first
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The networks whose scores were put together, and how each does alone."""
+
+    kind: str  # leave-out or deep
+    members: list[Member]
+    table: pd.DataFrame | None  # ood_members.csv
+
+
+@dataclass(frozen=True)
 class Found:
     """The tables, records and figures of one run; a table is None where its file is missing."""
 
     stem: str
-    sha256: str | None  # of the checkpoint
+    ensemble: Ensemble | None  # None for a single network
+    sha256: str | None  # of the checkpoint; None for an ensemble
     tpr: float  # share of ID images that the threshold keeps, in [0, 1]
     sidecar: dict[str, Any]  # what train.py wrote beside the checkpoint; empty for other networks
     facts: dict[str, Any]  # of the head's sidecar, and of the checkpoint's, which goes first

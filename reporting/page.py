@@ -12,9 +12,18 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from reporting import ensembles
 from reporting.found import Found, Summary
 from reporting.pictures import PictureGroup, pictures
-from reporting.tables import Collapse, Detection, Provenance, collapse, detection, provenance
+from reporting.tables import (
+    Collapse,
+    Detection,
+    PlainTable,
+    Provenance,
+    collapse,
+    detection,
+    provenance,
+)
 from reporting.words import EMPTY, duration, interval, kept, listed, number, percent, show
 
 HEADINGS = {  # of the sections, in their order
@@ -58,6 +67,7 @@ class Page:
     """All that report.html.j2 shows; the template escapes every text."""
 
     title: str
+    subject: str  # what the page is of, as the end of a sentence
     stem: str
     tpr: str  # share of ID images that the threshold keeps, in percent without the sign
     created: str
@@ -66,6 +76,8 @@ class Page:
     stale: list[str]
     missing: list[dict[str, Any]]  # what, command
     facts: list[Fact]
+    members: PlainTable | None  # of an ensemble
+    alone: PlainTable | None  # how each member of it does by itself
     ood: Detection | None
     nc: Collapse | None
     provenance: Provenance
@@ -95,11 +107,14 @@ def template() -> Template:
 def page_of(summary: Summary, found: Found) -> Page:
     """What the page says."""
     run = summary["checkpoint"]
-    titles = [run["model"] or run["stem"], run["dataset"]]
+    single = run["model"] or run["stem"]
+    network = ensembles.title(summary) if summary["ensemble"] else single
+    titles = [network, run["dataset"]]
     ood = None if found.ood is None else detection(found.ood, summary)
     nc = None if found.nc is None else collapse(found.nc, found.per_class)
     return Page(
         title=" on ".join(filter(None, titles)),
+        subject=subject_of(summary),
         stem=run["stem"],
         tpr=kept(summary["tpr"]),
         created=summary["provenance"]["created"][:16].replace("T", " "),
@@ -108,11 +123,20 @@ def page_of(summary: Summary, found: Found) -> Page:
         stale=summary["stale"],
         missing=summary["missing"],
         facts=facts(summary),
+        members=ensembles.member_table(summary),
+        alone=ensembles.alone_table(summary),
         ood=ood,
         nc=nc,
         provenance=provenance(summary, found),
         sections=sections(ood, nc, pictures(summary, found)),
     )
+
+
+def subject_of(summary: Summary) -> str:
+    """What the page is of, as the end of a sentence that the stem completes."""
+    if summary["ensemble"]:
+        return "OOD detection by the ensemble"
+    return "OOD detection and neural collapse of the checkpoint"
 
 
 def sections(
@@ -167,10 +191,11 @@ def facts(summary: Summary) -> list[Fact]:
     run, accuracy, training = summary["checkpoint"], summary["accuracy"], summary["training"] or {}
     rows = {
         "Model": run["model"],
+        **ensembles.facts(summary),
         "ID data set": run["dataset"],
         "Recipe": run["mode"],
         "Classes held out": held_out(run),
-        "Epoch of this checkpoint": run["epoch"],
+        "Epoch of this checkpoint": None if summary["ensemble"] else run["epoch"],
         "Epochs trained": training.get("epochs") or run["epochs"],
         "Training accuracy": percent(accuracy["train"], 2),
         "Validation accuracy": percent(accuracy["val"], 2),

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from reporting import ensembles
 from reporting.found import Summary
 from reporting.words import finite, interval, kept, listed, percent
 
@@ -21,7 +22,7 @@ def read_training(summary: Summary) -> list[str]:
     run, accuracy = summary["checkpoint"], summary["accuracy"]
     if accuracy["test"] is None:
         return [f"The test accuracy of {run['stem']} is not known: no table has measured it."]
-    text = f"{trained(run)} classifies {percent(accuracy['test'], 2)} of the test images right"
+    text = f"{trained(summary)} classifies {percent(accuracy['test'], 2)} of the test images right"
     if accuracy["train"] is not None:
         text += f", and {percent(accuracy['train'], 2)} of the training images"
     said = [f"{text}."]
@@ -34,9 +35,10 @@ def read_training(summary: Summary) -> list[str]:
     return said
 
 
-def trained(run: Mapping[str, Any]) -> str:
+def trained(summary: Summary) -> str:
     """The subject of the first sentence: "resnet18, trained on cifar100 for 200 epochs,"."""
-    text = run["model"] or run["stem"]
+    run = summary["checkpoint"]
+    text = ensembles.title(summary) if summary["ensemble"] else run["model"] or run["stem"]
     if run["dataset"] is not None:
         text += f", trained on {run['dataset']}"
     if run["epoch"] is not None:
@@ -60,6 +62,7 @@ def read_ood(summary: Summary) -> list[str]:
         *read_unsettled(best),
         *read_left_out(summary),
         *read_baseline(summary),
+        *ensembles.reading(summary),
         *read_below_chance(summary),
     ]
 
@@ -178,6 +181,8 @@ def read_collapse(summary: Summary) -> list[str]:
     """NC1 to NC4 in one sentence, NC5 in another."""
     rows = summary["neural_collapse"]
     values = {(row["metric"], row["split"]): row["value"] for row in rows if finite(row["value"])}
+    if not values and summary["ensemble"]:
+        return ["Neural collapse is of a single network: each member has its own."]
     if not values:
         return ["Neural collapse has not been measured."]
     return [*read_metrics(values), *read_nc5(values)]

@@ -8,6 +8,7 @@ import pandas as pd
 
 import figures
 import utils
+from reporting import ensembles
 from reporting.found import Found
 from reporting.reading import reading
 
@@ -52,6 +53,7 @@ def summarise(found: Found, provenance: Mapping[str, Any]) -> dict[str, Any]:
         summary["best"] = best_by_set(labelled)
         summary["mean_over_sets"] = mean_over_sets(labelled)
         summary["averaged_sets"] = averaged_sets(ood)
+    summary["ensemble"] = ensembles.summarise(found.ensemble, summary)
     plain = utils.plain(summary)
     return {**plain, "reading": reading(plain)}
 

@@ -312,7 +312,8 @@ def joined(row: Mapping[Hashable, Any], *columns: str) -> str:
 class Provenance:
     """What made the run's files, with which versions, and their hashes."""
 
-    sha256: str  # of the checkpoint
+    of: str  # Checkpoint or Checkpoints
+    sha256: str  # of the checkpoint, or of each member of an ensemble
     versions: str
     made: PlainTable
     hashes: PlainTable
@@ -331,8 +332,13 @@ def provenance(summary: Summary, found: Found) -> Provenance:
     report = summary["provenance"]
     inputs = report["inputs"]
     hashes = pd.DataFrame({"file": inputs.keys(), "SHA-256": inputs.values()})
+    unknown = "not on record"
+    hashed = [found.sha256 or unknown]
+    if found.ensemble:
+        hashed = [member.sha256 or unknown for member in found.ensemble.members]
     return Provenance(
-        sha256=found.sha256 or "not on record",
+        of="Checkpoints'" if found.ensemble else "Checkpoint",
+        sha256=", ".join(hashed),
         versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
         made=made_table(found, report),
         hashes=plain_table(hashes, "Files that this report was made from"),
