@@ -10,7 +10,7 @@
     python main.py --checkpoint elsewhere.pth --model my_network.py:build \\
         --dataset cifar100 --mean 0 --std 1
     # an ensemble: the seeds of one recipe, or all members that leave classes out
-    python main.py --ensemble --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
+    python main.py --ensemble --checkpoint results/resnet18_best_s0.pth results/resnet18_best_s1.pth
     python main.py --dataset cifar10 --mode leave-out
     # redo one stage and what follows from it
     python main.py --force ood

@@ -1035,3 +1035,115 @@ def test_a_foreign_checkpoint_is_analysed_with_its_network_named():
 def test_flags_of_training_are_refused_beside_a_checkpoint(words):
     ended = shell(main.main, "--checkpoint", "x.pth", *words)
     assert ended.code == 2 and "trains nothing" in ended.err
+
+
+# ---- an ensemble ---------------------------------------------------------------------------------
+
+MEMBERS = ["a_best_s0.pth", "a_best_s1.pth"]
+ENSEMBLE = ["--ensemble", "--checkpoint", *MEMBERS]
+SMALL_ENSEMBLE = [
+    *SHORT,
+    "--mode",
+    "leave-out",
+    "--folds",
+    "2",
+    "--odin-epsilon",
+    "0.002",
+    "--temperature",
+    "100",
+]
+
+
+@pytest.mark.parametrize(
+    "words, of_extraction, of_scoring",
+    [
+        ([], None, None),
+        (["--temperature", "10"], None, 10.0),
+        (["--odin-epsilon", "0.001"], [1000.0], None),
+        (["--odin-epsilon=0.001", "--temperature", "10"], [10.0], None),
+    ],
+)
+def test_the_temperature_is_of_energy_or_beside_an_epsilon_of_the_perturbation(
+    words, of_extraction, of_scoring
+):
+    _, given = main.parse_args(["--checkpoint", "x.pth", *words])
+    given = {name: [*own, "--checkpoint", "x.pth"] for name, own in given.items()}
+    assert main.run_networks.parse_args(given["extract"]).temperature == of_extraction
+    assert main.ood_methods.parse_args(given["ood"]).temperature == of_scoring
+
+
+def test_the_set_that_parameters_are_chosen_on_is_of_scoring_alone():
+    _, words = main.parse_args(["--checkpoint", "x.pth", "--val-ood", "uniform"])
+    assert words["ood"][-2:] == ["--val-ood", "uniform"]
+    assert main.run_networks.parse_args([*words["extract"], "--checkpoint", "x"]).val_ood is None
+
+
+def test_an_ensemble_is_extracted_scored_together_and_reported():
+    chain = main.prepare(ENSEMBLE)
+    assert list(chain.words) == ["extract", "ood", "report"]
+    assert chain.folder == Path("results/a_ensemble_s0-s1")
+    extraction = main.run_networks.parse_args(chain.words["extract"])
+    scoring = main.ood_methods.parse_args(chain.words["ood"])
+    assert extraction.checkpoint == scoring.checkpoint == MEMBERS
+    assert scoring.ensemble and scoring.perturbed is None
+    assert main.report.parse_args(chain.words["report"]).checkpoint == str(chain.folder)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_only_a_mode_that_leaves_classes_out_trains_several(count):
+    words = ["--mode", "leave-out", "--folds", str(count)] if count > 1 else []
+    chain = main.prepare(words)
+    assert len(chain.trainings) == len(chain.checkpoints) == count
+    assert chain.args.ensemble == (count > 1)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--checkpoint", *MEMBERS], "all as one classifier with --ensemble"),
+        (["--ensemble", "--checkpoint", "x.pth"], "two or more networks, found only x.pth"),
+        (["--ensemble"], "and this trains one"),
+        ([*ENSEMBLE, "--exact"], "--exact is of neural collapse"),
+        ([*ENSEMBLE, "--force", "collapse"], "an ensemble has no such stage"),
+        ([*ENSEMBLE, "--odin-epsilon", "0", "0.1"], "a grid, of which a pair is chosen first"),
+        (["--mode", "leave-out", "--fold", "1"], "trains one member"),
+    ],
+)
+def test_what_an_ensemble_cannot_be_is_refused_before_anything_runs(words, said, tmp_path):
+    ended = shell(main.main, *words, "--output-dir", str(tmp_path / "results"))
+    assert ended.code == 2 and said in ended.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_chain_of_an_ensemble_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    """All members are trained; a second run does nothing; a member that is gone is trained alone,
+    and what follows from it is made again."""
+    monkeypatch.chdir(tmp_path)
+    blank_figures(monkeypatch)
+    ended = shell(main.main, *SMALL_ENSEMBLE)
+    assert ended.code == 0, ended.err
+    assert stages(ended.out) == ["train", "extract", "ood", "report"]
+    folder = Path("results/resnet_cifar_ensemble_digits_s0")
+    table = read_csv(folder / "ood_metrics.csv")
+    parameters = json.loads(table.loc[table["method"] == "LeaveOut", "parameters"].iloc[0])
+    assert (parameters["temperature"], parameters["odin_epsilon"]) == (100.0, 0.002)
+    assert utils.read_json(folder / "summary.json")["ensemble"]["kind"] == "leave-out"
+
+    before = snapshot(Path("results"))
+    assert "all is current" in shell(main.main, *SMALL_ENSEMBLE).out
+    assert snapshot(Path("results")) == before
+
+    first, second = (f"resnet_cifar_final_digits_s0_fold{fold}of2" for fold in (1, 2))
+    for path in Path("results").glob("resnet_cifar_*_fold2of2.*"):
+        path.unlink()
+    ended = shell(main.main, *SMALL_ENSEMBLE)
+    assert ended.code == 0, ended.err
+    assert stages(ended.out)[0] == "train"
+    assert f"{first}.pth is finished" in ended.out
+    changed_files = changed(before, snapshot(Path("results")))
+    assert f"{second}.pth" in changed_files and f"{first}.pth" not in changed_files
+
+    alone = shell(main.main, "--checkpoint", f"results/{first}.pth")
+    assert alone.code == 2
+    command = f"main.py --ensemble --checkpoint results/{first}.pth results/{second}.pth"
+    assert command in alone.err
