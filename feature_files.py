@@ -32,6 +32,13 @@ CHECKPOINTS = (
     ".safetensors",
 )
 
+PERTURBED = "perturbed"  # the folder of perturbed images, one folder per way in it
+
+
+def perturbed_folder(kind: str, temperature: float, epsilon: float) -> str:
+    """The folder, below the checkpoint's, of images that were perturbed so."""
+    return f"{PERTURBED}/{kind}_T{temperature:g}_E{epsilon:g}"
+
 
 @dataclass(frozen=True)
 class FeatureFiles:

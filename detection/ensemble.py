@@ -65,11 +65,6 @@ def class_sums(logits: Logits, classes: Classes, temperature: float = 1.0) -> np
     return sums
 
 
-def predicted(logits: Logits, classes: Classes, temperature: float = 1.0) -> np.ndarray:
-    """The class of the largest sum of softmaxes -> (N,), the first of equal ones."""
-    return class_sums(logits, classes, temperature).argmax(axis=1)
-
-
 # ---- uncertainty ---------------------------------------------------------------------------------
 
 

@@ -89,7 +89,7 @@ def of_its_kind(ensemble: Ensemble, asked: Pair) -> Pair:
         folders = " and ".join(pair.folder for pair in same)
         raise ValueError(
             f"{ensemble.members[0].name} has images perturbed by {asked.words} in two ways,"
-            f" {folders}; delete one of these folders in {members.PERTURBED}/ of each member"
+            f" {folders}; delete one of these folders of each member"
         )
     return same[0] if same and asked.epsilon else asked
 
@@ -134,7 +134,7 @@ def lacking(
     """Names of the files of perturbed images that some member lacks."""
     gone = []
     for member in ensemble.members:
-        folder = f"{member.name}/{members.PERTURBED}/{pair.folder}"
+        folder = f"{member.name}/{pair.folder}"
         if member.id_file(split, pair) is None:
             gone.append(f"{folder}/ID_{member.run.dataset}_{split}.csv")
         for name in ensemble.sets if sets is None else sets:

@@ -23,9 +23,9 @@ from artifacts import records, store
 from detection.inputs import Inputs
 from feature_files import FeatureFiles
 from head import Head
+from images import members as image_members
 
 ALL = "all"  # the folder of images of all classes
-PERTURBED = "perturbed"  # the folder of perturbed images, one folder per pair in it
 KINDS = re.compile(r"best|final|last|epoch\d+")  # how a checkpoint's name says which epoch it is
 FOLD = re.compile(r"fold\d+of\d+")
 
@@ -43,7 +43,8 @@ class Pair:
 
     @property
     def folder(self) -> str:
-        return f"{self.kind}_T{self.temperature:g}_E{self.epsilon:g}"
+        """Where images that were perturbed so lie, below the member's folder."""
+        return feature_files.perturbed_folder(self.kind, self.temperature, self.epsilon)
 
     @classmethod
     def of_folder(cls, name: str) -> "Pair | None":
@@ -71,23 +72,6 @@ class Pair:
         return f"--odin-epsilon {self.epsilon:g} --temperature {self.temperature:g}{kind}"
 
 
-@dataclass(frozen=True)
-class Fold:
-    """What a member of a leave-out ensemble does not know, as every sidecar of it says under
-    `leave_out`."""
-
-    fold: int  # from 1
-    folds: int
-    classes: list[str]  # of the ensemble
-    left_out: list[str]  # of this member
-
-    @property
-    def known(self) -> list[int]:
-        """The numbers of the classes that the member knows, in the order of its outputs."""
-        names = enumerate(self.classes)
-        return [number for number, name in names if name not in self.left_out]
-
-
 @dataclass(frozen=True, eq=False)
 class Member:
     """One network of an ensemble and its files; `known` holds the numbers that its outputs have
@@ -95,7 +79,7 @@ class Member:
 
     run: FeatureFiles
     known: list[int]
-    leave_out: Fold | None
+    leave_out: image_members.Member | None
     test: Path  # ID test images of all classes
     val: Path | None  # ID validation images of all classes
 
@@ -117,12 +101,12 @@ class Member:
 
     def perturbed(self, pair: Pair, stem: str) -> Path | None:
         """A file of perturbed images; None where there is none of this network."""
-        found = store.feature_file(self.run.folder / PERTURBED / pair.folder, stem)
+        found = store.feature_file(self.run.folder / pair.folder, stem)
         return feature_files.own(found, records.origin(self.run.head or self.run.train))
 
     def pairs(self) -> list[Pair]:
         """All pairs that some images of this member were perturbed by."""
-        names = records.listing(self.run.folder / PERTURBED, "*_T*_E*")
+        names = records.listing(self.run.folder / feature_files.PERTURBED, "*_T*_E*")
         return [pair for pair in map(Pair.of_folder, names) if pair]
 
 
@@ -223,9 +207,9 @@ def find_member(
     if said is None:
         classes = len(names_of_head(run))
         return Member(run, list(range(classes)), None, run.test, run.val)
-    fold = Fold(**said)
+    fold = image_members.Member(**said)
     replace_held_out(run)
-    return Member(run, fold.known, fold, *files_of_all(run))
+    return Member(run, fold.numbers, fold, *files_of_all(run))
 
 
 def replace_held_out(run: FeatureFiles) -> None:
@@ -350,7 +334,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def check_folds(members: Mapping[Path, Fold]) -> None:
+def check_folds(members: Mapping[Path, image_members.Member]) -> None:
     """ValueError unless each fold of a leave-out ensemble is there once; members: {folder: what its
     network leaves out}."""
     first = next(iter(members.values()))

@@ -11,7 +11,9 @@ ranks(METHOD)       the mean over members of the share of ID test images that th
 ood_members.csv has every method of every single member. There the test images of all classes are
 ID, those of classes that a leave-out member does not know among them."""
 
-from collections.abc import Callable, Collection, Iterable
+import contextlib
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +85,8 @@ def score(
         found = read(member, methods, sets, stale)
         if by_member:
             check_rows(by_member[0], found)
-        by_member.append(without_features(score_member(found, methods, sets)))
+        with said_of(member):
+            by_member.append(without_features(score_member(found, methods, sets)))
         rights.append(found.right() if member.leave_out is None else None)
         logits.append(logits_of(found, sets))
         moved = logits[-1]
@@ -105,6 +108,17 @@ def read(member: Member, methods: Methods, sets: list[str], stale: records.Stale
     """The features of one member, and of the validation OOD set where there is one."""
     wanted = [*sets, methods.val_ood] if methods.val_ood else sets
     return members.read(member, wanted, stale)
+
+
+@contextlib.contextmanager
+def said_of(member: Member) -> Iterator[None]:
+    """Put the member's name before every warning of the block."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        text = f"{member.name}: {warning.message}"
+        warnings.warn(text, warning.category, stacklevel=2)
 
 
 def score_member(found: Inputs, methods: Methods, sets: list[str]) -> Scored:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import feature_files
+
 KINDS = ("entropy", "argmax")
 LARGEST = 0.5  # from here on an epsilon cannot be one of pixels in [0, 1]
 
@@ -27,7 +29,7 @@ class Step:
     @property
     def folder(self) -> str:
         """Where the features of images that were moved so lie, below the checkpoint's folder."""
-        return f"perturbed/{self.kind}_T{self.temperature:g}_E{self.epsilon:g}/"
+        return f"{feature_files.perturbed_folder(self.kind, self.temperature, self.epsilon)}/"
 
     @property
     def facts(self) -> dict[str, float]:

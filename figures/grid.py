@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 
 from figures.style import (
     FAINT,
-    ID_COLOUR,
     INK,
     QUIET,
     Array,
     canvas,
     captioned,
-    density,
     ood_colour,
+    two_densities,
     window,
 )
 
@@ -85,7 +84,9 @@ def grid_scores(scores: Mapping[Place, tuple[Array, Array]], val_ood: str, chose
         if place not in scores:
             axes.text(0.5, 0.5, "not extracted", ha="center", color=QUIET, fontsize=7.5)
             continue
-        two_densities(axes, *scores[place])
+        inside, outside = scores[place]
+        bins = np.linspace(*window(inside, [outside]), 41)
+        two_densities(axes, inside, outside, bins, ood_colour(0))
         weight = "bold" if place == chosen else "normal"
         words = f"T {place[0]:g}, epsilon {place[1]:g}"
         axes.set_title(words, fontsize=7.5, color=INK, loc="left", fontweight=weight)
@@ -93,11 +94,3 @@ def grid_scores(scores: Mapping[Place, tuple[Array, Array]], val_ood: str, chose
         "score, higher = more in-distribution; bold: the chosen pair", fontsize=9, color=QUIET
     )
     return figure
-
-
-def two_densities(axes: Axes, inside: Array, outside: Array) -> None:
-    """The densities of ID and OOD scores over the same bins."""
-    start, stop = window(inside, [outside])
-    bins = np.linspace(start, stop, 41)
-    density(axes, inside, bins, ID_COLOUR, 0.55)
-    density(axes, outside, bins, ood_colour(0), 0.55)

@@ -10,7 +10,6 @@ from matplotlib.ticker import PercentFormatter
 
 from figures.style import (
     DASHES,
-    ID_COLOUR,
     INK,
     QUIET,
     Array,
@@ -20,15 +19,17 @@ from figures.style import (
     canvas,
     captioned,
     close_grid,
-    density,
     finite,
     grid_shape,
     ood_colour,
     panel_title,
     percent,
     shorten,
+    two_densities,
     window,
 )
+
+NAME = 30  # letters of a method's name beside its bar: ranks(RelativeMahalanobis++) has 28
 
 
 @captioned(
@@ -98,7 +99,7 @@ def _density_panels(
     for position, (axes, name) in enumerate(zip(grid[:, 0], names, strict=True)):
         colour = ood_colour(position)
         values = outside.get(name, nothing)
-        cut = _two_densities(axes, inside, values, bins, colour)
+        cut = two_densities(axes, inside, values, bins, colour)
         text = shorten(name, 40) + (notes or {}).get(name, "")
         panel_title(axes, f"{text}   (spike cut off)" if cut else text, colour)
         if name:
@@ -116,22 +117,6 @@ def _panels_height(count: int) -> float:
     if count < 2:
         return 3.6
     return 1.0 + max(0.95, 1.5 - 0.07 * count) * count
-
-
-def _two_densities(axes: Axes, inside: Array, outside: Array, bins: Array, colour: str) -> bool:
-    """Draw the density of ID (N,) and of an OOD set (M,); True if a spike leaves the panel.
-
-    A spike may leave it, since the other density must stay legible beneath it.
-    """
-    peaks = [
-        density(axes, inside, bins, ID_COLOUR, 0.25),
-        density(axes, outside, bins, colour, 0.35),
-    ]
-    lower = min((peak for peak in peaks if peak > 0), default=1)
-    top = min(max(peaks), 5 * lower) or 1
-    axes.set(ylim=(0, 1.1 * top), yticks=[], xlim=(bins[0], bins[-1]))
-    axes.spines["left"].set_visible(False)
-    return max(peaks) > top
 
 
 @captioned(
@@ -168,7 +153,7 @@ def auroc_bars(metrics: pd.DataFrame) -> Figure:
         )
         scored = np.isin(methods, table.loc[table["ood"] == name, "method"])
         _interval_bars(axes, values, lows, highs, scored, ood_colour(position))
-        axes.set_yticks(range(len(methods)), [shorten(method) for method in methods])
+        axes.set_yticks(range(len(methods)), [shorten(method, NAME) for method in methods])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         bar_rows(axes, len(methods))
         ticks = [tick for tick in (0.0, 0.25, 0.5, 0.75, 1.0) if tick >= low]

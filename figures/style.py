@@ -284,6 +284,22 @@ def density(axes: Axes, values: Array, bins: Array, colour: str, alpha: float) -
     return densities.max()
 
 
+def two_densities(axes: Axes, inside: Array, outside: Array, bins: Array, colour: str) -> bool:
+    """Draw the density of ID (N,) and of an OOD set (M,); True if a spike leaves the panel.
+
+    A spike may leave it, since the other density must stay legible beneath it.
+    """
+    peaks = [
+        density(axes, inside, bins, ID_COLOUR, 0.25),
+        density(axes, outside, bins, colour, 0.35),
+    ]
+    lower = min((peak for peak in peaks if peak > 0), default=1)
+    top = min(max(peaks), 5 * lower) or 1
+    axes.set(ylim=(0, 1.1 * top), yticks=[], xlim=(bins[0], bins[-1]))
+    axes.spines["left"].set_visible(False)
+    return max(peaks) > top
+
+
 def beyond(inside: Array, outside: Array, start: float, stop: float) -> str:
     """In words, how much of either group the axis does not show."""
     parts = []

@@ -4,23 +4,22 @@
     known, outliers = member.known_of(images), member.outliers_of(images)
 
 Training (training/leave_out.py, which deals the classes) and extraction take a member's images
-here, so that they are the same ones."""
+here, so that they are the same ones. Scoring reads members from sidecars, without torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from images.sets import ImageFiles, Images
+if TYPE_CHECKING:  # the scorers read members too, without torch
+    from images.sets import ImageFiles, Images
 
 OUTLIER = -1  # the label of images of left-out classes
-Set = TypeVar("Set", Images, ImageFiles)
+Set = TypeVar("Set", "Images", "ImageFiles")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One classifier of an ensemble, as its checkpoint and sidecar describe it."""
+    """One classifier of an ensemble, as its checkpoint and every sidecar of it describe it."""
 
     fold: int  # from 1
     folds: int
@@ -38,6 +37,11 @@ class Member:
         """The classes that the member tells apart, in the order of its outputs."""
         return [name for name in self.classes if name not in self.left_out]
 
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers that those classes have among the ensemble's, in the same order."""
+        return [self.classes.index(name) for name in self.known]
+
     def known_of(self, images: Set) -> Set:
         """Of images of all classes those that the member knows, labelled as its outputs are."""
         labelled = self.labelled(images)
@@ -50,10 +54,10 @@ class Member:
 
     def labelled(self, images: Set) -> Set:
         """Images of all classes under the member's own labels."""
-        number = torch.full((len(self.classes),), OUTLIER)
-        for output, name in enumerate(self.known):
-            number[self.classes.index(name)] = output
-        return replace(images, labels=number[images.labels], class_names=self.known)
+        outputs = images.labels.new_full((len(self.classes),), OUTLIER)
+        for output, number in enumerate(self.numbers):
+            outputs[number] = output
+        return replace(images, labels=outputs[images.labels], class_names=self.known)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
