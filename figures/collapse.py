@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from figures.style import (
     DASHES,
+    DOTS,
     ID_COLOUR,
     INK,
     LONG,
@@ -31,8 +32,11 @@ from figures.style import (
     logarithmic,
     ood_colour,
     panel_title,
+    quieten,
     shorten,
 )
+
+NAMED = 40  # classes that have their names beside a heat map of half a page
 
 
 @captioned("NC1 by class: mean squared distance of a class's training features from their mean.")
@@ -209,16 +213,7 @@ def class_mean_distances(means: Array, class_names: Sequence[str]) -> Figure:
     means = np.asarray(means, dtype=np.float64)
     present = np.flatnonzero(np.isfinite(means).all(axis=1))
     distances = _distances(means[present])
-    order = np.arange(len(present))
-    if len(present) > LONG:
-        # slow to import, and for this figure alone
-        from scipy.cluster.hierarchy import (
-            leaves_list,
-            linkage,
-        )
-
-        pairs = distances[np.triu_indices(len(present), 1)]
-        order = leaves_list(linkage(pairs, "average", optimal_ordering=len(present) <= 300))
+    order = _by_likeness(distances)
     shown = distances[np.ix_(order, order)]
     np.fill_diagonal(shown, np.nan)
     height = min(WIDTH - 0.8, 2.2 + 0.42 * len(present))
@@ -244,18 +239,37 @@ def _distances(points: Array) -> Array:
     )
 
 
+def _by_likeness(distances: Array) -> Array:
+    """The order (C,) of points by their distances (C, C): more than LONG of them by average-linkage
+    clustering, fewer as they are."""
+    count = len(distances)
+    if count <= LONG:
+        return np.arange(count)
+    # slow to import, and for many classes alone
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    pairs = distances[np.triu_indices(count, 1)]
+    return leaves_list(linkage(pairs, "average", optimal_ordering=count <= 300))
+
+
 def _name_cells(axes: Axes, names: Sequence[str], values: Array, dark_low: bool = True) -> None:
     """Class names on two sides of a heat map (C, C), as small as C asks, none beyond 120; numbers
     in it up to 12."""
     count = len(names)
-    axes.spines[:].set_visible(False)
-    size = 8.5 if count <= LONG else min(8.5, 440 / count)
-    shown = names if count <= 120 else []
-    axes.set_xticks(range(len(shown)), shown, rotation=90 if count > 8 else 0, fontsize=size)
-    axes.set_yticks(range(len(shown)), shown, fontsize=size)
-    axes.tick_params(length=0, labelcolor=INK)
+    _name_sides(axes, names if count <= 120 else [], rotated=count > 8)
     if count <= 12:
         _write_cells(axes, values, dark_low)
+
+
+def _name_sides(axes: Axes, names: Sequence[str], rotated: bool) -> None:
+    """Class names on two sides of a heat map (C, C), as small as C asks; those below it upright
+    where they are rotated."""
+    axes.spines[:].set_visible(False)
+    size = 8.5 if len(names) <= LONG else min(8.5, 440 / len(names))
+    places = range(len(names))
+    axes.set_xticks(places, names, rotation=90 if rotated else 0, fontsize=size)
+    axes.set_yticks(places, names, fontsize=size)
+    axes.tick_params(length=0, labelcolor=INK)
 
 
 def _write_cells(axes: Axes, values: Array, dark_low: bool) -> None:
@@ -349,6 +363,8 @@ def mismatch_map(nearest: Array, predicted: Array, class_names: Sequence[str]) -
     chosen = np.sort(np.argsort(-involved, kind="stable")[: min(40, np.count_nonzero(involved))])
     among_chosen = counts[np.ix_(chosen, chosen)]
     shown = np.where(among_chosen > 0, among_chosen, np.nan)
+    if not len(chosen):
+        return _nothing_differs(len(wrong))
     height = min(WIDTH - 0.8, 2.4 + 0.42 * len(chosen))
     figure, ((axes,),) = canvas(
         1,
@@ -363,14 +379,20 @@ def mismatch_map(nearest: Array, predicted: Array, class_names: Sequence[str]) -
     if all_involved > len(chosen):
         counted += f"; the {len(chosen)} classes with most, of {all_involved}"
     axes.set_title(counted, loc="left", fontsize=9, color=QUIET)
-    if not len(chosen):
-        axes.set(xticks=[], yticks=[])
-        axes.annotate("no mismatch", (0.5, 0.5), xycoords="axes fraction", ha="center", color=QUIET)
-        return figure
     image = axes.imshow(shown, cmap="viridis_r", interpolation="nearest")
     _name_cells(axes, [shorten(class_names[index], 18) for index in chosen], shown, dark_low=False)
     axes.set(xlabel="class that the classifier says", ylabel="class of the nearest mean")
     _bar(figure, image, axes, "images").locator = MaxNLocator(6, integer=True)
+    return figure
+
+
+def _nothing_differs(images: int) -> Figure:
+    """One line in place of an empty map."""
+    title = "NC4: images on which nearest mean and classifier differ"
+    figure, ((axes,),) = canvas(1, 1, 0.75, title)
+    axes.set_axis_off()
+    text = f"none of {images:,} images"
+    axes.annotate(text, (0, 0), xycoords="axes fraction", fontsize=9, color=QUIET)
     return figure
 
 
@@ -431,33 +453,56 @@ def gram_matrices(means: Array, weights: Array, class_names: Sequence[str]) -> F
     -1/(C-1), and C - 1 eigenvalues are equal and one is 0: drawn as shares of their sum beside that
     line."""
     means, weights = np.asarray(means, np.float64), np.asarray(weights, np.float64)
-    figure, grid = canvas(1, 3, 3.5, "NC2: Gram matrices of class means and classifier", width=11)
-    spectrum = grid[0, 2]
     groups = (
         ("class means", means - means.mean(axis=0), ID_COLOUR),
         ("weight rows", weights, OOD_COLOURS[0]),
     )
-    for axes, (name, vectors, colour) in zip(grid[0], groups, strict=False):
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = vectors / np.where(norms > 0, norms, np.nan)
-        image = axes.imshow(unit @ unit.T, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    order = _by_likeness(_distances(means))
+    names = [shorten(class_names[row], 14) for row in order] if len(order) <= NAMED else []
+    ordered = ", classes ordered by likeness" if len(order) > LONG else ""
+    title = f"NC2: Gram matrices of class means and classifier{ordered}"
+    figure, (upper, lower) = canvas(2, 2, 8.0, title, height_ratios=(3, 2))
+    cosines = [_cosine_matrix(vectors[order]) for _, vectors, _ in groups]
+    reach = max([1e-3, *(np.abs(finite(matrix)).max(initial=0) for matrix in cosines)])
+    for axes, (name, _, colour), matrix in zip(upper, groups, cosines, strict=True):
+        image = axes.imshow(matrix, cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="nearest")
         panel_title(axes, f"cosines of {name}", colour)
-        names = [shorten(text, 10) for text in class_names] if len(class_names) <= LONG else []
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks([])
-        values = np.linalg.svd(vectors, compute_uv=False) ** 2
-        if values.sum() > 0:
-            shares = values / values.sum()
-            order = range(1, len(values) + 1)
-            spectrum.plot(order, shares, color=colour, lw=1.4, marker="o", ms=3, label=name)
-    _bar(figure, image, grid[0, :2].tolist(), "cosine")
+        _name_sides(axes, names, rotated=True)
+    upper[1].set_yticks([])
+    _bar(figure, image, upper.tolist(), "cosine of two classes")
+    grid = lower[0].get_gridspec()
+    for axes in lower:
+        axes.remove()
+    spectrum = figure.add_subplot(grid[1, :])
+    quieten(spectrum)
+    for name, vectors, colour in groups:
+        _draw_spectrum(spectrum, vectors, colour, name)
     rank = min(len(means) - 1, means.shape[1])
     steps, equal = [1, rank, rank, len(means)], [1 / rank, 1 / rank, 0, 0]
     spectrum.plot(steps, equal, color=INK, lw=1, ls=DASHES, label=f"equal on {rank}")
     spectrum.legend(frameon=False, fontsize=8, labelcolor=QUIET)
-    panel_title(spectrum, "eigenvalues, shares of their sum")
-    spectrum.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    spectrum.set(xlabel="eigenvalue, by size", ylabel="share of their sum")
+    spectrum.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     return figure
+
+
+def _cosine_matrix(vectors: Array) -> Array:
+    """(C, D) -> (C, C) cosines of all pairs of rows; NaN on the diagonal, which says nothing, and
+    for rows of length 0."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(norms > 0, norms, np.nan)
+    matrix = unit @ unit.T
+    np.fill_diagonal(matrix, np.nan)
+    return matrix
+
+
+def _draw_spectrum(axes: Axes, vectors: Array, colour: str, name: str) -> None:
+    """The eigenvalues of the Gram matrix of rows (C, D), as shares of their sum."""
+    values = np.linalg.svd(vectors, compute_uv=False) ** 2
+    if values.sum() == 0:
+        return
+    shares = values / values.sum()
+    axes.plot(range(1, len(values) + 1), shares, color=colour, lw=1.4, marker="o", ms=3, label=name)
 
 
 @captioned("Variance by principal component; collapsed features end at C - 1.")
@@ -477,22 +522,42 @@ def pca_spectrum(variances: Array, dim: int, classes: int) -> Figure:
     running.plot(
         dim, np.cumsum(shares)[dim - 1], "o", color=ID_COLOUR, ms=7, mec="white", mew=1.2, zorder=5
     )
+    marks = [(dim, f"d = {dim}", ID_COLOUR, DASHES)]
+    ends_inside = classes - 1 <= len(shares)
+    if ends_inside:
+        marks.append((classes - 1, f"C - 1 = {classes - 1}", INK, DOTS))
     for axes in (each, running):
-        axes.axvline(dim, color=ID_COLOUR, lw=1, ls=DASHES)
-        axes.axvline(classes - 1, color=QUIET, lw=1, ls=DASHES)
+        for place, _, colour, style in marks:
+            axes.axvline(place, color=colour, lw=1.2, ls=style)
         axes.set_xlabel("component")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _name_lines(running, marks)
     running.set_ylim(0, 1.03)
+    for axes in (each, running):
+        axes.set_ylabel("share of the variance")
     running.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    panel_title(each, "Share of the variance, logarithmic")
+    panel_title(each, "Each component, logarithmic")
     panel_title(running, "Running sum")
-    figure.supxlabel(
-        f"blue ┆ NECO's default d = {dim}, the least with 90% of the variance      grey ┆ C - 1 ="
-        f" {classes - 1}",
-        fontsize=9,
-        color=INK,
-    )
+    note = "d: NECO's default, the least with 90% of the variance"
+    if not ends_inside:
+        note += f"; C - 1 = {classes - 1} is more than all {len(shares)} components"
+    figure.supxlabel(note, fontsize=9, color=QUIET)
     return figure
+
+
+def _name_lines(axes: Axes, marks: Sequence[tuple[int, str, str, Any]]) -> None:
+    """The name of each vertical line (place, name, colour, style) beside it, low in the panel."""
+    for row, (place, name, colour, _) in enumerate(marks):
+        axes.annotate(
+            name,
+            (place, 0.06 + 0.09 * row),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=colour,
+            bbox=PAPER,
+        )
 
 
 def _bar(figure: Figure, image: AxesImage, axes: Any, label: str) -> Colorbar:

@@ -15,6 +15,7 @@ from figures.style import (
     canvas,
     captioned,
     ood_colour,
+    score_bins,
     two_densities,
     window,
 )
@@ -85,7 +86,7 @@ def grid_scores(scores: Mapping[Place, tuple[Array, Array]], val_ood: str, chose
             axes.text(0.5, 0.5, "not extracted", ha="center", color=QUIET, fontsize=7.5)
             continue
         inside, outside = scores[place]
-        bins = np.linspace(*window(inside, [outside]), 41)
+        bins = score_bins(*window(inside, [outside]), min(len(inside), len(outside)))
         two_densities(axes, inside, outside, bins, ood_colour(0))
         weight = "bold" if place == chosen else "normal"
         words = f"T {place[0]:g}, epsilon {place[1]:g}"

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.style import (
+    FEW,
     ID_COLOUR,
     INK,
     LONG,
@@ -44,13 +45,15 @@ def principal_components(
     median of its points. At most 2,000 points of a group are drawn, evenly spaced in file order.
     """
     first, second = (_in_brackets(share, "% of the variance") for share in explained)
-    return _scatter_panels(
+    figure = _scatter_panels(
         id_points,
         ood_points,
         id_labels,
         "ID and OOD features on two principal components",
-        f"across: first component{first}, up: second{second}; feature units",
+        f"first component{first}, in feature units",
     )
+    _say_beside(figure, f"second component{second}, in feature units")
+    return figure
 
 
 PAIRS = ((0, 1), (0, 2), (1, 2))  # of three components: across, up
@@ -127,9 +130,10 @@ def _scatter_panels(
     ood_points: Mapping[str, Array],
     id_labels: Array | None,
     title: str,
-    note: str,
+    below: str,
 ) -> Figure:
-    """One square panel per OOD set, its points (M, 2) over the same ID points (N, 2)."""
+    """One square panel per OOD set, its points (M, 2) over the same ID points (N, 2); `below` is
+    written beneath all of them."""
     rows, columns = grid_shape(len(ood_points))
     side = {1: 5.2, 2: 3.85, 3: 2.55, 4: 1.9}[columns]
     height = 0.8 + rows * (side + 0.3)
@@ -151,7 +155,7 @@ def _scatter_panels(
         axes.locator_params(nbins=4)
         _write_labels(axes, labelled, id_labels, letters)
     close_grid(grid, max(len(ood_points), 1))
-    _say_below(figure, note)
+    _say_below(figure, below)
     return figure
 
 
@@ -177,8 +181,8 @@ def neco_shares(inside: tuple[Array, Array], outside: Mapping[str, tuple[Array, 
         axes.locator_params(nbins=4)
     close_grid(grid, max(len(outside), 1))
     grid[0, 0].set_xlim(right=1.0)
-    across = "share of the standardised feature's norm in the first d components"
-    _say_below(figure, f"across: {across}, up: largest logit")
+    _say_below(figure, "share of the standardised feature's norm in the first d components")
+    _say_beside(figure, "largest logit")
     return figure
 
 
@@ -213,14 +217,22 @@ def _show_square(axes: Axes, square: Square) -> None:
 
 
 def _draw_points(axes: Axes, points: Array, colour: str, size: float, alpha: float) -> None:
-    """Points (N, 2) as dots of so many square points."""
+    """Points (N, 2) as dots of so many square points; a few of them larger, each with a rim."""
     across, up = points.T
-    axes.scatter(across, up, s=size, color=colour, alpha=alpha, lw=0)
+    if len(points) > FEW:
+        axes.scatter(across, up, s=size, color=colour, alpha=alpha, lw=0)
+    else:
+        axes.scatter(across, up, s=4 * size, color=colour, alpha=0.85, lw=0.6, edgecolor="white")
 
 
 def _say_below(figure: Figure, note: str) -> None:
     text = f"{note}\nblue: ID      coloured: the OOD set"
     figure.supxlabel(text, fontsize=9, color=QUIET)
+
+
+def _say_beside(figure: Figure, quantity: str) -> None:
+    """Name the vertical axis that all panels share."""
+    figure.supylabel(quantity, fontsize=9, color=QUIET)
 
 
 def _in_brackets(share: float, unit: str) -> str:

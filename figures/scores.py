@@ -24,6 +24,8 @@ from figures.style import (
     ood_colour,
     panel_title,
     percent,
+    rug,
+    score_bins,
     shorten,
     two_densities,
     window,
@@ -91,7 +93,6 @@ def _density_panels(
     inside = finite(id_values)
     outside = {name: finite(values) for name, values in ood_values.items()}
     start, stop = window(inside, list(outside.values()))
-    bins = np.linspace(start, stop, 81)
     rows = max(len(outside), 1)
     figure, grid = canvas(rows, 1, _panels_height(len(outside)), title, sharex=True)
     nothing = inside[:0]
@@ -99,7 +100,10 @@ def _density_panels(
     for position, (axes, name) in enumerate(zip(grid[:, 0], names, strict=True)):
         colour = ood_colour(position)
         values = outside.get(name, nothing)
+        fewest = min(len(inside), len(values)) if len(values) else len(inside)
+        bins = score_bins(start, stop, fewest)
         cut = two_densities(axes, inside, values, bins, colour)
+        rug(axes, values, colour)
         text = shorten(name, 40) + (notes or {}).get(name, "")
         panel_title(axes, f"{text}   (spike cut off)" if cut else text, colour)
         if name:

@@ -36,8 +36,10 @@ OOD_COLOURS = (
     "#4D4D4D",
 )
 INK, QUIET, FAINT = "#222222", "#666666", "#D9D9D9"
-WIDTH = 8.6  # inches; at 150 dots per inch sharp on a page about 900 pixels wide
+WIDTH = 8.6  # inches
+DPI = 150  # sharp at that width on a page about 900 pixels wide
 DASHES = (0, (4, 3))
+DOTS = (0, (1, 2))
 # behind small text that may cross a line
 PAPER = {
     "boxstyle": "square,pad=0.1",
@@ -45,6 +47,8 @@ PAPER = {
     "lw": 0,
 }
 LONG = 20  # more classes than this are drawn sorted, with only the extremes named
+FEW = 100  # images of a set, and no more: each is drawn so that it can be seen
+FEWEST_BINS, MOST_BINS = 12, 80
 
 
 def ood_colour(position: int) -> str:
@@ -109,6 +113,18 @@ def read_caption(png: bytes) -> str:
         return ""
 
 
+def share_of_page(png: bytes) -> float:
+    """How wide a figure was drawn, as a share of WIDTH in (0, 1]: shown in that proportion, all
+    figures have letters of one size. 1 for another program's, and for what is no image."""
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            ours = "Description" in image.info
+            pixels = image.width
+    except (OSError, SyntaxError, ValueError):
+        return 1.0
+    return min(1.0, pixels / (WIDTH * DPI)) if ours else 1.0
+
+
 def canvas(
     rows: int,
     columns: int,
@@ -120,7 +136,7 @@ def canvas(
 ) -> tuple[Figure, Array]:
     """Figure (width, height inches) with a left-aligned title, and its (rows, columns) array of
     quiet axes."""
-    figure = Figure(figsize=(width, height), dpi=150, layout=layout, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=0.08, h_pad=0.06)
     figure.suptitle(title, x=0.012, ha="left", fontsize=11.5, fontweight="bold", color=INK)
@@ -272,6 +288,20 @@ def thin(points: Any, limit: int = 2000, width: int = 2) -> Array:
     points = points[np.isfinite(points).all(axis=1)]
     chosen = np.linspace(0, len(points) - 1, min(limit, len(points)))
     return points[chosen.astype(int)]
+
+
+def score_bins(start: float, stop: float, count: int) -> Array:
+    """Edges of bins from start to stop for the density of `count` values: twice the root of their
+    number, so that a few photographs make no comb, and at most 80."""
+    bins = int(np.clip(2 * np.sqrt(max(count, 1)), FEWEST_BINS, MOST_BINS))
+    return np.linspace(start, stop, bins + 1)
+
+
+def rug(axes: Axes, values: Array, colour: str) -> None:
+    """One tick at the foot of the panel for each of a few values (N,); none where they are many."""
+    if len(values) <= FEW:
+        feet = np.zeros(len(values))
+        axes.plot(values, feet, "|", color=colour, ms=9, mew=1.1, alpha=0.8, clip_on=False)
 
 
 def density(axes: Axes, values: Array, bins: Array, colour: str, alpha: float) -> float:

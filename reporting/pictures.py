@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import figures
 import utils
-from figures.style import read_caption
+from figures.style import read_caption, share_of_page
 from reporting.found import Found, Summary
 from reporting.words import listed
 
@@ -49,11 +49,13 @@ ALIKE = 3  # so many figures of one kind or more, and all but the first are fold
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: its name in words, its caption ("" for a PNG without), and its PNG in base64."""
+    """One figure: its name in words, its caption ("" for a PNG without), its PNG in base64, and the
+    share of the page's width that it takes."""
 
     stem: str
     caption: str
     data: str
+    share: float
 
     @property
     def name(self) -> str:
@@ -82,7 +84,8 @@ def pictures(summary: Summary, found: Found) -> dict[str, list[PictureGroup]]:
     for stem, image in drawn(found):
         caption = read_caption(image)
         data = base64.b64encode(image).decode("ascii")
-        kinds.setdefault((place_of(stem), caption), []).append(Picture(stem, caption, data))
+        picture = Picture(stem, caption, data, share_of_page(image))
+        kinds.setdefault((place_of(stem), caption), []).append(picture)
     sections: dict[str, list[PictureGroup]] = {name: [] for _, name in PLACES}
     for (place, _), alike in sorted(kinds.items()):
         _, section = PLACES[place]

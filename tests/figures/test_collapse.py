@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from figure_cases import SETS, per_class, png, words
 from matplotlib.colors import to_hex
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import pdist
 
 import figures
 
@@ -156,7 +158,8 @@ def test_counts_and_measures_keep_their_own_digits():
 
 
 def test_the_mismatch_map_of_agreement_and_of_very_many_classes():
-    assert "no mismatch" in words(figures.mismatch_map([0, 1], [0, 1], ["a", "b"]))
+    nothing = figures.mismatch_map([0, 1], [0, 1], ["a", "b"])
+    assert "none of 2 images" in words(nothing) and nothing.get_figheight() < 1
     generator = np.random.default_rng(0)
     nearest, predicted = generator.integers(0, 100, (2, 3000))
     nearest[:500], predicted[:500] = 77, 3
@@ -183,6 +186,12 @@ def test_angles_of_a_simplex_stand_at_their_lines():
     png(figure)
 
 
+def order_by_clustering(points):
+    """Average linkage on Euclidean distances, by SciPy's own pdist."""
+    pairs = pdist(points)
+    return leaves_list(linkage(pairs, "average", optimal_ordering=True))
+
+
 @pytest.mark.parametrize("classes, width", [(4, 16), (30, 8)])
 def test_gram_matrices_hold_the_cosines_and_the_shares_of_the_eigenvalues(classes, width):
     generator = np.random.default_rng(0)
@@ -191,15 +200,24 @@ def test_gram_matrices_hold_the_cosines_and_the_shares_of_the_eigenvalues(classe
     figure = figures.gram_matrices(means, weights, [f"c{index}" for index in range(classes)])
     centred = means - means.mean(axis=0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), unit @ unit.T, atol=1e-12)
-    assert np.isnan(np.ma.filled(figure.axes[1].images[0].get_array(), np.nan)[1]).all(), (
-        "a zero row has no angle"
+    order = order_by_clustering(means) if classes > 20 else np.arange(classes)
+    shown, of_weights = (
+        np.ma.filled(axes.images[0].get_array(), np.nan) for axes in figure.axes[:2]
     )
+    expected = (unit @ unit.T)[np.ix_(order, order)]
+    np.fill_diagonal(expected, np.nan)
+    np.testing.assert_allclose(shown, expected, atol=1e-12)
+    assert np.isnan(of_weights[list(order).index(1)]).all(), "a zero row has no angle"
+    said = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert said == [f"c{index}" for index in order]
+    low, high = figure.axes[0].images[0].get_clim()
+    assert high == -low == pytest.approx(np.nanmax(np.abs([shown, of_weights])))
+    spectrum = next(axes for axes in figure.axes if axes.lines)
     eigenvalues = np.sort(np.linalg.eigvalsh(centred @ centred.T))[::-1][: min(classes, width)]
     np.testing.assert_allclose(
-        figure.axes[2].lines[0].get_ydata(), eigenvalues / eigenvalues.sum(), atol=1e-12
+        spectrum.lines[0].get_ydata(), eigenvalues / eigenvalues.sum(), atol=1e-12
     )
-    assert figure.axes[2].lines[2].get_ydata()[0] == pytest.approx(1 / min(classes - 1, width))
+    assert spectrum.lines[2].get_ydata()[0] == pytest.approx(1 / min(classes - 1, width))
     png(figure)
 
 
@@ -216,4 +234,19 @@ def test_the_spectrum_is_in_shares_with_d_and_the_classes_marked():
     for axes in figure.axes:
         assert [line.get_xdata()[0] for line in axes.lines[-2:]] == [2, 3]
     assert "d = 2" in words(figure) and "C - 1 = 3" in words(figure)
+    png(figure)
+
+
+@pytest.mark.parametrize("classes, named", [(10, True), (64, True), (65, True), (66, False)])
+def test_the_end_of_a_collapsed_spectrum_is_drawn_where_there_are_so_many_components(
+    classes, named
+):
+    figure = figures.pca_spectrum(np.linspace(1, 0.1, 64), 20, classes)
+    lines = [line.get_xdata()[0] for line in figure.axes[1].lines[2:]]
+    assert lines == ([20, classes - 1] if named else [20])
+    styles = {line.get_linestyle() for line in figure.axes[1].lines[2:]}
+    assert len({str(line._dash_pattern) for line in figure.axes[1].lines[2:]}) == len(lines), styles
+    said = words(figure)
+    assert "d = 20" in said
+    assert ("more than all 64 components" in said) != named
     png(figure)
