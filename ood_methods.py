@@ -659,7 +659,7 @@ def write(
         **records.origin(run.head or run.train),
     }
     options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
-    written = outputs.write_tables(run.folder, table, options, sidecar)
+    written = outputs.write_tables(run.folder, table, scored, options, sidecar)
     written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
     return written
 
@@ -808,8 +808,8 @@ def write_ensemble(
     """Write the tables and the score files -> their paths."""
     folder, sidecar = ensemble.folder, sidecar_of(ensemble, args, stale)
     options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
-    written = outputs.write_tables(folder, table, options, sidecar)
     scored, classes = result.scored, result.classes
+    written = outputs.write_tables(folder, table, scored, options, sidecar)
     written += outputs.write_scores(folder, ensemble.dataset, scored, classes, args.tpr, sidecar)
     written.append(folder / "ood_members.csv")
     store.write_table(written[-1], together.member_table(ensemble, result, args.tpr), sidecar)

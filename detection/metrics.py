@@ -19,18 +19,28 @@ import numpy as np
 
 # The normal distribution and its inverse: scipy.stats takes as long to import as all else.
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from arrays import checked_scores
+from detection import intervals
+from detection.intervals import Interval, Spread
 
 COLUMNS = (
     "auroc",
     "auroc_low",
     "auroc_high",
     "fpr95",
+    "fpr95_low",
+    "fpr95_high",
     "fpr95_ood_positive",
+    "fpr95_ood_positive_low",
+    "fpr95_ood_positive_high",
     "aupr_in",
+    "aupr_in_low",
+    "aupr_in_high",
     "aupr_out",
+    "aupr_out_low",
+    "aupr_out_high",
     "id_share",
     "detection_error",
     "n_id",
@@ -40,7 +50,7 @@ COLUMNS = (
 
 
 class Delong(NamedTuple):
-    """AUROC with DeLong's standard error and confidence interval, clipped to [0, 1]."""
+    """AUROC with DeLong's standard error and a confidence interval (`intervals.auroc`)."""
 
     auroc: float
     standard_error: float
@@ -116,26 +126,20 @@ def _auroc(curve: _Curve) -> float:
     return float(doubled / 2 / pairs)
 
 
-def _weighted_variance(values: np.ndarray, counts: np.ndarray) -> float:
-    """Unbiased variance of `values`, each repeated `counts` times; NaN for a single image."""
-    total = counts.sum()
-    if total < 2:
-        return float("nan")
-    mean = np.dot(values, counts) / total
-    squares = np.dot((values - mean) ** 2, counts)
-    return float(squares / (total - 1))
-
-
 def _delong(curve: _Curve, level: float) -> Delong:
     area = _auroc(curve)
-    # The share of OOD that an ID image beats, and of ID that beats an OOD image; ties half.
+    moved = _auroc_spread(curve)
+    interval = intervals.auroc(area, moved, curve.n, curve.m, level)
+    return Delong(area, float(np.sqrt(moved.variance)), *interval)
+
+
+def _auroc_spread(curve: _Curve) -> Spread:
+    """From the share of OOD that an ID image beats, and of ID that beats an OOD image; ties
+    half."""
     ood_below = (curve.m - curve.ood_kept + curve.ood_here / 2) / curve.m
     id_above = (curve.id_kept - curve.id_here / 2) / curve.n
-    id_part = _weighted_variance(ood_below, curve.id_here) / curve.n
-    ood_part = _weighted_variance(id_above, curve.ood_here) / curve.m
-    error = float(np.sqrt(id_part + ood_part))
-    reach = float(ndtri(0.5 + level / 2)) * error
-    return Delong(area, error, *np.clip([area - reach, area + reach], 0, 1).tolist())
+    by_id = intervals.spread(ood_below, curve.id_here)
+    return by_id + intervals.spread(id_above, curve.ood_here)
 
 
 def _false_positives(curve: _Curve, tpr: float) -> float:
@@ -143,13 +147,14 @@ def _false_positives(curve: _Curve, tpr: float) -> float:
     return float(curve.ood_kept[kept] / curve.m)
 
 
-def _false_positives_ood(curve: _Curve, tpr: float) -> float:
-    """The same with the roles exchanged: the share of ID at or below the score that catches `tpr`
-    of OOD from below."""
-    ood_caught = np.cumsum(curve.ood_here[::-1])
-    id_caught = np.cumsum(curve.id_here[::-1])
-    first = np.searchsorted(ood_caught, _needed(tpr, curve.m))
-    return float(id_caught[first] / curve.n)
+def _false_positives_interval(curve: _Curve, tpr: float) -> Interval:
+    return intervals.rate(curve.id_kept, curve.ood_kept, _needed(tpr, curve.n))
+
+
+def _from_below(curve: _Curve) -> _Curve:
+    """The same counts with the roles exchanged: from the lowest score up, OOD first."""
+    ood_here, id_here = curve.ood_here[::-1], curve.id_here[::-1]
+    return _Curve(ood_here, id_here, np.cumsum(ood_here), np.cumsum(id_here))
 
 
 def _average_precision(hits: np.ndarray, others: np.ndarray) -> float:
@@ -199,8 +204,8 @@ def delong(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0.95) -> 
     """AUROC with its standard error and confidence interval (DeLong et al., 1988, from ranks as Sun
     and Xu, 2014).
 
-    The interval is the symmetric normal one. The standard error is 0 for perfect separation and NaN
-    for a single image."""
+    The standard error is 0 for perfect separation and NaN for a single image; the interval is
+    `intervals.auroc`, which is wider than 0 there."""
     curve = _curve(id_scores, ood_scores)
     if curve is None:
         return Delong(*[float("nan")] * 4)
@@ -225,8 +230,8 @@ def paired_delong(
         )
     if any(np.isnan(scores).any() for scores in (id_a, ood_a, id_b, ood_b)):
         return PairedDelong(*[float("nan")] * 3)
-    ood_below_a, id_above_a = _placements(id_a, ood_a)
-    ood_below_b, id_above_b = _placements(id_b, ood_b)
+    ood_below_a, id_above_a = placements(id_a, ood_a)
+    ood_below_b, id_above_b = placements(id_b, ood_b)
     difference = float(np.mean(ood_below_a - ood_below_b))
     id_part = _sample_variance(ood_below_a - ood_below_b) / id_a.size
     ood_part = _sample_variance(id_above_a - id_above_b) / ood_a.size
@@ -236,7 +241,7 @@ def paired_delong(
     return PairedDelong(difference, error, float(2 * ndtr(-abs(difference) / error)))
 
 
-def _placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) share of OOD below each ID image, and (m,) share of ID above each OOD image; ties
     half."""
     ood_below = _rank(ood_scores, id_scores)
@@ -286,7 +291,7 @@ def fpr_at_tpr_ood_positive(
 
     scikit-learn's `roc_curve`, which OpenOOD calls, drops collinear points first and so may return
     a later corner."""
-    return _measure(id_scores, ood_scores, lambda curve: _false_positives_ood(curve, tpr))
+    return _measure(id_scores, ood_scores, lambda curve: _false_positives(_from_below(curve), tpr))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
@@ -344,15 +349,32 @@ def evaluate(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> 
 
 
 def _all_metrics(curve: _Curve, tpr: float) -> dict[str, float]:
-    area, _, low, high = _delong(curve, 0.95)
+    area, _, low, high = _delong(curve, intervals.LEVEL)
+    below = _from_below(curve)
     return {
         "auroc": area,
         "auroc_low": low,
         "auroc_high": high,
-        "fpr95": _false_positives(curve, tpr),
-        "fpr95_ood_positive": _false_positives_ood(curve, tpr),
-        "aupr_in": _average_precision(curve.id_here, curve.ood_here),
-        "aupr_out": _average_precision(curve.ood_here[::-1], curve.id_here[::-1]),
+        **_with_interval(
+            "fpr95", _false_positives(curve, tpr), _false_positives_interval(curve, tpr)
+        ),
+        **_with_interval(
+            "fpr95_ood_positive",
+            _false_positives(below, tpr),
+            _false_positives_interval(below, tpr),
+        ),
+        **_with_interval("aupr_in", *_precision(curve)),
+        **_with_interval("aupr_out", *_precision(below)),
         "detection_error": _detection_error(curve),
         "ties": _ties(curve),
     }
+
+
+def _precision(curve: _Curve) -> tuple[float, Interval]:
+    """The average precision of the curve's first role, and its interval."""
+    value = _average_precision(curve.id_here, curve.ood_here)
+    return value, intervals.average_precision(curve.id_here, curve.ood_here)
+
+
+def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
+    return {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}

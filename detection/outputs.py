@@ -42,7 +42,7 @@ class TableOptions:
 
 
 def write_tables(
-    folder: Path, table: pd.DataFrame, options: TableOptions, sidecar: dict
+    folder: Path, table: pd.DataFrame, scored: Scored, options: TableOptions, sidecar: dict
 ) -> list[Path]:
     """Write ood_metrics.csv and .md, and on demand ood_groups.csv and ood_metrics.tex -> their
     paths."""
@@ -52,7 +52,8 @@ def write_tables(
     utils.write_text(written[1], tables.markdown(summary, table, options.tpr))
     if options.groups:
         written.append(folder / "ood_groups.csv")
-        store.write_table(written[-1], tables.over_groups(table, options.groups), sidecar)
+        means = tables.over_groups(table, options.groups, scored)
+        store.write_table(written[-1], means, sidecar)
     if options.latex:
         written.append(folder / "ood_metrics.tex")
         text = tables.latex(summary, table, options.tpr, options.caption, options.label)

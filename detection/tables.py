@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import utils
-from detection import metrics
+from detection import group_means, metrics
 from detection.scored import Scored
 
 Groups = Sequence[tuple[str, list[str]]]  # (group, its OOD sets)
@@ -149,9 +149,9 @@ def by_method(table: pd.DataFrame, groups: Groups = ()) -> pd.DataFrame:
     return frame.round(2)
 
 
-def over_groups(table: pd.DataFrame, groups: Groups) -> pd.DataFrame:
+def over_groups(table: pd.DataFrame, groups: Groups, scored: Scored | None = None) -> pd.DataFrame:
     """The tidy table -> one row per group and method: metrics averaged over the group's OOD sets,
-    each set counting alike.
+    each set counting alike; with the scores also group_means.COLUMNS.
 
     A set on which a method is undefined, or was not computed, leaves that method no mean. A set of
     a single image is no part of a group's mean, unless the group has no others: then the mean stays
@@ -163,7 +163,10 @@ def over_groups(table: pd.DataFrame, groups: Groups) -> pd.DataFrame:
         members = averaged(members, table) or members
         part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
         complete = part.size() == len(members)
-        part = part.agg(lambda values: values.mean(skipna=False)).where(complete).reset_index()
+        part = part.agg(lambda values: values.mean(skipna=False)).where(complete)
+        if scored is not None:
+            part = part.join(group_means.columns(scored, members).where(part["auroc"].notna()))
+        part = part.reset_index()
         part.insert(0, "group", name)
         part.insert(1, "sets", " ".join(members))
         parts.append(part)
