@@ -17,7 +17,7 @@ from scipy.special import expit, logit, ndtri, stdtrit
 
 LEVEL = 0.95
 SEED = 0
-DRAWS = 1000  # bootstrap samples of a rate
+DRAWS = 1000  # of the threshold and the rate beyond it
 # Degrees of freedom that Newcombe's variance counts for beside the sample's own. By simulation: at
 # 0 the interval covers 92% at 10,000 against 100 images and an AUROC of .99, at 1 over 97% at 100
 # against 100.
@@ -175,31 +175,33 @@ def on_logit_scale(
 
 
 @functools.lru_cache(maxsize=64)
-def _threshold_places(n: int, needed: int) -> np.ndarray:
-    """(DRAWS,) where the needed-th of n images drawn with replacement stands among the n, from 0.
+def _threshold_places(n: int, tpr: float) -> np.ndarray:
+    """(DRAWS,) where the threshold that keeps the share `tpr` of all images stands among n of them:
+    beyond the 1st .. n-th best, 0 where it is above all, n + 1 where it is below.
 
-    A uniform order statistic is a beta variable, so that the bootstrap's own law of the threshold
-    is drawn without drawing the n images (David and Nagaraja 2003, section 2.1)."""
-    draws = np.random.default_rng(SEED).beta(needed, n + 1 - needed, DRAWS)
-    return np.minimum((draws * n).astype(np.int64), n - 1)
+    The number of images that it keeps is binomial, and it lies anywhere between two images
+    (Thompson 1936). The bootstrap's own law of the place, a beta variable, stands 1.4 images too
+    high where 95 of 100 are kept, and covers 88% there."""
+    rng = np.random.default_rng(SEED)
+    return rng.binomial(n, tpr, DRAWS) + rng.integers(0, 2, DRAWS)
 
 
 def rate(
-    own_kept: np.ndarray, others_kept: np.ndarray, needed: int, level: float = LEVEL
+    own_kept: np.ndarray, others_kept: np.ndarray, tpr: float, needed: int, level: float = LEVEL
 ) -> Interval:
-    """The interval of an FPR: the share of the others that pass the threshold which keeps `needed`
-    of one's own; a stratified bootstrap.
+    """The interval of an FPR: the share of the others that pass the threshold which keeps the share
+    `tpr` of one's own, `needed` of them in the sample. The two sets are drawn apart.
 
     own_kept, others_kept (K,): images with the k-th distinct score or a better one. The threshold
-    is the bootstrap's (`_threshold_places`). The rate beyond it is drawn from Jeffreys' posterior
-    in place of a binomial's, so that 0 of m is not a rate of 0 for certain (Brown, Cai and DasGupta
-    2001)."""
+    is drawn by `_threshold_places`, and the rate beyond it from Jeffreys' posterior, so that 0 of m
+    is not a rate of 0 for certain (Brown, Cai and DasGupta 2001)."""
     n, m = int(own_kept[-1]), int(others_kept[-1])
     if n < 2 or m < 2:
         return UNKNOWN
     estimate = others_kept[np.searchsorted(own_kept, needed)] / m
-    places = _threshold_places(n, needed)
-    accepted = others_kept[np.searchsorted(own_kept, places + 1)]
+    own = np.concatenate([[0], own_kept, [n + 1]])
+    others = np.concatenate([[0], others_kept, [m]])
+    accepted = others[np.searchsorted(own, _threshold_places(n, tpr))]
     rates = np.random.default_rng(SEED + 1).beta(accepted + 0.5, m - accepted + 0.5)
     low, high = np.quantile(rates, [0.5 - level / 2, 0.5 + level / 2])
     low = 0.0 if estimate == 0 else min(low, estimate)

@@ -148,7 +148,7 @@ def _false_positives(curve: _Curve, tpr: float) -> float:
 
 
 def _false_positives_interval(curve: _Curve, tpr: float) -> Interval:
-    return intervals.rate(curve.id_kept, curve.ood_kept, _needed(tpr, curve.n))
+    return intervals.rate(curve.id_kept, curve.ood_kept, tpr, _needed(tpr, curve.n))
 
 
 def _from_below(curve: _Curve) -> _Curve:

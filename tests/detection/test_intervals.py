@@ -113,7 +113,7 @@ def test_perfect_separation_has_an_interval_that_narrows(n, m):
         assert 0 < found[f"{name}_low"] < more[f"{name}_low"] < 1
     for name in ("fpr95", "fpr95_ood_positive"):
         assert found[name] == found[f"{name}_low"] == 0
-        assert 0 < more[f"{name}_high"] < found[f"{name}_high"]
+        assert 0 < more[f"{name}_high"] < found[f"{name}_high"] or n == 2  # 2 images: up to 1
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])
@@ -133,12 +133,12 @@ def test_one_image_has_no_interval():
 # ---- FPR and AUPR beside the bootstrap -----------------------------------------------------------
 
 
-def test_the_threshold_is_drawn_as_the_bootstrap_draws_it():
-    rng, n, needed = np.random.default_rng(0), 40, 38
-    drawn = np.sort(rng.integers(0, n, (20_000, n)), axis=1)[:, needed - 1]
-    places = intervals._threshold_places(n, needed)
-    shares = [np.bincount(found, minlength=n) / len(found) for found in (drawn, places)]
-    assert np.abs(shares[0] - shares[1]).max() < 0.04  # of 1,000 and 20,000 draws
+def test_the_place_of_the_threshold_is_that_of_a_known_threshold_among_samples():
+    rng, n = np.random.default_rng(0), 40
+    kept = (rng.uniform(size=(20_000, n)) >= 0.05).sum(axis=1)
+    places = intervals._threshold_places(n, 0.95)
+    assert places.mean() == pytest.approx(kept.mean() + 0.5, abs=0.15)  # between two images
+    assert places.var() == pytest.approx(kept.var() + 0.25, rel=0.15)
 
 
 def test_the_fpr_interval_is_that_of_the_stratified_bootstrap():
