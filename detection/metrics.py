@@ -11,7 +11,7 @@ threshold`. Rates are in [0, 1].
 A NaN score is an undefined one: every metric of that set is then NaN, because to leave the image
 out, or to count it as rejected, would each be a choice that the table does not show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ COLUMNS = (
     "aupr_out_high",
     "id_share",
     "detection_error",
+    "autc",
+    "partial_auroc",
     "n_id",
     "n_ood",
     "ties",
@@ -65,6 +67,9 @@ class PairedDelong(NamedTuple):
     difference: float
     standard_error: float
     p_value: float
+
+
+PARTIAL = 0.05  # largest FPR of the partial AUROC
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,18 @@ def _detection_error(curve: _Curve) -> float:
     rejected_id = 1 - curve.id_kept / curve.n
     accepted_ood = curve.ood_kept / curve.m
     return float(np.min(rejected_id + accepted_ood) / 2)
+
+
+def _partial_auroc(curve: _Curve, largest: float) -> float:
+    """The area left of the FPR `largest`, 1 where perfect and 0.5 at chance."""
+    accepted = np.concatenate([[0], curve.ood_kept]) / curve.m
+    kept = np.concatenate([[0], curve.id_kept]) / curve.n
+    until = np.searchsorted(accepted, largest, "right")
+    edge = np.interp(largest, accepted, kept)
+    x, y = np.append(accepted[:until], largest), np.append(kept[:until], edge)
+    area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]))) / 2
+    chance = largest**2 / 2
+    return (1 + (area - chance) / (largest - chance)) / 2
 
 
 def _ties(curve: _Curve) -> int:
@@ -317,6 +334,32 @@ def detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     return _measure(id_scores, ood_scores, _detection_error)
 
 
+def partial_auroc(id_scores: ArrayLike, ood_scores: ArrayLike, largest: float = PARTIAL) -> float:
+    """The area under the ROC curve where at most the share `largest` of OOD is accepted, scaled to
+    0.5 at chance and 1 where perfect (McClish 1989, eq. 5)."""
+    if not 0 < largest <= 1:
+        raise ValueError(f"the largest FPR is {largest}; expected one above 0 and at most 1")
+    return _measure(id_scores, ood_scores, lambda curve: _partial_auroc(curve, largest))
+
+
+def autc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
+    """Mean of FPR and FNR over all thresholds from the lowest to the highest score, evenly spaced
+    (AUTC: Humblot-Renaux et al. 2023, eq. 3): 0 where each set has one score and they differ.
+
+    Only the mean scores count, once all are scaled to [0, 1]. Unlike every other metric here it
+    changes with a monotone map of the scores. Scores that are all the same have 0.5, and infinite
+    ones none."""
+    inside, outside = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    low = min(inside.min(), outside.min())
+    high = max(inside.max(), outside.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return float("nan")
+    if low == high:
+        return 0.5
+    apart = (inside.mean() - outside.mean()) / (high - low)
+    return float((1 - apart) / 2)
+
+
 def ties(id_scores: ArrayLike, ood_scores: ArrayLike) -> int | float:
     """Number of (ID, OOD) pairs with equal scores; each counts half in the AUROC. Many mean a
     saturated score."""
@@ -338,17 +381,34 @@ def accuracy_at_coverage(correct: ArrayLike, id_scores: ArrayLike, coverage: flo
     return float(right[scores >= threshold].mean())
 
 
-def evaluate(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> dict[str, float]:
+def evaluate(
+    id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, more: Sequence[float] = ()
+) -> dict[str, float]:
     """All metric columns of ood_metrics.csv, from one sort; `fpr95` and `fpr95_ood_positive` are
-    taken at `tpr`."""
+    taken at `tpr`, and at each share in `more` another pair, without an interval."""
     curve = _curve(id_scores, ood_scores)
-    measured = _all_metrics(curve, tpr) if curve else {}
+    measured = _all_metrics(curve, tpr, more) if curve else {}
+    if curve:
+        measured["autc"] = autc(id_scores, ood_scores)
     n, m = np.size(id_scores), np.size(ood_scores)
     measured |= {"id_share": n / (n + m), "n_id": n, "n_ood": m}
-    return {column: measured.get(column, float("nan")) for column in COLUMNS}
+    return {column: measured.get(column, float("nan")) for column in columns_at(more)}
 
 
-def _all_metrics(curve: _Curve, tpr: float) -> dict[str, float]:
+def columns_at(more: Sequence[float]) -> list[str]:
+    """COLUMNS with a pair of FPR columns for each of these shares, after those of `fpr95`."""
+    place = COLUMNS.index("aupr_in")
+    pairs = [name for share in more for name in fpr_names(share)]
+    return [*COLUMNS[:place], *pairs, *COLUMNS[place:]]
+
+
+def fpr_names(share: float) -> tuple[str, str]:
+    """0.8 -> "fpr80" and "fpr80_ood_positive"."""
+    name = f"fpr{100 * share:.10g}"
+    return name, f"{name}_ood_positive"
+
+
+def _all_metrics(curve: _Curve, tpr: float, more: Sequence[float]) -> dict[str, float]:
     area, _, low, high = _delong(curve, intervals.LEVEL)
     below = _from_below(curve)
     return {
@@ -366,8 +426,19 @@ def _all_metrics(curve: _Curve, tpr: float) -> dict[str, float]:
         **_with_interval("aupr_in", *_precision(curve)),
         **_with_interval("aupr_out", *_precision(below)),
         "detection_error": _detection_error(curve),
+        "partial_auroc": _partial_auroc(curve, PARTIAL),
         "ties": _ties(curve),
+        **_more_rates(curve, below, more),
     }
+
+
+def _more_rates(curve: _Curve, below: _Curve, more: Sequence[float]) -> dict[str, float]:
+    found = {}
+    for share in more:
+        plain, ood_positive = fpr_names(share)
+        found[plain] = _false_positives(curve, share)
+        found[ood_positive] = _false_positives(below, share)
+    return found
 
 
 def _precision(curve: _Curve) -> tuple[float, Interval]:

@@ -17,7 +17,7 @@ from detection import metrics, tables
 from detection.scored import Scored, ScoredSet
 
 # Made beside ood_metrics.csv, where asked for.
-DERIVED = ("ood_groups.csv", "ood_metrics.tex", "ensemble_grid.csv")
+DERIVED = ("ood_groups.csv", "ood_metrics.tex", "ensemble_grid.csv", "id_metrics.csv")
 
 
 class Classifier(Protocol):
@@ -59,6 +59,14 @@ def write_tables(
         text = tables.latex(summary, table, options.tpr, options.caption, options.label)
         utils.write_text(written[-1], text)
     return written
+
+
+def write_more(folder: Path, more: dict[str, pd.DataFrame | None], sidecar: dict) -> list[Path]:
+    """Write {file name: tidy table}, those that there are -> their paths."""
+    there = {name: table for name, table in more.items() if table is not None and len(table)}
+    for name, table in there.items():
+        store.write_table(folder / name, table, sidecar)
+    return [folder / name for name in there]
 
 
 def write_scores(

@@ -41,7 +41,13 @@ class Place(Protocol):
     def dataset(self) -> str: ...
 
 
-def tabulate(run: Place, scored: Scored, right: np.ndarray | None, tpr: float) -> pd.DataFrame:
+def tabulate(
+    run: Place,
+    scored: Scored,
+    right: np.ndarray | None,
+    tpr: float,
+    more_tpr: Sequence[float] = (),
+) -> pd.DataFrame:
     """The tidy table: one row per OOD set and method.
 
     `best` marks the method that a paired test sets apart from every other of that OOD set. right
@@ -50,7 +56,7 @@ def tabulate(run: Place, scored: Scored, right: np.ndarray | None, tpr: float) -
     rows = []
     for part in scored.ood:
         measured = {
-            method: metrics.evaluate(scored.id.scores[method], values, tpr)
+            method: metrics.evaluate(scored.id.scores[method], values, tpr, more_tpr)
             for method, values in part.scores.items()
         }
         leader = significant_leader(measured, scored.id.scores, part.scores)
