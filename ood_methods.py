@@ -45,13 +45,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import cli
 import feature_files
 import utils
 from artifacts import current, records, store
 from detection import (
+    by_class,
     combining,
     drawing,
     evaluation,
@@ -630,11 +633,11 @@ def score_run(task: Task, args: Arguments) -> pd.DataFrame:
     with cli.timed(seconds, "tables"):
         right, said = found.right(), id_tables.probabilities(found, fitted)
         table = tables.tabulate(run, scored, right, args.tpr, args.more_tpr)
-        more = {"id_metrics.csv": id_tables.tabulate(run, scored, right, said, args.tpr)}
+        more = more_tables(run, scored, found.head, right, said, args.tpr)
         written = write(task, args, table, scored, found.head, more)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
-        pictures = {"trust": id_tables.trust_figure(scored, right, said, registry.CORE)}
+        pictures = more_figures(scored, found.head, right, said, registry.CORE, table, more)
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
@@ -672,6 +675,39 @@ def score(task: Task, fitted: registry.Training, found: inputs.Inputs, args: Arg
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
+
+
+def more_tables(
+    run: tables.Place,
+    scored: Scored,
+    classifier: outputs.Classifier | None,
+    right: np.ndarray | None,
+    said: id_tables.Probabilities | None,
+    tpr: float,
+) -> dict[str, pd.DataFrame | None]:
+    """{file name: tidy table} beside ood_metrics.csv; None where there is nothing to say."""
+    return {
+        "id_metrics.csv": id_tables.tabulate(run, scored, right, said, tpr),
+        "ood_by_id_class.csv": by_class.by_id_class(run, scored, classifier, tpr),
+        "ood_by_ood_class.csv": by_class.by_ood_class(run, scored, tpr),
+    }
+
+
+def more_figures(
+    scored: Scored,
+    classifier: outputs.Classifier | None,
+    right: np.ndarray | None,
+    said: id_tables.Probabilities | None,
+    core: Collection[str],
+    table: pd.DataFrame,
+    more: Mapping[str, pd.DataFrame | None],
+) -> dict[str, Figure | None]:
+    """{name: figure} of the classifier's predictions; None where there is nothing to draw."""
+    names = list(classifier.class_names) if classifier else []
+    return {
+        "trust": id_tables.trust_figure(scored, right, said, core),
+        "swallowed": by_class.swallowed(more["ood_by_id_class.csv"], table, scored, names),
+    }
 
 
 def write(
@@ -757,9 +793,10 @@ def score_ensemble(args: Arguments) -> None:
         result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr, args.more_tpr)
     written = write_grid(ensemble, choice, args, stale)
-    written += write_ensemble(ensemble, args, table, result, stale)
+    more = more_tables(ensemble, result.scored, result.classes, result.right, None, args.tpr)
+    written += write_ensemble(ensemble, args, table, result, more, stale)
     core = [name for name in together.CORE if name in result.scored.id.scores]
-    pictures = {"trust": id_tables.trust_figure(result.scored, result.right, None, core)}
+    pictures = more_figures(result.scored, result.classes, result.right, None, core, table, more)
     written += drawing.draw(
         figures_folder, None, table, result.scored, args.tpr, core=core, more=pictures
     )
@@ -839,6 +876,7 @@ def write_ensemble(
     args: Arguments,
     table: pd.DataFrame,
     result: together.Result,
+    more: dict[str, pd.DataFrame | None],
     stale: records.Stale,
 ) -> list[Path]:
     """Write the tables and the score files -> their paths."""
@@ -847,8 +885,7 @@ def write_ensemble(
     scored, classes = result.scored, result.classes
     written = outputs.write_tables(folder, table, scored, options, sidecar)
     written += outputs.write_scores(folder, ensemble.dataset, scored, classes, args.tpr, sidecar)
-    of_id = id_tables.tabulate(ensemble, scored, result.right, None, args.tpr)
-    written += outputs.write_more(folder, {"id_metrics.csv": of_id}, sidecar)
+    written += outputs.write_more(folder, more, sidecar)
     written.append(folder / "ood_members.csv")
     store.write_table(written[-1], together.member_table(ensemble, result, args.tpr), sidecar)
     return written

@@ -52,11 +52,8 @@ def write(folder: Path, drawn: dict[str, Figure]) -> list[Path]:
 def methods_to_show(table: pd.DataFrame, scored: Scored, core: Collection[str]) -> list[str]:
     """The core methods, and the best on average of those that were computed on every set."""
     shown = [method for method in scored.id.scores if method in core]
-    everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
-    mean = table[everywhere].groupby("method")["auroc"].mean()
-    if mean.notna().any():
-        shown.append(mean.idxmax())
-    return shown
+    best = tables.best_on_average(table)
+    return shown if best is None else [*shown, best]
 
 
 def histogram(method: str, table: pd.DataFrame, scored: Scored, tpr: float) -> Figure:

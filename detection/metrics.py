@@ -69,6 +69,8 @@ class PairedDelong(NamedTuple):
     p_value: float
 
 
+# What is told of each class of an OOD set.
+BY_CLASS = ("auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_ood_positive")
 PARTIAL = 0.05  # largest FPR of the partial AUROC
 
 
@@ -148,12 +150,12 @@ def _auroc_spread(curve: _Curve) -> Spread:
 
 
 def _false_positives(curve: _Curve, tpr: float) -> float:
-    kept = np.searchsorted(curve.id_kept, _needed(tpr, curve.n))
+    kept = np.searchsorted(curve.id_kept, needed(tpr, curve.n))
     return float(curve.ood_kept[kept] / curve.m)
 
 
 def _false_positives_interval(curve: _Curve, tpr: float) -> Interval:
-    return intervals.rate(curve.id_kept, curve.ood_kept, tpr, _needed(tpr, curve.n))
+    return intervals.rate(curve.id_kept, curve.ood_kept, tpr, needed(tpr, curve.n))
 
 
 def _from_below(curve: _Curve) -> _Curve:
@@ -194,11 +196,11 @@ def _ties(curve: _Curve) -> int:
     return int(np.dot(curve.id_here, curve.ood_here))
 
 
-def _needed(tpr: float, n: int) -> int:
+def needed(tpr: float, n: int) -> int:
     """Least number of images that is at least the share `tpr` of n; 1e-9 absorbs 0.55 * 100 =
     55.00000000000001."""
-    needed = np.ceil(_share(tpr) * n - 1e-9)
-    return max(1, int(needed))
+    least = np.ceil(_share(tpr) * n - 1e-9)
+    return max(1, int(least))
 
 
 def _measure(
@@ -290,7 +292,7 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     scores = checked_scores(id_scores, "ID")
     if np.isnan(scores).any():
         return float("nan")
-    rank = scores.size - _needed(tpr, scores.size)
+    rank = scores.size - needed(tpr, scores.size)
     return float(np.partition(scores, rank)[rank])
 
 

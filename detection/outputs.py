@@ -17,7 +17,14 @@ from detection import metrics, tables
 from detection.scored import Scored, ScoredSet
 
 # Made beside ood_metrics.csv, where asked for.
-DERIVED = ("ood_groups.csv", "ood_metrics.tex", "ensemble_grid.csv", "id_metrics.csv")
+DERIVED = (
+    "ood_groups.csv",
+    "ood_metrics.tex",
+    "ensemble_grid.csv",
+    "id_metrics.csv",
+    "ood_by_id_class.csv",
+    "ood_by_ood_class.csv",
+)
 
 
 class Classifier(Protocol):

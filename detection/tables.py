@@ -114,6 +114,14 @@ def significant_leader(
     return leader
 
 
+def best_on_average(table: pd.DataFrame) -> str | None:
+    """The method of the highest mean AUROC among those that were computed on every set; None where
+    no mean is defined."""
+    everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
+    mean = table[everywhere].groupby("method")["auroc"].mean()
+    return str(mean.idxmax()) if mean.notna().any() else None
+
+
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table without the rates of sets of one image, which have no interval: they say
     nothing of other images."""

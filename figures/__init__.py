@@ -33,7 +33,7 @@ from figures.scores import auroc_bars, centre_distances, method_labels, score_hi
 from figures.series import collapse_curves, correlation_maps, layer_epoch_maps, nc5_curves
 from figures.style import ID_COLOUR, LONG, OOD_COLOURS, ood_colour, percent
 from figures.training import training_curves
-from figures.trust import Bins, trust
+from figures.trust import Bins, swallowed, trust
 
 __all__ = [
     "ID_COLOUR",
@@ -63,6 +63,7 @@ __all__ = [
     "percent",
     "principal_components",
     "score_histograms",
+    "swallowed",
     "three_components",
     "training_curves",
     "trust",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -12,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from figures.style import (
     DASHES,
     ID_COLOUR,
+    INK,
     QUIET,
     Array,
     canvas,
@@ -56,6 +58,52 @@ def trust(bins: list[Bins], curves: Mapping[str, Curve]) -> Figure:
     return figure
 
 
+@captioned(
+    "Which class OOD images are taken for, in percent of each set's images: above of all, below of "
+    "those that pass the threshold of the score with the highest mean AUROC."
+)
+def swallowed(taken: pd.DataFrame, accepted: pd.DataFrame | None, method: str) -> Figure:
+    """Heat maps of the share of each OOD set (rows) that is predicted as each class (columns), and,
+    where a method is named, of the share that it accepts as well.
+
+    Both tables have the same rows and columns, shares in [0, 1]. Of more than CLASSES classes those
+    with the largest shares are drawn, and the title says so."""
+    classes = list(taken.columns)
+    title = "Which class swallows which OOD set?"
+    if len(classes) > CLASSES:
+        largest = taken.max().sort_values(ascending=False, kind="stable").index[:CLASSES]
+        classes = [name for name in classes if name in set(largest)]
+        title += f"   ({CLASSES} of {taken.shape[1]} classes)"
+    panels = {"taken for the class": taken}
+    if accepted is not None:
+        panels[f"and accepted by {shorten(method)}"] = accepted
+    height = 1.3 + len(panels) * (0.5 + 0.3 * len(taken))
+    figure, grid = canvas(len(panels), 1, height, title, sharex=True)
+    top = max(100 * taken[classes].to_numpy().max(), 1.0)
+    for axes, (text, table) in zip(grid[:, 0], panels.items(), strict=True):
+        panel_title(axes, text)
+        _shares(axes, 100 * table[classes].to_numpy(), top)
+        axes.set_yticks(range(len(taken)), [shorten(name) for name in taken.index])
+    turned = 0 if len(classes) <= 12 else 90
+    grid[-1, 0].set_xticks(
+        range(len(classes)), [shorten(name) for name in classes], rotation=turned
+    )
+    return figure
+
+
+def _shares(axes: Axes, values: Array, top: float) -> None:
+    """A heat map of percents, with numbers from 1 up where there is room for them."""
+    axes.imshow(values, aspect="auto", cmap="Blues", interpolation="nearest", vmin=0, vmax=top)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    if values.shape[1] > 12:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        if value < 0.5:
+            continue
+        colour = "white" if value > 0.6 * top else INK
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+
+
 def _reliability(axes: Axes, bins: list[Bins]) -> None:
     panel_title(axes, "Reliability")
     axes.plot([0, 1], [0, 1], color=QUIET, lw=1, ls=DASHES)
@@ -68,7 +116,7 @@ def _reliability(axes: Axes, bins: list[Bins]) -> None:
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_xlabel("mean confidence of a bin", color=QUIET)
     axes.set_ylabel("classified right", color=QUIET)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _risk_coverage(axes: Axes, curves: Mapping[str, Curve]) -> None:
@@ -81,4 +129,4 @@ def _risk_coverage(axes: Axes, curves: Mapping[str, Curve]) -> None:
     axes.set_xlabel("coverage, the share of test images kept", color=QUIET)
     axes.set_ylabel("errors among those kept", color=QUIET)
     if curves:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")

@@ -1,6 +1,7 @@
 """figures/trust.py: numbers are read back from the drawn artists."""
 
 import numpy as np
+import pandas as pd
 from figure_cases import png, words
 
 import figures
@@ -29,3 +30,30 @@ def test_an_ensemble_has_risk_alone():
 
 def test_without_any_score_it_is_still_drawn():
     png(figures.trust([BINS], {}))
+
+
+def shares(rows, columns, seed=0):
+    values = np.random.default_rng(seed).dirichlet(np.ones(columns), rows)
+    return pd.DataFrame(values, [f"set{r}" for r in range(rows)], [f"c{c}" for c in range(columns)])
+
+
+def test_shares_are_drawn_in_percent_of_all_and_of_accepted_images():
+    taken = shares(3, 5)
+    figure = figures.swallowed(taken, taken / 4, "KNN")
+    above, below = figure.axes
+    np.testing.assert_allclose(above.images[0].get_array(), 100 * taken)
+    np.testing.assert_allclose(below.images[0].get_array(), 25 * taken)
+    assert "and accepted by KNN" in words(figure) and "set2" in words(figure)
+    png(figure)
+
+
+def test_of_many_classes_the_largest_are_drawn_and_the_title_says_so():
+    taken = shares(2, 100)
+    figure = figures.swallowed(taken, None, "")
+    (axes,) = figure.axes
+    drawn = [text.get_text() for text in axes.get_xticklabels()]
+    assert set(drawn) == set(taken.max().nlargest(30).index) and drawn == sorted(
+        drawn, key=lambda name: int(name[1:])
+    )
+    assert "(30 of 100 classes)" in words(figure)
+    png(figure)
