@@ -30,7 +30,8 @@ Reads results/<stem>/ (the folder may be named in place of the checkpoint) and w
 scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
 whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
 and method) with ood_metrics.md and, on demand, .tex, id_metrics.csv (selective classification, open
-sets, calibration), and figures/. Scores that an earlier run
+sets, calibration), ood_by_id_class.csv and ood_by_ood_class.csv, conformal.csv (thresholds with a
+guarantee, from ID validation images), and figures/. Scores that an earlier run
 computed from the same head and features stay in the table, unless --replace starts over. Without
 head.csv only the methods that need no head are scored. --ensemble writes into
 <model>_ensemble_<suffix>/, which has ood_members.csv beside them, every method of every
@@ -56,6 +57,7 @@ from artifacts import current, records, store
 from detection import (
     by_class,
     combining,
+    conformal_table,
     drawing,
     evaluation,
     grid,
@@ -642,6 +644,9 @@ def score_run(task: Task, args: Arguments) -> pd.DataFrame:
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
     finish(task, args, table, written, seconds)
+    line = conformal_table.said(scored, run.dataset)
+    if line:
+        print(line)
     return table
 
 
@@ -690,6 +695,7 @@ def more_tables(
         "id_metrics.csv": id_tables.tabulate(run, scored, right, said, tpr),
         "ood_by_id_class.csv": by_class.by_id_class(run, scored, classifier, tpr),
         "ood_by_ood_class.csv": by_class.by_ood_class(run, scored, tpr),
+        "conformal.csv": conformal_table.tabulate(run, scored),
     }
 
 
