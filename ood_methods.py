@@ -29,7 +29,9 @@ network and no torch.
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
 scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
 whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
-and method) with ood_metrics.md and, on demand, .tex, and figures/. Scores that an earlier run
+and method) with ood_metrics.md and, on demand, .tex, id_metrics.csv (selective classification, open
+sets, calibration), ood_by_id_class.csv and ood_by_ood_class.csv, conformal.csv (thresholds with a
+guarantee, from ID validation images), and figures/. Scores that an earlier run
 computed from the same head and features stay in the table, unless --replace starts over. Without
 head.csv only the methods that need no head are scored. --ensemble writes into
 <model>_ensemble_<suffix>/, which has ood_members.csv beside them, every method of every
@@ -44,17 +46,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import cli
 import feature_files
 import utils
 from artifacts import current, records, store
 from detection import (
+    by_class,
     combining,
+    conformal_table,
     drawing,
     evaluation,
     grid,
+    id_tables,
     inputs,
     joining,
     members,
@@ -107,7 +114,8 @@ class Arguments(Protocol):
     # evaluation
     val_ood: str | None
     groups: list[tuple[str, list[str]]]
-    tpr: float
+    tpr: float  # of the thresholds
+    more_tpr: list[float]  # of more columns
     replace: bool
     # tables
     latex: bool
@@ -280,9 +288,15 @@ def add_evaluation_flags(group: Any) -> None:
     )
     group.add_argument(
         "--tpr",
+        nargs="+",
         type=cli.share,
-        default=0.95,
-        help="share of ID images that the thresholds, and so the FPR, keep",
+        default=[0.95],
+        metavar="SHARE",
+        help=(
+            "share of ID images that the thresholds, and so the FPR, keep (default 0.95); of"
+            " several, 0.95 or else the first is that of the thresholds, and each other one adds a"
+            " pair of columns, such as fpr80 and fpr80_ood_positive"
+        ),
     )
     group.add_argument(
         "--replace",
@@ -309,9 +323,21 @@ def add_table_flags(group: Any) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """The arguments; ValueError for parameters of methods that contradict each other."""
     args = make_parser().parse_args(argv)
+    args.tpr, args.more_tpr = shares_of(args.tpr)
     parameters(args)
     check_ensemble_flags(args)
     return args
+
+
+def shares_of(given: Sequence[float]) -> tuple[float, list[float]]:
+    """What --tpr names -> the share of the thresholds, which stands under fpr95, and the others.
+
+    ValueError for a share that is named twice."""
+    if len(set(given)) < len(given):
+        shares = " ".join(f"{share:g}" for share in given)
+        raise ValueError(f"--tpr {shares}: a share stands there twice; name each once")
+    main_share = 0.95 if 0.95 in given else given[0]
+    return main_share, [share for share in given if share != main_share]
 
 
 def check_ensemble_flags(args: Arguments) -> None:
@@ -607,12 +633,20 @@ def score_run(task: Task, args: Arguments) -> pd.DataFrame:
         fitted = inputs.fit(found)
         scored = score(task, fitted, found, args)
     with cli.timed(seconds, "tables"):
-        table = tables.tabulate(run, scored, found.right(), args.tpr)
-        written = write(task, args, table, scored, found.head)
+        right, said = found.right(), id_tables.probabilities(found, fitted)
+        table = tables.tabulate(run, scored, right, args.tpr, args.more_tpr)
+        more = more_tables(run, scored, found.head, right, said, args.tpr)
+        written = write(task, args, table, scored, found.head, more)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
-        written += drawing.draw(folder, fitted, table, scored, args.tpr, task.earlier.drawn)
+        pictures = more_figures(scored, found.head, right, said, registry.CORE, table, more)
+        written += drawing.draw(
+            folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
+        )
     finish(task, args, table, written, seconds)
+    line = conformal_table.said(scored, run.dataset)
+    if line:
+        print(line)
     return table
 
 
@@ -648,10 +682,50 @@ def score(task: Task, fitted: registry.Training, found: inputs.Inputs, args: Arg
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
 
 
+def more_tables(
+    run: tables.Place,
+    scored: Scored,
+    classifier: outputs.Classifier | None,
+    right: np.ndarray | None,
+    said: id_tables.Probabilities | None,
+    tpr: float,
+) -> dict[str, pd.DataFrame | None]:
+    """{file name: tidy table} beside ood_metrics.csv; None where there is nothing to say."""
+    return {
+        "id_metrics.csv": id_tables.tabulate(run, scored, right, said, tpr),
+        "ood_by_id_class.csv": by_class.by_id_class(run, scored, classifier, tpr),
+        "ood_by_ood_class.csv": by_class.by_ood_class(run, scored, tpr),
+        "conformal.csv": conformal_table.tabulate(run, scored),
+    }
+
+
+def more_figures(
+    scored: Scored,
+    classifier: outputs.Classifier | None,
+    right: np.ndarray | None,
+    said: id_tables.Probabilities | None,
+    core: Collection[str],
+    table: pd.DataFrame,
+    more: Mapping[str, pd.DataFrame | None],
+) -> dict[str, Figure | None]:
+    """{name: figure} of the classifier's predictions; None where there is nothing to draw."""
+    names = list(classifier.class_names) if classifier else []
+    return {
+        "trust": id_tables.trust_figure(scored, right, said, core),
+        "swallowed": by_class.swallowed(more["ood_by_id_class.csv"], table, scored, names),
+    }
+
+
 def write(
-    task: Task, args: Arguments, table: pd.DataFrame, scored: Scored, head: Head | None
+    task: Task,
+    args: Arguments,
+    table: pd.DataFrame,
+    scored: Scored,
+    head: Head | None,
+    more: dict[str, pd.DataFrame | None],
 ) -> list[Path]:
-    """Write the tables and the score files -> their paths."""
+    """Write the tables, among them {file name: table} in `more`, and the score files -> their
+    paths."""
     run = task.run
     sidecar = {
         **records.provenance(cli.material(args), task.stale),
@@ -659,7 +733,8 @@ def write(
         **records.origin(run.head or run.train),
     }
     options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
-    written = outputs.write_tables(run.folder, table, options, sidecar)
+    written = outputs.write_tables(run.folder, table, scored, options, sidecar)
+    written += outputs.write_more(run.folder, more, sidecar)
     written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
     return written
 
@@ -722,11 +797,15 @@ def score_ensemble(args: Arguments) -> None:
         names = named(args) or list(registry.DEFAULT)
         methods = together.Methods(names, parameters(args), args.val_ood)
         result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
-    table = tables.tabulate(ensemble, result.scored, result.right, args.tpr)
+    table = tables.tabulate(ensemble, result.scored, result.right, args.tpr, args.more_tpr)
     written = write_grid(ensemble, choice, args, stale)
-    written += write_ensemble(ensemble, args, table, result, stale)
+    more = more_tables(ensemble, result.scored, result.classes, result.right, None, args.tpr)
+    written += write_ensemble(ensemble, args, table, result, more, stale)
     core = [name for name in together.CORE if name in result.scored.id.scores]
-    written += drawing.draw(figures_folder, None, table, result.scored, args.tpr, core=core)
+    pictures = more_figures(result.scored, result.classes, result.right, None, core, table, more)
+    written += drawing.draw(
+        figures_folder, None, table, result.scored, args.tpr, core=core, more=pictures
+    )
     removed = outputs.remove_outdated(folder, folder / joining.RECORD, written)
     own_files = [own.parts(text)[0] for text in args.methods or [] if own.is_own(text)]
     read = dict.fromkeys([*ensemble.files, *grid.files(ensemble, choice, sets), *own_files])
@@ -808,14 +887,16 @@ def write_ensemble(
     args: Arguments,
     table: pd.DataFrame,
     result: together.Result,
+    more: dict[str, pd.DataFrame | None],
     stale: records.Stale,
 ) -> list[Path]:
     """Write the tables and the score files -> their paths."""
     folder, sidecar = ensemble.folder, sidecar_of(ensemble, args, stale)
     options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
-    written = outputs.write_tables(folder, table, options, sidecar)
     scored, classes = result.scored, result.classes
+    written = outputs.write_tables(folder, table, scored, options, sidecar)
     written += outputs.write_scores(folder, ensemble.dataset, scored, classes, args.tpr, sidecar)
+    written += outputs.write_more(folder, more, sidecar)
     written.append(folder / "ood_members.csv")
     store.write_table(written[-1], together.member_table(ensemble, result, args.tpr), sidecar)
     return written

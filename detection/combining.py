@@ -83,7 +83,8 @@ def add(
     reference = registry.score_all(features, wanted, fitted.W, fitted.b)
     scales = {name: Scale(values.mean(), values.std()) for name, values in reference.items()}
     for combination in combinations:
-        for part in (scored.id, *scored.ood):
+        held_out = [scored.held_out] if scored.held_out else []
+        for part in (scored.id, *scored.ood, *held_out):
             _add_to(part, combination, scales, split)
         scored.parameters[combination.name] = parameters_of(combination, split, scored)
 

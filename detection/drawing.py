@@ -1,7 +1,7 @@
 """The figures of one checkpoint's scores: AUROC by method, histograms of scores, and the features
 on their principal axes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ def draw(
     tpr: float,
     drawn_before: Sequence[str] = (),
     core: Collection[str] = registry.CORE,
+    more: Mapping[str, Figure | None] | None = None,
 ) -> list[Path]:
     """Write the OOD figures into `folder` -> their paths; without a training set there is none of
     the features.
 
     drawn_before: methods of an earlier table that keep the histogram that they have. core: methods
-    that have one always.
+    that have one always. more: {name: figure} beside these, those that there are.
     """
     table = tables.printable(table)
     shown = dict.fromkeys([*methods_to_show(table, scored, core), *drawn_before])
@@ -37,6 +38,7 @@ def draw(
         drawn[f"scores_{method}"] = histogram(method, table, scored, tpr)
     if fitted is not None:
         drawn |= draw_components(fitted, scored)
+    drawn |= {name: figure for name, figure in (more or {}).items() if figure is not None}
     return write(folder, drawn)
 
 
@@ -50,11 +52,8 @@ def write(folder: Path, drawn: dict[str, Figure]) -> list[Path]:
 def methods_to_show(table: pd.DataFrame, scored: Scored, core: Collection[str]) -> list[str]:
     """The core methods, and the best on average of those that were computed on every set."""
     shown = [method for method in scored.id.scores if method in core]
-    everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
-    mean = table[everywhere].groupby("method")["auroc"].mean()
-    if mean.notna().any():
-        shown.append(mean.idxmax())
-    return shown
+    best = tables.best_on_average(table)
+    return shown if best is None else [*shown, best]
 
 
 def histogram(method: str, table: pd.DataFrame, scored: Scored, tpr: float) -> Figure:

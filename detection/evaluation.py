@@ -3,6 +3,7 @@ scores are undefined."""
 
 import warnings
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -38,14 +39,33 @@ def score(
         scores = registry.score_all(images.features, tested, fitted.W, fitted.b)
         outside.append(ScoredSet(name, images, scores, notes_of(tested)))
     parameters = {name: state.parameters for name, state in states.items()}
-    scored = Scored(ScoredSet("ID", test, inside), outside, parameters)
+    held_out = score_held_out(fitted, states)
+    scored = Scored(ScoredSet("ID", test, inside), outside, parameters, held_out)
     combining.add(scored, combinations, fitted, states)
     for name in members:
         scored.parameters.pop(name)
-        for part in (scored.id, *scored.ood):
+        for part in parts_of(scored):
             part.scores.pop(name, None)
             part.notes.pop(name, None)
     return scored
+
+
+def score_held_out(
+    fitted: registry.Training, states: dict[str, registry.Fitted]
+) -> ScoredSet | None:
+    """The ID validation images and their scores; None without any."""
+    if fitted.validation is None:
+        return None
+    features, labels = fitted.validation
+    scores = registry.score_all(features, states, fitted.W, fitted.b)
+    images = store.Features(features, labels, None, Path())
+    return ScoredSet("held out", images, scores)
+
+
+def parts_of(scored: Scored) -> list[ScoredSet]:
+    """All sets of images: ID test images, OOD sets, held-out ID images where there are some."""
+    held_out = [scored.held_out] if scored.held_out else []
+    return [scored.id, *scored.ood, *held_out]
 
 
 def fit(

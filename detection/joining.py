@@ -267,7 +267,21 @@ def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored
         path = folder / f"scores_OOD_{part.name}.csv"
         outside.append(joined(part, path, earlier.notes_of(part.name)))
     parameters = in_order({**earlier.parameters, **scored.parameters})
-    return Scored(inside, outside, parameters)
+    held_out = joined_held_out(scored.held_out, held_out_path(folder, dataset), no_notes)
+    return Scored(inside, outside, parameters, held_out)
+
+
+def held_out_path(folder: Path, dataset: str) -> Path:
+    """Where the scores of ID validation images stand."""
+    return folder / f"scores_val_{dataset}.csv"
+
+
+def joined_held_out(part: ScoredSet | None, path: Path, notes: dict[str, str]) -> ScoredSet | None:
+    """The held-out images with those of the earlier scores that were computed on them."""
+    if part is None or not path.is_file():
+        return part
+    there = csv_files.read_table(path).columns
+    return joined(part, path, {method: note for method, note in notes.items() if method in there})
 
 
 def joined(part: ScoredSet, path: Path, notes: dict[str, str]) -> ScoredSet:

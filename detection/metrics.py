@@ -11,7 +11,7 @@ threshold`. Rates are in [0, 1].
 A NaN score is an undefined one: every metric of that set is then NaN, because to leave the image
 out, or to count it as rejected, would each be a choice that the table does not show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,20 +19,32 @@ import numpy as np
 
 # The normal distribution and its inverse: scipy.stats takes as long to import as all else.
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from arrays import checked_scores
+from detection import intervals
+from detection.intervals import Interval, Spread
 
 COLUMNS = (
     "auroc",
     "auroc_low",
     "auroc_high",
     "fpr95",
+    "fpr95_low",
+    "fpr95_high",
     "fpr95_ood_positive",
+    "fpr95_ood_positive_low",
+    "fpr95_ood_positive_high",
     "aupr_in",
+    "aupr_in_low",
+    "aupr_in_high",
     "aupr_out",
+    "aupr_out_low",
+    "aupr_out_high",
     "id_share",
     "detection_error",
+    "autc",
+    "partial_auroc",
     "n_id",
     "n_ood",
     "ties",
@@ -40,7 +52,7 @@ COLUMNS = (
 
 
 class Delong(NamedTuple):
-    """AUROC with DeLong's standard error and confidence interval, clipped to [0, 1]."""
+    """AUROC with DeLong's standard error and a confidence interval (`intervals.auroc`)."""
 
     auroc: float
     standard_error: float
@@ -55,6 +67,11 @@ class PairedDelong(NamedTuple):
     difference: float
     standard_error: float
     p_value: float
+
+
+# What is told of each class of an OOD set.
+BY_CLASS = ("auroc", "auroc_low", "auroc_high", "fpr95", "fpr95_ood_positive")
+PARTIAL = 0.05  # largest FPR of the partial AUROC
 
 
 @dataclass(frozen=True)
@@ -116,40 +133,35 @@ def _auroc(curve: _Curve) -> float:
     return float(doubled / 2 / pairs)
 
 
-def _weighted_variance(values: np.ndarray, counts: np.ndarray) -> float:
-    """Unbiased variance of `values`, each repeated `counts` times; NaN for a single image."""
-    total = counts.sum()
-    if total < 2:
-        return float("nan")
-    mean = np.dot(values, counts) / total
-    squares = np.dot((values - mean) ** 2, counts)
-    return float(squares / (total - 1))
-
-
 def _delong(curve: _Curve, level: float) -> Delong:
     area = _auroc(curve)
-    # The share of OOD that an ID image beats, and of ID that beats an OOD image; ties half.
+    moved = _auroc_spread(curve)
+    interval = intervals.auroc(area, moved, curve.n, curve.m, level)
+    return Delong(area, float(np.sqrt(moved.variance)), *interval)
+
+
+def _auroc_spread(curve: _Curve) -> Spread:
+    """From the share of OOD that an ID image beats, and of ID that beats an OOD image; ties
+    half."""
     ood_below = (curve.m - curve.ood_kept + curve.ood_here / 2) / curve.m
     id_above = (curve.id_kept - curve.id_here / 2) / curve.n
-    id_part = _weighted_variance(ood_below, curve.id_here) / curve.n
-    ood_part = _weighted_variance(id_above, curve.ood_here) / curve.m
-    error = float(np.sqrt(id_part + ood_part))
-    reach = float(ndtri(0.5 + level / 2)) * error
-    return Delong(area, error, *np.clip([area - reach, area + reach], 0, 1).tolist())
+    by_id = intervals.spread(ood_below, curve.id_here)
+    return by_id + intervals.spread(id_above, curve.ood_here)
 
 
 def _false_positives(curve: _Curve, tpr: float) -> float:
-    kept = np.searchsorted(curve.id_kept, _needed(tpr, curve.n))
+    kept = np.searchsorted(curve.id_kept, needed(tpr, curve.n))
     return float(curve.ood_kept[kept] / curve.m)
 
 
-def _false_positives_ood(curve: _Curve, tpr: float) -> float:
-    """The same with the roles exchanged: the share of ID at or below the score that catches `tpr`
-    of OOD from below."""
-    ood_caught = np.cumsum(curve.ood_here[::-1])
-    id_caught = np.cumsum(curve.id_here[::-1])
-    first = np.searchsorted(ood_caught, _needed(tpr, curve.m))
-    return float(id_caught[first] / curve.n)
+def _false_positives_interval(curve: _Curve, tpr: float) -> Interval:
+    return intervals.rate(curve.id_kept, curve.ood_kept, tpr, needed(tpr, curve.n))
+
+
+def _from_below(curve: _Curve) -> _Curve:
+    """The same counts with the roles exchanged: from the lowest score up, OOD first."""
+    ood_here, id_here = curve.ood_here[::-1], curve.id_here[::-1]
+    return _Curve(ood_here, id_here, np.cumsum(ood_here), np.cumsum(id_here))
 
 
 def _average_precision(hits: np.ndarray, others: np.ndarray) -> float:
@@ -168,15 +180,27 @@ def _detection_error(curve: _Curve) -> float:
     return float(np.min(rejected_id + accepted_ood) / 2)
 
 
+def _partial_auroc(curve: _Curve, largest: float) -> float:
+    """The area left of the FPR `largest`, 1 where perfect and 0.5 at chance."""
+    accepted = np.concatenate([[0], curve.ood_kept]) / curve.m
+    kept = np.concatenate([[0], curve.id_kept]) / curve.n
+    until = np.searchsorted(accepted, largest, "right")
+    edge = np.interp(largest, accepted, kept)
+    x, y = np.append(accepted[:until], largest), np.append(kept[:until], edge)
+    area = float(np.sum(np.diff(x) * (y[1:] + y[:-1]))) / 2
+    chance = largest**2 / 2
+    return (1 + (area - chance) / (largest - chance)) / 2
+
+
 def _ties(curve: _Curve) -> int:
     return int(np.dot(curve.id_here, curve.ood_here))
 
 
-def _needed(tpr: float, n: int) -> int:
+def needed(tpr: float, n: int) -> int:
     """Least number of images that is at least the share `tpr` of n; 1e-9 absorbs 0.55 * 100 =
     55.00000000000001."""
-    needed = np.ceil(_share(tpr) * n - 1e-9)
-    return max(1, int(needed))
+    least = np.ceil(_share(tpr) * n - 1e-9)
+    return max(1, int(least))
 
 
 def _measure(
@@ -199,8 +223,8 @@ def delong(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0.95) -> 
     """AUROC with its standard error and confidence interval (DeLong et al., 1988, from ranks as Sun
     and Xu, 2014).
 
-    The interval is the symmetric normal one. The standard error is 0 for perfect separation and NaN
-    for a single image."""
+    The standard error is 0 for perfect separation and NaN for a single image; the interval is
+    `intervals.auroc`, which is wider than 0 there."""
     curve = _curve(id_scores, ood_scores)
     if curve is None:
         return Delong(*[float("nan")] * 4)
@@ -225,8 +249,8 @@ def paired_delong(
         )
     if any(np.isnan(scores).any() for scores in (id_a, ood_a, id_b, ood_b)):
         return PairedDelong(*[float("nan")] * 3)
-    ood_below_a, id_above_a = _placements(id_a, ood_a)
-    ood_below_b, id_above_b = _placements(id_b, ood_b)
+    ood_below_a, id_above_a = placements(id_a, ood_a)
+    ood_below_b, id_above_b = placements(id_b, ood_b)
     difference = float(np.mean(ood_below_a - ood_below_b))
     id_part = _sample_variance(ood_below_a - ood_below_b) / id_a.size
     ood_part = _sample_variance(id_above_a - id_above_b) / ood_a.size
@@ -236,7 +260,7 @@ def paired_delong(
     return PairedDelong(difference, error, float(2 * ndtr(-abs(difference) / error)))
 
 
-def _placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) share of OOD below each ID image, and (m,) share of ID above each OOD image; ties
     half."""
     ood_below = _rank(ood_scores, id_scores)
@@ -268,7 +292,7 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     scores = checked_scores(id_scores, "ID")
     if np.isnan(scores).any():
         return float("nan")
-    rank = scores.size - _needed(tpr, scores.size)
+    rank = scores.size - needed(tpr, scores.size)
     return float(np.partition(scores, rank)[rank])
 
 
@@ -286,7 +310,7 @@ def fpr_at_tpr_ood_positive(
 
     scikit-learn's `roc_curve`, which OpenOOD calls, drops collinear points first and so may return
     a later corner."""
-    return _measure(id_scores, ood_scores, lambda curve: _false_positives_ood(curve, tpr))
+    return _measure(id_scores, ood_scores, lambda curve: _false_positives(_from_below(curve), tpr))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
@@ -312,6 +336,32 @@ def detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     return _measure(id_scores, ood_scores, _detection_error)
 
 
+def partial_auroc(id_scores: ArrayLike, ood_scores: ArrayLike, largest: float = PARTIAL) -> float:
+    """The area under the ROC curve where at most the share `largest` of OOD is accepted, scaled to
+    0.5 at chance and 1 where perfect (McClish 1989, eq. 5)."""
+    if not 0 < largest <= 1:
+        raise ValueError(f"the largest FPR is {largest}; expected one above 0 and at most 1")
+    return _measure(id_scores, ood_scores, lambda curve: _partial_auroc(curve, largest))
+
+
+def autc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
+    """Mean of FPR and FNR over all thresholds from the lowest to the highest score, evenly spaced
+    (AUTC: Humblot-Renaux et al. 2023, eq. 3): 0 where each set has one score and they differ.
+
+    Only the mean scores count, once all are scaled to [0, 1]. Unlike every other metric here it
+    changes with a monotone map of the scores. Scores that are all the same have 0.5, and infinite
+    ones none."""
+    inside, outside = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    low = min(inside.min(), outside.min())
+    high = max(inside.max(), outside.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return float("nan")
+    if low == high:
+        return 0.5
+    apart = (inside.mean() - outside.mean()) / (high - low)
+    return float((1 - apart) / 2)
+
+
 def ties(id_scores: ArrayLike, ood_scores: ArrayLike) -> int | float:
     """Number of (ID, OOD) pairs with equal scores; each counts half in the AUROC. Many mean a
     saturated score."""
@@ -333,26 +383,71 @@ def accuracy_at_coverage(correct: ArrayLike, id_scores: ArrayLike, coverage: flo
     return float(right[scores >= threshold].mean())
 
 
-def evaluate(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> dict[str, float]:
+def evaluate(
+    id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, more: Sequence[float] = ()
+) -> dict[str, float]:
     """All metric columns of ood_metrics.csv, from one sort; `fpr95` and `fpr95_ood_positive` are
-    taken at `tpr`."""
+    taken at `tpr`, and at each share in `more` another pair, without an interval."""
     curve = _curve(id_scores, ood_scores)
-    measured = _all_metrics(curve, tpr) if curve else {}
+    measured = _all_metrics(curve, tpr, more) if curve else {}
+    if curve:
+        measured["autc"] = autc(id_scores, ood_scores)
     n, m = np.size(id_scores), np.size(ood_scores)
     measured |= {"id_share": n / (n + m), "n_id": n, "n_ood": m}
-    return {column: measured.get(column, float("nan")) for column in COLUMNS}
+    return {column: measured.get(column, float("nan")) for column in columns_at(more)}
 
 
-def _all_metrics(curve: _Curve, tpr: float) -> dict[str, float]:
-    area, _, low, high = _delong(curve, 0.95)
+def columns_at(more: Sequence[float]) -> list[str]:
+    """COLUMNS with a pair of FPR columns for each of these shares, after those of `fpr95`."""
+    place = COLUMNS.index("aupr_in")
+    pairs = [name for share in more for name in fpr_names(share)]
+    return [*COLUMNS[:place], *pairs, *COLUMNS[place:]]
+
+
+def fpr_names(share: float) -> tuple[str, str]:
+    """0.8 -> "fpr80" and "fpr80_ood_positive"."""
+    name = f"fpr{100 * share:.10g}"
+    return name, f"{name}_ood_positive"
+
+
+def _all_metrics(curve: _Curve, tpr: float, more: Sequence[float]) -> dict[str, float]:
+    area, _, low, high = _delong(curve, intervals.LEVEL)
+    below = _from_below(curve)
     return {
         "auroc": area,
         "auroc_low": low,
         "auroc_high": high,
-        "fpr95": _false_positives(curve, tpr),
-        "fpr95_ood_positive": _false_positives_ood(curve, tpr),
-        "aupr_in": _average_precision(curve.id_here, curve.ood_here),
-        "aupr_out": _average_precision(curve.ood_here[::-1], curve.id_here[::-1]),
+        **_with_interval(
+            "fpr95", _false_positives(curve, tpr), _false_positives_interval(curve, tpr)
+        ),
+        **_with_interval(
+            "fpr95_ood_positive",
+            _false_positives(below, tpr),
+            _false_positives_interval(below, tpr),
+        ),
+        **_with_interval("aupr_in", *_precision(curve)),
+        **_with_interval("aupr_out", *_precision(below)),
         "detection_error": _detection_error(curve),
+        "partial_auroc": _partial_auroc(curve, PARTIAL),
         "ties": _ties(curve),
+        **_more_rates(curve, below, more),
     }
+
+
+def _more_rates(curve: _Curve, below: _Curve, more: Sequence[float]) -> dict[str, float]:
+    found = {}
+    for share in more:
+        plain, ood_positive = fpr_names(share)
+        found[plain] = _false_positives(curve, share)
+        found[ood_positive] = _false_positives(below, share)
+    return found
+
+
+def _precision(curve: _Curve) -> tuple[float, Interval]:
+    """The average precision of the curve's first role, and its interval."""
+    value = _average_precision(curve.id_here, curve.ood_here)
+    return value, intervals.average_precision(curve.id_here, curve.ood_here)
+
+
+def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
+    return {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}

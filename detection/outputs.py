@@ -13,11 +13,20 @@ import polars as pl
 
 import utils
 from artifacts import current, records, store
-from detection import metrics, tables
+from detection import conformal, metrics, tables
+from detection.joining import held_out_path
 from detection.scored import Scored, ScoredSet
 
 # Made beside ood_metrics.csv, where asked for.
-DERIVED = ("ood_groups.csv", "ood_metrics.tex", "ensemble_grid.csv")
+DERIVED = (
+    "ood_groups.csv",
+    "ood_metrics.tex",
+    "ensemble_grid.csv",
+    "id_metrics.csv",
+    "ood_by_id_class.csv",
+    "ood_by_ood_class.csv",
+    "conformal.csv",
+)
 
 
 class Classifier(Protocol):
@@ -42,7 +51,7 @@ class TableOptions:
 
 
 def write_tables(
-    folder: Path, table: pd.DataFrame, options: TableOptions, sidecar: dict
+    folder: Path, table: pd.DataFrame, scored: Scored, options: TableOptions, sidecar: dict
 ) -> list[Path]:
     """Write ood_metrics.csv and .md, and on demand ood_groups.csv and ood_metrics.tex -> their
     paths."""
@@ -52,12 +61,21 @@ def write_tables(
     utils.write_text(written[1], tables.markdown(summary, table, options.tpr))
     if options.groups:
         written.append(folder / "ood_groups.csv")
-        store.write_table(written[-1], tables.over_groups(table, options.groups), sidecar)
+        means = tables.over_groups(table, options.groups, scored)
+        store.write_table(written[-1], means, sidecar)
     if options.latex:
         written.append(folder / "ood_metrics.tex")
         text = tables.latex(summary, table, options.tpr, options.caption, options.label)
         utils.write_text(written[-1], text)
     return written
+
+
+def write_more(folder: Path, more: dict[str, pd.DataFrame | None], sidecar: dict) -> list[Path]:
+    """Write {file name: tidy table}, those that there are -> their paths."""
+    there = {name: table for name, table in more.items() if table is not None and len(table)}
+    for name, table in there.items():
+        store.write_table(folder / name, table, sidecar)
+    return [folder / name for name in there]
 
 
 def write_scores(
@@ -75,11 +93,34 @@ def write_scores(
     }
     files = {f"scores_ID_{dataset}.csv": scored.id}
     files |= {f"scores_OOD_{part.name}.csv": part for part in scored.ood}
+    held_out = scored.held_out.scores if scored.held_out else {}
     for name, part in files.items():
         own = {method: thresholds[method] for method in part.scores}
-        frame = score_table(part, own, classifier)
+        frame = score_table(part, own, classifier).with_columns(p_columns(part, held_out))
         store.write_table(folder / name, frame, sidecar, thresholds=own)
-    return [folder / name for name in files]
+    return [*(folder / name for name in files), *write_held_out(folder, dataset, scored, sidecar)]
+
+
+def p_columns(part: ScoredSet, held_out: dict[str, np.ndarray]) -> list[pl.Series]:
+    """<method>_p of each image, for the methods that were computed on held-out ID images."""
+    columns = []
+    for method, values in part.scores.items():
+        if method in held_out:
+            found = conformal.p_values(values, held_out[method]).astype(np.float32)
+            columns.append(pl.Series(f"{method}_p", found).fill_nan(None))
+    return columns
+
+
+def write_held_out(folder: Path, dataset: str, scored: Scored, sidecar: dict) -> list[Path]:
+    """Write the scores of ID validation images, which later runs join -> its path, if any."""
+    if scored.held_out is None or not scored.held_out.scores:
+        return []
+    path = held_out_path(folder, dataset)
+    columns: dict = {"label": scored.held_out.images.labels}
+    for method, values in scored.held_out.scores.items():
+        columns[method] = pl.Series(values).fill_nan(None)
+    store.write_table(path, pl.DataFrame(columns), sidecar)
+    return [path]
 
 
 def score_table(

@@ -32,3 +32,6 @@ class Scored:
     id: ScoredSet
     ood: list[ScoredSet]
     parameters: dict[str, dict]  # {method: {name: value}}
+    # ID validation images, for p-values; None where there are none, and of an ensemble. A method
+    # need not have been computed on them.
+    held_out: ScoredSet | None = None

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import utils
-from detection import metrics
+from detection import group_means, metrics
 from detection.scored import Scored
 
 Groups = Sequence[tuple[str, list[str]]]  # (group, its OOD sets)
@@ -41,7 +41,13 @@ class Place(Protocol):
     def dataset(self) -> str: ...
 
 
-def tabulate(run: Place, scored: Scored, right: np.ndarray | None, tpr: float) -> pd.DataFrame:
+def tabulate(
+    run: Place,
+    scored: Scored,
+    right: np.ndarray | None,
+    tpr: float,
+    more_tpr: Sequence[float] = (),
+) -> pd.DataFrame:
     """The tidy table: one row per OOD set and method.
 
     `best` marks the method that a paired test sets apart from every other of that OOD set. right
@@ -50,7 +56,7 @@ def tabulate(run: Place, scored: Scored, right: np.ndarray | None, tpr: float) -
     rows = []
     for part in scored.ood:
         measured = {
-            method: metrics.evaluate(scored.id.scores[method], values, tpr)
+            method: metrics.evaluate(scored.id.scores[method], values, tpr, more_tpr)
             for method, values in part.scores.items()
         }
         leader = significant_leader(measured, scored.id.scores, part.scores)
@@ -108,6 +114,14 @@ def significant_leader(
     return leader
 
 
+def best_on_average(table: pd.DataFrame) -> str | None:
+    """The method of the highest mean AUROC among those that were computed on every set; None where
+    no mean is defined."""
+    everywhere = table.groupby("method")["ood"].transform("size") == table["ood"].nunique()
+    mean = table[everywhere].groupby("method")["auroc"].mean()
+    return str(mean.idxmax()) if mean.notna().any() else None
+
+
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table without the rates of sets of one image, which have no interval: they say
     nothing of other images."""
@@ -149,9 +163,9 @@ def by_method(table: pd.DataFrame, groups: Groups = ()) -> pd.DataFrame:
     return frame.round(2)
 
 
-def over_groups(table: pd.DataFrame, groups: Groups) -> pd.DataFrame:
+def over_groups(table: pd.DataFrame, groups: Groups, scored: Scored | None = None) -> pd.DataFrame:
     """The tidy table -> one row per group and method: metrics averaged over the group's OOD sets,
-    each set counting alike.
+    each set counting alike; with the scores also group_means.COLUMNS.
 
     A set on which a method is undefined, or was not computed, leaves that method no mean. A set of
     a single image is no part of a group's mean, unless the group has no others: then the mean stays
@@ -163,7 +177,10 @@ def over_groups(table: pd.DataFrame, groups: Groups) -> pd.DataFrame:
         members = averaged(members, table) or members
         part = table[table["ood"].isin(members)].groupby("method", sort=False)[measures]
         complete = part.size() == len(members)
-        part = part.agg(lambda values: values.mean(skipna=False)).where(complete).reset_index()
+        part = part.agg(lambda values: values.mean(skipna=False)).where(complete)
+        if scored is not None:
+            part = part.join(group_means.columns(scored, members).where(part["auroc"].notna()))
+        part = part.reset_index()
         part.insert(0, "group", name)
         part.insert(1, "sets", " ".join(members))
         parts.append(part)

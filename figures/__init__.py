@@ -8,7 +8,8 @@ name beside the data, and shares are drawn as percent. Cells that are NaN are le
 figure says in words; nothing is drawn as zero because it is missing.
 
 Each function has `captions`, what the report says beneath its figure. figures.training,
-figures.scores, figures.grid (temperature and epsilon of an ensemble), figures.scatter (points,
+figures.scores, figures.trust (predictions), figures.grid (temperature and epsilon of an ensemble),
+figures.scatter (points,
 image by image), figures.collapse (one checkpoint) and
 figures.series (over checkpoints and layers) hold the functions, figures.style what they share;
 scripts import this module alone.
@@ -32,11 +33,13 @@ from figures.scores import auroc_bars, centre_distances, method_labels, score_hi
 from figures.series import collapse_curves, correlation_maps, layer_epoch_maps, nc5_curves
 from figures.style import ID_COLOUR, LONG, OOD_COLOURS, ood_colour, percent
 from figures.training import training_curves
+from figures.trust import Bins, swallowed, trust
 
 __all__ = [
     "ID_COLOUR",
     "LONG",
     "OOD_COLOURS",
+    "Bins",
     "angle_histogram",
     "auroc_bars",
     "centre_distances",
@@ -60,8 +63,10 @@ __all__ = [
     "percent",
     "principal_components",
     "score_histograms",
+    "swallowed",
     "three_components",
     "training_curves",
+    "trust",
     "weight_mean_alignment",
     "within_class_variance",
 ]

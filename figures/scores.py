@@ -128,7 +128,7 @@ def _panels_height(count: int) -> float:
     "dark; bars start at 50%, which is chance."
 )
 def auroc_bars(metrics: pd.DataFrame) -> Figure:
-    """AUROC of every method, one panel per OOD set, bars from chance (50%) with 95% DeLong
+    """AUROC of every method, one panel per OOD set, bars from chance (50%) with 95%
     intervals.
 
     metrics: the table ood_metrics.csv with method, ood, auroc, auroc_low, auroc_high (and
@@ -164,9 +164,7 @@ def auroc_bars(metrics: pd.DataFrame) -> Figure:
         axes.set(xlim=(low - 0.02, 1 + 0.24 * (1 - low)), xticks=ticks)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     close_grid(grid, len(sets))
-    figure.supxlabel(
-        "AUROC; bars start at chance, whiskers: 95% DeLong interval", fontsize=9, color=QUIET
-    )
+    figure.supxlabel("AUROC; bars start at chance, whiskers: 95% interval", fontsize=9, color=QUIET)
     return figure
 
 

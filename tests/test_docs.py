@@ -12,7 +12,8 @@ import pytest
 import ood_methods
 from collapse import metrics as nc
 from collapse import table as nc_table
-from detection import metrics
+from detection import id_tables, metrics
+from detection.scored import Scored, ScoredSet
 from moments import Accumulator
 from scores import registry
 
@@ -110,6 +111,20 @@ def test_every_metric_column_is_explained():
         "best",
         "note",
     }
+
+
+def test_every_measure_is_explained():
+    rng = np.random.default_rng(0)
+    said = id_tables.Probabilities(rng.normal(size=(30, 3)), np.arange(30) % 3, 2.0, "")
+    inside = ScoredSet("ID", None, {"A": rng.normal(size=30)})
+    outside = ScoredSet("x", None, {"A": rng.normal(size=20)})
+    scored, right = Scored(inside, [outside], {}), np.arange(30) % 4 > 0
+    rows = [
+        *id_tables.calibration(said),
+        *id_tables.selective(scored, right),
+        *id_tables.with_ood(scored, right, 0.95),
+    ]
+    assert {row.measure for row in rows} == set(described(METHODS, "measure", "formula"))
 
 
 def test_the_tuning_grids_shown_are_those_of_the_code():

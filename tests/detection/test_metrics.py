@@ -8,8 +8,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from detection import metrics
 
-LEVEL = 1.959963984540054
-
 
 def draw(seed=0, n=300, m=500, decimals=1):
     """ID and OOD scores with many ties."""
@@ -46,7 +44,7 @@ def test_hand_computed_delong():
     # placements of ID: 0.75 (beats one of two, ties the other) and 1; of OOD: 1 and 0.75
     found = metrics.delong([2.0, 3.0], [1.0, 2.0])
     error = np.sqrt(np.var([0.75, 1.0], ddof=1) / 2 * 2)
-    assert found == pytest.approx((0.875, error, 0.875 - LEVEL * error, 1.0))
+    assert (found.auroc, found.standard_error) == pytest.approx((0.875, error))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +80,6 @@ def test_delong_agrees_with_the_placements_of_all_pairs(decimals):
     found = metrics.delong(id_scores, ood_scores)
     assert found.auroc == pytest.approx(wins.mean(), abs=1e-14)
     assert found.standard_error == pytest.approx(np.sqrt(variance), rel=1e-10)
-    assert found.high - found.low == pytest.approx(2 * LEVEL * np.sqrt(variance), rel=1e-10)
 
 
 def test_delong_error_is_that_of_the_bootstrap():
@@ -205,9 +202,8 @@ def test_order_of_images_and_monotone_maps_change_nothing():
 
 def test_perfect_and_useless_scores():
     perfect = metrics.evaluate([2.0, 3.0], [0.0, -np.inf])
-    assert (
-        perfect["auroc"] == perfect["auroc_low"] == perfect["aupr_in"] == perfect["aupr_out"] == 1
-    )
+    assert perfect["auroc"] == perfect["aupr_in"] == perfect["aupr_out"] == 1
+    assert perfect["auroc_low"] < perfect["auroc_high"] == 1
     assert perfect["fpr95"] == perfect["detection_error"] == 0
     constant = metrics.evaluate(np.ones(30), np.ones(10))
     assert constant["auroc"] == constant["detection_error"] == 0.5

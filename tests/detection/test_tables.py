@@ -25,7 +25,7 @@ import ood_methods
 import report
 import utils
 from artifacts import records, store
-from detection import metrics, tables
+from detection import group_means, metrics, tables
 from scores import registry
 
 METRICS = [
@@ -38,9 +38,17 @@ METRICS = [
     "auroc_low",
     "auroc_high",
     "fpr95",
+    "fpr95_low",
+    "fpr95_high",
     "fpr95_ood_positive",
+    "fpr95_ood_positive_low",
+    "fpr95_ood_positive_high",
     "aupr_in",
+    "aupr_in_low",
+    "aupr_in_high",
     "aupr_out",
+    "aupr_out_low",
+    "aupr_out_high",
     "id_share",
     "detection_error",
     "n_id",
@@ -224,6 +232,7 @@ def test_groups_average_their_sets_each_counting_alike(folder):
         "aupr_in",
         "aupr_out",
         "detection_error",
+        *group_means.COLUMNS,
     ]
     assert list(groups["group"]) == ["far", "far", "both", "both"] and set(groups["sets"]) == {
         "far_noise",
@@ -231,7 +240,7 @@ def test_groups_average_their_sets_each_counting_alike(folder):
     }
     for row in groups.itertuples():
         part = table[(table["method"] == row.method) & table["ood"].isin(row.sets.split())]
-        for name in groups.columns[3:]:
+        for name in groups.columns[3:9]:
             assert getattr(row, name) == pytest.approx(part[name].mean(), abs=1e-12)
     assert "far AUROC" in printed and "both FPR" in printed and "mean AUROC" not in printed
     both = groups[(groups["group"] == "both") & (groups["method"] == "MSP")].iloc[0]
