@@ -15,7 +15,7 @@ import torch
 from images.sets import ImageFiles, Images
 
 OUTLIER = -1  # the label of images of left-out classes
-Set = TypeVar("Set", Images, ImageFiles)
+Set = TypeVar("Set", Images, ImageFiles, Images | ImageFiles)
 
 
 @dataclass(frozen=True)
