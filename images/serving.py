@@ -69,13 +69,16 @@ def choose(
     files = [images for images in sets if isinstance(images, ImageFiles)]
     if not files:
         return whole(sets, cache, workers)
+    threads = None if workers is None else max(1, workers)
     if cache == "memory":
-        return Serving("memory", 0, "as --cache memory asks", workers or None)
+        return Serving("memory", 0, "as --cache memory asks", threads)
     needed = sum(bytes_of(images) for images in files)
     why = "as --cache none asks" if cache else too_large(needed, device, copies)
     if why is None:
-        return Serving("memory", 0, fits(needed, copies), workers or None)
-    return Serving("none", usual_workers(device, copies) if workers is None else workers, why)
+        return Serving("memory", 0, fits(needed, copies), threads)
+    if workers is None:
+        workers = usual_workers(device, copies)
+    return Serving("none", workers, why)
 
 
 def whole(sets: Sequence[Set], cache: str | None, workers: int | None) -> Serving:
@@ -124,7 +127,9 @@ def amount(needed: int, copies: int) -> str:
 
 def said(count: int) -> str:
     """Bytes in words: "1.4 GB", "0.2 MB"."""
-    return f"{count / MB:,.1f} MB" if count < GB else f"{count / GB:,.1f} GB"
+    if count < GB:
+        return f"{count / MB:,.1f} MB"
+    return f"{count / GB:,.1f} GB"
 
 
 def usual_workers(device: torch.device, copies: int) -> int:

@@ -56,7 +56,7 @@ def test_all_sets_count_together(files, monkeypatch):
 def test_flags_decide(files, monkeypatch):
     free(monkeypatch, 0)
     asked = serving.choose((files,), "memory", 3, CPU)
-    assert str(asked) == "images: in memory, as --cache memory asks"
+    assert str(asked) == "images: in memory, as --cache memory asks" and asked.threads == 3
     held = asked.serve(files)
     assert isinstance(held, Images) and len(held) == 4
     free(monkeypatch, 10**9)
