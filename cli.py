@@ -74,6 +74,14 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise ArgumentTypeError(f"expected a whole number of at least 0, found {text}")
+    return value
+
+
 def finite(text: str) -> float:
     """argparse type: a number, neither NaN nor infinite."""
     value = float(text)
@@ -198,6 +206,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         metavar="D",
         help="standard deviation to divide by after --mean: one number, or one per channel",
     ),
+    "workers": dict(type=not_negative, metavar="N", help="processes that decode images"),
     "max-pixels": dict(
         type=int, metavar="N", help="refuse image files with more pixels before they are decoded"
     ),
@@ -221,6 +230,7 @@ IMMATERIAL = {
     "resume",
     "tensorboard",
     "workers",
+    "cache",
     "max_pixels",
     "verify",
     "allow_stale",
@@ -392,9 +402,20 @@ def explain(error: Exception) -> str | None:
         return out_of_memory(text)
     if isinstance(error, (ValueError, OSError)):
         return text
+    if "DataLoader worker" in text:
+        return lost_worker(text)
     if re.search(r"\(os error \d+\)", text):  # the system's error in an exception of polars
         return text
     return None
+
+
+def lost_worker(text: str) -> str:
+    """The message to show where a process that decodes images is gone."""
+    return (
+        f"a worker that decodes images was lost ({text.splitlines()[0]}): it was killed, or there"
+        " is too little memory, or too little shared memory (/dev/shm), as containers have; give"
+        " fewer --workers, or --workers 0, which needs none"
+    )
 
 
 def out_of_memory(text: str) -> str:

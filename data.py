@@ -23,6 +23,7 @@ from images.sets import ImageFiles, Images, image_folder
 from utils import SetName
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names
+STATISTICS_BATCH = 64  # images that are in memory at once while their mean is measured
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
 
 
@@ -385,6 +386,8 @@ def id_set(
     def load(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> ImageFiles:
         images = image_folder(split_folder(folder, split), preprocessing, train.class_names)
         refuse_strays(images)
+        if images.source == train.source:  # what was decoded for the mean was hashed then
+            images.hashes.update(train.hashes)
         return images
 
     load("test", neutral_size, data_dir)  # its faults show before any image is decoded
@@ -426,7 +429,7 @@ def channel_statistics(
     """Mean and standard deviation of each channel over all pixels, in [0, 1], exact: from the
     histogram of uint8."""
     counts = torch.zeros(3, 256, dtype=torch.float64)
-    for batch in images.batches(512):
+    for batch in images.batches(STATISTICS_BATCH):
         channels = [batch[:, channel].flatten() for channel in range(3)]
         counts += torch.stack([torch.bincount(values, minlength=256) for values in channels])
     values = torch.arange(256) / 255.0

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import cli
+import data
 import neural_collapse
 import ood_methods
 import report
@@ -333,12 +334,20 @@ def takers(parser: cli.Parser, group: Sequence[str], args: Arguments) -> list[st
                 f"{flag} is of training, and --checkpoint trains nothing; leave one of them out"
             )
         return without(known, "train")
+    if flag == "--workers" and not is_in_files(args):  # but OOD sets may be
+        known = without(known, "train")
     # The checkpoint that was trained states its network and its classes, so extraction reads them
     # from there. Only a person's own code has to be named again: nothing else lets it run.
     names_own_code = ":" in group[-1]
     if flag == "--held-out" or (flag == "--model" and not names_own_code):
         return without(known, "extract")
     return known
+
+
+def is_in_files(args: Arguments) -> bool:
+    """True where the training images lie in files."""
+    train = args.dataset.split("train")
+    return data.folder_of(train, args.data_dir) is not None
 
 
 def without(names: Iterable[str], left_out: str) -> list[str]:

@@ -318,6 +318,12 @@ def share_cores(place: "Place") -> None:
         torch.set_num_threads(max(1, cores // place.local_size))
 
 
+def count_here() -> int:
+    """How many processes of this run there are on this machine."""
+    place = find_place(os.environ)
+    return place.local_size if place else 1
+
+
 # ---- which process this is -----------------------------------------------------------------------
 
 

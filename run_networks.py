@@ -51,11 +51,13 @@ from functools import partial
 from typing import Any
 
 import cli
+import machine_memory
 import processes
 import threads
 from artifacts import current, records
 from collapse import layers
 from extraction import (
+    batching,
     checks,
     expected_inputs,
     fetching,
@@ -75,6 +77,16 @@ from networks import classifiers, entries, source_files
 from networks.messages import some
 from processes import World
 
+BATCH_HELP = (
+    "images that go through the network at once; default: 500, on a CPU at most 512,000 pixels (10"
+    " images of 224 x 224), and less where the device has little memory"
+)
+WORKERS_HELP = (
+    "threads that decode images in files on a CPU, or processes that decode ahead of a GPU; "
+    "default: one for each core"
+)
+
+
 # ---- arguments -----------------------------------------------------------------------------------
 
 
@@ -84,7 +96,7 @@ def make_parser():
     checkpoint_help = "checkpoints that train.py wrote, or that were trained elsewhere"
     cli.add_flags(parser, "checkpoint", checkpoint={"nargs": "+", "help": checkpoint_help})
     cli.add_flags(parser, "dataset", "ood", "model", "device", "data-dir", "output-dir")
-    cli.add_flags(parser, "batch-size", batch_size={"default": 500, "type": cli.positive})
+    cli.add_flags(parser, "batch-size", batch_size={"type": cli.positive, "help": BATCH_HELP})
     add_inputs(parser.add_argument_group("what a network from elsewhere expects of its images"))
     add_outputs(parser.add_argument_group("what is made of each image"))
     add_perturbation(parser.add_argument_group("perturbed images"))
@@ -104,6 +116,7 @@ def add_run_flags(group):
     """The flags that say what is read and what is kept."""
     most = {"default": reading.MAX_PIXELS, "type": cli.positive}
     cli.add_flags(group, "max-pixels", max_pixels=most)
+    cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
     flag = partial(group.add_argument, action="store_true")
     flag("--fetch", help="only see that all data is at hand, downloading what is not")
     flag("--force", help="extract again what is there already")
@@ -184,13 +197,15 @@ def command(args: Any, **changes: Any) -> str:
     return shlex.join(words)
 
 
-def options_of(args: Any) -> Options:
+def options_of(args: Any, world: World) -> Options:
     """The parsed arguments as the steps of an extraction take them."""
     return Options.of(
         args,
         material=cli.material(args),
         command=partial(command, args),
         progress=cli.progress,
+        # One for all: processes share the images by whole batches.
+        memory=world.broadcast_object(batching.memory_of(world.device)),
     )
 
 
@@ -204,7 +219,9 @@ def main(argv=None):
                 if world.first:
                     fetching.fetch(args.dataset, args.ood, args.data_dir, cli.progress)
             return
-        options = options_of(args)
+        if world.device.type == "cpu":
+            machine_memory.keep_freed()
+        options = options_of(args, world)
         with world.together():
             paths = places.distinct(args.checkpoint, options)
             if world.first and (said := members.check_together(paths, options)):
@@ -315,6 +332,8 @@ def say_network(work: Work) -> None:
             f" {some(member.left_out)}"
         )
     print(f"  preprocessing: {work.choice}")
+    extractor = work.extractor
+    print(f"  batches of {images_in_words(extractor.batch_size)} ({extractor.batch_size_from})")
     if says_plain(work):
         print("  epsilon 0: the features of plain images serve, no others are made")
 

@@ -44,16 +44,18 @@ from torch import nn
 import cli
 import data
 import figures
+import machine_memory
 import processes
 import threads
 import utils
 from artifacts import current, records
 from extraction import extractor
-from images import folders, reading
-from images.sets import Images
+from images import folders, reading, serving
+from images.serving import Serving
+from images.sets import ImageFiles, Set
 from networks import classifiers, registry, source_files
 from processes import World
-from training import augment, leave_out, memory, recipes, signals, tta, winograd
+from training import augment, leave_out, recipes, signals, tta, winograd
 from training.files import RunFiles
 from training.outputs import Outputs
 from training.parts import has_bfloat16
@@ -64,6 +66,15 @@ from training.state import Facts, State
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
 NAME_BYTES = 255  # longest file name on nearly every file system
 
+WORKERS_HELP = (
+    "processes that decode images in files ahead of the training, 0 for none; default: 2 beside a"
+    " CPU's own work, 2 to 16 of the cores for a GPU. Images that are held in memory are decoded"
+    " once, by as many threads"
+)
+CACHE_HELP = (
+    "where images in files come from: memory, decoded once, or none, decoded whenever they are"
+    " needed; the same bits. Default: memory where they take at most a quarter of what is free"
+)
 Arguments = Any  # argparse.Namespace, which only cli imports
 
 
@@ -157,6 +168,8 @@ def add_data_flags(group: Any) -> None:
 
 def add_run_flags(group: Any) -> None:
     """The flags of how a run computes, what it writes, and whether it continues another."""
+    cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
+    group.add_argument("--cache", choices=serving.CACHES, help=CACHE_HELP)
     group.add_argument(
         "--no-amp",
         action="store_true",
@@ -288,7 +301,7 @@ def train(
         winograd=args.winograd,
     )
     if world.device.type == "cpu":
-        memory.keep_freed()
+        machine_memory.keep_freed()
     state = State(setup.facts, world)
     outputs = Outputs(files, setup.facts, world, args.tensorboard)
     resumes = args.resume and files.last.exists()
@@ -298,6 +311,7 @@ def train(
     if resumes:
         run.resume(cli.material(args))
     outputs.log(headline(setup, args, run))
+    outputs.log(str(setup.serving))
     for note in notes(setup, args):
         outputs.log(note)
     with step_bar(setup, state) as bar:
@@ -431,14 +445,15 @@ class Setup:
     """What a run starts from: the arguments, looked up and checked."""
 
     name: str  # of the data set
-    train: Images
-    val: Images
-    test: Images
+    train: Set
+    val: Set
+    test: Set
     facts: Facts  # recipe and preprocessing among them
     seed: int
+    serving: Serving  # where the images come from
     outliers: leave_out.Outliers | None = None  # of a leave-out ensemble's member
 
-    def with_outliers(self) -> tuple[Images, Images]:
+    def with_outliers(self) -> tuple[Set, Set]:
         """The training and the validation images, each with its outliers behind it."""
         if self.outliers is None:
             return self.train, self.val
@@ -458,6 +473,9 @@ def prepare(args: Arguments, world: World) -> Setup:
     if world.first:
         print_left_out(f"{name} (train)", images)
         print_left_out(f"{name} (test)", test)
+    served = serving.choose(
+        (images, test), args.cache, args.workers, world.device, processes.count_here()
+    )
     val_size = dataset.val_size if args.val_size is None else args.val_size
     rows, val_rows = data.split_validation(len(images), val_size)
     if recipe.patience and not len(val_rows):
@@ -473,6 +491,10 @@ def prepare(args: Arguments, world: World) -> Setup:
         seed = leave_out.member_seed(seed, outliers.member.fold)
     check_batch_size(recipe.batch_size, len(train), world.size)
     check_network(args, recipe, train.class_names, preprocessing.size)
+    if served.cache == "none" and world.first:
+        check_readable(images, test)
+    train, val, test = (served.serve(part) for part in (train, val, test))
+    outliers = outliers and outliers.served(served)
     facts = Facts(
         model=args.model,
         model_args={"dropout": recipe.dropout},
@@ -482,18 +504,19 @@ def prepare(args: Arguments, world: World) -> Setup:
         val_size=len(val_rows),
         images=len(train),
         source=images.content(),
-        folders=folders_of(args.dataset) if world.first else {},
+        folders=folders_of(args.dataset, images) if world.first else {},
         class_names=train.class_names,
         preprocessing=preprocessing,
         recipe=recipe,
         provenance=records.provenance(cli.material(args), threads=torch.get_num_threads()),
         leave_out=outliers.member.as_dict() if outliers else None,
+        images_from=served.as_dict(),
     )
-    return Setup(name, train, val, test, facts, seed, outliers)
+    return Setup(name, train, val, test, facts, seed, served, outliers)
 
 
 def outliers_of(
-    args: Arguments, recipe: recipes.Recipe, train: Images, val: Images
+    args: Arguments, recipe: recipes.Recipe, train: Set, val: Set
 ) -> leave_out.Outliers:
     """The member that --fold names, and its outliers among training and validation images of all
     classes; ValueError for an ensemble that there cannot be."""
@@ -511,13 +534,22 @@ def outliers_of(
 
 def load_split(
     args: Arguments, dataset: data.Dataset, preprocessing: data.Preprocessing, split: str
-) -> Images:
-    """The images of "train" or "test" without the held-out classes, in memory."""
-    found = data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out)
-    return found.in_memory()
+) -> Set:
+    """The images of "train" or "test" without the held-out classes."""
+    return data.load_id(dataset, split, preprocessing, args.data_dir, args.held_out)
 
 
-def print_left_out(title: str, images: Images) -> None:
+def check_readable(*sets: Set) -> None:
+    """ValueError that names all files which cannot be read: a run over many epochs would come upon
+    them late. What was decoded for the mean is not read again."""
+    failures: list[reading.Failure] = []
+    for images in sets:
+        if isinstance(images, ImageFiles):
+            failures += images.unread().unreadable(cli.progress)
+    reading.refuse(failures)
+
+
+def print_left_out(title: str, images: Set) -> None:
     """Print which files of a folder are no images of the set, where there are any."""
     if images.left_out:
         print(f"{title}: {len(images):,} images; {images.left_out}")
@@ -536,13 +568,17 @@ def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
         )
 
 
-def folders_of(dataset: utils.SetName) -> dict[str, dict[str, str]]:
+def folders_of(dataset: utils.SetName, images: Set) -> dict[str, dict[str, str]]:
     """{folder of images: fingerprint}, by which main.py sees that images have changed; {} for a
-    named set."""
+    named set. Training `images` that were read are not read again."""
     if dataset.folder is None:
         return {}
-    splits = [Path(dataset.folder) / split for split in ("train", "test")]
-    return {str(path): folders.fingerprint(path) for path in splits}
+    known = images.hashes if isinstance(images, ImageFiles) else {}
+    train, test = (Path(dataset.folder) / split for split in ("train", "test"))
+    return {
+        str(train): folders.fingerprint(train, known),
+        str(test): folders.fingerprint(test),
+    }
 
 
 def check_network(

@@ -58,10 +58,11 @@ import machine
 
 import cli
 import data
+import machine_memory
 import utils
 from artifacts import records, store
 from networks import registry
-from training import augment, memory, winograd
+from training import augment, winograd
 from training.parts import has_bfloat16
 
 CLASSES, SIZE = 100, 32
@@ -305,9 +306,9 @@ class Settings:
 
 # What glibc's malloc comes to by itself once it has freed large tensors.
 GIVEN_BACK = {
-    memory.M_MMAP_MAX: 65536,
-    memory.M_MMAP_THRESHOLD: 2**25,
-    memory.M_TRIM_THRESHOLD: 2**26,
+    machine_memory.M_MMAP_MAX: 65536,
+    machine_memory.M_MMAP_THRESHOLD: 2**25,
+    machine_memory.M_TRIM_THRESHOLD: 2**26,
 }
 
 
@@ -516,7 +517,7 @@ def take_turns(
     kept = False
     for turn in range(repeats + 1):
         for name, way in ways.items():
-            memory.set_malloc(memory.KEPT if way.settings.kept else GIVEN_BACK)
+            machine_memory.set_malloc(machine_memory.KEPT if way.settings.kept else GIVEN_BACK)
             if way.settings.kept and not kept:
                 way.run()
             kept = way.settings.kept
@@ -601,7 +602,7 @@ def profiled(model: str, images, device: torch.device, args) -> pd.DataFrame:
     batches = in_memory(batch, args.batch_size, ("crop", "flip"), device, args.seed)
     tables = []
     for name, settings in ways.items():
-        memory.set_malloc(memory.KEPT if settings.kept else GIVEN_BACK)
+        machine_memory.set_malloc(machine_memory.KEPT if settings.kept else GIVEN_BACK)
         step = make_step(model, device, settings)
         for _ in range(2):
             train(step, batches)

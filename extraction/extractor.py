@@ -15,18 +15,20 @@ processes leaves some of them idle.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+import processes
 from collapse import layers
 from data import Preprocessing
 from extraction import perturbation
 from extraction.plan import Job
-from images.sets import ImageFiles, Images
+from images import serving
+from images.sets import ImageFiles, Set
 from networks import classifiers
 from processes import World
 
@@ -110,6 +112,18 @@ class Blocks:
             self.taken = self.done
 
 
+class Silent:
+    """Shows no progress."""
+
+    def update(self, count: int) -> None:
+        """So many more images are done."""
+
+
+def silent(**options: Any) -> AbstractContextManager[Silent]:
+    """In place of cli.progress: shows nothing."""
+    return nullcontext(Silent())
+
+
 # ---- the pass ------------------------------------------------------------------------------------
 
 
@@ -124,7 +138,9 @@ class Extractor:
     batch_size: int
     amp: bool = False
     stages: dict[str, torch.nn.Module] = field(default_factory=dict)
-    progress: Callable[..., Iterable[torch.Tensor]] = lambda batches, **_: batches
+    progress: Callable[..., AbstractContextManager[Any]] = silent  # such as cli.progress
+    batch_size_from: str = "--batch-size"
+    workers: int | None = None  # that decode images in files; None: as many as suit the device
 
     def shard(self, count: int) -> slice:
         """This rank's slice of `count` images: whole batches, in the order of ranks."""
@@ -207,14 +223,31 @@ class Extractor:
             handles.append(module.register_forward_hook(partial(keep_output, name)))
         return handles
 
-    def batches(self, job: Job, own: slice) -> Iterable[torch.Tensor]:
-        """The images `own` of a job as uint8 (n, 3, S, S), with their progress shown."""
-        images: Images | ImageFiles = job.images
+    def batches(self, job: Job, own: slice) -> Iterator[torch.Tensor]:
+        """Yield the images `own` of a job as uint8 (n, 3, S, S), with their progress shown."""
+        images: Set = job.images
+        if isinstance(images, ImageFiles):
+            images = self.decoding(images)
         if self.world.size > 1:
             images = images.take(torch.arange(own.start, own.stop))
-        total = self.count_batches(len(images))
-        batches = images.batches(self.batch_size)
-        return self.progress(batches, total=total, desc=job.stem, unit="batch")
+        with self.progress(total=len(images), desc=job.stem, unit=" images") as bar:
+            for pixels in images.batches(self.batch_size):
+                yield pixels
+                bar.update(len(pixels))
+
+    def decoding(self, images: ImageFiles) -> ImageFiles:
+        """Images in files, decoded as suits the device.
+
+        By threads beside a CPU's own work: worker processes would take it no time off, and twice
+        the time themselves (docs/extraction.md); ahead by workers where a GPU computes."""
+        device = self.world.device
+        if device.type != "cuda":
+            threads = images.threads if self.workers is None else max(1, self.workers)
+            return replace(images, threads=threads)
+        workers = self.workers
+        if workers is None:
+            workers = serving.usual_workers(device, processes.count_here())
+        return replace(images, workers=workers, device=device)
 
     def prepared(self, job: Job, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, 3, S, S) -> what goes into the network: normalised, and perturbed where the

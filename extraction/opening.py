@@ -1,6 +1,7 @@
 """Opening a checkpoint: its network, its images and its folder. What is missing or contradicts
 itself shows here, before the long work."""
 
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ import torch
 import data
 import utils
 from artifacts import records
-from extraction import checks, inputs, places, plan
+from extraction import batching, checks, inputs, places, plan
 from extraction.expected_inputs import Choice
-from extraction.extractor import Extractor
+from extraction.extractor import Extractor, silent
 from extraction.options import Options, default_ood
 from extraction.perturbation import Step
 from extraction.work import Trained, Work
 from images.members import Member
 from networks import checkpoints, classifiers, loading
+from networks.messages import some
 from processes import World
 from utils import SetName
 
@@ -38,6 +40,7 @@ def prepare(path: str, options: Options, world: World) -> Work:
     given = given_by(trained, options, choice, folder)
     check_val_ood(path, given, options.val_ood)
     jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
+    check_workers(jobs, options)
     stages = classifiers.stages(trained.network, trained.model) if options.layers else {}
     extractor = make_extractor(trained, stages, choice, options, world)
     shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, options)
@@ -108,16 +111,34 @@ def make_extractor(
 ) -> Extractor:
     """The network on this rank's device; the first rank alone shows its progress."""
     network = trained.network.to(world.device).to(memory_format=torch.channels_last)
-    progress = {"progress": options.progress} if world.first else {}
+    side = choice.preprocessing.size
+    images, origin = batching.choose(options.batch_size, side, world.device, options.memory)
     return Extractor(
         network,
         trained.classifier,
         choice.preprocessing,
         world,
-        options.batch_size,
+        images,
         options.amp,
         stages,
-        **progress,
+        options.progress if world.first else silent,
+        origin,
+        options.workers,
+    )
+
+
+def check_workers(jobs: Iterable[plan.Job], options: Options) -> None:
+    """ValueError for --workers where no images lie in files."""
+    if options.workers is None:
+        return
+    names = []
+    for job in jobs:
+        if data.folder_of(job.place, options.data_dir) is not None:
+            return
+        names.append(job.place.name)
+    raise ValueError(
+        f"--workers {options.workers} is of images in files, and {some(list(dict.fromkeys(names)))}"
+        " are read into memory as a whole; leave it out"
     )
 
 

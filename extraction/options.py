@@ -32,7 +32,8 @@ class Options:
     std: Sequence[float] | None
     interpolation: str | None
     # what is made of it
-    batch_size: int
+    batch_size: int | None  # None: by the rule of extraction/batching.py
+    workers: int | None  # that decode images in files
     format: str  # csv or parquet
     amp: bool
     odin_epsilon: list[float] | None
@@ -48,10 +49,12 @@ class Options:
     material: dict[str, Any]  # the arguments that change what a run makes, for sidecars
     command: Callable[..., str]  # the command line, with the flags that are given changed
     progress: Callable[..., Any]  # shows how far a pass is; cli.progress
+    memory: int | None  # bytes of the first process's device
 
     @classmethod
     def of(cls, args: Any, **lent: Any) -> "Options":
-        """The parsed arguments, and what the script lends: `material`, `command`, `progress`."""
+        """The parsed arguments, and what the script lends: `material`, `command`, `progress`,
+        `memory`."""
         named = [row.name for row in fields(cls) if row.name not in lent]
         return cls(**{name: getattr(args, name) for name in named}, **lent)
 

@@ -80,6 +80,8 @@ def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
         "source_content": images.content(),
         "place": str(job.place),
         "ood_class_names": images.class_names,
+        "batch_size": work.extractor.batch_size,
+        "batch_size_from": work.extractor.batch_size_from,
     }
     if is_test(job):
         facts |= accuracy(work, made.features, images.labels.numpy())

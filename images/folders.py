@@ -179,10 +179,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 # ---- whether it is still the same ----------------------------------------------------------------
 
 
-def fingerprint(place: str | os.PathLike) -> dict[str, str]:
-    """A folder or file as a record keeps it: {"listing": its `source`, "content": its hash}."""
+def fingerprint(place: str | os.PathLike, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A folder or file as a record keeps it: {"listing": its `source`, "content": its hash}.
+
+    known  {path: SHA-256} of files that were read already; others are read now
+    """
     found = listing(place)
-    hashes = file_hashes(found.root, found.paths)
+    hashes = {path: known[path] for path in found.paths if path in known} if known else {}
+    hashes |= file_hashes(found.root, [path for path in found.paths if path not in hashes])
     content = content_of(found.paths, hashes)
     return {"listing": found.source, "content": content}
 

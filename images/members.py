@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the scorers read members too, without torch
     from images.sets import ImageFiles, Images
 
 OUTLIER = -1  # the label of images of left-out classes
-Set = TypeVar("Set", "Images", "ImageFiles")
+Set = TypeVar("Set", "Images", "ImageFiles", "Images | ImageFiles")
 
 
 @dataclass(frozen=True)

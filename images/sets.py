@@ -1,15 +1,19 @@
 """Sets of images, in memory and in files, and how a folder becomes one.
 
     images = image_folder("photographs", preprocessing)      # ImageFiles
-    for pixels in images.batches(256): ...                   # uint8 (n, 3, S, S)
+    for pixels in images.batches(256): ...                   # uint8 (n, 3, S, S), in order
+    pixels, labels = images.batch([3, 1, 4])                 # of these rows
+    for pixels, labels in images.stream(parts): ...          # of each part's rows, decoded ahead
 
-images/reading.py reads each file. What cannot be read is named, all such files of a set at once; a
-kind of file that is left out is counted and said.
+Whoever trains, measures or extracts asks a set for batches, and need not know whether it lies in
+memory or in files. images/reading.py reads each file, images/ahead.py has the workers. What cannot
+be read is named, all such files of a set at once; a kind of file that is left out is counted and
+said.
 """
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -19,21 +23,29 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from images import reading
+from images import ahead, reading
+from images.ahead import Decoded
 from images.folders import content_of, counted, file_hashes, listing
 from images.reading import Failure
 
 # files of a set that are read to their end before the long work; of more than these, the headers
 # alone
 THOROUGH = 20_000
+CPU = torch.device("cpu")
 TOGETHER = 64  # headers that a thread looks at; handing over one costs as much as the look
 
 
 Progress = Callable[..., Iterable[Any]]  # such as cli.progress: (iterable, total, desc, unit)
+Rows = torch.Tensor | Sequence[int]  # (n,) numbers of images; a range is a part as it lies
+Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (n, 3, S, S), labels (n,)
 
 
 class Preprocessing(Protocol):
     """What a set has to know of data.Preprocessing."""
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side, once the centre is cropped."""
 
     @property
     def resized(self) -> int:
@@ -71,6 +83,16 @@ class Images:
         """Yield uint8 (n, 3, S, S) in order."""
         yield from self.pixels.split(batch_size)
 
+    def batch(self, rows: Rows) -> Batch:
+        """The images at these indices and their labels, on the device of the set."""
+        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        return self.pixels[chosen], self.labels[chosen]
+
+    def stream(self, parts: Iterable[Rows]) -> Generator[Batch, None, None]:
+        """Yield the `batch` of each of these parts, when it is asked for."""
+        for rows in parts:
+            yield self.batch(rows)
+
     def take(self, indices: torch.Tensor | Sequence[int]) -> "Images":
         """The images at these indices (M,), in that order."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
@@ -89,7 +111,8 @@ class Images:
 
 @dataclass
 class ImageFiles:
-    """Images that lie in files: decoded in threads, batch by batch, so that memory stays small."""
+    """Images that lie in files, decoded batch by batch, so that memory stays small: by threads
+    when a batch is asked for, or ahead of that by `workers`."""
 
     paths: list[str]  # below root
     labels: torch.Tensor  # (N,) int64; -1: none
@@ -99,6 +122,8 @@ class ImageFiles:
     root: Path
     left_out: str = ""  # what else lies there, such as "3 other files left out (.heic, no ending)"
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = 0  # processes
+    device: torch.device = CPU  # on which batches are handed over
     # {path: SHA-256}; takes of this set share it
     hashes: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -107,8 +132,13 @@ class ImageFiles:
 
     def take(self, indices: torch.Tensor | Sequence[int]) -> "ImageFiles":
         """The images at these indices (M,), in that order."""
-        paths = [self.paths[index] for index in indices]
-        return replace(self, paths=paths, labels=self.labels[indices])
+        numbers = torch.as_tensor(indices, dtype=torch.int64)
+        paths = [self.paths[index] for index in numbers.tolist()]
+        return replace(self, paths=paths, labels=self.labels[numbers])
+
+    def to(self, device: torch.device | str) -> "ImageFiles":
+        """The same images, handed over on a device."""
+        return replace(self, device=torch.device(device))
 
     def content(self) -> str:
         """The text "sha256 <hex>", of these images' names and bytes.
@@ -119,57 +149,76 @@ class ImageFiles:
         self.hashes.update(file_hashes(self.root, unread, self.threads))
         return content_of(self.paths, self.hashes)
 
-    def decode(self, path: str) -> np.ndarray | str:
-        """The image as uint8 (S, S, 3); where it cannot be read, why.
+    # -- batches
 
-        The file is read once, so that the hash is of the very bytes that are decoded. Over 5,000
-        PNGs of 32 x 32 pixels this took 0.57 s where decoding by path took 0.61 (one core, AMD
-        EPYC); hashing 27 kB takes 16 us, decoding that JPEG 500."""
-        try:
-            # pathlib and a buffer would cost 10 us; decoding a small PNG takes 55.
-            with open(f"{self.root}/{path}", "rb", buffering=0) as file:
-                content = file.read()
-            image = reading.read(io.BytesIO(content), self.preprocessing.resized)
-        except Exception as error:
-            return reading.reason(error)
-        self.hashes[path] = sha256(content).hexdigest()
-        return np.asarray(self.preprocessing.resize(image))
+    def batch(self, rows: Rows) -> Batch:
+        """The images at these indices and their labels; decoded now, without workers."""
+        return next(replace(self, workers=0).stream([rows]))
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """Yield uint8 (n, 3, S, S) in order; ValueError names all files, from the first on, that
         cannot be read."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            for start in range(0, len(self.paths), batch_size):
-                # No batch ahead of the reader: on a CPU the decoding threads and the network's hold
-                # each other up (10,000 images: 28 s on two cores, 6.5 s from memory).
-                stop = start + batch_size
-                decoded = list(pool.map(self.decode, self.paths[start:stop]))
-                self.refuse_unread(decoded, start)
-                # One tensor per batch: one per image costs more than its decoding.
-                pixels = torch.from_numpy(np.stack(decoded))
-                yield pixels.permute(0, 3, 1, 2).contiguous()
+        count = len(self)
+        starts = range(0, count, batch_size)
+        for pixels, _ in self.stream([range(at, min(at + batch_size, count)) for at in starts]):
+            yield pixels
 
-    def refuse_unread(self, decoded: Sequence[np.ndarray | str], start: int) -> None:
-        """ValueError where `decode` gave reasons among the images from `start` on; it names all
-        later files of the set that cannot be read, too."""
-        stop = start + len(decoded)
-        failed: list[Failure] = []
-        for path, found in zip(self.paths[start:stop], decoded, strict=True):
-            if isinstance(found, str):
-                failed.append((self.root / path, found))
-        if failed:
-            later = replace(self, paths=self.paths[stop:])
-            reading.refuse(failed + later.unreadable())
+    def stream(self, parts: Iterable[Rows]) -> Generator[Batch, None, None]:
+        """Yield the `batch` of each of these parts, in their order. Workers begin when the first is
+        asked for, and end with the last.
+
+        ValueError names all files of this and later parts that cannot be read."""
+        numbers = [torch.as_tensor(rows, dtype=torch.int64).cpu() for rows in parts]
+        batches = ([self.paths[row] for row in part.tolist()] for part in numbers)
+        reader = self.reader()
+        found: Iterator[Decoded]
+        if self.workers:
+            pinned = self.device.type == "cuda"
+            workers = min(self.workers, max(1, len(numbers)))
+            found = ahead.decoded(reader.read, batches, workers, pinned)
+        else:
+            found = reader.decoded(batches)
+        for at, decoded in enumerate(found):
+            self.hashes.update(decoded.hashes)
+            self.refuse_failed(decoded, numbers[at + 1 :])
+            pixels, labels = decoded.pixels, self.labels[numbers[at]]
+            yield pixels.to(self.device, non_blocking=True), labels.to(self.device)
+
+    def reader(self) -> "Reader":
+        """What decodes the files of this set."""
+        return Reader(str(self.root), self.preprocessing, self.threads)
+
+    def refuse_failed(self, decoded: Decoded, later: Sequence[torch.Tensor]) -> None:
+        """ValueError where files cannot be read; it names all of the `later` parts, too."""
+        if not decoded.failed:
+            return
+        failed: list[Failure] = [(self.root / path, why) for path, why in decoded.failed.items()]
+        others = self.take(torch.cat(tuple(later))).unreadable() if later else []
+        reading.refuse(failed + others)
 
     def in_memory(self) -> Images:
+        """All images, decoded now into one tensor."""
+        size = self.preprocessing.size
+        pixels = torch.empty((len(self), 3, size, size), dtype=torch.uint8)
+        done = 0
+        for part in self.batches(TOGETHER):
+            pixels[done : done + len(part)] = part
+            done += len(part)
         return Images(
-            torch.cat(list(self.batches(256))),
+            pixels,
             self.labels,
             self.class_names,
             self.source,
             left_out=self.left_out,
             hashed=self.content(),
         )
+
+    # -- what cannot be read
+
+    def unread(self) -> "ImageFiles":
+        """The images that have not been decoded yet."""
+        rows = [row for row, path in enumerate(self.paths) if path not in self.hashes]
+        return self.take(rows)
 
     def unreadable(self, progress: Progress = lambda found, **_: found) -> list[Failure]:
         """[(path, why)] of the files that cannot be read as images, found at a fraction of what it
@@ -195,6 +244,67 @@ class ImageFiles:
                 unit=f"{TOGETHER} files",
             )
             return [failure for part in looked for failure in part]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Decodes files below `root`, in threads or in a worker process."""
+
+    root: str
+    preprocessing: Preprocessing
+    threads: int = 1
+
+    def image(self, path: str) -> tuple[np.ndarray | str, str | None]:
+        """The image as uint8 (S, S, 3) and the file's SHA-256; where it cannot be read, why, and
+        None.
+
+        The file is read once, so that the hash is of the very bytes that are decoded. Over 5,000
+        PNGs of 32 x 32 pixels this took 0.57 s where decoding by path took 0.61 (one core, AMD
+        EPYC); hashing 27 kB takes 16 us, decoding that JPEG 500."""
+        try:
+            # pathlib and a buffer would cost 10 us; decoding a small PNG takes 55.
+            with open(f"{self.root}/{path}", "rb", buffering=0) as file:
+                content = file.read()
+            image = reading.read(io.BytesIO(content), self.preprocessing.resized)
+        except Exception as error:
+            return reading.reason(error), None
+        pixels = np.asarray(self.preprocessing.resize(image))
+        return pixels, sha256(content).hexdigest()
+
+    def read(self, paths: Sequence[str]) -> Decoded:
+        """These files as a batch, one after the other."""
+        return self.together(paths, map(self.image, paths))
+
+    def decoded(self, batches: Iterable[Sequence[str]]) -> Iterator[Decoded]:
+        """Yield these batches of files, each decoded by threads when it is asked for."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            for paths in batches:
+                # No batch ahead of the reader: on a CPU the decoding threads and the network's hold
+                # each other up (10,000 images: 28 s on two cores, 6.5 s from memory).
+                yield self.together(paths, pool.map(self.image, paths))
+
+    def together(
+        self, paths: Sequence[str], images: Iterable[tuple[np.ndarray | str, str | None]]
+    ) -> Decoded:
+        """What `image` made of each of these paths, as a batch."""
+        arrays: list[np.ndarray] = []
+        hashes: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        for path, (found, digest) in zip(paths, images, strict=True):
+            if isinstance(found, str):
+                failed[path] = found
+                continue
+            assert digest is not None, "of what was decoded"
+            arrays.append(found)
+            hashes[path] = digest
+        if failed:
+            return Decoded(torch.empty(0, dtype=torch.uint8), hashes, failed)
+        # One tensor per batch: one per image costs more than its decoding.
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        return Decoded(pixels, hashes, failed)
+
+
+Set = Images | ImageFiles
 
 
 # ---- folders -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import blank_figures
+from helpers import blank_figures, class_folders
 from torch import nn
 
 import data
@@ -512,3 +512,44 @@ def test_beside_runs_each_command_by_each_way_quiet_and_beside(beside, tmp_path,
     assert table["way"].tolist() == ["as it is", "WAY=1"] and table["ratio"].gt(0).all()
     with pytest.raises(ValueError, match=r"ended with code 3: no\.$"):
         beside.run("python -c \"import sys; print('no.', file=sys.stderr); sys.exit(3)\"", {})
+
+
+# ---- extraction ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def extraction():
+    with loaded("extraction") as module:
+        yield module
+
+
+def test_the_ratio_is_to_the_textbooks_best_batch(extraction):
+    runs = {
+        "decoded": [(1.0, 10), (1.0, 10)],
+        "extractor": [(2.0, 30), (4.0, 50)],
+        "textbook, batches of 1": [(8.0, 20), (8.0, 20)],
+        "textbook, batches of 2": [(6.0, 20), (6.0, 20)],
+    }
+    table = extraction.summary(runs, 12)
+    assert table["images_per_second"].tolist() == [12.0, 4.0, 1.5, 2.0]
+    assert table["peak_mb"].tolist() == [10, 40, 20, 20]
+    assert table["ratio"].tolist() == [6.0, 2.0, 0.75, 1.0]
+
+
+def test_ways_with_other_features_are_no_comparison(extraction):
+    features = np.array([[1.0, 2.0], [3.0, 4.0]])
+    extraction.check_same(features, features + 1e-4, "a way")
+    extraction.check_same(features, None, "a way")
+    with pytest.raises(ValueError, match="a way makes other features"):
+        extraction.check_same(features, features[::-1], "a way")
+
+
+@pytest.mark.slow
+def test_extraction_runs_each_way_on_the_same_images(extraction, tmp_path):
+    class_folders(tmp_path / "set", ["a", "b"], 3, (40, 44))
+    words = ["--image-size", "32", "--images", "5", "--batches", "2", "--repeats", "1"]
+    place = ["--output-dir", str(tmp_path / "out")]
+    extraction.main([str(tmp_path / "set" / "train"), *words, *place])
+    table = store.read_table(tmp_path / "out" / "benchmarks" / "extraction.csv")
+    assert table["way"].tolist() == ["decoded", "extractor", "textbook, batches of 2"]
+    assert table["images_per_second"].gt(0).all() and list(table)[-1] == "ratio"

@@ -310,7 +310,7 @@ def test_of_a_folder_nothing_is_guessed_and_no_image_is_decoded(insects, monkeyp
         monkeypatch.context() as patch,
         pytest.raises(ValueError, match="known from nowhere") as caught,
     ):
-        patch.setattr(data.image_folder.__globals__["ImageFiles"], "decode", None)
+        patch.setattr(data.image_folder.__globals__["Reader"], "decoded", None)
         run_networks.main(foreign_words(insects))
     said = str(caught.value)
     assert (

@@ -27,6 +27,7 @@ SHARED = (
     "images",
     "moments",
     "processes",
+    "machine_memory",
     "artifacts",
     "images.folders",
     "utils",

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from collapse import etf, metrics
 from data import Preprocessing
-from images.sets import Images
+from images.sets import Set
 from moments import Accumulator
 from networks import classifiers
 from processes import World
@@ -54,20 +54,21 @@ class Evaluator:
         self.stop_if_asked = stop_if_asked
         self.batch_size = max(1, min(BATCH, batch_size // world.size))
 
-    def batches(self, images: Images) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, images: Set) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield this process's shard of the images in batches, on its device: normalised (n, 3, S,
         S), and labels (n,)."""
         shard = self.world.shard(len(images))
-        longest = math.ceil(len(images) / self.world.size)
+        starts = range(shard.start, shard.stop, self.batch_size)
+        parts = [range(at, min(at + self.batch_size, shard.stop)) for at in starts]
+        stream = images.stream(parts)
         # The longest shard decides: every process must look for signals equally often.
-        for offset in range(0, longest, self.batch_size):
+        longest = math.ceil(len(images) / self.world.size)
+        for number in range(math.ceil(longest / self.batch_size)):
             self.stop_if_asked()
-            start = shard.start + offset
-            stop = min(start + self.batch_size, shard.stop)
-            if start < stop:
-                pixels = images.pixels[start:stop].to(self.world.device)
-                labels = images.labels[start:stop].to(self.world.device)
-                yield self.preprocessing.normalise(pixels), labels
+            if number < len(parts):
+                pixels, labels = next(stream)
+                inputs = self.preprocessing.normalise(pixels.to(self.world.device))
+                yield inputs, labels.to(self.world.device)
 
     def ready(self, network: nn.Module) -> nn.Module:
         """The network in eval mode, on every process with the first one's running statistics, which
@@ -80,7 +81,7 @@ class Evaluator:
     def evaluate(
         self,
         network: nn.Module,
-        images: Images,
+        images: Set,
         exact: bool = False,
         views: Callable[[tta.Logits, torch.Tensor], torch.Tensor] = tta.plain,
     ) -> Result:
@@ -101,7 +102,7 @@ class Evaluator:
         return Result(loss, accuracy)
 
     @torch.inference_mode()
-    def entropies(self, network: nn.Module, images: Images) -> tuple[float | None, float | None]:
+    def entropies(self, network: nn.Module, images: Set) -> tuple[float | None, float | None]:
         """The mean entropy of the softmax, in nats, over images and over the outliers among them;
         None for none."""
         network = self.ready(network)
@@ -119,7 +120,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def collapse(
-        self, network: nn.Module, classifier: nn.Module, images: Images
+        self, network: nn.Module, classifier: nn.Module, images: Set
     ) -> dict[str, float | None]:
         """NC1 to NC4 of the features that enter `classifier`, in float32: columns of the curves
         (docs/neural_collapse.md). Only the first process has them, the others get {}."""

@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from images.members import OUTLIER, Member
-from images.sets import Images
+from images.serving import Serving
+from images.sets import ImageFiles, Images, Set
 
 SEED_STEP = 100_003  # between the seeds of members: above the seeds that people choose
 SPLIT_SEED = 3
@@ -162,8 +163,12 @@ class Outliers:
     """A member, and the images of its left-out classes among training and validation images."""
 
     member: Member
-    train: Images
-    val: Images
+    train: Set
+    val: Set
+
+    def served(self, serving: Serving) -> "Outliers":
+        """The same, held in memory or read by workers."""
+        return replace(self, train=serving.serve(self.train), val=serving.serve(self.val))
 
     def __str__(self) -> str:
         """What the log says of them."""
@@ -176,22 +181,24 @@ class Outliers:
         )
 
 
-def joined(images: Images, outliers: Images) -> Images:
-    """Images and, behind them, outliers, as one set."""
-    return replace(
-        images,
-        pixels=torch.cat((images.pixels, outliers.pixels)),
-        labels=torch.cat((images.labels, outliers.labels)),
-    )
+def joined(images: Set, outliers: Set) -> Set:
+    """Images and, behind them, outliers, as one set; both lie in memory, or in files."""
+    labels = torch.cat((images.labels, outliers.labels))
+    if isinstance(images, Images):
+        assert isinstance(outliers, Images)
+        pixels = torch.cat((images.pixels, outliers.pixels))
+        return replace(images, pixels=pixels, labels=labels)
+    assert isinstance(outliers, ImageFiles)
+    return replace(images, paths=images.paths + outliers.paths, labels=labels)
 
 
-def known(images: Images) -> Images:
+def known(images: Set) -> Set:
     """The images of a joined set, without the outliers."""
     count = count_known(images)
     return images if count == len(images) else images.take(range(count))
 
 
-def count_known(images: Images) -> int:
+def count_known(images: Set) -> int:
     """How many images of a joined set are no outliers; these come first."""
     return int((images.labels != OUTLIER).sum())
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from images.sets import Images
+from images.sets import Batch, Set
 from networks import checkpoints, classifiers
 from training import leave_out, memory, mixing, parts, tta, winograd
 from training.augment import Moment
@@ -113,7 +113,7 @@ class Run:
 
     # -- the loop
 
-    def fit(self, train: Images, val: Images, bar: Any) -> bool:
+    def fit(self, train: Set, val: Set, bar: Any) -> bool:
         """Train to the last epoch, or until patience runs out. False: a signal came first; the
         state is saved.
 
@@ -140,12 +140,14 @@ class Run:
             bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
         return True
 
-    def train_epoch(self, train: Images, val: Images, bar: Any) -> Row:
+    def train_epoch(self, train: Set, val: Set, bar: Any) -> Row:
         """One epoch: a step for each batch of training images, then the measures -> its row of the
         curves. Raises Stopped where a signal came; `state.partial` then tells how far it came."""
         state, world, recipe = self.state, self.world, self.recipe
         batches = self.draw_batches(train)
         partial = state.begin_epoch(len(batches))
+        parts = [self.share(batch) for batch in batches]
+        stream = train.stream(parts[partial.step :])
         self.epoch_start = time.perf_counter() - partial.seconds
         state.network.train()
         for step in range(partial.step, len(batches)):
@@ -158,15 +160,14 @@ class Run:
 
             # forward, loss (the last step's gradients go first, to make room)
             state.optimizer.zero_grad(set_to_none=True)
-            batch = batches[step]
-            rows = batch[world.shard(len(batch))]
-            images, targets = self.make_inputs(train, rows, progress, self.seeded_generator(step))
+            moment = Moment(parts[step], state.epoch, progress, self.options.seed)
+            images, targets = self.make_inputs(next(stream), moment, self.seeded_generator(step))
             with self.autocast():
                 logits = self.forward(images)
                 loss = self.loss(logits, targets)
 
             # backward: DistributedDataParallel takes the plain mean of the processes' gradients
-            weight = len(rows) / len(batch)
+            weight = len(parts[step]) / len(batches[step])
             (loss * (weight * world.size)).backward()
 
             # step
@@ -181,11 +182,17 @@ class Run:
             if step % CHECK_EVERY == 0 or step == len(batches) - 1:
                 self.check_finite(partial.losses[: step + 1])
             bar.update()
+        stream.close()  # its workers end
 
         # measures
         whole = replace(partial, step=len(batches)).all_reduce(world)
         state.partial = whole.on_first(world)
         trained = averages(whole, batches, leave_out.count_known(train))
+        return self.measured(trained, train, val)
+
+    def measured(self, trained: Result, train: Set, val: Set) -> Row:
+        """The row of an epoch whose steps are over: what they saw, and what is measured now."""
+        state = self.state
         seconds = time.perf_counter() - self.epoch_start
         validated = self.evaluator.evaluate(state.kept, leave_out.known(val))
         return {
@@ -217,7 +224,7 @@ class Run:
         if after != before and self.world.size > 1:
             self.forward = self.wrapped_network()
 
-    def draw_batches(self, train: Images) -> tuple[torch.Tensor, ...]:
+    def draw_batches(self, train: Set) -> tuple[torch.Tensor, ...]:
         """The epoch's batches: row numbers of all training images in an order of its own, in parts
         whose lengths differ by at most one. With --folds as many outliers join each."""
         generator = torch.Generator().manual_seed(self.epoch_seed() % 2**64)
@@ -239,14 +246,18 @@ class Run:
         # The run's seed may be a date of fourteen digits; torch takes 64 bits.
         return self.generator.manual_seed(seed % 2**64)
 
+    def share(self, batch: torch.Tensor) -> torch.Tensor:
+        """The rows of a batch that this process takes."""
+        return batch[self.world.shard(len(batch))]
+
     def make_inputs(
-        self, train: Images, rows: torch.Tensor, progress: float, generator: torch.Generator
+        self, batch: Batch, moment: Moment, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What a step learns from: images (B, 3, S, S), augmented and mixed, and their labels (B,)
         or, of mixed ones, shares of the classes (B, C)."""
-        moment = Moment(rows, self.state.epoch, progress, self.options.seed)
-        images = self.augment(train.pixels[rows], generator, moment)
-        return self.mix(images, train.labels[rows], generator)
+        pixels, labels = batch
+        images = self.augment(pixels, generator, moment)
+        return self.mix(images, labels, generator)
 
     def epoch_seed(self) -> int:
         """A seed for the current epoch, not yet cut to 64 bits."""
@@ -268,7 +279,7 @@ class Run:
 
     # -- the end of an epoch
 
-    def entropy_columns(self, val: Images) -> dict[str, float | None]:
+    def entropy_columns(self, val: Set) -> dict[str, float | None]:
         """Of a leave-out ensemble's member, the mean entropies of validation images and of
         validation outliers, in nats; {} for other runs."""
         if not self.recipe.folds:
@@ -276,7 +287,7 @@ class Run:
         images, outliers = self.evaluator.entropies(self.state.kept, val)
         return {"val_entropy": images, "outlier_entropy": outliers}
 
-    def collapse_columns(self, train: Images) -> dict[str, float | None]:
+    def collapse_columns(self, train: Set) -> dict[str, float | None]:
         """NC1 to NC4 of the kept network in every Nth epoch (--track-nc N) and in the last; {} in
         the others."""
         every = self.options.track_nc
@@ -365,7 +376,7 @@ class Run:
             return ""
         return f"the state after epoch {self.state.epoch} is kept in {self.outputs.files.last}"
 
-    def refuse_batch_size(self, train: Images) -> None:
+    def refuse_batch_size(self, train: Set) -> None:
         """After a step that ran out of memory, ValueError with the largest batch that does fit.
 
         Returns where the steps of the epoch were over, so that their batches did fit.
@@ -374,11 +385,13 @@ class Run:
         step = self.state.partial.step if self.state.partial else 0
         if step == len(batches):
             return
-        rows = batches[step][self.world.shard(len(batches[step]))]
+        rows = self.share(batches[step])
         self.state.optimizer.zero_grad(set_to_none=True)
 
         def attempt(network: torch.nn.Module, count: int) -> None:
-            images, targets = self.make_inputs(train, rows[:count], LAST, self.generator)
+            moment = Moment(rows[:count], self.state.epoch, LAST, self.options.seed)
+            batch = train.batch(moment.rows)
+            images, targets = self.make_inputs(batch, moment, self.generator)
             with self.autocast():
                 loss = self.loss(network(images), targets)
             loss.backward()
@@ -397,7 +410,7 @@ class Run:
 
     # -- the end of the run
 
-    def finish(self, train: Images, test: Images) -> bool:
+    def finish(self, train: Set, test: Set) -> bool:
         """Evaluate the final and the best network once, on clean training and test images; write
         both checkpoints.
 
@@ -422,7 +435,7 @@ class Run:
         self.log_terminal_phase()
         return True
 
-    def clean_accuracies(self, train: Images, test: Images) -> dict[str, float | None]:
+    def clean_accuracies(self, train: Set, test: Set) -> dict[str, float | None]:
         """The kept network's exact accuracies on training and test images, by their names in a
         checkpoint."""
         accuracies = {}

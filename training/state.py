@@ -12,7 +12,7 @@ from torch import nn
 
 import utils
 from data import Preprocessing
-from images.sets import Images
+from images.sets import Set
 from networks import checkpoints, messages, registry
 from processes import World
 from training import parts, recipes
@@ -45,13 +45,15 @@ class Facts:
     recipe: Recipe
     provenance: dict[str, Any]  # command, arguments, versions, commit and time
     leave_out: dict[str, Any] | None = None  # of an ensemble's member: images.members.Member
+    images_from: dict[str, Any] | None = None  # memory or files: images.serving.Serving
 
     def as_dict(self) -> dict[str, Any]:
         """The entries as files hold them, those of the provenance at the end."""
         entries = {**vars(self)}
         provenance = entries.pop("provenance")
-        if self.leave_out is None:
-            entries.pop("leave_out")
+        for name in ("leave_out", "images_from"):
+            if entries[name] is None:
+                entries.pop(name)
         entries["preprocessing"] = self.preprocessing.as_dict()
         entries["recipe"] = asdict(self.recipe)
         return {**entries, **provenance}
@@ -153,7 +155,7 @@ class State:
         self.stretches = [Stretch(0, 0, world.size)]  # by how many processes it was trained, when
         self.threads_before: int | None = None  # of the process that a resumed run goes on from
 
-    def initialise(self, images: Images) -> None:
+    def initialise(self, images: Set) -> None:
         """Show a network that learns from images before its first step some of them.
 
         That is one with a method `initialise`, such as fastnet, whose first layer whitens. It gets
@@ -161,8 +163,8 @@ class State:
         initialise = getattr(self.network, "initialise", None)
         if initialise is None:
             return
-        some = images.pixels[:SEEN_FIRST].to(self.world.device)
-        initialise(self.facts.preprocessing.normalise(some))
+        some, _ = images.batch(range(min(SEEN_FIRST, len(images))))
+        initialise(self.facts.preprocessing.normalise(some.to(self.world.device)))
         if self.average:
             self.average.network.load_state_dict(self.network.state_dict())
 

@@ -29,10 +29,11 @@ from helpers import (
 )
 
 import data
+import machine_memory
 import train
 from artifacts import records
 from networks import loading
-from training import memory, parts, recipes, signals, state
+from training import parts, recipes, signals, state
 from training import run as training_run
 from training.evaluation import Evaluator
 
@@ -798,7 +799,7 @@ def test_winograd_is_refused_where_it_would_not_pay(tmp_path, monkeypatch, words
 
 
 def test_what_is_freed_is_kept_where_the_library_is_glibc(monkeypatch):
-    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
-    assert not memory.keep_freed()
+    monkeypatch.setattr(machine_memory.platform, "libc_ver", lambda: ("", ""))
+    assert not machine_memory.keep_freed()
     monkeypatch.undo()
-    assert memory.keep_freed() is (memory.platform.libc_ver()[0] == "glibc")
+    assert machine_memory.keep_freed() is (machine_memory.platform.libc_ver()[0] == "glibc")
