@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from images import lists
 from utils import SetName
 
 if TYPE_CHECKING:
@@ -58,9 +59,13 @@ def path(text: str) -> str:
 
 
 def data_set(text: str) -> SetName:
-    """argparse type: NAME, or NAME=FOLDER whose folder is a `path` -> SetName."""
+    """argparse type: NAME, NAME=FOLDER or NAME=LIST.txt@ROOT -> SetName; each path is a `path`."""
     name, _, folder = text.partition("=")
     try:
+        if divided := lists.parts(folder):
+            file, root = divided
+            # What an empty root lacks is said where the list is read.
+            return SetName.parse(f"{name}={path(file)}@{path(root) if root else root}")
         return SetName.parse(f"{name}={path(folder)}" if folder else text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
@@ -146,7 +151,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         metavar="NAME|NAME=FOLDER",
         help=(
             "out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder "
-            "of images, or one image"
+            "of images, or one image, or NAME=LIST.txt@ROOT for a list of images below ROOT"
         ),
     ),
     "model": dict(type=path, help="network"),

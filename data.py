@@ -16,11 +16,12 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
-from images import noise, odin_sets
+from images import lists, noise, odin_sets
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
+from images.places import image_set, labelled_list, without_broken
 from images.sets import ImageFiles, Images, image_folder
-from utils import SetName
+from utils import SPLIT, SetName
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
@@ -349,11 +350,18 @@ OOD: dict[str, Callable[..., Images | ImageFiles]] = {
 
 
 def check_id(asked: SetName) -> None:
-    """ValueError for an ID set that is neither in the registry nor a folder."""
+    """ValueError for an ID set that is neither in the registry, nor a folder, nor lists."""
     if asked.folder is None and asked.name not in ID:
         raise ValueError(
             f"unknown data set {asked.text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with"
-            " train/<class>/ and test/<class>/ in it"
+            " train/<class>/ and test/<class>/ in it, or NAME={split}.txt@ROOT, lists of images"
+        )
+    if asked.folder is not None and lists.parts(asked.folder) and not SPLIT.search(asked.folder):
+        raise ValueError(
+            f"{asked.folder} is one list, and an ID set has one of its training images and one of"
+            " its test images: write {split} where their names differ, as in"
+            f" {asked.name}={{split}}.txt@ROOT for train.txt and test.txt ({{split:val}}: val.txt"
+            " holds the test images)"
         )
 
 
@@ -362,47 +370,74 @@ def id_set(
     data_dir: str | os.PathLike,
     size: int | None = None,
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    skip_broken: bool = False,
 ) -> Dataset:
-    """An ID set by its name, or by a folder with train/<class>/ and test/<class>/ in it.
+    """An ID set by its name, by a folder with train/<class>/ and test/<class>/ in it, or by lists.
 
     A folder's mean and std are measured on its training images, which decodes them all, unless
-    `statistics` (mean, std) gives them. Raises ValueError for an unknown name."""
+    `statistics` (mean, std) gives them. With `skip_broken` images that cannot be read are left out.
+    Raises ValueError for an unknown name."""
     check_id(asked)
-    folder = asked.folder
-    if folder is None:
+    if asked.folder is None:
         known = ID[asked.name]
         return replace(known, size=size or known.size)
     size, zeros = size or 32, (0.0, 0.0, 0.0)
     neutral_size = Preprocessing(size, zeros, zeros)
-    train = image_folder(split_folder(folder, "train"), neutral_size)
-    if len(train.class_names) < 2:
-        raise ValueError(
-            f"{folder}/train must hold one folder of images per class, at least two; "
-            f"found {len(train.class_names)} class folders"
-        )
-    refuse_strays(train)
+    train = own_images(asked, "train", neutral_size, skip_broken)
+    refuse_few_classes(asked, len(train.class_names))
 
     def load(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> ImageFiles:
-        images = image_folder(split_folder(folder, split), preprocessing, train.class_names)
-        refuse_strays(images)
-        return images
+        classes = None if split == "train" else train.class_names
+        return own_images(asked, split, preprocessing, skip_broken, classes)
 
     load("test", neutral_size, data_dir)  # its faults show before any image is decoded
     mean, std = statistics or channel_statistics(train)
     return Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 
-def split_folder(folder: str | os.PathLike, split: str) -> Path:
-    """FOLDER/train or FOLDER/test; ValueError if there is none, with the remedy if it has another
+def refuse_few_classes(asked: SetName, count: int) -> None:
+    """ValueError for the training images of fewer than two classes."""
+    if count >= 2:
+        return
+    place = asked.split("train").folder
+    if lists.parts(str(place)):
+        raise ValueError(f"{place} has images of {count} class; expected labels of at least two")
+    raise ValueError(
+        f"{place} must hold one folder of images per class, at least two; found {count} class"
+        " folders"
+    )
+
+
+def own_images(
+    asked: SetName,
+    split: str,
+    preprocessing: Preprocessing,
+    skip_broken: bool,
+    classes: Sequence[str] | None = None,
+) -> ImageFiles:
+    """The "train" or "test" images of an ID set that lies in folders or lists. `classes` are those
+    of the training images, None for these themselves."""
+    place, train = str(asked.split(split).folder), str(asked.split("train").folder)
+    if lists.parts(place):
+        names = None if split == "train" else lists.classes(lists.read(train))
+        return labelled_list(place, preprocessing, names, skip_broken)
+    check_split(asked, split)
+    images = image_folder(place, preprocessing, classes)
+    refuse_strays(images)
+    return without_broken(images) if skip_broken else images
+
+
+def check_split(asked: SetName, split: str) -> None:
+    """ValueError if there is no FOLDER/train or FOLDER/test, with the remedy if it has another
     name, as ImageNet's val does."""
-    place = Path(folder) / split
+    place = Path(str(asked.split(split).folder))
     if place.is_dir():
-        return place
-    has_val = split == "test" and (Path(folder) / "val").is_dir()
+        return
+    has_val = split == "test" and place.with_name("val").is_dir()
     mend = f"; where the images in val are meant: ln -s val {quoted(place)}" if has_val else ""
     raise ValueError(
-        f"{place} {absence(place)}; expected {folder}/train and {folder}/test with one folder of"
-        f" images per class{mend}"
+        f"{place} {absence(place)}; expected {asked.split('train').folder} and"
+        f" {asked.split('test').folder} with one folder of images per class{mend}"
     )
 
 
@@ -482,8 +517,9 @@ def load_ood(
     preprocessing: Preprocessing,
     data_dir: str | os.PathLike,
     held_out: Sequence[str] = (),
+    skip_broken: bool = False,
 ) -> Images | ImageFiles:
-    """An OOD set's test images, of the registry or of a folder.
+    """An OOD set's test images, of the registry, of a folder or of a list.
 
     held_out is the test images of the classes left out of training. Every label is -1: none of
     these images is of a class that the network knows. `class_names` names the set's own classes,
@@ -491,12 +527,14 @@ def load_ood(
     to."""
     images: Images | ImageFiles
     if asked.folder is not None:
-        images = image_folder(asked.folder, preprocessing)
+        images = image_set(asked.folder, preprocessing, skip_broken)
     elif asked.is_held_out:
         assert dataset is not None
         images = held_out_images(dataset, preprocessing, data_dir, held_out)
     else:
         images = OOD[asked.name]("test", preprocessing, data_dir)
+        if skip_broken and isinstance(images, ImageFiles):
+            images = without_broken(images)
     return replace(images, labels=torch.full_like(images.labels, -1))
 
 
@@ -524,7 +562,7 @@ def source_of(place: SetName, data_dir: str | os.PathLike) -> str | None:
 
 
 def folder_of(place: SetName, data_dir: str | os.PathLike) -> str | Path | None:
-    """Where the images of a set lie; None where they are not read as files."""
+    """Where the images of a set lie, a folder or LIST.txt@ROOT; None where no files are read."""
     if place.folder is not None:
         return place.folder
     if place.name == "textures":
@@ -563,7 +601,11 @@ def check_ood(
             )
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
-        if folder is not None and asked not in kept and not Path(folder).exists():
+        if folder is None or asked in kept or lists.exists(folder):
+            continue
+        if found := lists.parts(folder):
+            lists.check_place(*found)
+        else:
             raise ValueError(
                 f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
                 f"{name}, or one image"

@@ -16,6 +16,7 @@ from typing import Any
 
 import utils
 from artifacts import current, records, store
+from images import lists
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network
 # from elsewhere.
@@ -232,7 +233,7 @@ def as_extracted(path: Path | None, asked: utils.SetName) -> str:
     extracted = next((other for other in recorded if other.name == asked.name), asked)
     if not asked.folder or not extracted.folder:
         return extracted.text
-    if Path(asked.folder).resolve() != Path(extracted.folder).resolve():
+    if lists.resolved(asked.folder) != lists.resolved(extracted.folder):
         elsewhere = shlex.quote(f"{asked.name}2={asked.folder}")
         raise ValueError(
             f"{path} holds the images of {extracted.folder}, not of {asked.folder}; extract these"

@@ -541,8 +541,8 @@ def folders_of(dataset: utils.SetName) -> dict[str, dict[str, str]]:
     named set."""
     if dataset.folder is None:
         return {}
-    splits = [Path(dataset.folder) / split for split in ("train", "test")]
-    return {str(path): folders.fingerprint(path) for path in splits}
+    places = [str(dataset.split(split).folder) for split in ("train", "test")]
+    return {place: folders.fingerprint(place) for place in places}
 
 
 def check_network(

@@ -18,6 +18,7 @@ from artifacts import current, records
 from collapse import layers
 from extraction.perturbation import Step
 from images import folders as images_folders
+from images import lists
 from images.members import Member
 from images.sets import ImageFiles, Images
 
@@ -397,10 +398,8 @@ class Shelf:
 
 def whole_content(job: Job) -> str:
     """What all files in a job's folder are by content, those included that are another job's."""
-    known, listing = job.images.hashes, images_folders.listing(job.folder)
-    missing = [path for path in listing.paths if path not in known]
-    hashes = {**known, **images_folders.file_hashes(listing.root, missing)}
-    return images_folders.content_of(listing.paths, hashes)
+    listing = images_folders.listing(job.folder)
+    return images_folders.whole_content(listing, job.images.hashes)
 
 
 def describes(sidecar: dict, facts: dict) -> bool:
@@ -421,7 +420,7 @@ def same_place(place: utils.SetName, recorded: str | None) -> bool:
     then = utils.SetName.parse(recorded).folder
     if not place.folder or not then:
         return False
-    return Path(place.folder).resolve() == Path(then).resolve()
+    return lists.resolved(place.folder) == lists.resolved(then)
 
 
 def relocated(sidecar: dict, job: Job) -> dict:
