@@ -206,6 +206,14 @@ FLAGS: dict[str, dict[str, Any]] = {
     "max-pixels": dict(
         type=int, metavar="N", help="refuse image files with more pixels before they are decoded"
     ),
+    "skip-broken": dict(
+        action="store_const",
+        const=True,  # None without it: records of runs before this flag stay current
+        help=(
+            "leave out image files of folders and lists that are missing or cannot be read, say how"
+            " many and which, and go on; without it such a file stops the run before any work"
+        ),
+    ),
     "allow-stale": dict(
         action="store_true",
         help=(

@@ -397,7 +397,7 @@ def fetch_words(chain: Chain) -> list[str]:
     words = ["--fetch", "--dataset", str(args.dataset), "--data-dir", args.data_dir]
     words += ["--ood", *map(str, args.ood)]
     for group in groups(chain.words["extract"]):
-        if group[0].startswith("--max-pixels"):
+        if group[0].startswith(("--max-pixels", "--skip-broken")):
             words += group
     return words
 

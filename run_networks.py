@@ -103,7 +103,7 @@ def add_inputs(group):
 def add_run_flags(group):
     """The flags that say what is read and what is kept."""
     most = {"default": reading.MAX_PIXELS, "type": cli.positive}
-    cli.add_flags(group, "max-pixels", max_pixels=most)
+    cli.add_flags(group, "max-pixels", "skip-broken", max_pixels=most)
     flag = partial(group.add_argument, action="store_true")
     flag("--fetch", help="only see that all data is at hand, downloading what is not")
     flag("--force", help="extract again what is there already")
@@ -202,7 +202,7 @@ def main(argv=None):
         if args.fetch:
             with world.together():
                 if world.first:
-                    fetching.fetch(args.dataset, args.ood, args.data_dir, cli.progress)
+                    fetching.fetch(args, cli.progress)
             return
         options = options_of(args)
         with world.together():
@@ -326,16 +326,17 @@ def says_plain(work: Work) -> bool:
 
 
 def say_left_out(work: Work, seen: checks.Seen) -> None:
-    """Print what lies beside images: "mine: 19 images; 3 other files left out (.heic)"."""
+    """Print what lies beside images, "mine: 19 images; 3 other files left out (.heic)", and which
+    broken ones were skipped."""
     for job in work.waiting:
         images = job.images
-        if not images.left_out or images.root in seen.said:
+        if not images.left_out or images.source in seen.said:
             continue
         if job.split == "val":  # which lies where the training images lie
             continue
         split = f" ({job.split})" if job.in_distribution else ""
         print(f"  {job.dataset}{split}: {counted(images)}")
-        seen.said.add(images.root)
+        seen.said.add(images.source)
 
 
 def say_edited(work: Work) -> None:

@@ -92,6 +92,7 @@ def add_shared_flags(parser: cli.Parser) -> None:
         "data-dir",
         "output-dir",
         "max-pixels",
+        "skip-broken",
         dataset={"default": "cifar100"},
         model={"default": "resnet18"},
         epochs={"type": cli.positive},
@@ -450,7 +451,8 @@ def prepare(args: Arguments, world: World) -> Setup:
     """The arguments -> Setup. Raises ValueError for what no run could start from, before anything
     is written."""
     name = args.dataset.name
-    dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
+    skip_broken = bool(args.skip_broken)
+    dataset = data.id_set(args.dataset, args.data_dir, args.image_size, skip_broken=skip_broken)
     recipe = resolve(args, dataset)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     images = load_split(args, dataset, preprocessing, "train")

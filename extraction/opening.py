@@ -178,7 +178,14 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     val_size = trained.content.get("val_size", 0)
     member = Member.of(trained.content)
     return plan.Given(
-        dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir, member
+        dataset,
+        held_out,
+        ood,
+        val_size,
+        choice.preprocessing,
+        options.data_dir,
+        member,
+        bool(options.skip_broken),
     )
 
 

@@ -37,6 +37,7 @@ class Given:
     preprocessing: data.Preprocessing
     data_dir: str
     member: Member | None = None  # of a leave-out ensemble
+    skip_broken: bool = False
 
     @property
     def dataset(self):
@@ -209,7 +210,8 @@ def openers(given: Given) -> tuple[Callable, dict[str, Open]]:
     @cache
     def dataset():
         statistics = preprocessing.mean, preprocessing.std
-        return data.id_set(given.id_set, given.data_dir, preprocessing.size, statistics)
+        size, skip_broken = preprocessing.size, given.skip_broken
+        return data.id_set(given.id_set, given.data_dir, size, statistics, skip_broken)
 
     @cache
     def split(name):
@@ -238,7 +240,9 @@ def open_ood(
     held_out: list[str],
 ) -> Images | ImageFiles:
     needed = dataset() if asked.is_held_out else None
-    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, held_out)
+    return data.load_ood(
+        asked, needed, given.preprocessing, given.data_dir, held_out, given.skip_broken
+    )
 
 
 # ---- what is there already -----------------------------------------------------------------------
@@ -331,7 +335,7 @@ class Shelf:
             return Verdict(False, said=f"{said} (--allow-stale keeps such a file)")
         for file in edited:
             self.stale.found(f"{file} was edited since it was written", None)
-        return Verdict(True, sidecar.get("rows"), f"kept as it is{remark}")
+        return Verdict(True, sidecar.get("rows"), f"kept as it is{remark}{without(sidecar)}")
 
     def same_images(self, job: Job, sidecar: dict) -> str | None:
         """What to say of the images where they are the same, mostly ""; None where they are not."""
@@ -400,6 +404,12 @@ def whole_content(job: Job) -> str:
     """What all files in a job's folder are by content, those included that are another job's."""
     listing = images_folders.listing(job.folder)
     return images_folders.whole_content(listing, job.images.hashes)
+
+
+def without(sidecar: dict) -> str:
+    """What to say of kept features of a set whose broken images were left out."""
+    skipped = sidecar.get("skipped")
+    return f"; made without {len(skipped):,} broken images (--skip-broken)" if skipped else ""
 
 
 def describes(sidecar: dict, facts: dict) -> bool:

@@ -81,6 +81,8 @@ def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
         "place": str(job.place),
         "ood_class_names": images.class_names,
     }
+    if skipped := getattr(images, "skipped", {}):
+        facts["skipped"] = skipped  # {path: why}; images.places leaves them out
     if is_test(job):
         facts |= accuracy(work, made.features, images.labels.numpy())
     return facts

@@ -17,7 +17,6 @@ from images.folders import listing
 from images.reading import SHOWN, Failure
 from images.sets import ImageFiles, Preprocessing, image_folder
 
-GONE = "no such file"
 # {set and size: (path, why) of its broken files}; a set is looked through once in a process
 looked: dict[tuple[str, str, int, int], list[tuple[str, str]]] = {}
 
@@ -73,13 +72,14 @@ def listed_images(
     names: Sequence[str],
     skip_broken: bool,
 ) -> ImageFiles:
-    """The images that a list names, in its order, with these labels (N,)."""
+    """The images that a list names, in its order, with these labels (N,); those that are missing
+    are among them where `skip_broken` lets `without_broken` leave them out."""
     found = lists.read(place)
     seen = listing(place)
     if not skip_broken:
         lists.refuse_missing(found, seen.missing)
     plural = "s" if found.repeated > 1 else ""
-    images = ImageFiles(
+    return ImageFiles(
         seen.paths,
         labels,
         list(names),
@@ -89,7 +89,6 @@ def listed_images(
         f"{found.repeated:,} repeated line{plural} left out" if found.repeated else "",
         said=seen.said,
     )
-    return left_out(images, dict.fromkeys(seen.missing, GONE))
 
 
 # ---- what is broken ------------------------------------------------------------------------------
@@ -123,7 +122,9 @@ def left_out(images: ImageFiles, broken: dict[str, str]) -> ImageFiles:
         raise ValueError(
             f"no image of {images.root} can be read: {named(skipped)}; nothing is left"
         )
-    return replace(images.take(kept), skipped=skipped)
+    beside = [images.left_out, skipped_in_words(broken)]
+    said = "; ".join(filter(None, beside))
+    return replace(images.take(kept), skipped=skipped, left_out=said)
 
 
 def named(skipped: dict[str, str]) -> str:
@@ -133,9 +134,7 @@ def named(skipped: dict[str, str]) -> str:
     return f"{shown}{more}"
 
 
-def skipped_in_words(images: ImageFiles) -> str:
-    """ "2 broken images left out: a.png (...), b.png (...)"; empty where there are none."""
-    if not images.skipped:
-        return ""
-    plural = "s" if len(images.skipped) > 1 else ""
-    return f"{len(images.skipped):,} broken image{plural} left out: {named(images.skipped)}"
+def skipped_in_words(skipped: dict[str, str]) -> str:
+    """ "2 broken images left out: a.png (...), b.png (...)"."""
+    count = "1 broken image" if len(skipped) == 1 else f"{len(skipped):,} broken images"
+    return f"{count} left out: {named(skipped)}"
