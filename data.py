@@ -384,7 +384,6 @@ def id_set(
     size, zeros = size or 32, (0.0, 0.0, 0.0)
     neutral_size = Preprocessing(size, zeros, zeros)
     train = own_images(asked, "train", neutral_size, skip_broken)
-    refuse_few_classes(asked, len(train.class_names))
 
     def load(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> ImageFiles:
         classes = None if split == "train" else train.class_names
@@ -395,12 +394,11 @@ def id_set(
     return Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 
-def refuse_few_classes(asked: SetName, count: int) -> None:
-    """ValueError for the training images of fewer than two classes."""
+def refuse_few_classes(place: str, count: int) -> None:
+    """ValueError for training images, in a folder or list, of fewer than two classes."""
     if count >= 2:
         return
-    place = asked.split("train").folder
-    if lists.parts(str(place)):
+    if lists.parts(place):
         raise ValueError(f"{place} has images of {count} class; expected labels of at least two")
     raise ValueError(
         f"{place} must hold one folder of images per class, at least two; found {count} class"
@@ -420,9 +418,12 @@ def own_images(
     place, train = str(asked.split(split).folder), str(asked.split("train").folder)
     if lists.parts(place):
         names = None if split == "train" else lists.classes(lists.read(train))
-        return labelled_list(place, preprocessing, names, skip_broken)
+        images = labelled_list(place, preprocessing, names, skip_broken)
+        refuse_few_classes(train, len(images.class_names))
+        return images
     check_split(asked, split)
     images = image_folder(place, preprocessing, classes)
+    refuse_few_classes(train, len(images.class_names))
     refuse_strays(images)
     return without_broken(images) if skip_broken else images
 

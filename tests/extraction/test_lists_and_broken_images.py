@@ -1,5 +1,5 @@
-"""Lists of images and --skip-broken through train.py and run_networks.py: which rows there are, what
-is said, and what notices that images came back."""
+"""Lists of images and --skip-broken through train.py and run_networks.py: which rows there are,
+what is said, and what notices that images came back."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_left_out_with_its_reason_and_the_rest_keeps_its_
     assert images.skipped["dog/3.png"] == "no image that Pillow knows"
     assert "2 broken images left out: cat/4.png (" in images.left_out
     assert images.labels.tolist() == [0, 0, 1, 1]
-    assert len(list(images.batches(9))[0]) == 4
+    assert len(next(iter(images.batches(9)))) == 4
 
 
 def test_broken_files_are_counted_and_the_first_ten_named(root):
