@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
-from images import lists, noise, odin_sets
+from images import lists, noise, odin_sets, openood
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
 from images.places import image_set, labelled_list, without_broken
@@ -24,6 +24,8 @@ from images.sets import ImageFiles, Images, image_folder
 from utils import SPLIT, SetName
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names
+# classes of DTD that ImageNet has too
+IN_IMAGENET = ("bubbly", "cobwebbed", "honeycombed", "spiralled")
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
 
 
@@ -182,6 +184,17 @@ def textures(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLi
     return image_folder(dtd_images(data_dir), preprocessing)
 
 
+def textures_without(
+    split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike
+) -> ImageFiles:
+    """The 5,160 images of DTD in the 43 classes that ImageNet does not have (Wang et al. 2022,
+    ViM)."""
+    images = textures(split, preprocessing, data_dir)
+    kept = [row for row, path in enumerate(images.paths) if path.split("/")[0] not in IN_IMAGENET]
+    names = [name for name in images.class_names if name not in IN_IMAGENET]
+    return replace(images.take(kept), class_names=names)
+
+
 def check_listed(published: Published) -> None:
     """ValueError if one of DTD's lists, or an image in a list, is missing: it was unpacked in
     part."""
@@ -330,10 +343,12 @@ ID = {
         ood=("cifar10", "svhn", "textures"),
     ),
 }
-# and held_out: classes of the ID set itself
+# and held_out: classes of the ID set itself; images/openood.py has those that lie in places below
+# --data-dir, which `placed` finds
 OOD: dict[str, Callable[..., Images | ImageFiles]] = {
     "svhn": svhn,
     "textures": textures,
+    "textures43": textures_without,
     "cifar10": ID["cifar10"].load,
     "cifar100": ID["cifar100"].load,
     "mnist": mnist,
@@ -353,7 +368,8 @@ def check_id(asked: SetName) -> None:
     """ValueError for an ID set that is neither in the registry, nor a folder, nor lists."""
     if asked.folder is None and asked.name not in ID:
         raise ValueError(
-            f"unknown data set {asked.text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with"
+            f"unknown data set {asked.text!r}; expected one of"
+            f" {', '.join([*ID, *openood.ID_PLACES])}, or NAME=FOLDER with"
             " train/<class>/ and test/<class>/ in it, or NAME={split}.txt@ROOT, lists of images"
         )
     if asked.folder is not None and lists.parts(asked.folder) and not SPLIT.search(asked.folder):
@@ -566,11 +582,56 @@ def folder_of(place: SetName, data_dir: str | os.PathLike) -> str | Path | None:
     """Where the images of a set lie, a folder or LIST.txt@ROOT; None where no files are read."""
     if place.folder is not None:
         return place.folder
-    if place.name == "textures":
+    if place.name in ("textures", "textures43"):
         return dtd_images(data_dir)
     if place.name in odin_sets.SETS:
         return odin_sets.folder_of(place.name, data_dir)
     return None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """OOD sets as they lie: what was asked for, with the place of each that has one."""
+
+    sets: list[SetName]
+    said: list[str]  # what a person should know of it
+    absent: list[Path]  # where members of a group were looked for and are not
+
+
+def placed(
+    sets: Sequence[SetName],
+    id_name: str,
+    data_dir: str | os.PathLike,
+    made: dict[str, SetName] | None = None,
+) -> Placed:
+    """OOD sets as a person names them -> the sets that they stand for: openood becomes its members,
+    and a known name the folder or list where its images lie.
+
+    `made` {name: the set} are those whose features are at hand, so that their images may be gone.
+    ValueError that says of all names that lead to no images where to get and where to put them."""
+    made, found = made or {}, Placed([], [], [])
+    lost = []
+    for asked in sets:
+        is_own = asked.folder is not None
+        if not is_own and asked.name == openood.GROUP:
+            group = openood.members(id_name, data_dir, made)
+            found.sets.extend(group.sets)
+            found.said.extend(group.said)
+            found.absent.extend(group.absent)
+        elif is_own or asked.name not in openood.SETS:
+            found.sets.append(asked)
+        elif place := openood.find(asked.name, id_name, data_dir):
+            found.sets.append(SetName(f"{asked.name}={place}", asked.name, place))
+        elif asked.name in made:
+            found.sets.append(made[asked.name])
+        else:
+            lost.append(asked.name)
+    if lost:
+        raise ValueError(openood.remedy(lost, id_name, data_dir))
+    for asked in found.sets:
+        if asked not in sets and asked.folder:
+            found.said.append(f"{asked.name}: {asked.folder}")
+    return found
 
 
 def check_ood(
@@ -617,7 +678,7 @@ def check_ood(
 
 def check_known(asked: SetName) -> None:
     """ValueError for an OOD set that is not in the registry."""
-    known = [*OOD, "held_out"]
+    known = [*OOD, *openood.SETS, openood.GROUP, "held_out"]
     if asked.name in known:
         return
     meant = odin_sets.named_by_folder(asked.name)

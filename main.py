@@ -33,6 +33,7 @@ import run_networks
 import train
 import utils
 from artifacts import current
+from images import openood
 from images.members import Member
 from networks import checkpoints
 from networks.messages import some
@@ -187,7 +188,7 @@ def training_flags(args: Arguments, others: Sequence[str]) -> list[list[str]]:
         has_epochs = "--epochs" in " ".join(others)
         if has_epochs or given["mode"] != EMBEDDED["mode"]:
             given.pop("epochs")
-    args.dataset = utils.SetName.parse(given["dataset"])
+    args.dataset = openood.id_place(utils.SetName.parse(given["dataset"]), args.data_dir)
     args.ood = args.ood or run_networks.default_ood(args.dataset)
     if not args.ood:
         raise ValueError(

@@ -70,7 +70,7 @@ from extraction.options import Options, default_ood, preprocessing_flags
 from extraction.plan import Job
 from extraction.wording import counted, images_in_words
 from extraction.work import Work, is_test, judge
-from images import reading
+from images import openood, reading
 from networks import classifiers, entries, source_files
 from networks.messages import some
 from processes import World
@@ -159,6 +159,8 @@ def parse_args(argv=None):
         )
     if args.fetch and not args.dataset:
         parser.error("--fetch needs --dataset")
+    if args.dataset:
+        args.dataset = openood.id_place(args.dataset, args.data_dir)
     if args.odin_epsilon is None:
         args.temperature = None  # it then says nothing about the files
     inputs_wrong = expected_inputs.complaint(preprocessing_flags(args))
@@ -293,6 +295,7 @@ def finish(work: Work) -> None:
     """The record of what was looked at, written and kept."""
     path = work.shelf.folder / "run_networks.json"
     inputs: list = [work.path, *source_files.files(work.trained.model)]
+    inputs += work.given.placed.absent if work.given.placed else []  # known to be absent
     before = current.Record.read(path).folders
     folders = work.shelf.folders(work.jobs, work.waiting, before)
     arguments, stale = work.options.material, work.shelf.stale
@@ -315,6 +318,8 @@ def say_network(work: Work) -> None:
             f" {some(member.left_out)}"
         )
     print(f"  preprocessing: {work.choice}")
+    for line in work.given.placed.said if work.given.placed else ():
+        print(f"  {line}")
     if says_plain(work):
         print("  epsilon 0: the features of plain images serve, no others are made")
 

@@ -49,7 +49,7 @@ import threads
 import utils
 from artifacts import current, records
 from extraction import extractor
-from images import folders, reading
+from images import folders, openood, reading
 from images.sets import Images
 from networks import classifiers, registry, source_files
 from processes import World
@@ -210,6 +210,7 @@ def add_run_flags(group: Any) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """The arguments, checked as far as that needs no file; suffix and held_out are filled in."""
     args = make_parser().parse_args(argv)
+    args.dataset = openood.id_place(args.dataset, args.data_dir)
     data.check_id(args.dataset)
     name, folder = args.dataset.name, args.dataset.folder
     if folder is None:

@@ -19,6 +19,10 @@ def fetch(args: Any, progress: Callable[..., Any]) -> None:
     `args` are those of run_networks.py, of which `dataset`, `ood`, `data_dir` and `skip_broken` say
     what is looked at."""
     dataset, ood, data_dir, skip = args.dataset, args.ood, args.data_dir, bool(args.skip_broken)
+    placed = data.placed(ood, dataset.name, data_dir)
+    for line in placed.said:
+        print(line)
+    ood = placed.sets
     data.check_ood(ood, dataset.name, data_dir, held_out=("any",))
     row = data.id_set(dataset, data_dir, statistics=UNCHANGED, skip_broken=skip)
     preprocessing = data.Preprocessing(row.size, row.mean, row.std)

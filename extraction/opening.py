@@ -172,7 +172,10 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     assert dataset is not None, "check_described asks for it"
     data.check_id(dataset)
     held_out = held_out_by(trained, options)
-    ood = default_sets(dataset.name, held_out) if options.ood is None else options.ood
+    asked_sets = default_sets(dataset.name, held_out) if options.ood is None else options.ood
+    made = plan.places_made(folder)
+    placed = data.placed(asked_sets, dataset.name, options.data_dir, made)
+    ood = placed.sets
     kept = [other for other in ood if plan.was_made(folder, other)]
     data.check_ood(ood, dataset.name, options.data_dir, held_out, kept)
     val_size = trained.content.get("val_size", 0)
@@ -186,6 +189,7 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
         options.data_dir,
         member,
         bool(options.skip_broken),
+        placed,
     )
 
 

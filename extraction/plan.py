@@ -38,6 +38,7 @@ class Given:
     data_dir: str
     member: Member | None = None  # of a leave-out ensemble
     skip_broken: bool = False
+    placed: data.Placed | None = None  # where the OOD sets were found
 
     @property
     def dataset(self):
@@ -447,3 +448,14 @@ def was_made(folder: Path, asked: utils.SetName) -> bool:
     """True where an OOD set's features were made of images in this place, which may be gone."""
     sidecar = records.read_sidecar(folder / f"OOD_{asked.name}_test.csv")
     return same_place(asked, sidecar.get("place"))
+
+
+def places_made(folder: Path) -> dict[str, utils.SetName]:
+    """{name: the set as it lay} of the OOD sets whose features are in a checkpoint's folder."""
+    found = {}
+    for name in records.listing(folder, "OOD_*_test.json"):
+        place = records.read_sidecar(folder / name).get("place")
+        if place:
+            asked = utils.SetName.parse(place)
+            found[asked.name] = asked
+    return found

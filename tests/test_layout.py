@@ -75,6 +75,7 @@ TORCH_FREE = (
     "artifacts",
     "images.folders",
     "images.lists",
+    "images.openood",
     "head",
     "arrays",
     "utils",
