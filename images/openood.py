@@ -277,23 +277,19 @@ def looked_in(name: str, id_name: str, data_dir: str | os.PathLike) -> list[Path
 
 def groups(id_name: str, sets: Sequence[str]) -> list[tuple[str, list[str]]]:
     """[(group, its sets)] of the near and far groups among `sets`; the name of a group that is not
-    whole says so: "far (3 of 4, without svhn)". A group without any set is left out.
+    whole says so: "far (3 of 4)". A group without any set is left out.
 
     ValueError if OpenOOD has no groups for the ID set, or if there is no set of either."""
     benchmark = refuse_unknown(id_name, "--groups")
     found = []
     for group in ("near", "far"):
         wanted = getattr(BENCHMARKS[benchmark], group)
-        present, missing = [], []
+        present = []
         for name in wanted:
             both = (name, STAND_INS.get((benchmark, name), name))
-            there = next((each for each in both if each in sets), None)
-            if there is None:
-                missing.append(name)
-            else:
-                present.append(there)
-        if missing:
-            group = f"{group} ({len(present)} of {len(wanted)}, without {', '.join(missing)})"
+            present += [each for each in both if each in sets][:1]
+        if len(present) < len(wanted):
+            group = f"{group} ({len(present)} of {len(wanted)})"
         if present:
             found.append((group, present))
     if not found:
