@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from images import lists, noise, odin_sets, openood
 from images.downloads import Published, fetched
+from images.file_facts import Matched
 from images.folders import absence, listing_hash, quoted
 from images.places import image_set, labelled_list, without_broken
 from images.sets import ImageFiles, Images, image_folder
@@ -47,6 +48,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     crop_share: float = 1.0
+    match: Matched | None = None  # each image is given this size and encoding first
 
     @property
     def resized(self) -> int:
@@ -55,6 +57,8 @@ class Preprocessing:
 
     def resize(self, image: Any) -> Any:
         """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
+        if self.match is not None:
+            image = matched(image, self.match)
         if min(transforms.get_size(image)) != self.resized:
             mode = transforms.InterpolationMode(self.interpolation)
             image = transforms.resize(image, [self.resized], interpolation=mode, antialias=True)
@@ -72,7 +76,19 @@ class Preprocessing:
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The values as records keep them; `match` only where there is one."""
+        values = asdict(self)
+        if self.match is None:
+            del values["match"]
+        return values
+
+
+def matched(image: Any, match: Matched) -> Any:
+    """PIL image or uint8 tensor (N, 3, H, W) -> the same in another size and encoding."""
+    if not isinstance(image, torch.Tensor):
+        return match.apply(image)
+    arrays = image.permute(0, 2, 3, 1).contiguous().numpy()
+    return torch.from_numpy(match.apply_all(arrays)).permute(0, 3, 1, 2)
 
 
 @cache

@@ -16,11 +16,21 @@ from typing import Any
 
 import utils
 from artifacts import current, records, store
-from images import lists, openood
+from images import file_facts, lists, openood
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network
 # from elsewhere.
-REPEATED = ("model", "image_size", "crop_share", "interpolation", "mean", "std", "format")
+REPEATED = (
+    "model",
+    "image_size",
+    "crop_share",
+    "interpolation",
+    "mean",
+    "std",
+    "format",
+    "match_format",
+    "skip_broken",
+)
 ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
     "the program that wrote these features"
 )
@@ -208,6 +218,12 @@ def asked_sets(
     return sets
 
 
+def file_notes(run: FeatureFiles) -> list[str]:
+    """A line for each OOD set whose image files differ from those of the ID test set."""
+    others = {name: records.read_sidecar(path) for name, path in run.ood.items()}
+    return file_facts.notes_of(records.read_sidecar(run.test), others)
+
+
 def sets_in(folder: str | os.PathLike) -> list[utils.SetName]:
     """All OOD sets in a folder, by name."""
     return [utils.SetName.parse(name) for name in names_between(folder, "OOD_", "_test")]
@@ -303,6 +319,8 @@ def remedy(
         if value in (None, []):
             continue
         values = value if isinstance(value, list) else [value]
+        if value is True:  # a flag without a value
+            values = []
         words += [f"--{flag.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 

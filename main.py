@@ -211,6 +211,11 @@ def takers(parser: cli.Parser, group: Sequence[str], args: Arguments) -> list[st
     group: the flag and its values, as `groups` makes it.
     """
     flag = group[0].partition("=")[0]
+    if flag == "--match-format":
+        parser.error(
+            "--match-format makes features beside those of this chain, in results/<stem>_matched:"
+            " run run_networks.py with it, then ood_methods.py --checkpoint results/<stem>_matched"
+        )
     known = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(flag)]
     if not known or not flag.startswith("--"):
         parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")

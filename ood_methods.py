@@ -690,14 +690,20 @@ def finish(
         stale=task.stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed)
+    show(table, args, folder, removed, feature_files.file_notes(task.run))
 
 
-def show(table: pd.DataFrame, args: Arguments, folder: Path, removed: Sequence[str]) -> None:
-    """Print the table, what to know of it, and where everything is."""
+def show(
+    table: pd.DataFrame,
+    args: Arguments,
+    folder: Path,
+    removed: Sequence[str],
+    more: Sequence[str] = (),
+) -> None:
+    """Print the table, what to know of it, `more` among it, and where everything is."""
     groups = groups_in(args, table)
     cli.print_table(tables.by_method(table, groups), tables.heading(table, args.tpr))
-    for note in tables.notes(table):
+    for note in [*tables.notes(table), *more]:
         print(note)
     if lacking := lacking_in_groups(args, table):
         print(lacking)
@@ -747,7 +753,7 @@ def score_ensemble(args: Arguments) -> None:
         stale=stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed)
+    show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
 
 
 def pair_of(args: Arguments) -> members.Pair | None:

@@ -70,7 +70,7 @@ from extraction.options import Options, default_ood, preprocessing_flags
 from extraction.plan import Job
 from extraction.wording import counted, images_in_words
 from extraction.work import Work, is_test, judge
-from images import openood, reading
+from images import file_facts, openood, reading
 from networks import classifiers, entries, source_files
 from networks.messages import some
 from processes import World
@@ -116,6 +116,12 @@ def add_run_flags(group):
 def add_outputs(group):
     """The flags that say what is made of each image."""
     add = group.add_argument
+    match_help = (
+        "give every image the ID images' size and encoding first, in memory, so that scores cannot"
+        " see the file; the features go into <stem>_matched/"
+    )
+    # None without it: records of runs before this flag stay current
+    add("--match-format", action="store_const", const=True, help=match_help)
     add("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
     amp_help = "bfloat16: 3 times as fast on a CPU, features off by about 2e-3"
     add("--amp", action="store_true", help=amp_help)
@@ -235,6 +241,7 @@ def extract_all(path: str, options: Options, world: World, seen: checks.Seen) ->
         make(work, job)
     with world.together():
         if world.first:
+            say_files(work)
             finish(work)
 
 
@@ -318,6 +325,8 @@ def say_network(work: Work) -> None:
             f" {some(member.left_out)}"
         )
     print(f"  preprocessing: {work.choice}")
+    if match := work.choice.preprocessing.match:
+        print(f"  every image is first made like the ID images: {match.words} (--match-format)")
     for line in work.given.placed.said if work.given.placed else ():
         print(f"  {line}")
     if says_plain(work):
@@ -354,6 +363,21 @@ def say_edited(work: Work) -> None:
 def say_job(work: Work, job: Job, count: int, remark: str) -> None:
     """Print the features of one job: "ID_digits_test.csv: 360 images, 0.1 s"."""
     print(f"  {job.stem}.{work.options.format}: {images_in_words(count)}, {remark}")
+
+
+def say_files(work: Work) -> None:
+    """Print which OOD sets' files differ from those of the ID test set."""
+    own, others = {}, {}
+    for job in work.jobs:
+        if not job.is_plain or job.split != "test":
+            continue
+        sidecar = records.read_sidecar(work.outputs(job).features)
+        if job.in_distribution:
+            own = sidecar
+        else:
+            others[job.dataset] = sidecar
+    for line in file_facts.notes_of(own, others):
+        print(f"  {line}")
 
 
 def say_accuracy(work: Work, job: Job) -> None:

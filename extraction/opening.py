@@ -10,7 +10,7 @@ import torch
 import data
 import utils
 from artifacts import records
-from extraction import checks, inputs, places, plan
+from extraction import checks, inputs, matching, places, plan
 from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor
 from extraction.options import Options, default_ood
@@ -32,10 +32,13 @@ def prepare(path: str, options: Options, world: World) -> Work:
     trained = Trained(path, *loading.load(path, options.model, content))
     check_parameters(trained)
     origin = origin_of(trained)
-    folder = utils.writable_folder(options.output_dir) / Path(path).stem
+    folder = utils.writable_folder(options.output_dir) / places.folder_name(path, options)
     places.check_folder(folder, path, origin, options)
     choice = inputs.choose_inputs(trained, options)
     given = given_by(trained, options, choice, folder)
+    if options.match_format:
+        match = matching.match_of(given, folder)
+        given, choice = matching.matched(given, choice, match)
     check_val_ood(path, given, options.val_ood)
     jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
     stages = classifiers.stages(trained.network, trained.model) if options.layers else {}

@@ -24,6 +24,7 @@ class Options:
     ood: list[SetName] | None
     held_out: list[str] | None
     skip_broken: bool | None
+    match_format: bool | None
     data_dir: str
     output_dir: str
     # how an image is prepared

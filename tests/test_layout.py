@@ -76,6 +76,7 @@ TORCH_FREE = (
     "images.folders",
     "images.lists",
     "images.openood",
+    "images.file_facts",
     "head",
     "arrays",
     "utils",
