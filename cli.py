@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from images import lists
 from utils import SetName
 
 if TYPE_CHECKING:
@@ -58,9 +59,13 @@ def path(text: str) -> str:
 
 
 def data_set(text: str) -> SetName:
-    """argparse type: NAME, or NAME=FOLDER whose folder is a `path` -> SetName."""
+    """argparse type: NAME, NAME=FOLDER or NAME=LIST.txt@ROOT -> SetName; each path is a `path`."""
     name, _, folder = text.partition("=")
     try:
+        if divided := lists.parts(folder):
+            file, root = divided
+            # What an empty root lacks is said where the list is read.
+            return SetName.parse(f"{name}={path(file)}@{path(root) if root else root}")
         return SetName.parse(f"{name}={path(folder)}" if folder else text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
@@ -154,7 +159,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         metavar="NAME|NAME=FOLDER",
         help=(
             "out-of-distribution sets: names from the registry, or NAME=FOLDER for any folder "
-            "of images, or one image"
+            "of images, or one image, or NAME=LIST.txt@ROOT for a list of images below ROOT"
         ),
     ),
     "model": dict(type=path, help="network"),
@@ -209,6 +214,14 @@ FLAGS: dict[str, dict[str, Any]] = {
     "workers": dict(type=not_negative, metavar="N", help="processes that decode images"),
     "max-pixels": dict(
         type=int, metavar="N", help="refuse image files with more pixels before they are decoded"
+    ),
+    "skip-broken": dict(
+        action="store_const",
+        const=True,  # None without it: records of runs before this flag stay current
+        help=(
+            "leave out image files of folders and lists that are missing or cannot be read, say how"
+            " many and which, and go on; without it such a file stops the run before any work"
+        ),
     ),
     "allow-stale": dict(
         action="store_true",

@@ -16,14 +16,18 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
-from images import noise, odin_sets
+from images import lists, noise, odin_sets, openood
 from images.downloads import Published, fetched
+from images.file_facts import Matched
 from images.folders import absence, listing_hash, quoted
+from images.places import image_set, labelled_list, without_broken
 from images.sets import ImageFiles, Images, image_folder
-from utils import SetName
+from utils import SPLIT, SetName
 
 STRAY_SHOWN = 10  # images outside every class folder that an error names
 STATISTICS_BATCH = 64  # images that are in memory at once while their mean is measured
+# classes of DTD that ImageNet has too
+IN_IMAGENET = ("bubbly", "cobwebbed", "honeycombed", "spiralled")
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
 
 
@@ -45,6 +49,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     crop_share: float = 1.0
+    match: Matched | None = None  # each image is given this size and encoding first
 
     @property
     def resized(self) -> int:
@@ -53,6 +58,8 @@ class Preprocessing:
 
     def resize(self, image: Any) -> Any:
         """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
+        if self.match is not None:
+            image = matched(image, self.match)
         if min(transforms.get_size(image)) != self.resized:
             mode = transforms.InterpolationMode(self.interpolation)
             image = transforms.resize(image, [self.resized], interpolation=mode, antialias=True)
@@ -70,7 +77,19 @@ class Preprocessing:
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The values as records keep them; `match` only where there is one."""
+        values = asdict(self)
+        if self.match is None:
+            del values["match"]
+        return values
+
+
+def matched(image: Any, match: Matched) -> Any:
+    """PIL image or uint8 tensor (N, 3, H, W) -> the same in another size and encoding."""
+    if not isinstance(image, torch.Tensor):
+        return match.apply(image)
+    arrays = image.permute(0, 2, 3, 1).contiguous().numpy()
+    return torch.from_numpy(match.apply_all(arrays)).permute(0, 3, 1, 2)
 
 
 @cache
@@ -180,6 +199,17 @@ def textures(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLi
         fetched(published, partial(kind, data_dir))
     check_listed(published)
     return image_folder(dtd_images(data_dir), preprocessing)
+
+
+def textures_without(
+    split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike
+) -> ImageFiles:
+    """The 5,160 images of DTD in the 43 classes that ImageNet does not have (Wang et al. 2022,
+    ViM)."""
+    images = textures(split, preprocessing, data_dir)
+    kept = [row for row, path in enumerate(images.paths) if path.split("/")[0] not in IN_IMAGENET]
+    names = [name for name in images.class_names if name not in IN_IMAGENET]
+    return replace(images.take(kept), class_names=names)
 
 
 def check_listed(published: Published) -> None:
@@ -330,10 +360,12 @@ ID = {
         ood=("cifar10", "svhn", "textures"),
     ),
 }
-# and held_out: classes of the ID set itself
+# and held_out: classes of the ID set itself; images/openood.py has those that lie in places below
+# --data-dir, which `placed` finds
 OOD: dict[str, Callable[..., Images | ImageFiles]] = {
     "svhn": svhn,
     "textures": textures,
+    "textures43": textures_without,
     "cifar10": ID["cifar10"].load,
     "cifar100": ID["cifar100"].load,
     "mnist": mnist,
@@ -350,11 +382,19 @@ OOD: dict[str, Callable[..., Images | ImageFiles]] = {
 
 
 def check_id(asked: SetName) -> None:
-    """ValueError for an ID set that is neither in the registry nor a folder."""
+    """ValueError for an ID set that is neither in the registry, nor a folder, nor lists."""
     if asked.folder is None and asked.name not in ID:
         raise ValueError(
-            f"unknown data set {asked.text!r}; expected one of {', '.join(ID)}, or NAME=FOLDER with"
-            " train/<class>/ and test/<class>/ in it"
+            f"unknown data set {asked.text!r}; expected one of"
+            f" {', '.join([*ID, *openood.ID_PLACES])}, or NAME=FOLDER with"
+            " train/<class>/ and test/<class>/ in it, or NAME={split}.txt@ROOT, lists of images"
+        )
+    if asked.folder is not None and lists.parts(asked.folder) and not SPLIT.search(asked.folder):
+        raise ValueError(
+            f"{asked.folder} is one list, and an ID set has one of its training images and one of"
+            " its test images: write {split} where their names differ, as in"
+            f" {asked.name}={{split}}.txt@ROOT for train.txt and test.txt ({{split:val}}: val.txt"
+            " holds the test images)"
         )
 
 
@@ -363,29 +403,24 @@ def id_set(
     data_dir: str | os.PathLike,
     size: int | None = None,
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    skip_broken: bool = False,
 ) -> Dataset:
-    """An ID set by its name, or by a folder with train/<class>/ and test/<class>/ in it.
+    """An ID set by its name, by a folder with train/<class>/ and test/<class>/ in it, or by lists.
 
     A folder's mean and std are measured on its training images, which decodes them all, unless
-    `statistics` (mean, std) gives them. Raises ValueError for an unknown name."""
+    `statistics` (mean, std) gives them. With `skip_broken` images that cannot be read are left out.
+    Raises ValueError for an unknown name."""
     check_id(asked)
-    folder = asked.folder
-    if folder is None:
+    if asked.folder is None:
         known = ID[asked.name]
         return replace(known, size=size or known.size)
     size, zeros = size or 32, (0.0, 0.0, 0.0)
     neutral_size = Preprocessing(size, zeros, zeros)
-    train = image_folder(split_folder(folder, "train"), neutral_size)
-    if len(train.class_names) < 2:
-        raise ValueError(
-            f"{folder}/train must hold one folder of images per class, at least two; "
-            f"found {len(train.class_names)} class folders"
-        )
-    refuse_strays(train)
+    train = own_images(asked, "train", neutral_size, skip_broken)
 
     def load(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> ImageFiles:
-        images = image_folder(split_folder(folder, split), preprocessing, train.class_names)
-        refuse_strays(images)
+        classes = None if split == "train" else train.class_names
+        images = own_images(asked, split, preprocessing, skip_broken, classes)
         if images.source == train.source:  # what was decoded for the mean was hashed then
             images.hashes.update(train.hashes)
         return images
@@ -395,17 +430,51 @@ def id_set(
     return Dataset(load, size, mean, std, val_size=len(train) // 10)
 
 
-def split_folder(folder: str | os.PathLike, split: str) -> Path:
-    """FOLDER/train or FOLDER/test; ValueError if there is none, with the remedy if it has another
+def refuse_few_classes(place: str, count: int) -> None:
+    """ValueError for training images, in a folder or list, of fewer than two classes."""
+    if count >= 2:
+        return
+    if lists.parts(place):
+        raise ValueError(f"{place} has images of {count} class; expected labels of at least two")
+    raise ValueError(
+        f"{place} must hold one folder of images per class, at least two; found {count} class"
+        " folders"
+    )
+
+
+def own_images(
+    asked: SetName,
+    split: str,
+    preprocessing: Preprocessing,
+    skip_broken: bool,
+    classes: Sequence[str] | None = None,
+) -> ImageFiles:
+    """The "train" or "test" images of an ID set that lies in folders or lists. `classes` are those
+    of the training images, None for these themselves."""
+    place, train = str(asked.split(split).folder), str(asked.split("train").folder)
+    if lists.parts(place):
+        names = None if split == "train" else lists.classes(lists.read(train))
+        images = labelled_list(place, preprocessing, names, skip_broken)
+        refuse_few_classes(train, len(images.class_names))
+        return images
+    check_split(asked, split)
+    images = image_folder(place, preprocessing, classes)
+    refuse_few_classes(train, len(images.class_names))
+    refuse_strays(images)
+    return without_broken(images) if skip_broken else images
+
+
+def check_split(asked: SetName, split: str) -> None:
+    """ValueError if there is no FOLDER/train or FOLDER/test, with the remedy if it has another
     name, as ImageNet's val does."""
-    place = Path(folder) / split
+    place = Path(str(asked.split(split).folder))
     if place.is_dir():
-        return place
-    has_val = split == "test" and (Path(folder) / "val").is_dir()
+        return
+    has_val = split == "test" and place.with_name("val").is_dir()
     mend = f"; where the images in val are meant: ln -s val {quoted(place)}" if has_val else ""
     raise ValueError(
-        f"{place} {absence(place)}; expected {folder}/train and {folder}/test with one folder of"
-        f" images per class{mend}"
+        f"{place} {absence(place)}; expected {asked.split('train').folder} and"
+        f" {asked.split('test').folder} with one folder of images per class{mend}"
     )
 
 
@@ -485,8 +554,9 @@ def load_ood(
     preprocessing: Preprocessing,
     data_dir: str | os.PathLike,
     held_out: Sequence[str] = (),
+    skip_broken: bool = False,
 ) -> Images | ImageFiles:
-    """An OOD set's test images, of the registry or of a folder.
+    """An OOD set's test images, of the registry, of a folder or of a list.
 
     held_out is the test images of the classes left out of training. Every label is -1: none of
     these images is of a class that the network knows. `class_names` names the set's own classes,
@@ -494,12 +564,14 @@ def load_ood(
     to."""
     images: Images | ImageFiles
     if asked.folder is not None:
-        images = image_folder(asked.folder, preprocessing)
+        images = image_set(asked.folder, preprocessing, skip_broken)
     elif asked.is_held_out:
         assert dataset is not None
         images = held_out_images(dataset, preprocessing, data_dir, held_out)
     else:
         images = OOD[asked.name]("test", preprocessing, data_dir)
+        if skip_broken and isinstance(images, ImageFiles):
+            images = without_broken(images)
     return replace(images, labels=torch.full_like(images.labels, -1))
 
 
@@ -527,14 +599,59 @@ def source_of(place: SetName, data_dir: str | os.PathLike) -> str | None:
 
 
 def folder_of(place: SetName, data_dir: str | os.PathLike) -> str | Path | None:
-    """Where the images of a set lie; None where they are not read as files."""
+    """Where the images of a set lie, a folder or LIST.txt@ROOT; None where no files are read."""
     if place.folder is not None:
         return place.folder
-    if place.name == "textures":
+    if place.name in ("textures", "textures43"):
         return dtd_images(data_dir)
     if place.name in odin_sets.SETS:
         return odin_sets.folder_of(place.name, data_dir)
     return None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """OOD sets as they lie: what was asked for, with the place of each that has one."""
+
+    sets: list[SetName]
+    said: list[str]  # what a person should know of it
+    absent: list[Path]  # where members of a group were looked for and are not
+
+
+def placed(
+    sets: Sequence[SetName],
+    id_name: str,
+    data_dir: str | os.PathLike,
+    made: dict[str, SetName] | None = None,
+) -> Placed:
+    """OOD sets as a person names them -> the sets that they stand for: openood becomes its members,
+    and a known name the folder or list where its images lie.
+
+    `made` {name: the set} are those whose features are at hand, so that their images may be gone.
+    ValueError that says of all names that lead to no images where to get and where to put them."""
+    made, found = made or {}, Placed([], [], [])
+    lost = []
+    for asked in sets:
+        is_own = asked.folder is not None
+        if not is_own and asked.name == openood.GROUP:
+            group = openood.members(id_name, data_dir, made)
+            found.sets.extend(group.sets)
+            found.said.extend(group.said)
+            found.absent.extend(group.absent)
+        elif is_own or asked.name not in openood.SETS:
+            found.sets.append(asked)
+        elif place := openood.find(asked.name, id_name, data_dir):
+            found.sets.append(SetName(f"{asked.name}={place}", asked.name, place))
+        elif asked.name in made:
+            found.sets.append(made[asked.name])
+        else:
+            lost.append(asked.name)
+    if lost:
+        raise ValueError(openood.remedy(lost, id_name, data_dir))
+    for asked in found.sets:
+        if asked not in sets and asked.folder:
+            found.said.append(f"{asked.name}: {asked.folder}")
+    return found
 
 
 def check_ood(
@@ -566,7 +683,11 @@ def check_ood(
             )
         if names.count(name) > 1:
             raise ValueError(f"the OOD set {name} is named twice")
-        if folder is not None and asked not in kept and not Path(folder).exists():
+        if folder is None or asked in kept or lists.exists(folder):
+            continue
+        if found := lists.parts(folder):
+            lists.check_place(*found)
+        else:
             raise ValueError(
                 f"{folder} {absence(folder)}; expected the folder of images of the OOD set "
                 f"{name}, or one image"
@@ -577,7 +698,7 @@ def check_ood(
 
 def check_known(asked: SetName) -> None:
     """ValueError for an OOD set that is not in the registry."""
-    known = [*OOD, "held_out"]
+    known = [*OOD, *openood.SETS, openood.GROUP, "held_out"]
     if asked.name in known:
         return
     meant = odin_sets.named_by_folder(asked.name)

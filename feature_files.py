@@ -16,10 +16,21 @@ from typing import Any
 
 import utils
 from artifacts import current, records, store
+from images import file_facts, lists, openood
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network
 # from elsewhere.
-REPEATED = ("model", "image_size", "crop_share", "interpolation", "mean", "std", "format")
+REPEATED = (
+    "model",
+    "image_size",
+    "crop_share",
+    "interpolation",
+    "mean",
+    "std",
+    "format",
+    "match_format",
+    "skip_broken",
+)
 ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
     "the program that wrote these features"
 )
@@ -93,7 +104,7 @@ def open_run(
     command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
     features alone will do: `head` is then None."""
     folder, name = locate(checkpoint, output_dir, dataset)
-    sets = sets_in(folder) if ood is None else list(ood)
+    sets = asked_sets(folder, name, ood)
     refuse_repeated(sets)
     found = find_files(folder, name, sets)
     command = remedy(checkpoint, name, found.extracted(sets), found.made, output_dir)
@@ -195,6 +206,31 @@ def locate(
     return folder, only_dataset(folder, checkpoint, output_dir)
 
 
+def asked_sets(
+    folder: str | os.PathLike, dataset: str, ood: Iterable[utils.SetName] | None
+) -> list[utils.SetName]:
+    """The OOD sets that are asked for: all in the folder without `ood`; openood stands for those of
+    its members that are in the folder, and ValueError where none is."""
+    there = sets_in(folder)
+    if ood is None:
+        return there
+    sets: list[utils.SetName] = []
+    for asked in ood:
+        if asked.name != openood.GROUP or asked.folder:
+            sets.append(asked)
+            continue
+        grouped = openood.groups(dataset, [other.name for other in there])
+        members = [name for _, names in grouped for name in names]
+        sets += [utils.SetName.parse(name) for name in members]
+    return sets
+
+
+def file_notes(run: FeatureFiles) -> list[str]:
+    """A line for each OOD set whose image files differ from those of the ID test set."""
+    others = {name: records.read_sidecar(path) for name, path in run.ood.items()}
+    return file_facts.notes_of(records.read_sidecar(run.test), others)
+
+
 def sets_in(folder: str | os.PathLike) -> list[utils.SetName]:
     """All OOD sets in a folder, by name."""
     return [utils.SetName.parse(name) for name in names_between(folder, "OOD_", "_test")]
@@ -235,11 +271,13 @@ def as_extracted(path: Path | None, asked: utils.SetName) -> str:
     """NAME or NAME=FOLDER, as run_networks.py was asked for the set; ValueError where the folder is
     another one."""
     arguments = (records.read_sidecar(path).get("arguments") or {}) if path else {}
-    recorded = map(utils.SetName.parse, arguments.get("ood") or [])
+    recorded = [utils.SetName.parse(text) for text in arguments.get("ood") or []]
+    if path and (place := records.read_sidecar(path).get("place")):
+        recorded.append(utils.SetName.parse(place))  # where a group or a known name led to
     extracted = next((other for other in recorded if other.name == asked.name), asked)
     if not asked.folder or not extracted.folder:
         return extracted.text
-    if Path(asked.folder).resolve() != Path(extracted.folder).resolve():
+    if lists.resolved(asked.folder) != lists.resolved(extracted.folder):
         elsewhere = shlex.quote(f"{asked.name}2={asked.folder}")
         raise ValueError(
             f"{path} holds the images of {extracted.folder}, not of {asked.folder}; extract these"
@@ -288,6 +326,8 @@ def remedy(
         if value in (None, []):
             continue
         values = value if isinstance(value, list) else [value]
+        if value is True:  # a flag without a value
+            values = []
         words += [f"--{flag.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
 

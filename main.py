@@ -42,6 +42,7 @@ import run_networks
 import train
 import utils
 from artifacts import current, records
+from images import openood
 from images.members import Member
 from networks import checkpoints as networks
 from networks.messages import some
@@ -294,7 +295,7 @@ def training_flags(args: Arguments, others: Sequence[str]) -> list[list[str]]:
         has_epochs = "--epochs" in " ".join(others)
         if has_epochs or given["mode"] != EMBEDDED["mode"]:
             given.pop("epochs")
-    args.dataset = utils.SetName.parse(given["dataset"])
+    args.dataset = openood.id_place(utils.SetName.parse(given["dataset"]), args.data_dir)
     args.ood = args.ood or run_networks.default_ood(args.dataset)
     if not args.ood:
         raise ValueError(
@@ -317,6 +318,11 @@ def takers(parser: cli.Parser, group: Sequence[str], args: Arguments) -> list[st
     group: the flag and its values, as `groups` makes it.
     """
     flag = group[0].partition("=")[0]
+    if flag == "--match-format":
+        parser.error(
+            "--match-format makes features beside those of this chain, in results/<stem>_matched:"
+            " run run_networks.py with it, then ood_methods.py --checkpoint results/<stem>_matched"
+        )
     known = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(flag)]
     if not known or not flag.startswith("--"):
         parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
@@ -546,7 +552,7 @@ def fetch_words(chain: Chain) -> list[str]:
     words = ["--fetch", "--dataset", str(args.dataset), "--data-dir", args.data_dir]
     words += ["--ood", *map(str, args.ood)]
     for group in groups(chain.words["extract"]):
-        if group[0].startswith("--max-pixels"):
+        if group[0].startswith(("--max-pixels", "--skip-broken")):
             words += group
     return words
 

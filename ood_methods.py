@@ -74,6 +74,7 @@ from detection import (
 )
 from detection.scored import Scored
 from head import Head
+from images import openood
 from scores import registry
 
 # Flags that are short for --set: {flag: (parameter, the methods that have it)}.
@@ -284,7 +285,10 @@ def add_evaluation_flags(group: Any) -> None:
         type=group_of_sets,
         metavar="GROUP=NAME,NAME",
         default=[],
-        help="groups of OOD sets to average over, such as near=cifar10 far=svhn,textures",
+        help=(
+            "groups of OOD sets to average over, such as near=cifar10 far=svhn,textures; openood:"
+            " OpenOOD's near and far groups for the ID set, as far as they were extracted"
+        ),
     )
     group.add_argument(
         "--tpr",
@@ -417,7 +421,7 @@ def prepare(checkpoint: str, args: Arguments) -> Task:
     earlier = joining.Earlier()
     if not args.replace:
         earlier = joining.find(folder, dataset)
-    sets = args.ood or feature_files.sets_in(folder)
+    sets = feature_files.asked_sets(folder, dataset, args.ood)
     asked = [given.name for given in sets]
     more = [utils.SetName.parse(name) for name in earlier.sets if name not in asked]
     run = feature_files.open_run(
@@ -600,8 +604,9 @@ def check_groups(run: feature_files.FeatureFiles, args: Arguments) -> None:
     Otherwise a set would count twice in a mean, or a group's column would hide another one.
     """
     tested = [name for name in run.ood if name != args.val_ood]
-    names = [name for name, _ in args.groups]
-    for name, grouped in args.groups:
+    groups = groups_of(args, run.dataset, tested)
+    names = [name for name, _ in groups]
+    for name, grouped in groups:
         given = f"--groups {name}={','.join(grouped)}"
         if names.count(name) > 1 or name in run.ood:
             raise ValueError(
@@ -732,7 +737,8 @@ def write(
         "tpr": args.tpr,
         **records.origin(run.head or run.train),
     }
-    options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
+    groups = groups_in(args, table)
+    options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     written = outputs.write_tables(run.folder, table, scored, options, sidecar)
     written += outputs.write_more(run.folder, more, sidecar)
     written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
@@ -759,14 +765,23 @@ def finish(
         stale=task.stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed)
+    show(table, args, folder, removed, feature_files.file_notes(task.run))
 
 
-def show(table: pd.DataFrame, args: Arguments, folder: Path, removed: Sequence[str]) -> None:
-    """Print the table, what to know of it, and where everything is."""
-    cli.print_table(tables.by_method(table, args.groups), tables.heading(table, args.tpr))
-    for note in tables.notes(table):
+def show(
+    table: pd.DataFrame,
+    args: Arguments,
+    folder: Path,
+    removed: Sequence[str],
+    more: Sequence[str] = (),
+) -> None:
+    """Print the table, what to know of it, `more` among it, and where everything is."""
+    groups = groups_in(args, table)
+    cli.print_table(tables.by_method(table, groups), tables.heading(table, args.tpr))
+    for note in [*tables.notes(table), *more]:
         print(note)
+    if lacking := lacking_in_groups(args, table):
+        print(lacking)
     print(f"\nper-image scores, figures and the full table: {folder}")
     if removed:
         print(f"removed, as made of an earlier table: {', '.join(removed)}")
@@ -817,7 +832,7 @@ def score_ensemble(args: Arguments) -> None:
         stale=stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed)
+    show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
 
 
 def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:
@@ -892,7 +907,8 @@ def write_ensemble(
 ) -> list[Path]:
     """Write the tables and the score files -> their paths."""
     folder, sidecar = ensemble.folder, sidecar_of(ensemble, args, stale)
-    options = outputs.TableOptions(args.tpr, args.groups, args.latex, args.caption, args.label)
+    groups = groups_in(args, table)
+    options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     scored, classes = result.scored, result.classes
     written = outputs.write_tables(folder, table, scored, options, sidecar)
     written += outputs.write_scores(folder, ensemble.dataset, scored, classes, args.tpr, sidecar)
@@ -985,11 +1001,38 @@ def set_name(text: str) -> str:
 
 
 def group_of_sets(text: str) -> tuple[str, list[str]]:
-    """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"])."""
+    """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"]); openood, whose groups are
+    known only with the ID set, has no names yet."""
     name, _, members = text.partition("=")
+    if text == openood.GROUP:
+        return text, []
     if not name or not members:
         raise cli.ArgumentTypeError(f"expected GROUP=NAME,NAME, found {text!r}")
     return name, [set_name(member) for member in members.split(",")]
+
+
+def groups_of(args: Arguments, dataset: str, tested: Sequence[str]) -> tables.Groups:
+    """What --groups asks for, with OpenOOD's groups of the data set in the place of their name."""
+    found: list[tuple[str, list[str]]] = []
+    for name, grouped in args.groups:
+        if name == openood.GROUP and not grouped:
+            found += openood.groups(dataset, tested)
+        else:
+            found.append((name, grouped))
+    return found
+
+
+def groups_in(args: Arguments, table: pd.DataFrame) -> tables.Groups:
+    """What --groups asks for of a tidy table."""
+    return groups_of(args, table["dataset"].iloc[0], list(dict.fromkeys(table["ood"])))
+
+
+def lacking_in_groups(args: Arguments, table: pd.DataFrame) -> str:
+    """Which members of OpenOOD's groups a tidy table lacks, in words; "" where these are not asked
+    for or whole."""
+    if (openood.GROUP, []) not in args.groups:
+        return ""
+    return openood.missing_members(table["dataset"].iloc[0], list(table["ood"]))
 
 
 def parameters(args: Arguments) -> Given:
@@ -1051,7 +1094,7 @@ def compare_checkpoints(measured: list[pd.DataFrame], args: Arguments, reasons: 
     by_set = tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"])
     write_spread(folder / "ood_checkpoints.csv", "ood", by_set, sidecar)
     if args.groups:
-        means = pd.concat([tables.over_groups(table, args.groups) for table in measured])
+        means = pd.concat([tables.over_groups(table, groups_in(args, table)) for table in measured])
         by_group = tables.over_checkpoints(means, ["group", "sets", "method"])
         write_spread(folder / "ood_group_checkpoints.csv", "group", by_group, sidecar)
 

@@ -72,7 +72,7 @@ from extraction.options import Options, default_ood, preprocessing_flags
 from extraction.plan import Job
 from extraction.wording import counted, images_in_words
 from extraction.work import Work, is_test, judge
-from images import reading
+from images import file_facts, openood, reading
 from networks import classifiers, entries, source_files
 from networks.messages import some
 from processes import World
@@ -115,7 +115,7 @@ def add_inputs(group):
 def add_run_flags(group):
     """The flags that say what is read and what is kept."""
     most = {"default": reading.MAX_PIXELS, "type": cli.positive}
-    cli.add_flags(group, "max-pixels", max_pixels=most)
+    cli.add_flags(group, "max-pixels", "skip-broken", max_pixels=most)
     cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
     flag = partial(group.add_argument, action="store_true")
     flag("--fetch", help="only see that all data is at hand, downloading what is not")
@@ -129,6 +129,12 @@ def add_run_flags(group):
 def add_outputs(group):
     """The flags that say what is made of each image."""
     add = group.add_argument
+    match_help = (
+        "give every image the ID images' size and encoding first, in memory, so that scores cannot"
+        " see the file; the features go into <stem>_matched/"
+    )
+    # None without it: records of runs before this flag stay current
+    add("--match-format", action="store_const", const=True, help=match_help)
     add("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
     amp_help = "bfloat16: 3 times as fast on a CPU, features off by about 2e-3"
     add("--amp", action="store_true", help=amp_help)
@@ -172,6 +178,8 @@ def parse_args(argv=None):
         )
     if args.fetch and not args.dataset:
         parser.error("--fetch needs --dataset")
+    if args.dataset:
+        args.dataset = openood.id_place(args.dataset, args.data_dir)
     if args.odin_epsilon is None:
         args.temperature = None  # it then says nothing about the files
     inputs_wrong = expected_inputs.complaint(preprocessing_flags(args))
@@ -217,7 +225,7 @@ def main(argv=None):
         if args.fetch:
             with world.together():
                 if world.first:
-                    fetching.fetch(args.dataset, args.ood, args.data_dir, cli.progress)
+                    fetching.fetch(args, cli.progress)
             return
         if world.device.type == "cpu":
             machine_memory.keep_freed()
@@ -250,6 +258,7 @@ def extract_all(path: str, options: Options, world: World, seen: checks.Seen) ->
         make(work, job)
     with world.together():
         if world.first:
+            say_files(work)
             finish(work)
 
 
@@ -310,6 +319,7 @@ def finish(work: Work) -> None:
     """The record of what was looked at, written and kept."""
     path = work.shelf.folder / "run_networks.json"
     inputs: list = [work.path, *source_files.files(work.trained.model)]
+    inputs += work.given.placed.absent if work.given.placed else []  # known to be absent
     before = current.Record.read(path).folders
     folders = work.shelf.folders(work.jobs, work.waiting, before)
     arguments, stale = work.options.material, work.shelf.stale
@@ -334,6 +344,10 @@ def say_network(work: Work) -> None:
     print(f"  preprocessing: {work.choice}")
     extractor = work.extractor
     print(f"  batches of {images_in_words(extractor.batch_size)} ({extractor.batch_size_from})")
+    if match := work.choice.preprocessing.match:
+        print(f"  every image is first made like the ID images: {match.words} (--match-format)")
+    for line in work.given.placed.said if work.given.placed else ():
+        print(f"  {line}")
     if says_plain(work):
         print("  epsilon 0: the features of plain images serve, no others are made")
 
@@ -345,16 +359,17 @@ def says_plain(work: Work) -> bool:
 
 
 def say_left_out(work: Work, seen: checks.Seen) -> None:
-    """Print what lies beside images: "mine: 19 images; 3 other files left out (.heic)"."""
+    """Print what lies beside images, "mine: 19 images; 3 other files left out (.heic)", and which
+    broken ones were skipped."""
     for job in work.waiting:
         images = job.images
-        if not images.left_out or images.root in seen.said:
+        if not images.left_out or images.source in seen.said:
             continue
         if job.split == "val":  # which lies where the training images lie
             continue
         split = f" ({job.split})" if job.in_distribution else ""
         print(f"  {job.dataset}{split}: {counted(images)}")
-        seen.said.add(images.root)
+        seen.said.add(images.source)
 
 
 def say_edited(work: Work) -> None:
@@ -367,6 +382,21 @@ def say_edited(work: Work) -> None:
 def say_job(work: Work, job: Job, count: int, remark: str) -> None:
     """Print the features of one job: "ID_digits_test.csv: 360 images, 0.1 s"."""
     print(f"  {job.stem}.{work.options.format}: {images_in_words(count)}, {remark}")
+
+
+def say_files(work: Work) -> None:
+    """Print which OOD sets' files differ from those of the ID test set."""
+    own, others = {}, {}
+    for job in work.jobs:
+        if not job.is_plain or job.split != "test":
+            continue
+        sidecar = records.read_sidecar(work.outputs(job).features)
+        if job.in_distribution:
+            own = sidecar
+        else:
+            others[job.dataset] = sidecar
+    for line in file_facts.notes_of(own, others):
+        print(f"  {line}")
 
 
 def say_accuracy(work: Work, job: Job) -> None:

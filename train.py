@@ -50,7 +50,7 @@ import threads
 import utils
 from artifacts import current, records
 from extraction import extractor
-from images import folders, reading, serving
+from images import folders, openood, reading, serving
 from images.serving import Serving
 from images.sets import ImageFiles, Set
 from networks import classifiers, registry, source_files
@@ -103,6 +103,7 @@ def add_shared_flags(parser: cli.Parser) -> None:
         "data-dir",
         "output-dir",
         "max-pixels",
+        "skip-broken",
         dataset={"default": "cifar100"},
         model={"default": "resnet18"},
         epochs={"type": cli.positive},
@@ -222,6 +223,7 @@ def add_run_flags(group: Any) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """The arguments, checked as far as that needs no file; suffix and held_out are filled in."""
     args = make_parser().parse_args(argv)
+    args.dataset = openood.id_place(args.dataset, args.data_dir)
     data.check_id(args.dataset)
     name, folder = args.dataset.name, args.dataset.folder
     if folder is None:
@@ -465,7 +467,8 @@ def prepare(args: Arguments, world: World) -> Setup:
     """The arguments -> Setup. Raises ValueError for what no run could start from, before anything
     is written."""
     name = args.dataset.name
-    dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
+    skip_broken = bool(args.skip_broken)
+    dataset = data.id_set(args.dataset, args.data_dir, args.image_size, skip_broken=skip_broken)
     recipe = resolve(args, dataset)
     preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     images = load_split(args, dataset, preprocessing, "train")
@@ -574,11 +577,8 @@ def folders_of(dataset: utils.SetName, images: Set) -> dict[str, dict[str, str]]
     if dataset.folder is None:
         return {}
     known = images.hashes if isinstance(images, ImageFiles) else {}
-    train, test = (Path(dataset.folder) / split for split in ("train", "test"))
-    return {
-        str(train): folders.fingerprint(train, known),
-        str(test): folders.fingerprint(test),
-    }
+    train, test = (str(dataset.split(split).folder) for split in ("train", "test"))
+    return {train: folders.fingerprint(train, known), test: folders.fingerprint(test)}
 
 
 def check_network(

@@ -33,6 +33,9 @@ ALIASES = {
     "held-out": "held_out",
     "cifar-10": "cifar10",
     "cifar-100": "cifar100",
+    "openimage-o": "openimage_o",
+    "imagenet-o": "imagenet_o",
+    "ssb-hard": "ssb_hard",
     "imagenet_resize": "tin_resize",
     "imagenet_crop": "tin_crop",
     "lsun-c": "lsun_crop",
@@ -50,6 +53,8 @@ TEMPORARY = re.compile(r"\..*~(?P<host>[A-Za-z0-9-]+)~(?P<process>\d+)-\d+(\.[^.
 STEM_BYTES = 120
 WEEK = 7 * 24 * 3600  # seconds
 BLOCK = 1 << 16  # bytes
+# In the place of an ID set: {split} becomes train or test; {split:val} train or val.
+SPLIT = re.compile(r"\{split(?::(?P<test>[^{}/@]+))?\}")
 NUMBERS = itertools.count()  # tells apart two threads that write to one path
 
 
@@ -58,10 +63,12 @@ NUMBERS = itertools.count()  # tells apart two threads that write to one path
 
 @dataclass(frozen=True)
 class SetName:
-    """A data set as a person names it: NAME of the registry, or NAME=FOLDER of images.
+    """A data set as a person names it: NAME of the registry, NAME=FOLDER of images, or
+    NAME=LIST.txt@ROOT, a list of images below a folder (images/lists.py).
 
-    `text` is what was typed, which records keep and commands repeat. `name` is in lower case, with
-    aliases (dtd, texture) resolved; it becomes a part of file names."""
+    `folder` is what stands behind the equals sign. `text` is what was typed, which records keep and
+    commands repeat. `name` is in lower case, with aliases (dtd, texture) resolved; it becomes a
+    part of file names."""
 
     text: str
     name: str
@@ -98,11 +105,19 @@ class SetName:
         return self.name == "held_out" and self.folder is None
 
     def split(self, name: str) -> "SetName":
-        """The train or test images of this ID set: in a folder of their own where it has one."""
+        """The "train" or "test" images of this ID set: in a folder or list of their own where it
+        has one."""
         if self.folder is None:
             return SetName(self.name, self.name)
         folder = f"{self.folder}/{name}"
+        if SPLIT.search(self.folder):
+            folder = SPLIT.sub(lambda found: split_word(found, name), self.folder)
         return SetName(f"{self.name}={folder}", self.name, folder)
+
+
+def split_word(found: re.Match, split: str) -> str:
+    """What stands for {split} or {split:val}: test images may go by another word."""
+    return found["test"] if split == "test" and found["test"] else split
 
 
 def results_folder(

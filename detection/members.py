@@ -199,8 +199,8 @@ def find_member(
     stale: records.Stale,
 ) -> Member:
     """One member and its files; ValueError where any is missing."""
-    folder, _ = feature_files.locate(checkpoint, output_dir, dataset)
-    sets = list(ood) if ood is not None else feature_files.sets_in(folder)
+    folder, name = feature_files.locate(checkpoint, output_dir, dataset)
+    sets = feature_files.asked_sets(folder, name, ood)
     run = feature_files.open_run(checkpoint, output_dir, dataset, sets, stale)
     assert run.head is not None, "open_run asks for it"
     said = records.read_sidecar(run.head).get("leave_out")

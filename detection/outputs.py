@@ -44,7 +44,7 @@ class TableOptions:
     """How the tables are written."""
 
     tpr: float
-    groups: list[tuple[str, list[str]]]  # [(group, its OOD sets)]
+    groups: tables.Groups  # [(group, its OOD sets)]
     latex: bool
     caption: str
     label: str

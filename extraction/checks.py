@@ -4,7 +4,6 @@ images are the right ones and can be read."""
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from artifacts import records
@@ -26,7 +25,7 @@ class Seen:
     """What need not be done again for the next checkpoint of one command."""
 
     read: set[tuple[str, str]] = field(default_factory=set)  # (stem, source) of files read through
-    said: set[Path | None] = field(default_factory=set)  # folders whose other files were named
+    said: set[str] = field(default_factory=set)  # sources of sets whose other files were named
 
 
 # ---- the checkpoint ------------------------------------------------------------------------------
@@ -116,10 +115,13 @@ def check_files(work: Work, seen: Seen) -> None:
 
     What was extracted once was readable then: where the sidecar names the same files, of the same
     sizes and times, they are not read through again. Perturbed images are those of other jobs.
+    With --skip-broken the sets were read through when they were opened.
     """
     failures = []
     for job in work.waiting:
         images = job.images
+        if work.given.skip_broken:
+            continue
         key = (job.stem, images.source)
         sidecar = records.read_sidecar(work.outputs(job).features)
         if job.step or sidecar.get("source") == images.source or key in seen.read:

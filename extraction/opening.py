@@ -11,7 +11,7 @@ import torch
 import data
 import utils
 from artifacts import records
-from extraction import batching, checks, inputs, places, plan
+from extraction import batching, checks, inputs, matching, places, plan
 from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor, silent
 from extraction.options import Options, default_ood
@@ -34,10 +34,13 @@ def prepare(path: str, options: Options, world: World) -> Work:
     trained = Trained(path, *loading.load(path, options.model, content))
     check_parameters(trained)
     origin = origin_of(trained)
-    folder = utils.writable_folder(options.output_dir) / Path(path).stem
+    folder = utils.writable_folder(options.output_dir) / places.folder_name(path, options)
     places.check_folder(folder, path, origin, options)
     choice = inputs.choose_inputs(trained, options)
     given = given_by(trained, options, choice, folder)
+    if options.match_format:
+        match = matching.match_of(given, folder)
+        given, choice = matching.matched(given, choice, match)
     check_val_ood(path, given, options.val_ood)
     jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
     check_workers(jobs, options)
@@ -193,13 +196,24 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     assert dataset is not None, "check_described asks for it"
     data.check_id(dataset)
     held_out = held_out_by(trained, options)
-    ood = default_sets(dataset.name, held_out) if options.ood is None else options.ood
+    asked_sets = default_sets(dataset.name, held_out) if options.ood is None else options.ood
+    made = plan.places_made(folder)
+    placed = data.placed(asked_sets, dataset.name, options.data_dir, made)
+    ood = placed.sets
     kept = [other for other in ood if plan.was_made(folder, other)]
     data.check_ood(ood, dataset.name, options.data_dir, held_out, kept)
     val_size = trained.content.get("val_size", 0)
     member = Member.of(trained.content)
     return plan.Given(
-        dataset, held_out, ood, val_size, choice.preprocessing, options.data_dir, member
+        dataset,
+        held_out,
+        ood,
+        val_size,
+        choice.preprocessing,
+        options.data_dir,
+        member,
+        bool(options.skip_broken),
+        placed,
     )
 
 

@@ -23,6 +23,8 @@ class Options:
     dataset: SetName | None
     ood: list[SetName] | None
     held_out: list[str] | None
+    skip_broken: bool | None
+    match_format: bool | None
     data_dir: str
     output_dir: str
     # how an image is prepared

@@ -8,6 +8,13 @@ from typing import Any
 from artifacts import records
 from extraction.options import Options
 
+MATCHED = "_matched"  # behind the stem, with --match-format
+
+
+def folder_name(path: str, options: Options) -> str:
+    """The name of a checkpoint's folder; features of matched images have one of their own."""
+    return f"{Path(path).stem}{MATCHED if options.match_format else ''}"
+
 
 def distinct(given: Iterable[str], options: Options) -> list[str]:
     """The checkpoints, each once; ValueError where two have one name, such as s0/b.pth s1/b.pth."""

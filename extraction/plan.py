@@ -18,6 +18,7 @@ from artifacts import current, records
 from collapse import layers
 from extraction.perturbation import Step
 from images import folders as images_folders
+from images import lists
 from images.members import Member
 from images.sets import ImageFiles, Images
 
@@ -36,6 +37,8 @@ class Given:
     preprocessing: data.Preprocessing
     data_dir: str
     member: Member | None = None  # of a leave-out ensemble
+    skip_broken: bool = False
+    placed: data.Placed | None = None  # where the OOD sets were found
 
     @property
     def dataset(self):
@@ -208,7 +211,8 @@ def openers(given: Given) -> tuple[Callable, dict[str, Open]]:
     @cache
     def dataset():
         statistics = preprocessing.mean, preprocessing.std
-        return data.id_set(given.id_set, given.data_dir, preprocessing.size, statistics)
+        size, skip_broken = preprocessing.size, given.skip_broken
+        return data.id_set(given.id_set, given.data_dir, size, statistics, skip_broken)
 
     @cache
     def split(name):
@@ -237,7 +241,9 @@ def open_ood(
     held_out: list[str],
 ) -> Images | ImageFiles:
     needed = dataset() if asked.is_held_out else None
-    return data.load_ood(asked, needed, given.preprocessing, given.data_dir, held_out)
+    return data.load_ood(
+        asked, needed, given.preprocessing, given.data_dir, held_out, given.skip_broken
+    )
 
 
 # ---- what is there already -----------------------------------------------------------------------
@@ -330,7 +336,7 @@ class Shelf:
             return Verdict(False, said=f"{said} (--allow-stale keeps such a file)")
         for file in edited:
             self.stale.found(f"{file} was edited since it was written", None)
-        return Verdict(True, sidecar.get("rows"), f"kept as it is{remark}")
+        return Verdict(True, sidecar.get("rows"), f"kept as it is{remark}{without(sidecar)}")
 
     def same_images(self, job: Job, sidecar: dict) -> str | None:
         """What to say of the images where they are the same, mostly ""; None where they are not."""
@@ -397,10 +403,14 @@ class Shelf:
 
 def whole_content(job: Job) -> str:
     """What all files in a job's folder are by content, those included that are another job's."""
-    known, listing = job.images.hashes, images_folders.listing(job.folder)
-    missing = [path for path in listing.paths if path not in known]
-    hashes = {**known, **images_folders.file_hashes(listing.root, missing)}
-    return images_folders.content_of(listing.paths, hashes)
+    listing = images_folders.listing(job.folder)
+    return images_folders.whole_content(listing, job.images.hashes)
+
+
+def without(sidecar: dict) -> str:
+    """What to say of kept features of a set whose broken images were left out."""
+    skipped = sidecar.get("skipped")
+    return f"; made without {len(skipped):,} broken images (--skip-broken)" if skipped else ""
 
 
 def describes(sidecar: dict, facts: dict) -> bool:
@@ -421,7 +431,7 @@ def same_place(place: utils.SetName, recorded: str | None) -> bool:
     then = utils.SetName.parse(recorded).folder
     if not place.folder or not then:
         return False
-    return Path(place.folder).resolve() == Path(then).resolve()
+    return lists.resolved(place.folder) == lists.resolved(then)
 
 
 def relocated(sidecar: dict, job: Job) -> dict:
@@ -438,3 +448,14 @@ def was_made(folder: Path, asked: utils.SetName) -> bool:
     """True where an OOD set's features were made of images in this place, which may be gone."""
     sidecar = records.read_sidecar(folder / f"OOD_{asked.name}_test.csv")
     return same_place(asked, sidecar.get("place"))
+
+
+def places_made(folder: Path) -> dict[str, utils.SetName]:
+    """{name: the set as it lay} of the OOD sets whose features are in a checkpoint's folder."""
+    found = {}
+    for name in records.listing(folder, "OOD_*_test.json"):
+        place = records.read_sidecar(folder / name).get("place")
+        if place:
+            asked = utils.SetName.parse(place)
+            found[asked.name] = asked
+    return found

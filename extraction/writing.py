@@ -14,6 +14,8 @@ from extraction import plan
 from extraction.making import Made
 from extraction.plan import Job
 from extraction.work import Work, is_test
+from images import file_facts
+from images.sets import ImageFiles
 from networks import classifiers
 
 # What the sidecar of a head says of the training.
@@ -83,6 +85,11 @@ def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
         "batch_size": work.extractor.batch_size,
         "batch_size_from": work.extractor.batch_size_from,
     }
+    if skipped := getattr(images, "skipped", {}):
+        facts["skipped"] = skipped  # {path: why}; images.places leaves them out
+    if job.is_plain and job.split == "test" and isinstance(images, ImageFiles):
+        looks = file_facts.measure(images.root, images.paths, images.threads)
+        facts["files"] = looks.as_dict() if looks else None
     if is_test(job):
         facts |= accuracy(work, made.features, images.labels.numpy())
     return facts

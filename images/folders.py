@@ -4,8 +4,10 @@ they have changed.
     listing("photographs").source    "files <hex>", from names, sizes and times: opens no file
     content_hash("photographs")      "sha256 <hex>", from names and bytes: reads every file
 
-A single file is a folder of one. Nothing here decodes an image or imports torch: the scorers ask,
-too, whether the images behind a feature file are still the same. images/reading.py decodes them.
+A single file is a folder of one. LIST.txt@ROOT stands for the images of a list (images/lists.py),
+in the list's order: their labels are then part of both hashes. Nothing here decodes an image or
+imports torch: the scorers ask, too, whether the images behind a feature file are still the same.
+images/reading.py decodes them.
 """
 
 import errno
@@ -15,9 +17,11 @@ import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+
+from images import lists
 
 # A fixed list: what a set holds must not depend on the codecs of a machine. What Pillow alone
 # cannot read, or is no photograph (.heic, .pdf, .svg), is left out, and that is said.
@@ -49,6 +53,7 @@ SILENT = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 # How files are read: part of both hashes, so that features made by other rules are made anew.
 RULES = "2: upright by EXIF"
 TOGETHER = 64  # files that a thread takes at once: handing over one costs as much as a small file
+MISSING = "missing"  # stands in both hashes for a file that a list names and that is not there
 BLOCK = 1 << 20  # bytes of a file that are held at once while it is hashed
 
 
@@ -57,11 +62,13 @@ BLOCK = 1 << 20  # bytes of a file that are held at once while it is hashed
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a folder, at any depth, in the set's order."""
+    """The images of a folder, at any depth, or of a list, in the set's order."""
 
     root: Path
-    stamps: dict[str, str]  # {path below root: "size time"}
+    stamps: dict[str, str]  # {path below root: "size time"}; of a list "label size time"
     others: Counter[str]  # {kind of other file: how many}
+    said: dict[str, str] = field(default_factory=dict)  # of a list: {path: its label, - for none}
+    missing: tuple[str, ...] = ()  # of a list: paths that lead to no file
 
     @property
     def paths(self) -> list[str]:
@@ -77,17 +84,21 @@ class Listing:
 
 
 def listing(place: str | os.PathLike) -> Listing:
-    """The images of a folder, or of a single file.
+    """The images of a folder, of a single file, or of a list.
 
-    ValueError if there are none, or if a name is not UTF-8.
+    ValueError if there are none, or if a name is not UTF-8; of a list also for lines that cannot be
+    used. Images that a list names and that are not there are among its `missing`.
     """
+    if lists.parts(place):
+        return listed(place)
     place = Path(place)
     check_names(place, [])
     if place.is_file():
         return single(place)
     if not place.is_dir():
         raise ValueError(
-            f"{place} {absence(place)}; expected a folder of images, or one image ({endings()})"
+            f"{place} {absence(place)}; expected a folder of images, or one image ({endings()}), or"
+            " a list LIST.txt@ROOT"
         )
     stamps, others = list_files(place)
     if not stamps:
@@ -100,13 +111,32 @@ def listing(place: str | os.PathLike) -> Listing:
     return Listing(place, {path: stamps[path] for path in in_order}, others)
 
 
+def listed(place: str | os.PathLike) -> Listing:
+    """The images of a list LIST.txt@ROOT."""
+    found = lists.read(place)
+    lists.refuse(found)
+    check_names(found.root, found.paths)
+    said, missing = found.said, []
+    stamps: dict[str, str] = {}
+    for path, label in said.items():
+        try:
+            status = os.stat(f"{found.root}/{path}")
+            there = stat.S_ISREG(status.st_mode)
+        except OSError:
+            there = False
+        if not there:
+            missing.append(path)
+        stamps[path] = f"{label} {stamp(status) if there else MISSING}"
+    return Listing(found.root, stamps, Counter(), said, tuple(missing))
+
+
 def single(path: Path) -> Listing:
     """One image file as a Listing of one."""
     ending = os.path.splitext(path.name)[1].lower()
     if ending not in ENDINGS:
         raise ValueError(
             f"{path} is not an image that can be read; expected a file ending in {endings()}"
-            f"{advice([ending], path)}"
+            f"{advice([ending], path)}{list_advice(path)}"
         )
     return Listing(path.parent, {path.name: stamp(os.stat(path))}, Counter())
 
@@ -180,22 +210,33 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def fingerprint(place: str | os.PathLike, known: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A folder or file as a record keeps it: {"listing": its `source`, "content": its hash}.
+    """A folder, file or list as a record keeps it: {"listing": its `source`, "content": its hash}.
 
     known  {path: SHA-256} of files that were read already; others are read now
     """
     found = listing(place)
-    hashes = {path: known[path] for path in found.paths if path in known} if known else {}
+    return {"listing": found.source, "content": whole_content(found, known or {})}
+
+
+def whole_content(found: Listing, known: Mapping[str, str]) -> str:
+    """The content of all images of a listing; files whose hash is not `known` are read."""
+    hashes = {path: known[path] for path in found.paths if path in known}
+    hashes |= dict.fromkeys(found.missing, MISSING)
     hashes |= file_hashes(found.root, [path for path in found.paths if path not in hashes])
-    content = content_of(found.paths, hashes)
-    return {"listing": found.source, "content": content}
+    return content_of(found.paths, hashes, found.said)
 
 
 def listing_hash(place: str | os.PathLike) -> str | None:
-    """The `source` of a folder or file, by names, sizes and times.
+    """The `source` of a folder, file or list, by names, sizes and times.
 
-    None if it is gone or holds no images.
+    None if it is gone or holds no images. ValueError for a list that is there and has lines that
+    cannot be used.
     """
+    if lists.parts(place):
+        if not lists.exists(place):
+            return None
+        found = listing(place)
+        return None if len(found.missing) == len(found.stamps) else found.source
     try:
         return listing(place).source
     except (ValueError, OSError):
@@ -210,19 +251,27 @@ def content_hash(place: str | os.PathLike, paths: Collection[str] | None = None)
     """
     if paths is None:
         return fingerprint(place)["content"]
+    said: Mapping[str, str] = {}
     root = Path(place)
-    if root.is_file():
+    if lists.parts(place):
+        found = lists.read(place)
+        root, said = found.root, found.said
+    elif root.is_file():
         root = root.parent
     hashes = file_hashes(root, paths)
-    return content_of(paths, hashes)
+    return content_of(paths, hashes, said)
 
 
-def content_of(paths: Iterable[str], hashes: Mapping[str, str]) -> str:
-    """Paths in order and {path: SHA-256} -> "sha256 <hex>"."""
+def content_of(
+    paths: Iterable[str], hashes: Mapping[str, str], said: Mapping[str, str] | None = None
+) -> str:
+    """Paths in order and {path: SHA-256} -> "sha256 <hex>"; of a list also {path: its label}."""
     digest = sha256(RULES.encode())
     for path in paths:
         # No file name holds the zero byte that begins each part.
         digest.update(f"\0{path}\0{hashes[path]}".encode())
+        if said:
+            digest.update(f"\0{said.get(path)}".encode())
     return f"sha256 {digest.hexdigest()}"
 
 
@@ -317,6 +366,13 @@ def counted(others: Counter[str], fate: str = "") -> str:
     kinds = ", ".join(endings_first)
     plural = "s" if others.total() > 1 else ""
     return f"{others.total():,} other file{plural}{fate} ({kinds})"
+
+
+def list_advice(path: Path) -> str:
+    """How to name a text file that is meant as a list of images."""
+    if path.suffix.lower() != ".txt":
+        return ""
+    return f"; if it is a list of images, name the folder of its paths too: NAME={path}@ROOT"
 
 
 def advice(kinds: Iterable[str], place: str | os.PathLike) -> str:

@@ -45,6 +45,7 @@ FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "WEBP", "AVIF", "GIF", "BMP", "DIB
 # Of one image: 0.3 GB as RGB, in each thread. Phones make 50 million; a file of 20 kB can hold
 # billions.
 MAX_PIXELS = 100_000_000
+SKIP = "or go on without: --skip-broken"
 SHOWN = 10  # unreadable files that an error names
 
 max_pixels = MAX_PIXELS  # what holds in this process: limit_pixels changes it
@@ -198,10 +199,11 @@ def refuse(failures: Sequence[Failure]) -> None:
     any."""
     if len(failures) == 1:
         path, why = failures[0]
-        raise ValueError(f"{path} cannot be read as an image ({why}); mend or remove it")
+        raise ValueError(f"{path} cannot be read as an image ({why}); mend or remove it, {SKIP}")
     if failures:
         shown = ", ".join(f"{path} ({why})" for path, why in failures[:SHOWN])
         more = f", and {len(failures) - SHOWN:,} more" if len(failures) > SHOWN else ""
         raise ValueError(
-            f"{len(failures):,} files cannot be read as images: {shown}{more}; mend or remove them"
+            f"{len(failures):,} files cannot be read as images: {shown}{more}; mend or remove"
+            f" them, {SKIP}"
         )

@@ -104,7 +104,9 @@ class Images:
     def in_memory(self) -> "Images":
         return self
 
-    def unreadable(self, progress: Progress | None = None) -> list[Failure]:
+    def unreadable(
+        self, progress: Progress | None = None, to_the_end: bool = False
+    ) -> list[Failure]:
         """None: what is in memory has been read."""
         return []
 
@@ -126,6 +128,8 @@ class ImageFiles:
     device: torch.device = CPU  # on which batches are handed over
     # {path: SHA-256}; takes of this set share it
     hashes: dict[str, str] = field(default_factory=dict, repr=False)
+    said: dict[str, str] = field(default_factory=dict, repr=False)  # of a list: {path: its label}
+    skipped: dict[str, str] = field(default_factory=dict)  # {path: why} of broken files, left out
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -147,7 +151,7 @@ class ImageFiles:
         """
         unread = [path for path in self.paths if path not in self.hashes]
         self.hashes.update(file_hashes(self.root, unread, self.threads))
-        return content_of(self.paths, self.hashes)
+        return content_of(self.paths, self.hashes, self.said)
 
     # -- batches
 
@@ -220,10 +224,13 @@ class ImageFiles:
         rows = [row for row, path in enumerate(self.paths) if path not in self.hashes]
         return self.take(rows)
 
-    def unreadable(self, progress: Progress = lambda found, **_: found) -> list[Failure]:
+    def unreadable(
+        self, progress: Progress = lambda found, **_: found, to_the_end: bool = False
+    ) -> list[Failure]:
         """[(path, why)] of the files that cannot be read as images, found at a fraction of what it
-        takes to decode them."""
-        thorough = len(self.paths) <= THOROUGH
+        takes to decode them. Of more than THOROUGH files the headers alone are read, unless
+        `to_the_end`."""
+        thorough = to_the_end or len(self.paths) <= THOROUGH
         side = self.preprocessing.resized
 
         def look(paths: list[Path]) -> list[Failure]:

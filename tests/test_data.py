@@ -667,8 +667,8 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones():
     with pytest.raises(
         ValueError,
         match=(
-            "unknown data set 'cifar1000'; expected one of digits, cifar10, cifar100, or"
-            " NAME=FOLDER"
+            "unknown data set 'cifar1000'; expected one of digits, cifar10, cifar100, imagenette,"
+            " imagenet200, imagenet, or NAME=FOLDER"
         ),
     ):
         data.id_set(named("cifar1000"), None)
