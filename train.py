@@ -475,7 +475,7 @@ def prepare(args: Arguments, world: World) -> Setup:
     check_network(args, recipe, train.class_names, preprocessing.size)
     facts = Facts(
         model=args.model,
-        model_args={"dropout": recipe.dropout},
+        model_args=model_args(args.model, recipe, preprocessing.size),
         dataset=str(args.dataset),
         mode=args.mode,
         held_out=args.held_out,
@@ -551,7 +551,9 @@ def check_network(
     """Build the network once up front: bad arguments, and what extraction would refuse, fail before
     any file is touched."""
     try:
-        network = registry.build(args.model, len(class_names), dropout=recipe.dropout)
+        network = registry.build(
+            args.model, len(class_names), **model_args(args.model, recipe, size)
+        )
     except ValueError as error:
         if not recipe.dropout or "argument 'dropout'" not in str(error):
             raise
@@ -569,9 +571,14 @@ def check_network(
         )
 
 
+def model_args(model: str, recipe: recipes.Recipe, size: int) -> dict[str, Any]:
+    """The arguments that a network is built with, beside the number of classes."""
+    return {"dropout": recipe.dropout, **registry.arguments_for(model, size)}
+
+
 def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
-    """Send two images of noise through a person's own network; ValueError for what extraction would
-    refuse after the training."""
+    """Send two images of noise through a network without a row; ValueError for what extraction
+    would refuse after the training."""
     layer = classifiers.classifier(network, model)
     noise = torch.Generator().manual_seed(0)
     batch = torch.rand(2, 3, size, size, generator=noise)
@@ -583,7 +590,8 @@ def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
         place = None
         if isinstance(logits, torch.Tensor):
             place = classifiers.output_layer(network, batch)
-        if place is None or network.get_submodule(place) is layer:
+        is_code = ":" in model  # to which a line can be added
+        if not is_code or place is None or network.get_submodule(place) is layer:
             raise ValueError(f"--model {model}: {error}") from None
         raise ValueError(
             f"--model {model}: {classifiers.classifier_path(network, model)} does not make the"

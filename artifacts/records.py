@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 from artifacts import csv_files
 from utils import read_json, replacing, write_json
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "polars")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "polars")
 # Keys that only train.py writes beside a checkpoint.
 TRAINED = {"checkpoint_sha256", "weights_sha256", "recipe", "curves"}
 # Keys by which a sidecar names the network that its file came from.

@@ -29,7 +29,7 @@ def prepare(path: str, options: Options, world: World) -> Work:
     features, and for what neither the file nor the command line says."""
     content = checkpoints.read(path)
     checks.check_described(path, content, options)
-    trained = Trained(path, *loading.load(path, options.model, content))
+    trained = Trained(path, *loading.load(path, options.model, content, options.image_size))
     check_parameters(trained)
     origin = origin_of(trained)
     folder = utils.writable_folder(options.output_dir) / Path(path).stem

@@ -4,8 +4,9 @@ before it.
     layer = classifiers.classifier(network, "resnet18")     # its input is the feature
     W, b = classifiers.head(layer)                          # (C, D), (C,)
 
-The classifier of a network from a person's own file is the last nn.Linear (or 1x1 convolution) with
-one output per class; where that is another layer, the network or its file says so with
+The classifier of one of timm's networks is what its `get_classifier` returns. That of one of
+torchvision's, or from a person's own file, is the last nn.Linear (or 1x1 convolution) with one
+output per class; where that is another layer, the network or its file says so with
 `classifier = "path.to.layer"`."""
 
 from typing import cast

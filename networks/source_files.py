@@ -239,7 +239,9 @@ def describe(error: BaseException, name: str, place: str | None, doing: str) -> 
 
 def where(error: BaseException, name: str) -> str | None:
     """ "net.py, line 12": the last line of the person's own files that the error went through, or
-    None."""
+    None; for a network of a library too, which is no file of theirs."""
+    if ":" not in name:
+        return None
     file = parts(name)[0].resolve()
     folder = file.parent
     if isinstance(error, SyntaxError) and error.filename:
