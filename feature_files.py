@@ -30,6 +30,7 @@ CHECKPOINTS = (
     ".ckpt",
     ".bin",
     ".safetensors",
+    ".npz",
 )
 
 

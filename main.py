@@ -9,12 +9,14 @@
         --ood svhn mine=path/to/photographs
     python main.py --checkpoint elsewhere.pth --model my_network.py:build \\
         --dataset cifar100 --mean 0 --std 1
+    python main.py --model timm/resnet50 --pretrained --dataset birds=birds --ood textures
     # redo one stage and what follows from it
     python main.py --force ood
 
 A stage is skipped if its outputs were made with the same arguments from the same files. An
 interrupted training run is resumed. With --checkpoint nothing is trained: the checkpoint, yours or
-another project's, is extracted, scored, measured and reported. Every flag of the five scripts is
+another project's, is extracted, scored, measured and reported; with --pretrained the network of
+timm or torchvision that --model names. Every flag of the five scripts is
 accepted here too and handed to the stages that know it."""
 
 import shlex
@@ -34,7 +36,7 @@ import train
 import utils
 from artifacts import current
 from images.members import Member
-from networks import checkpoints
+from networks import checkpoints, pretrained
 from networks.messages import some
 from training import recipes
 
@@ -115,6 +117,11 @@ def make_parser() -> cli.Parser:
     )
     group = parser.add_argument_group("the chain")
     group.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="analyse --model timm/NAME or torchvision/NAME with its published weights",
+    )
+    group.add_argument(
         "--use",
         choices=("best", "final"),
         help=(
@@ -144,7 +151,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Arguments, Words]:
     args, others = parser.parse_known_args(argv)
     if args.plan and args.force:
         parser.error("--plan shows what a whole run does; leave --force out")
-    if args.checkpoint:
+    if args.checkpoint and args.pretrained:
+        parser.error("--pretrained and --checkpoint both say which weights to take; give one")
+    if is_analysis(args):
         given = analysis_flags(parser, args)
         words: Words = {name: [] for name in STAGES if name != "train"}
     else:
@@ -157,20 +166,28 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Arguments, Words]:
     return args, words
 
 
+def is_analysis(args: Arguments) -> bool:
+    """True where nothing is trained."""
+    return bool(args.checkpoint or args.pretrained)
+
+
 def analysis_flags(parser: cli.Parser, args: Arguments) -> list[list[str]]:
-    """With --checkpoint: the flags of main.py that go to the stages, each with its values; a usage
-    error for a flag that only training has."""
+    """With --checkpoint or --pretrained: the flags of main.py that go to the stages, each with its
+    values; a usage error for a flag that only training has."""
+    how = "--checkpoint" if args.checkpoint else "--pretrained"
     for flag in ("mode", "use"):
         if getattr(args, flag):
             parser.error(
-                f"--{flag} is of training, and --checkpoint trains nothing; leave one of them out"
+                f"--{flag} is of training, and {how} trains nothing; leave one of them out"
             )
     if "train" in args.force:
-        parser.error("--force train: --checkpoint trains nothing; leave one of them out")
+        parser.error(f"--force train: {how} trains nothing; leave one of them out")
     given = as_given(args, ("dataset", "model"))
     words = [[f"--{flag}", value] for flag, value in given.items()]
     if args.ood:
         words.append(["--ood", *map(str, args.ood)])
+    if args.pretrained:
+        words.append(["--pretrained"])
     return words
 
 
@@ -213,11 +230,10 @@ def takers(parser: cli.Parser, group: Sequence[str], args: Arguments) -> list[st
     known = [name for name, stage in STAGES.items() if stage.script.make_parser().knows(flag)]
     if not known or not flag.startswith("--"):
         parser.error(f"unrecognised: {' '.join(group)}; no stage has such a flag")
-    if args.checkpoint:
+    if is_analysis(args):
         if known == ["train"]:
-            parser.error(
-                f"{flag} is of training, and --checkpoint trains nothing; leave one of them out"
-            )
+            how = "--checkpoint" if args.checkpoint else "--pretrained"
+            parser.error(f"{flag} is of training, and {how} trains nothing; leave one of them out")
         return without(known, "train")
     # The checkpoint that was trained states its network and its classes, so extraction reads them
     # from there. Only a person's own code has to be named again: nothing else lets it run.
@@ -275,14 +291,17 @@ def prepare(argv: Sequence[str] | None) -> Chain:
     the first stage starts."""
     args, words = parse_args(argv)
     files = None
-    if args.checkpoint:
+    if args.pretrained:
+        checkpoint = pretrained.path_of(args.model or "", args.output_dir)
+    elif args.checkpoint:
         checkpoint = Path(args.checkpoint)
         refuse_member(checkpoint)
     else:
         files = training_files(args, words["train"])
         checkpoint = files.checkpoint(args.use or kept(words["train"]))
     for name, own in words.items():
-        if name != "train":
+        makes_it = name == "train" or (name == "extract" and args.pretrained)
+        if not makes_it:
             own += ["--checkpoint", str(checkpoint)]
     utils.writable_folder(args.output_dir)
     for name, own in words.items():
@@ -356,7 +375,7 @@ def why_outdated(name: str, chain: Chain) -> str:
     if reason or name != "extract":
         return reason
     # Another folder may hold another checkpoint of the same name.
-    checkpoint = own.checkpoint[0]
+    checkpoint = str(chain.checkpoint)
     if record.has_read(checkpoint):
         return ""
     return f"it was made of another {checkpoint}"
@@ -406,7 +425,7 @@ def print_plan(chain: Chain) -> None:
     """Print the command that fetches the data and then the command of every stage, one per line and
     quoted for a shell: slurm/chain.sbatch goes by it."""
     commands = [(STAGES[name].script, own) for name, own in chain.words.items()]
-    if not chain.args.checkpoint:
+    if chain.files:
         commands.insert(0, (run_networks, fetch_words(chain)))
     for script, own in commands:
         print(shlex.join(["python", f"{script.__name__}.py", *own]))

@@ -4,6 +4,8 @@
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood mine=photographs
     # trained elsewhere, on pixels in [0, 1]
     python run_networks.py --checkpoint old.pth --model resnet18 --dataset cifar100 --mean 0 --std 1
+    # with the weights that timm publishes
+    python run_networks.py --model timm/resnet50 --pretrained --dataset birds=birds --ood textures
     # only download, where there is a network
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
@@ -29,6 +31,10 @@ What a network from elsewhere expects of its images is said by --image-size, --c
 returns one. The values of a named data set stand in. Each run says where its values are from, and
 which test accuracy results (docs/extraction.md).
 
+--pretrained takes a network of timm or torchvision with their weights, which are saved first as
+<output-dir>/<model>_pretrained.pth. --checkpoint with --model timm/NAME takes weights from a file:
+.pth, .safetensors, or Google's .npz of a Vision Transformer (docs/pretrained.md).
+
 --odin-epsilon adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of
 perturbed test images, for the score ODIN. Of members, and with --perturbation entropy, these are
 perturbed/<kind>_T<temperature>_E<epsilon>/ID_<dataset>_test.csv and OOD_<name>_test.csv, of all
@@ -48,11 +54,13 @@ order. The first rank alone downloads, writes and prints. Each rank loads the da
 import shlex
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cli
 import processes
 import threads
+import utils
 from artifacts import current, records
 from collapse import layers
 from extraction import (
@@ -71,7 +79,7 @@ from extraction.plan import Job
 from extraction.wording import counted, images_in_words
 from extraction.work import Work, is_test, judge
 from images import reading
-from networks import classifiers, entries, source_files
+from networks import classifiers, entries, library_names, pretrained, source_files
 from networks.messages import some
 from processes import World
 
@@ -94,6 +102,8 @@ def make_parser():
 
 def add_inputs(group):
     """The flags that say what a checkpoint does not."""
+    pretrained_help = "with the weights that the library of --model timm/NAME, torchvision/NAME has"
+    group.add_argument("--pretrained", action="store_true", help=pretrained_help)
     held_out_help = "classes that the training of a checkpoint from elsewhere left out"
     group.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
     cli.add_flags(group, "image-size", "crop-share", "mean", "std")
@@ -152,7 +162,9 @@ def add_perturbation(group):
 def parse_args(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    if not args.fetch and not args.checkpoint:
+    if args.pretrained and (wrong := pretrained_complaint(args)):
+        parser.error(wrong)
+    if not args.fetch and not args.checkpoint and not args.pretrained:
         parser.error(
             "--checkpoint is needed, such as results/resnet18_best_cifar100_s0.pth; train one "
             "with: python train.py"
@@ -169,8 +181,26 @@ def parse_args(argv=None):
     return args
 
 
+def pretrained_complaint(args: Any) -> str | None:
+    """What is wrong with the arguments beside --pretrained, or None."""
+    if args.checkpoint:
+        return "--pretrained and --checkpoint both say which weights to take; leave one of them out"
+    if not args.model or not library_names.is_name(args.model):
+        return (
+            "--pretrained needs a network of timm or torchvision, such as --model timm/resnet50;"
+            " found " + (f"--model {args.model}" if args.model else "no --model")
+        )
+    if not args.dataset:
+        return "--pretrained needs --dataset, the images that the network knows: NAME=FOLDER"
+    return None
+
+
 def command(args: Any, **changes: Any) -> str:
     """The command line of these arguments, with some of them changed, as a shell takes it."""
+    if "checkpoint" in changes:  # which takes the place of published weights
+        changes = {"pretrained": False, **changes}
+    elif args.pretrained:
+        changes = {"checkpoint": None, **changes}
     words = ["python", "run_networks.py"]
     for action in make_parser()._actions:
         value = changes.get(action.dest, getattr(args, action.dest, None))
@@ -205,6 +235,8 @@ def main(argv=None):
                     fetching.fetch(args.dataset, args.ood, args.data_dir, cli.progress)
             return
         options = options_of(args)
+        if args.pretrained:
+            args.checkpoint = [str(saved_weights(args, options, world))]
         with world.together():
             paths = places.distinct(args.checkpoint, options)
             if world.first and (said := members.check_together(paths, options)):
@@ -212,6 +244,22 @@ def main(argv=None):
         seen = checks.Seen()
         for path in paths:
             extract_all(path, options, world, seen)
+
+
+def saved_weights(args: Any, options: Options, world: World) -> Path:
+    """The checkpoint of the network that --pretrained names, made by the first rank."""
+    with world.together():
+        if world.first:
+            folder = utils.writable_folder(args.output_dir)
+            facts = records.provenance(options.material)
+            path = pretrained.save(args.model, folder, facts, partial(taking, options))
+            print(f"{args.model}: {records.read_sidecar(path).get('pretrained', '')} -> {path}")
+    return pretrained.path_of(args.model, args.output_dir)
+
+
+def taking(options: Options, file: str) -> str:
+    """The command line that takes weights from a file."""
+    return options.command(checkpoint=[file])
 
 
 # ---- one checkpoint ------------------------------------------------------------------------------

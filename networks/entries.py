@@ -186,6 +186,7 @@ class Entry:
 # An entry that an older version did not write may be absent.
 EXPECTED = {
     "model": Entry(is_text, "the name of a network"),
+    "pretrained": Entry(is_text, "where the weights are from"),
     "model_args": Entry(is_arguments, "a dict with dropout in [0, 1) and image_size at most"),
     "dataset": Entry(is_text, "the name of a data set"),
     "class_names": Entry(is_classes, "a list of at least two names"),

@@ -27,9 +27,10 @@ LIBRARIES = ("timm", "torchvision")
 NEAREST = 5  # names that a message suggests
 ALIKE = 0.5  # share of letters that a suggested name has in common with the one that was typed
 # What these two networks add for training alone, and a warning about their start, are turned off.
+# Their published weights want images that the network shifts to another mean first.
 ARGUMENTS = {
-    "googlenet": {"aux_logits": False, "init_weights": False},
-    "inception_v3": {"aux_logits": False, "init_weights": False},
+    "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": True},
+    "inception_v3": {"aux_logits": False, "init_weights": False, "transform_input": True},
 }
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # parameters of what was turned off
 CHANNELS = 3

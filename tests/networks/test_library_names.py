@@ -238,11 +238,12 @@ def test_a_state_dict_of_the_librarys_is_loaded_for_as_many_classes_as_it_has(tm
 
 
 def test_a_state_dict_of_torchvisions_is_loaded(tmp_path):
-    reference = torchvision.models.googlenet(num_classes=6, init_weights=False).eval()
+    reference = torchvision.models.googlenet(
+        num_classes=6, init_weights=False, transform_input=True
+    ).eval()
     path = saved(tmp_path, reference.state_dict())  # with its auxiliary classifiers
     network, _, content = loading.load(path, "torchvision/googlenet")
     images = noise(64)
-    reference.transform_input = False
     assert torch.equal(network(images), reference(images))
     assert content["classes"] == 6
 
