@@ -106,6 +106,11 @@ def add_inputs(group):
     group.add_argument("--pretrained", action="store_true", help=pretrained_help)
     held_out_help = "classes that the training of a checkpoint from elsewhere left out"
     group.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
+    classes_help = (
+        "names of the classifier's rows, one line per row; where it has more classes than the data,"
+        " the names of the data's classes choose its rows"
+    )
+    group.add_argument("--classes", type=cli.path, metavar="FILE", help=classes_help)
     cli.add_flags(group, "image-size", "crop-share", "mean", "std")
     cli.add_flags(group, "interpolation", interpolation={"choices": entries.INTERPOLATIONS})
 
@@ -274,6 +279,8 @@ def extract_all(path: str, options: Options, world: World, seen: checks.Seen) ->
     with world.together():
         if world.first:
             work.files.append(writing.write_head(work))
+            if work.chosen.whole is not None:
+                work.files.append(work.whole_head)
     say_network(work)
     say_left_out(work, seen)
     say_edited(work)
@@ -289,8 +296,9 @@ def opened(path: str, options: Options, world: World, seen: checks.Seen) -> Work
     with world.together():
         work = opening.prepare(path, options, world)
     with world.together():
-        names = opening.class_names(work) if world.first else None
-    work.shelf.origin["class_names"] = world.broadcast_object(names)
+        rows = opening.classes_of(work) if world.first else None
+    work.rows = world.broadcast_object(rows)
+    work.shelf.origin["class_names"] = work.chosen.names
     with world.together():
         verdicts = judge(work) if world.first else None
     work.verdicts = world.broadcast_object(verdicts)
@@ -341,6 +349,8 @@ def finish(work: Work) -> None:
     """The record of what was looked at, written and kept."""
     path = work.shelf.folder / "run_networks.json"
     inputs: list = [work.path, *source_files.files(work.trained.model)]
+    if work.options.classes:
+        inputs.append(work.options.classes)
     before = current.Record.read(path).folders
     folders = work.shelf.folders(work.jobs, work.waiting, before)
     arguments, stale = work.options.material, work.shelf.stale
@@ -357,6 +367,8 @@ def say_network(work: Work) -> None:
         f"{work.path}: {work.trained.model}, {width} features, {classes} classes -> "
         f"{work.shelf.folder}"
     )
+    if said := work.chosen.said():
+        print(f"  classes: {said}; head_full.csv has all of them")
     if member := work.given.member:
         print(
             f"  member {member.fold} of {member.folds} of a leave-out ensemble, without"
@@ -403,6 +415,9 @@ def say_accuracy(work: Work, job: Job) -> None:
     sidecar = records.read_sidecar(work.outputs(job).features)
     stated = expected_inputs.stated_accuracy(work.checkpoint)
     print(f"  {expected_inputs.say_accuracy(sidecar['accuracy'], stated)}")
+    if "accuracy_full" in sidecar:
+        among = f"{len(work.chosen.whole or []):,} classes of the classifier"
+        print(f"  among all {among}: {sidecar['accuracy_full']:.2%}")
     if doubt := checks.accuracy_doubt(work, sidecar):
         warnings.warn(f"{work.path}: {doubt}", stacklevel=2)
 

@@ -294,12 +294,15 @@ KINDS = {
             "temperature",
             "tpr",
             "accuracy",
+            "accuracy_full",
             "largest_class",
         ),
         NUMBER,
     ),
     **dict.fromkeys(("rows", "width", "epoch", "epochs", "images", "val_size", "depth"), COUNT),
-    **dict.fromkeys(("class_names", "held_out", "ood_class_names", "allowed_stale"), TEXTS),
+    **dict.fromkeys(
+        ("class_names", "class_words", "held_out", "ood_class_names", "allowed_stale"), TEXTS
+    ),
     **dict.fromkeys(("inputs", "outputs", "contents"), HASHES),
     **dict.fromkeys(
         (

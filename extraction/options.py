@@ -23,6 +23,7 @@ class Options:
     dataset: SetName | None
     ood: list[SetName] | None
     held_out: list[str] | None
+    classes: str | None  # a file with the names of the classifier's rows
     data_dir: str
     output_dir: str
     # how an image is prepared
