@@ -16,6 +16,7 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
+import utils
 from images import noise, odin_sets
 from images.downloads import Published, fetched
 from images.folders import absence, listing_hash, quoted
@@ -393,16 +394,14 @@ def id_set(
 
 
 def split_folder(folder: str | os.PathLike, split: str) -> Path:
-    """FOLDER/train or FOLDER/test; ValueError if there is none, with the remedy if it has another
-    name, as ImageNet's val does."""
-    place = Path(folder) / split
+    """FOLDER/train, or FOLDER/test, for which FOLDER/val serves where it alone is there; ValueError
+    if there is none."""
+    place = Path(utils.split_folder(str(folder), split))
     if place.is_dir():
         return place
-    has_val = split == "test" and (Path(folder) / "val").is_dir()
-    mend = f"; where the images in val are meant: ln -s val {quoted(place)}" if has_val else ""
     raise ValueError(
-        f"{place} {absence(place)}; expected {folder}/train and {folder}/test with one folder of"
-        f" images per class{mend}"
+        f"{place} {absence(place)}; expected {folder}/train and {folder}/test (or, as ImageNet has"
+        f" it, {folder}/val) with one folder of images per class"
     )
 
 

@@ -375,6 +375,9 @@ def say_network(work: Work) -> None:
             f" {some(member.left_out)}"
         )
     print(f"  preprocessing: {work.choice}")
+    place = work.given.id_set.split("test").folder
+    if place and place.endswith("/val"):
+        print(f"  {work.given.dataset} has no folder test: the test images are those in {place}")
     if says_plain(work):
         print("  epsilon 0: the features of plain images serve, no others are made")
 

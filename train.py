@@ -342,6 +342,8 @@ def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
             "half of the training images are mirrored; where that changes what an image is, as of"
             f" digits or signs, train with --augment {' '.join(kept)}".rstrip()
         )
+    if args.dataset.folder and utils.split_folder(args.dataset.folder, "test").endswith("/val"):
+        yield f"{args.dataset.folder} has no folder test: the images in its folder val are the test"
     if args.save_every and args.save_every > recipe.epochs:
         yield (
             f"--save-every {args.save_every} writes nothing: the run ends after"
@@ -541,7 +543,7 @@ def folders_of(dataset: utils.SetName) -> dict[str, dict[str, str]]:
     named set."""
     if dataset.folder is None:
         return {}
-    splits = [Path(dataset.folder) / split for split in ("train", "test")]
+    splits = [Path(utils.split_folder(dataset.folder, split)) for split in ("train", "test")]
     return {str(path): folders.fingerprint(path) for path in splits}
 
 

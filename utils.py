@@ -101,8 +101,19 @@ class SetName:
         """The train or test images of this ID set: in a folder of their own where it has one."""
         if self.folder is None:
             return SetName(self.name, self.name)
-        folder = f"{self.folder}/{name}"
+        folder = split_folder(self.folder, name)
         return SetName(f"{self.name}={folder}", self.name, folder)
+
+
+def split_folder(folder: str, name: str) -> str:
+    """FOLDER/train or FOLDER/test; FOLDER/val where there is no FOLDER/test.
+
+    ImageNet and its subsets are published with train/ and val/: nobody's validation images then
+    choose anything, and they are the test set."""
+    place = f"{folder}/{name}"
+    if name == "test" and not os.path.isdir(place) and os.path.isdir(f"{folder}/val"):
+        return f"{folder}/val"
+    return place
 
 
 def results_folder(
