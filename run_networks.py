@@ -43,7 +43,7 @@ pair is chosen on the validation images and the OOD set of --val-ood: it is made
 
 --layers adds layers/<file>_<stage>.csv, the output of every stage of the network; `--layers stream`
 stores no such features but moments/<file>_<stage>.csv, which is all that neural_collapse.py needs
-of them, at the price of a second pass over the training images.
+of them, at the price of a second pass over the training images. --stages names the modules.
 
 Several processes (torchrun, srun) share the images by whole batches and write the files that one
 process writes, byte for byte on like devices; moments agree to rounding, since sums come in another
@@ -139,6 +139,11 @@ def add_outputs(group):
         "what collapse needs of them (stream: moments/)"
     )
     add("--layers", nargs="?", choices=list(layers.FOLDERS), const="store", help=layers_help)
+    stages_help = (
+        "paths of the modules that --layers is of, in order of depth, such as layer1 blocks.3;"
+        " default: the network's stages, as far as they can be found"
+    )
+    add("--stages", type=str, nargs="+", metavar="PATH", help=stages_help)
 
 
 def add_perturbation(group):
@@ -178,6 +183,10 @@ def parse_args(argv=None):
         parser.error("--fetch needs --dataset")
     if args.odin_epsilon is None:
         args.temperature = None  # it then says nothing about the files
+    if args.stages and not args.layers:
+        parser.error("--stages says of which modules --layers is; add --layers, or leave it out")
+    if args.stages and len(set(args.stages)) < len(args.stages):
+        parser.error(f"--stages {' '.join(args.stages)}: a module is named twice")
     inputs_wrong = expected_inputs.complaint(preprocessing_flags(args))
     if wrong := perturbation.complaint(args) or inputs_wrong:
         parser.error(wrong)

@@ -39,10 +39,17 @@ def prepare(path: str, options: Options, world: World) -> Work:
     given = given_by(trained, options, choice, folder)
     check_val_ood(path, given, options.val_ood)
     jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
-    stages = classifiers.stages(trained.network, trained.model) if options.layers else {}
+    stages = stages_of(trained, options)
     extractor = make_extractor(trained, stages, choice, options, world)
     shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, options)
     return Work(trained, options, extractor, choice, given, jobs, shelf)
+
+
+def stages_of(trained: Trained, options: Options) -> dict[str, torch.nn.Module]:
+    """{name: module} of the stages whose outputs are kept, by --stages or as they are found."""
+    if not options.layers:
+        return {}
+    return classifiers.stages(trained.network, trained.model, options.stages or ())
 
 
 def check_parameters(trained: Trained) -> None:

@@ -41,6 +41,7 @@ class Options:
     perturbation: str | None  # of perturbation.KINDS
     val_ood: SetName | None
     layers: str | None  # None, store or stream
+    stages: list[str] | None  # paths of the modules that --layers is of
     # what is kept
     force: bool
     verify: bool
