@@ -103,7 +103,8 @@ def make_parser():
 def add_inputs(group):
     """The flags that say what a checkpoint does not."""
     pretrained_help = "with the weights that the library of --model timm/NAME, torchvision/NAME has"
-    group.add_argument("--pretrained", action="store_true", help=pretrained_help)
+    # None where it is not given: records from before the flag stay current.
+    group.add_argument("--pretrained", action="store_true", default=None, help=pretrained_help)
     held_out_help = "classes that the training of a checkpoint from elsewhere left out"
     group.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
     classes_help = (

@@ -6,6 +6,8 @@
     python train.py --dataset cifar100 --model resnet18 --mode collapse --save-every 25 --track-nc 5
     # continue an interrupted run; on a CPU it ends bit for bit like one that was not interrupted
     python train.py --dataset cifar100 --model resnet18 --resume
+    # from the weights of a file, whose classifier is drawn anew where its classes are others
+    python train.py --dataset birds=birds --model timm/resnet50 --weights model.safetensors
     # one of five networks that each leave out two classes, or all five in turn
     python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold 1
     python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold all
@@ -51,7 +53,7 @@ from artifacts import current, records
 from extraction import extractor
 from images import folders, reading
 from images.sets import Images
-from networks import classifiers, registry, source_files
+from networks import checkpoints, classifiers, library_names, loading, registry, source_files
 from processes import World
 from training import augment, leave_out, memory, recipes, signals, tta, winograd
 from training.files import RunFiles
@@ -151,7 +153,14 @@ def add_data_flags(group: Any) -> None:
     group.add_argument(
         "--image-size",
         type=cli.positive,
-        help="side of the network's input in pixels; default: the data set's",
+        help="side of the network's input in pixels; default: that of --weights, or the data set's",
+    )
+    group.add_argument(
+        "--weights",
+        type=cli.path,
+        metavar="FILE",
+        help="start from these weights (.pth, .safetensors, a ViT's .npz), with their"
+        " preprocessing; a classifier of other classes is drawn anew",
     )
 
 
@@ -292,12 +301,16 @@ def train(
     state = State(setup.facts, world)
     outputs = Outputs(files, setup.facts, world, args.tensorboard)
     resumes = args.resume and files.last.exists()
+    said = ""
     if not resumes:
         state.initialise(setup.train)
+        said = start_from_weights(args, state) if args.weights else ""
     run = Run(state, outputs, options, stop)
     if resumes:
         run.resume(cli.material(args))
     outputs.log(headline(setup, args, run))
+    if said:
+        outputs.log(said)
     for note in notes(setup, args):
         outputs.log(note)
     with step_bar(setup, state) as bar:
@@ -452,9 +465,8 @@ def prepare(args: Arguments, world: World) -> Setup:
     """The arguments -> Setup. Raises ValueError for what no run could start from, before anything
     is written."""
     name = args.dataset.name
-    dataset = data.id_set(args.dataset, args.data_dir, args.image_size)
+    dataset, preprocessing = inputs_of(args)
     recipe = resolve(args, dataset)
-    preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     images = load_split(args, dataset, preprocessing, "train")
     test = load_split(args, dataset, preprocessing, "test")
     if world.first:
@@ -492,6 +504,39 @@ def prepare(args: Arguments, world: World) -> Setup:
         leave_out=outliers.member.as_dict() if outliers else None,
     )
     return Setup(name, train, val, test, facts, seed, outliers)
+
+
+def inputs_of(args: Arguments) -> tuple[data.Dataset, data.Preprocessing]:
+    """The data set, and how its images are prepared: as for --weights, where that is known."""
+    known = weights_inputs(args)
+    size = args.image_size or known.get("size")
+    statistics = (known["mean"], known["std"]) if known else None
+    dataset = data.id_set(args.dataset, args.data_dir, size, statistics)
+    if not known:
+        return dataset, data.Preprocessing(dataset.size, dataset.mean, dataset.std)
+    return dataset, data.Preprocessing(**{**known, "size": dataset.size})
+
+
+def weights_inputs(args: Arguments) -> dict[str, Any]:
+    """What the images of --weights were like, by their file or else by the network's library; {}
+    where neither says, or without --weights."""
+    if not args.weights:
+        return {}
+    own = checkpoints.read(args.weights).get("preprocessing")
+    if own:
+        return {**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])}
+    if library_names.is_name(args.model):
+        return library_names.preprocessing_named(args.model)
+    return {}
+
+
+def start_from_weights(args: Arguments, state: State) -> str:
+    """Give the network the weights of --weights -> what is said of it."""
+    fresh = loading.start_from(args.weights, state.network, args.model)
+    if state.average:
+        state.average.network.load_state_dict(state.network.state_dict())
+    head = "its classifier drawn anew" if fresh else "its classifier too"
+    return f"starts from {args.weights}, {head}; images: {state.facts.preprocessing}"
 
 
 def outliers_of(
@@ -566,6 +611,8 @@ def check_network(
         ) from None
     if args.model not in registry.MODELS:
         rehearse(args.model, network, len(class_names), size)
+    if args.weights:
+        loading.start_from(args.weights, network, args.model)
     if args.winograd and not winograd.replace(network):
         raise ValueError(
             f"--winograd does nothing for {args.model}, which has no 3x3 convolution of"

@@ -60,6 +60,35 @@ def load(
     return network.eval(), layer, loaded
 
 
+def start_from(path: str | Path, network: nn.Module, name: str) -> list[str]:
+    """Give a network, built for the classes of new data, the weights of a file of any classes.
+
+    Returns the classifier's parameters that stay as they are, since the file's have another shape
+    or are not there. ValueError where any other parameter does not fit."""
+    content = checkpoints.read(path)
+    wanted = network.state_dict()
+    state, _ = parameters.aligned(content["model_state_dict"], wanted, path)
+    if parameters.misfit(wanted, state) and library_names.is_name(name):
+        state = library_names.adapted(network, name, state)
+    place = classifiers.classifier_path(network, name)
+    fresh = [
+        parameter
+        for parameter in (f"{place}.weight", f"{place}.bias")
+        if parameter in wanted and not same_shape(wanted[parameter], state.get(parameter))
+    ]
+    state |= {parameter: wanted[parameter] for parameter in fresh}
+    wrong = parameters.misfit(wanted, state)
+    if wrong:
+        raise ValueError(f"{path} does not fit {name}: {wrong}")
+    network.load_state_dict(state)
+    return fresh
+
+
+def same_shape(value: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """True where there is another tensor, of the same shape."""
+    return other is not None and other.shape == value.shape
+
+
 # ---- which network -------------------------------------------------------------------------------
 
 
