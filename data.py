@@ -465,16 +465,14 @@ def own_images(
 
 
 def check_split(asked: SetName, split: str) -> None:
-    """ValueError if there is no FOLDER/train or FOLDER/test, with the remedy if it has another
-    name, as ImageNet's val does."""
+    """ValueError if there is no FOLDER/train, or neither FOLDER/test nor, in its place, FOLDER/val."""
     place = Path(str(asked.split(split).folder))
     if place.is_dir():
         return
-    has_val = split == "test" and place.with_name("val").is_dir()
-    mend = f"; where the images in val are meant: ln -s val {quoted(place)}" if has_val else ""
+    folder = asked.folder
     raise ValueError(
-        f"{place} {absence(place)}; expected {asked.split('train').folder} and"
-        f" {asked.split('test').folder} with one folder of images per class{mend}"
+        f"{place} {absence(place)}; expected {folder}/train and {folder}/test (or, as ImageNet has"
+        f" it, {folder}/val) with one folder of images per class"
     )
 
 

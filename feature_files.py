@@ -41,6 +41,7 @@ CHECKPOINTS = (
     ".ckpt",
     ".bin",
     ".safetensors",
+    ".npz",
 )
 
 PERTURBED = "perturbed"  # the folder of perturbed images, one folder per way in it

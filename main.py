@@ -12,14 +12,16 @@
     # an ensemble: the seeds of one recipe, or all members that leave classes out
     python main.py --ensemble --checkpoint results/resnet18_best_s0.pth results/resnet18_best_s1.pth
     python main.py --dataset cifar10 --mode leave-out
+    python main.py --model timm/resnet50 --pretrained --dataset birds=birds --ood textures
     # redo one stage and what follows from it
     python main.py --force ood
 
 A stage is skipped if its outputs were made with the same arguments from the same files. An
 interrupted training run is resumed. With --checkpoint nothing is trained: the checkpoint, yours or
-another project's, is extracted, scored, measured and reported. Every flag of the five scripts is
-accepted here too and handed to the stages that know it; --temperature beside --odin-epsilon is that
-of the perturbation alone.
+another project's, is extracted, scored, measured and reported; with --pretrained the network of
+timm or torchvision that --model names. Every flag of the five scripts is accepted here too and
+handed to the stages that know it; --temperature beside --odin-epsilon is that of the perturbation
+alone.
 
 An ensemble is extracted, scored together and reported. Collapse is of a single network, so it has
 no such stage. Of a leave-out ensemble, --odin-epsilon E --temperature T perturb the images of the
@@ -45,6 +47,7 @@ from artifacts import current, records
 from images import openood
 from images.members import Member
 from networks import checkpoints as networks
+from networks import pretrained
 from networks.messages import some
 from training import recipes
 
@@ -156,6 +159,11 @@ def make_parser() -> cli.Parser:
         help="analyse several checkpoints as one classifier, as ood_methods.py --ensemble does",
     )
     group.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="analyse --model timm/NAME or torchvision/NAME with its published weights",
+    )
+    group.add_argument(
         "--use",
         choices=("best", "final"),
         help=(
@@ -187,8 +195,11 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Arguments, Words]:
         parser.error("--plan shows what a whole run does; leave --force out")
     others = with_all_folds(args, others)
     args.perturbs = any(group[0].startswith("--odin-epsilon") for group in groups(others))
+    if args.checkpoint and args.pretrained:
+        parser.error("--pretrained and --checkpoint both say which weights to take; give one")
     if args.checkpoint:
         check_number(parser, args)
+    if is_analysis(args):
         given = analysis_flags(parser, args)
     else:
         check_trains_ensemble(parser, args)
@@ -201,6 +212,11 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Arguments, Words]:
     if args.ensemble:
         words["ood"] += ["--ensemble", *perturbed(words["extract"])]
     return args, words
+
+
+def is_analysis(args: Arguments) -> bool:
+    """True where nothing is trained."""
+    return bool(args.checkpoint or args.pretrained)
 
 
 def with_all_folds(args: Arguments, others: list[str]) -> list[str]:
@@ -239,7 +255,7 @@ def check_trains_ensemble(parser: cli.Parser, args: Arguments) -> None:
 
 def stages_of(parser: cli.Parser, args: Arguments) -> list[str]:
     """The stages that take part; a usage error where --force names another one."""
-    left_out = {"train"} if args.checkpoint else set()
+    left_out = {"train"} if is_analysis(args) else set()
     if args.ensemble:
         left_out |= set(OF_ONE_NETWORK)
     for name in OF_ONE_NETWORK:
@@ -266,19 +282,22 @@ def perturbed(words: Sequence[str]) -> list[str]:
 
 
 def analysis_flags(parser: cli.Parser, args: Arguments) -> list[list[str]]:
-    """With --checkpoint: the flags of main.py that go to the stages, each with its values; a usage
-    error for a flag that only training has."""
+    """With --checkpoint or --pretrained: the flags of main.py that go to the stages, each with its
+    values; a usage error for a flag that only training has."""
+    how = "--checkpoint" if args.checkpoint else "--pretrained"
     for flag in ("mode", "use"):
         if getattr(args, flag):
             parser.error(
-                f"--{flag} is of training, and --checkpoint trains nothing; leave one of them out"
+                f"--{flag} is of training, and {how} trains nothing; leave one of them out"
             )
     if "train" in args.force:
-        parser.error("--force train: --checkpoint trains nothing; leave one of them out")
+        parser.error(f"--force train: {how} trains nothing; leave one of them out")
     given = as_given(args, ("dataset", "model"))
     words = [[f"--{flag}", value] for flag, value in given.items()]
     if args.ood:
         words.append(["--ood", *map(str, args.ood)])
+    if args.pretrained:
+        words.append(["--pretrained"])
     return words
 
 
@@ -334,11 +353,10 @@ def takers(parser: cli.Parser, group: Sequence[str], args: Arguments) -> list[st
         if set(known) <= set(OF_ONE_NETWORK):
             parser.error(f"{flag} is of neural collapse, which an ensemble does not have")
         known = [name for name in known if name not in OF_ONE_NETWORK]
-    if args.checkpoint:
+    if is_analysis(args):
         if known == ["train"]:
-            parser.error(
-                f"{flag} is of training, and --checkpoint trains nothing; leave one of them out"
-            )
+            how = "--checkpoint" if args.checkpoint else "--pretrained"
+            parser.error(f"{flag} is of training, and {how} trains nothing; leave one of them out")
         return without(known, "train")
     if flag == "--workers" and not is_in_files(args):  # but OOD sets may be
         known = without(known, "train")
@@ -404,7 +422,9 @@ def prepare(argv: Sequence[str] | None) -> Chain:
     the first stage starts."""
     args, words = parse_args(argv)
     trainings = []
-    if args.checkpoint:
+    if args.pretrained:
+        checkpoints = [pretrained.path_of(args.model or "", args.output_dir)]
+    elif args.checkpoint:
         checkpoints = [Path(name) for name in args.checkpoint]
         if not args.ensemble:
             refuse_member(checkpoints[0])
@@ -414,7 +434,8 @@ def prepare(argv: Sequence[str] | None) -> Chain:
         checkpoints = [training.files.checkpoint(kind) for training in trainings]
     chain = Chain(args, words, checkpoints, trainings)
     for name, own in words.items():
-        if name != "train":
+        makes_it = name == "train" or (name == "extract" and args.pretrained)
+        if not makes_it:
             own += ["--checkpoint", *analysed(name, chain)]
     utils.writable_folder(args.output_dir)
     for name, own in words.items():
@@ -561,7 +582,7 @@ def print_plan(chain: Chain) -> None:
     """Print the command that fetches the data and then the command of every stage, one per line and
     quoted for a shell: slurm/chain.sbatch goes by it."""
     commands = [(STAGES[name].script, own) for name, own in chain.words.items()]
-    if not chain.args.checkpoint:
+    if chain.trainings:
         commands.insert(0, (run_networks, fetch_words(chain)))
     for script, own in commands:
         print(shlex.join(["python", f"{script.__name__}.py", *own]))

@@ -4,6 +4,8 @@
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --ood mine=photographs
     # trained elsewhere, on pixels in [0, 1]
     python run_networks.py --checkpoint old.pth --model resnet18 --dataset cifar100 --mean 0 --std 1
+    # with the weights that timm publishes
+    python run_networks.py --model timm/resnet50 --pretrained --dataset birds=birds --ood textures
     # only download, where there is a network
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
@@ -29,6 +31,10 @@ What a network from elsewhere expects of its images is said by --image-size, --c
 returns one. The values of a named data set stand in. Each run says where its values are from, and
 which test accuracy results (docs/extraction.md).
 
+--pretrained takes a network of timm or torchvision with their weights, which are saved first as
+<output-dir>/<model>_pretrained.pth. --checkpoint with --model timm/NAME takes weights from a file:
+.pth, .safetensors, or Google's .npz of a Vision Transformer (docs/pretrained.md).
+
 --odin-epsilon adds ODIN_ID_<dataset>_test.csv and ODIN_OOD_<name>_test.csv, the features of
 perturbed test images, for the score ODIN. Of members, and with --perturbation entropy, these are
 perturbed/<kind>_T<temperature>_E<epsilon>/ID_<dataset>_test.csv and OOD_<name>_test.csv, of all
@@ -37,7 +43,7 @@ pair is chosen on the validation images and the OOD set of --val-ood: it is made
 
 --layers adds layers/<file>_<stage>.csv, the output of every stage of the network; `--layers stream`
 stores no such features but moments/<file>_<stage>.csv, which is all that neural_collapse.py needs
-of them, at the price of a second pass over the training images.
+of them, at the price of a second pass over the training images. --stages names the modules.
 
 Several processes (torchrun, srun) share the images by whole batches and write the files that one
 process writes, byte for byte on like devices; moments agree to rounding, since sums come in another
@@ -48,12 +54,14 @@ order. The first rank alone downloads, writes and prints. Each rank loads the da
 import shlex
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cli
 import machine_memory
 import processes
 import threads
+import utils
 from artifacts import current, records
 from collapse import layers
 from extraction import (
@@ -73,7 +81,7 @@ from extraction.plan import Job
 from extraction.wording import counted, images_in_words
 from extraction.work import Work, is_test, judge
 from images import file_facts, openood, reading
-from networks import classifiers, entries, source_files
+from networks import classifiers, entries, library_names, pretrained, source_files
 from networks.messages import some
 from processes import World
 
@@ -106,8 +114,16 @@ def make_parser():
 
 def add_inputs(group):
     """The flags that say what a checkpoint does not."""
+    pretrained_help = "with the weights that the library of --model timm/NAME, torchvision/NAME has"
+    # None where it is not given: records from before the flag stay current.
+    group.add_argument("--pretrained", action="store_true", default=None, help=pretrained_help)
     held_out_help = "classes that the training of a checkpoint from elsewhere left out"
     group.add_argument("--held-out", type=str, nargs="+", metavar="CLASS", help=held_out_help)
+    classes_help = (
+        "names of the classifier's rows, one line per row; where it has more classes than the data,"
+        " the names of the data's classes choose its rows"
+    )
+    group.add_argument("--classes", type=cli.path, metavar="FILE", help=classes_help)
     cli.add_flags(group, "image-size", "crop-share", "mean", "std")
     cli.add_flags(group, "interpolation", interpolation={"choices": entries.INTERPOLATIONS})
 
@@ -143,6 +159,11 @@ def add_outputs(group):
         "what collapse needs of them (stream: moments/)"
     )
     add("--layers", nargs="?", choices=list(layers.FOLDERS), const="store", help=layers_help)
+    stages_help = (
+        "paths of the modules that --layers is of, in order of depth, such as layer1 blocks.3;"
+        " default: the network's stages, as far as they can be found"
+    )
+    add("--stages", type=str, nargs="+", metavar="PATH", help=stages_help)
 
 
 def add_perturbation(group):
@@ -171,7 +192,9 @@ def add_perturbation(group):
 def parse_args(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    if not args.fetch and not args.checkpoint:
+    if args.pretrained and (wrong := pretrained_complaint(args)):
+        parser.error(wrong)
+    if not args.fetch and not args.checkpoint and not args.pretrained:
         parser.error(
             "--checkpoint is needed, such as results/resnet18_best_cifar100_s0.pth; train one "
             "with: python train.py"
@@ -182,6 +205,10 @@ def parse_args(argv=None):
         args.dataset = openood.id_place(args.dataset, args.data_dir)
     if args.odin_epsilon is None:
         args.temperature = None  # it then says nothing about the files
+    if args.stages and not args.layers:
+        parser.error("--stages says of which modules --layers is; add --layers, or leave it out")
+    if args.stages and len(set(args.stages)) < len(args.stages):
+        parser.error(f"--stages {' '.join(args.stages)}: a module is named twice")
     inputs_wrong = expected_inputs.complaint(preprocessing_flags(args))
     if wrong := perturbation.complaint(args) or inputs_wrong:
         parser.error(wrong)
@@ -190,8 +217,26 @@ def parse_args(argv=None):
     return args
 
 
+def pretrained_complaint(args: Any) -> str | None:
+    """What is wrong with the arguments beside --pretrained, or None."""
+    if args.checkpoint:
+        return "--pretrained and --checkpoint both say which weights to take; leave one of them out"
+    if not args.model or not library_names.is_name(args.model):
+        return (
+            "--pretrained needs a network of timm or torchvision, such as --model timm/resnet50;"
+            " found " + (f"--model {args.model}" if args.model else "no --model")
+        )
+    if not args.dataset:
+        return "--pretrained needs --dataset, the images that the network knows: NAME=FOLDER"
+    return None
+
+
 def command(args: Any, **changes: Any) -> str:
     """The command line of these arguments, with some of them changed, as a shell takes it."""
+    if "checkpoint" in changes:  # which takes the place of published weights
+        changes = {"pretrained": False, **changes}
+    elif args.pretrained:
+        changes = {"checkpoint": None, **changes}
     words = ["python", "run_networks.py"]
     for action in make_parser()._actions:
         value = changes.get(action.dest, getattr(args, action.dest, None))
@@ -230,6 +275,8 @@ def main(argv=None):
         if world.device.type == "cpu":
             machine_memory.keep_freed()
         options = options_of(args, world)
+        if args.pretrained:
+            args.checkpoint = [str(saved_weights(args, options, world))]
         with world.together():
             paths = places.distinct(args.checkpoint, options)
             if world.first and (said := members.check_together(paths, options)):
@@ -237,6 +284,22 @@ def main(argv=None):
         seen = checks.Seen()
         for path in paths:
             extract_all(path, options, world, seen)
+
+
+def saved_weights(args: Any, options: Options, world: World) -> Path:
+    """The checkpoint of the network that --pretrained names, made by the first rank."""
+    with world.together():
+        if world.first:
+            folder = utils.writable_folder(args.output_dir)
+            facts = records.provenance(options.material)
+            path = pretrained.save(args.model, folder, facts, partial(taking, options))
+            print(f"{args.model}: {records.read_sidecar(path).get('pretrained', '')} -> {path}")
+    return pretrained.path_of(args.model, args.output_dir)
+
+
+def taking(options: Options, file: str) -> str:
+    """The command line that takes weights from a file."""
+    return options.command(checkpoint=[file])
 
 
 # ---- one checkpoint ------------------------------------------------------------------------------
@@ -251,6 +314,8 @@ def extract_all(path: str, options: Options, world: World, seen: checks.Seen) ->
     with world.together():
         if world.first:
             work.files.append(writing.write_head(work))
+            if work.chosen.whole is not None:
+                work.files.append(work.whole_head)
     say_network(work)
     say_left_out(work, seen)
     say_edited(work)
@@ -267,8 +332,9 @@ def opened(path: str, options: Options, world: World, seen: checks.Seen) -> Work
     with world.together():
         work = opening.prepare(path, options, world)
     with world.together():
-        names = opening.class_names(work) if world.first else None
-    work.shelf.origin["class_names"] = world.broadcast_object(names)
+        rows = opening.classes_of(work) if world.first else None
+    work.rows = world.broadcast_object(rows)
+    work.shelf.origin["class_names"] = work.chosen.names
     with world.together():
         verdicts = judge(work) if world.first else None
     work.verdicts = world.broadcast_object(verdicts)
@@ -320,6 +386,8 @@ def finish(work: Work) -> None:
     path = work.shelf.folder / "run_networks.json"
     inputs: list = [work.path, *source_files.files(work.trained.model)]
     inputs += work.given.placed.absent if work.given.placed else []  # known to be absent
+    if work.options.classes:
+        inputs.append(work.options.classes)
     before = current.Record.read(path).folders
     folders = work.shelf.folders(work.jobs, work.waiting, before)
     arguments, stale = work.options.material, work.shelf.stale
@@ -336,6 +404,8 @@ def say_network(work: Work) -> None:
         f"{work.path}: {work.trained.model}, {width} features, {classes} classes -> "
         f"{work.shelf.folder}"
     )
+    if said := work.chosen.said():
+        print(f"  classes: {said}; head_full.csv has all of them")
     if member := work.given.member:
         print(
             f"  member {member.fold} of {member.folds} of a leave-out ensemble, without"
@@ -348,6 +418,9 @@ def say_network(work: Work) -> None:
         print(f"  every image is first made like the ID images: {match.words} (--match-format)")
     for line in work.given.placed.said if work.given.placed else ():
         print(f"  {line}")
+    place = work.given.id_set.split("test").folder
+    if place and place.endswith("/val"):
+        print(f"  {work.given.dataset} has no folder test: the test images are those in {place}")
     if says_plain(work):
         print("  epsilon 0: the features of plain images serve, no others are made")
 
@@ -404,6 +477,9 @@ def say_accuracy(work: Work, job: Job) -> None:
     sidecar = records.read_sidecar(work.outputs(job).features)
     stated = expected_inputs.stated_accuracy(work.checkpoint)
     print(f"  {expected_inputs.say_accuracy(sidecar['accuracy'], stated)}")
+    if "accuracy_full" in sidecar:
+        among = f"{len(work.chosen.whole or []):,} classes of the classifier"
+        print(f"  among all {among}: {sidecar['accuracy_full']:.2%}")
     if doubt := checks.accuracy_doubt(work, sidecar):
         warnings.warn(f"{work.path}: {doubt}", stacklevel=2)
 

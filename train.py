@@ -6,6 +6,8 @@
     python train.py --dataset cifar100 --model resnet18 --mode collapse --save-every 25 --track-nc 5
     # continue an interrupted run; on a CPU it ends bit for bit like one that was not interrupted
     python train.py --dataset cifar100 --model resnet18 --resume
+    # from the weights of a file, whose classifier is drawn anew where its classes are others
+    python train.py --dataset birds=birds --model timm/resnet50 --weights model.safetensors
     # one of five networks that each leave out two classes, or all five in turn
     python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold 1
     python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold all
@@ -53,7 +55,7 @@ from extraction import extractor
 from images import folders, openood, reading, serving
 from images.serving import Serving
 from images.sets import ImageFiles, Set
-from networks import classifiers, registry, source_files
+from networks import checkpoints, classifiers, library_names, loading, registry, source_files
 from processes import World
 from training import augment, leave_out, recipes, signals, tta, winograd
 from training.files import RunFiles
@@ -163,7 +165,14 @@ def add_data_flags(group: Any) -> None:
     group.add_argument(
         "--image-size",
         type=cli.positive,
-        help="side of the network's input in pixels; default: the data set's",
+        help="side of the network's input in pixels; default: that of --weights, or the data set's",
+    )
+    group.add_argument(
+        "--weights",
+        type=cli.path,
+        metavar="FILE",
+        help="start from these weights (.pth, .safetensors, a ViT's .npz), with their"
+        " preprocessing; a classifier of other classes is drawn anew",
     )
 
 
@@ -307,13 +316,17 @@ def train(
     state = State(setup.facts, world)
     outputs = Outputs(files, setup.facts, world, args.tensorboard)
     resumes = args.resume and files.last.exists()
+    said = ""
     if not resumes:
         state.initialise(setup.train)
+        said = start_from_weights(args, state) if args.weights else ""
     run = Run(state, outputs, options, stop)
     if resumes:
         run.resume(cli.material(args))
     outputs.log(headline(setup, args, run))
     outputs.log(str(setup.serving))
+    if said:
+        outputs.log(said)
     for note in notes(setup, args):
         outputs.log(note)
     with step_bar(setup, state) as bar:
@@ -358,6 +371,8 @@ def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
             "half of the training images are mirrored; where that changes what an image is, as of"
             f" digits or signs, train with --augment {' '.join(kept)}".rstrip()
         )
+    if args.dataset.folder and utils.split_folder(args.dataset.folder, "test").endswith("/val"):
+        yield f"{args.dataset.folder} has no folder test: the images in its folder val are the test"
     if args.save_every and args.save_every > recipe.epochs:
         yield (
             f"--save-every {args.save_every} writes nothing: the run ends after"
@@ -467,10 +482,8 @@ def prepare(args: Arguments, world: World) -> Setup:
     """The arguments -> Setup. Raises ValueError for what no run could start from, before anything
     is written."""
     name = args.dataset.name
-    skip_broken = bool(args.skip_broken)
-    dataset = data.id_set(args.dataset, args.data_dir, args.image_size, skip_broken=skip_broken)
+    dataset, preprocessing = inputs_of(args)
     recipe = resolve(args, dataset)
-    preprocessing = data.Preprocessing(dataset.size, dataset.mean, dataset.std)
     images = load_split(args, dataset, preprocessing, "train")
     test = load_split(args, dataset, preprocessing, "test")
     if world.first:
@@ -500,7 +513,7 @@ def prepare(args: Arguments, world: World) -> Setup:
     outliers = outliers and outliers.served(served)
     facts = Facts(
         model=args.model,
-        model_args={"dropout": recipe.dropout},
+        model_args=model_args(args.model, recipe, preprocessing.size),
         dataset=str(args.dataset),
         mode=args.mode,
         held_out=args.held_out,
@@ -516,6 +529,41 @@ def prepare(args: Arguments, world: World) -> Setup:
         images_from=served.as_dict(),
     )
     return Setup(name, train, val, test, facts, seed, served, outliers)
+
+
+def inputs_of(args: Arguments) -> tuple[data.Dataset, data.Preprocessing]:
+    """The data set, and how its images are prepared: as for --weights, where that is known."""
+    known = weights_inputs(args)
+    size = args.image_size or known.get("size")
+    statistics = (known["mean"], known["std"]) if known else None
+    dataset = data.id_set(
+        args.dataset, args.data_dir, size, statistics, skip_broken=bool(args.skip_broken)
+    )
+    if not known:
+        return dataset, data.Preprocessing(dataset.size, dataset.mean, dataset.std)
+    return dataset, data.Preprocessing(**{**known, "size": dataset.size})
+
+
+def weights_inputs(args: Arguments) -> dict[str, Any]:
+    """What the images of --weights were like, by their file or else by the network's library; {}
+    where neither says, or without --weights."""
+    if not args.weights:
+        return {}
+    own = checkpoints.read(args.weights).get("preprocessing")
+    if own:
+        return {**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])}
+    if library_names.is_name(args.model):
+        return library_names.preprocessing_named(args.model)
+    return {}
+
+
+def start_from_weights(args: Arguments, state: State) -> str:
+    """Give the network the weights of --weights -> what is said of it."""
+    fresh = loading.start_from(args.weights, state.network, args.model)
+    if state.average:
+        state.average.network.load_state_dict(state.network.state_dict())
+    head = "its classifier drawn anew" if fresh else "its classifier too"
+    return f"starts from {args.weights}, {head}; images: {state.facts.preprocessing}"
 
 
 def outliers_of(
@@ -587,7 +635,9 @@ def check_network(
     """Build the network once up front: bad arguments, and what extraction would refuse, fail before
     any file is touched."""
     try:
-        network = registry.build(args.model, len(class_names), dropout=recipe.dropout)
+        network = registry.build(
+            args.model, len(class_names), **model_args(args.model, recipe, size)
+        )
     except ValueError as error:
         if not recipe.dropout or "argument 'dropout'" not in str(error):
             raise
@@ -598,6 +648,8 @@ def check_network(
         ) from None
     if args.model not in registry.MODELS:
         rehearse(args.model, network, len(class_names), size)
+    if args.weights:
+        loading.start_from(args.weights, network, args.model)
     if args.winograd and not winograd.replace(network):
         raise ValueError(
             f"--winograd does nothing for {args.model}, which has no 3x3 convolution of"
@@ -605,9 +657,14 @@ def check_network(
         )
 
 
+def model_args(model: str, recipe: recipes.Recipe, size: int) -> dict[str, Any]:
+    """The arguments that a network is built with, beside the number of classes."""
+    return {"dropout": recipe.dropout, **registry.arguments_for(model, size)}
+
+
 def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
-    """Send two images of noise through a person's own network; ValueError for what extraction would
-    refuse after the training."""
+    """Send two images of noise through a network without a row; ValueError for what extraction
+    would refuse after the training."""
     layer = classifiers.classifier(network, model)
     noise = torch.Generator().manual_seed(0)
     batch = torch.rand(2, 3, size, size, generator=noise)
@@ -619,7 +676,8 @@ def rehearse(model: str, network: nn.Module, classes: int, size: int) -> None:
         place = None
         if isinstance(logits, torch.Tensor):
             place = classifiers.output_layer(network, batch)
-        if place is None or network.get_submodule(place) is layer:
+        is_code = ":" in model  # to which a line can be added
+        if not is_code or place is None or network.get_submodule(place) is layer:
             raise ValueError(f"--model {model}: {error}") from None
         raise ValueError(
             f"--model {model}: {classifiers.classifier_path(network, model)} does not make the"

@@ -109,7 +109,7 @@ class SetName:
         has one."""
         if self.folder is None:
             return SetName(self.name, self.name)
-        folder = f"{self.folder}/{name}"
+        folder = split_folder(self.folder, name)
         if SPLIT.search(self.folder):
             folder = SPLIT.sub(lambda found: split_word(found, name), self.folder)
         return SetName(f"{self.name}={folder}", self.name, folder)
@@ -118,6 +118,17 @@ class SetName:
 def split_word(found: re.Match, split: str) -> str:
     """What stands for {split} or {split:val}: test images may go by another word."""
     return found["test"] if split == "test" and found["test"] else split
+
+
+def split_folder(folder: str, name: str) -> str:
+    """FOLDER/train or FOLDER/test; FOLDER/val where there is no FOLDER/test.
+
+    ImageNet and its subsets are published with train/ and val/: nobody's validation images then
+    choose anything, and they are the test set."""
+    place = f"{folder}/{name}"
+    if name == "test" and not os.path.isdir(place) and os.path.isdir(f"{folder}/val"):
+        return f"{folder}/val"
+    return place
 
 
 def results_folder(

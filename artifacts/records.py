@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 from artifacts import csv_files
 from utils import read_json, replacing, write_json
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "polars")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "polars")
 # Keys that only train.py writes beside a checkpoint.
 TRAINED = {"checkpoint_sha256", "weights_sha256", "recipe", "curves"}
 # Keys by which a sidecar names the network that its file came from.
@@ -295,12 +295,15 @@ KINDS = {
             "temperature",
             "tpr",
             "accuracy",
+            "accuracy_full",
             "largest_class",
         ),
         NUMBER,
     ),
     **dict.fromkeys(("rows", "width", "epoch", "epochs", "images", "val_size", "depth"), COUNT),
-    **dict.fromkeys(("class_names", "held_out", "ood_class_names", "allowed_stale"), TEXTS),
+    **dict.fromkeys(
+        ("class_names", "class_words", "held_out", "ood_class_names", "allowed_stale"), TEXTS
+    ),
     **dict.fromkeys(("inputs", "outputs", "contents"), HASHES),
     **dict.fromkeys(
         (

@@ -134,6 +134,8 @@ def check_files(work: Work, seen: Seen) -> None:
 def accuracy_doubt(work: Work, sidecar: Mapping[str, Any]) -> str | None:
     """Why the test accuracy in a sidecar makes the preprocessing doubtful, or None."""
     stated = expected_inputs.stated_accuracy(work.checkpoint)
+    # What a checkpoint states is of all its classes.
+    measured = sidecar.get("accuracy_full", sidecar["accuracy"])
     return expected_inputs.doubt(
-        sidecar["accuracy"], stated, sidecar["largest_class"], sidecar["rows"], work.choice
+        measured, stated, sidecar["largest_class"], sidecar["rows"], work.choice
     )

@@ -29,7 +29,7 @@ from extraction import perturbation
 from extraction.plan import Job
 from images import serving
 from images.sets import ImageFiles, Set
-from networks import classifiers
+from networks import classifiers, source_files
 from processes import World
 
 SAY_WHICH = (
@@ -43,6 +43,8 @@ BLOCK = 4096
 # largest logit
 TOLERANCE = 1e-3
 TOLERANCE_BFLOAT16 = 0.05
+# what a network raises on images of another size than it was made for
+MISFITS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
 
 
 # ---- what a pass yields --------------------------------------------------------------------------
@@ -200,7 +202,7 @@ class Extractor:
                     check_hook(caught.features, logits, self.classifier, self.amp)
                     check_stages(stages, caught.stages)
                 features = pooled(caught.features)
-                outputs = {name: pooled(values) for name, values in caught.stages.items()}
+                outputs = {name: self.pooled(name, rows) for name, rows in caught.stages.items()}
                 check_finite(features, job.stem, done)
                 yield Batch(features, outputs)
                 done += len(images)
@@ -269,12 +271,24 @@ class Extractor:
             return self.network(images)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            said = " ".join(str(error).split())
+        except (*MISFITS, LookupError, ImportError, ArithmeticError) as error:
+            place = source_files.where_in(error, self.network)
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            at = f" at {place}" if place else ""
+            size = "; was it made for another size, --image-size?"
             raise ValueError(
-                f"the network fails on images of {images.shape[3]} x {images.shape[2]} pixels"
-                f" ({said}); was it made for another size, --image-size?"
+                f"the network fails on images of {images.shape[3]} x {images.shape[2]} pixels{at}"
+                f" ({said}){size if isinstance(error, MISFITS) else ''}"
             ) from error
+
+    def pooled(self, stage: str, values: torch.Tensor) -> np.ndarray:
+        """A stage's output, averaged over its positions -> (n, D) float32. timm's networks, or
+        their parts, say under `output_fmt` where channels come last."""
+        places = (self.stages[stage], self.network)
+        forms = [str(getattr(place, "output_fmt", "")) for place in places]
+        if values.ndim == 4 and any(form.endswith("NHWC") for form in forms):
+            values = values.permute(0, 3, 1, 2)
+        return pooled(values)
 
     def gather(self, rows: Rows) -> Rows | None:
         """The rows of every rank -> all of them, in the order of the images, on the first rank;
@@ -336,9 +350,11 @@ class Extractor:
 
 
 def pooled(values: torch.Tensor) -> np.ndarray:
-    """A layer's output (n, D), or (n, D, H, W), which is averaged over its positions -> (n, D)
-    float32."""
+    """A layer's output (n, D), or (n, D, H, W) or (n, tokens, D), which are averaged over their
+    positions -> (n, D) float32."""
     values = values.float()
+    if values.ndim == 3:
+        values = values.mean(1)
     if values.ndim == 4:
         values = values.flatten(2).mean(2)
     return values.cpu().numpy()
@@ -360,13 +376,14 @@ def check_finite(features: np.ndarray, stem: str, start: int) -> None:
 
 
 def check_stages(stages: Iterable[str], caught: Mapping[str, Any]) -> None:
-    """ValueError for a stage that does not return one tensor (N, D) or (N, D, H, W)."""
+    """ValueError for a stage that does not return one tensor (N, D), (N, D, H, W) or (N, tokens,
+    D)."""
     for name in stages:
         output = caught.get(name)
-        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 4):
+        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
             raise ValueError(
-                f"the stage {name} of the network gives no output (N, D) or (N, D, H, W); extract"
-                " without --layers"
+                f"the stage {name} of the network gives no output (N, D), (N, D, H, W) or"
+                " (N, tokens, D); name modules that do with --stages, or extract without --layers"
             )
 
 

@@ -1,7 +1,6 @@
 """How a checkpoint's images are prepared, and who says so."""
 
 import warnings
-from pathlib import Path
 
 import data
 from extraction import expected_inputs
@@ -33,8 +32,8 @@ def choose_inputs(trained: Trained, options: Options) -> Choice:
 
 
 def sources(trained: Trained, options: Options) -> list[Source]:
-    """The command line, then the checkpoint; where that says nothing, the network's own file, and
-    a named data set."""
+    """The command line, then the checkpoint; where that says nothing, the network's own file or
+    library, and a named data set."""
     flags, own = options.preprocessing, trained.content.get("preprocessing")
     found = [Source("the command line", flags), Source("the checkpoint", own or {})]
     dataset = options.dataset or SetName.parse(trained.content["dataset"])
@@ -42,7 +41,7 @@ def sources(trained: Trained, options: Options) -> list[Source]:
     if own:
         return found
     if len(flags) < len(expected_inputs.WORDS):
-        found.append(own_file(trained))
+        found.append(own_word(trained))
     if dataset.folder is None:
         row = data.ID[dataset.name]
         values = {"size": row.size, "mean": row.mean, "std": row.std}
@@ -50,14 +49,14 @@ def sources(trained: Trained, options: Options) -> list[Source]:
     return found
 
 
-def own_file(trained: Trained) -> Source:
-    """What a person's own network file says of its images."""
+def own_word(trained: Trained) -> Source:
+    """What a person's own network file, or the library of the network, says of its images."""
     model = trained.model
     said = registry.preprocessing_of(trained.network, model)
-    file = Path(model).name
+    place = registry.place_of(model)
     if said is None:
-        return Source(file, {})
-    return Source(file, expected_inputs.check_stated(said, f"--model {model}"))
+        return Source(place, {})
+    return Source(place, expected_inputs.check_stated(said, f"--model {model}"))
 
 
 def unknown_inputs(trained: Trained, options: Options, missing: list[str]) -> str:
@@ -66,7 +65,7 @@ def unknown_inputs(trained: Trained, options: Options, missing: list[str]) -> st
     words = expected_inputs.listed([expected_inputs.WORDS[name] for name in missing])
     flags = " ".join(expected_inputs.FLAGS[name] for name in missing)
     place = ""
-    if model not in registry.MODELS:
+    if ":" in model:
         place = f", or by a line preprocessing = {{...}} in {source_files.parts(model)[0]}"
     remedy = options.command(checkpoint=[path], **options.example_inputs)
     return (

@@ -50,7 +50,7 @@ def summarised(work: Work, job: Job) -> tuple[Rows, dict[str, layers.Summary]]:
     if is_test(job) and not work.probes:
         # The training images' files were kept as they are.
         work.probes |= stored_probes(work)
-    rows, summaries = work.extractor.tally(job, work.trained.classes, work.probes)
+    rows, summaries = work.extractor.tally(job, len(work.class_names), work.probes)
     if job is work.training:
         for name, summary in summaries.items():
             assert summary.moments is not None, "training images are tallied with their classes"

@@ -11,9 +11,10 @@ import torch
 import data
 import utils
 from artifacts import records
-from extraction import batching, checks, inputs, matching, places, plan
+from extraction import batching, checks, head_rows, inputs, matching, places, plan
 from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor, silent
+from extraction.head_rows import Named, Rows
 from extraction.options import Options, default_ood
 from extraction.perturbation import Step
 from extraction.work import Trained, Work
@@ -31,7 +32,7 @@ def prepare(path: str, options: Options, world: World) -> Work:
     features, and for what neither the file nor the command line says."""
     content = checkpoints.read(path)
     checks.check_described(path, content, options)
-    trained = Trained(path, *loading.load(path, options.model, content))
+    trained = Trained(path, *loading.load(path, options.model, content, options.image_size))
     check_parameters(trained)
     origin = origin_of(trained)
     folder = utils.writable_folder(options.output_dir) / places.folder_name(path, options)
@@ -44,10 +45,17 @@ def prepare(path: str, options: Options, world: World) -> Work:
     check_val_ood(path, given, options.val_ood)
     jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
     check_workers(jobs, options)
-    stages = classifiers.stages(trained.network, trained.model) if options.layers else {}
+    stages = stages_of(trained, options)
     extractor = make_extractor(trained, stages, choice, options, world)
     shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, options)
     return Work(trained, options, extractor, choice, given, jobs, shelf)
+
+
+def stages_of(trained: Trained, options: Options) -> dict[str, torch.nn.Module]:
+    """{name: module} of the stages whose outputs are kept, by --stages or as they are found."""
+    if not options.layers:
+        return {}
+    return classifiers.stages(trained.network, trained.model, options.stages or ())
 
 
 def check_parameters(trained: Trained) -> None:
@@ -247,18 +255,56 @@ def default_sets(name: str, held_out: list[str]) -> list[SetName]:
     return [asked for asked in sets if held_out or not asked.is_held_out]
 
 
-def class_names(work: Work) -> list[str]:
-    """The names of the classes: the checkpoint's own; for a foreign network those of its data set,
-    or of the head where it is kept. ValueError where they are not as many as the network has."""
-    names = work.checkpoint.get("class_names")
-    if names is None:
-        names = names_of_head(work) or work.training.images.class_names
-    if len(names) != work.trained.classes:
+def classes_of(work: Work) -> Rows:
+    """The classes of the data, and which rows of the classifier they are.
+
+    They are named by the checkpoint; of a foreign network by its data set, or by the head where it
+    is kept. ValueError where they are not as many as the network has and nothing says which of
+    its rows they are; no image is decoded before."""
+    checkpoint, classes = work.checkpoint, work.trained.classes
+    own = checkpoint.get("class_names")
+    if own and checkpoint.get("dataset"):
+        if work.options.classes:
+            raise ValueError(
+                f"{work.path} names its {classes:,} classes itself; leave --classes out"
+            )
+        return Rows(list(own))
+    names = names_of_head(work) or list(work.training.images.class_names)
+    known = named_rows(work, names)
+    if known:
+        return chosen_rows(work, known, names)
+    if len(names) != classes:
         raise ValueError(
-            f"{work.path} tells {work.trained.classes} classes apart and "
-            f"{work.given.dataset} has {len(names)}: it was trained on other data{left_out(work)}"
+            f"{work.path} tells {classes:,} classes apart and {work.given.dataset} has"
+            f" {len(names):,}: it was trained on other data{left_out(work)}; where they are some of"
+            " its classes, name all that it knows, one line per row of its classifier, with:"
+            " --classes list.txt"
         )
-    return list(names)
+    return Rows(names)
+
+
+def named_rows(work: Work, names: list[str]) -> Named | None:
+    """The names of the classifier's rows: by --classes, by the checkpoint, or of ImageNet's heads
+    by their size; None where nobody says."""
+    classes = work.trained.classes
+    if work.options.classes:
+        return head_rows.read_list(work.options.classes, classes)
+    own = work.checkpoint.get("class_names")
+    if own:
+        return Named(list(own), "the names in the checkpoint")
+    return head_rows.by_size(classes, names)
+
+
+def chosen_rows(work: Work, known: Named, names: list[str]) -> Rows:
+    """The rows of the data's classes; ValueError, with what to do, where one has none."""
+    try:
+        return head_rows.choose(known, names)
+    except ValueError as error:
+        raise ValueError(
+            f"{work.path} does not know {work.given.dataset}: {error}. Name the rows of its"
+            " classifier as the data names its classes, one line per row, with: --classes list.txt,"
+            f" or leave classes out with: --held-out CLASS ..."
+        ) from None
 
 
 def names_of_head(work: Work) -> list[str] | None:

@@ -25,6 +25,7 @@ class Options:
     held_out: list[str] | None
     skip_broken: bool | None
     match_format: bool | None
+    classes: str | None  # a file with the names of the classifier's rows
     data_dir: str
     output_dir: str
     # how an image is prepared
@@ -43,6 +44,7 @@ class Options:
     perturbation: str | None  # of perturbation.KINDS
     val_ood: SetName | None
     layers: str | None  # None, store or stream
+    stages: list[str] | None  # paths of the modules that --layers is of
     # what is kept
     force: bool
     verify: bool

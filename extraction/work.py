@@ -10,6 +10,7 @@ from collapse import layers
 from extraction import plan
 from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor
+from extraction.head_rows import Rows
 from extraction.options import Options
 from processes import World
 
@@ -47,6 +48,7 @@ class Work:
     shelf: plan.Shelf
     verdicts: dict[str, plan.Verdict] = field(default_factory=dict)  # by a job's stem
     files: list[Path] = field(default_factory=list)  # written or kept so far; the head first
+    rows: Rows | None = None  # the data's classes in the classifier, once opening.classes_of knows
     probes: dict[str, layers.Probe] = field(default_factory=dict)  # by stage, of training images
 
     @property
@@ -85,8 +87,19 @@ class Work:
 
     @property
     def class_names(self) -> list[str]:
-        """The classes that the network tells apart, once opening.class_names has found them."""
+        """The classes that features are of, once opening.classes_of has found them."""
         return self.shelf.origin["class_names"]
+
+    @property
+    def whole_head(self) -> Path:
+        """The file of all rows of the classifier, where head.csv holds some of them."""
+        return self.shelf.folder / "head_full.csv"
+
+    @property
+    def chosen(self) -> Rows:
+        """The data's classes as rows of the classifier."""
+        assert self.rows is not None, "opening.classes_of has not been asked"
+        return self.rows
 
     def outputs(self, job: plan.Job) -> plan.JobFiles:
         """Where the files of a job lie, or will."""

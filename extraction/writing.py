@@ -10,7 +10,7 @@ import numpy as np
 import utils
 from artifacts import records, store
 from collapse import layers
-from extraction import plan
+from extraction import head_rows, plan
 from extraction.making import Made
 from extraction.plan import Job
 from extraction.work import Work, is_test
@@ -96,12 +96,24 @@ def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
 
 
 def accuracy(work: Work, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The share of ID test images (N, D) that are classified right, and that of the largest
-    class."""
-    W, b = classifiers.head(work.trained.classifier)
-    right = (features @ W.T + b).argmax(1) == labels
+    """The share of ID test images (N, D) that are classified right among the data's classes, and
+    that of the largest class; where the classifier has more, also the share among all of them."""
+    whole = classifiers.head(work.trained.classifier)
+    rows = work.chosen.rows
     largest = np.bincount(labels).max() / len(labels)
-    return {"accuracy": float(right.mean()), "largest_class": float(largest)}
+    found = {
+        "accuracy": share_right(features, *work.chosen.of(*whole), labels),
+        "largest_class": float(largest),
+    }
+    if rows is not None:
+        found["accuracy_full"] = share_right(features, *whole, np.asarray(rows)[labels])
+    return found
+
+
+def share_right(features: np.ndarray, W: np.ndarray, b: np.ndarray, labels: np.ndarray) -> float:
+    """The share of images (N, D) whose largest logit is that of their label (N,)."""
+    right = (features @ W.T + b).argmax(1) == labels
+    return float(right.mean())
 
 
 def remove_other_way(folder: Path, file: Path) -> None:
@@ -117,7 +129,9 @@ def remove_other_way(folder: Path, file: Path) -> None:
 
 
 def write_head(work: Work) -> Path:
-    """head.csv, kept where it would come out the same: the features that name it stay valid."""
+    """head.csv, kept where it would come out the same: the features that name it stay valid.
+
+    Where the data has some of the classifier's classes, head_full.csv beside it holds all rows."""
     facts = head_facts(work)
     if not work.options.force and keeps_head(work, facts):
         return work.head
@@ -129,7 +143,14 @@ def write_head(work: Work) -> Path:
         "preprocessing_from": work.choice.origin,
         "has_bias": classifier.bias is not None,
     }
-    store.write_head(work.head, *classifiers.head(classifier), work.class_names, sidecar)
+    W, b = classifiers.head(classifier)
+    if work.chosen.whole is None:
+        work.whole_head.unlink(missing_ok=True)
+        records.sidecar_path(work.whole_head).unlink(missing_ok=True)
+    else:
+        all_names = {"class_names": work.chosen.whole}
+        store.write_head(work.whole_head, W, b, work.chosen.whole, {**sidecar, **all_names})
+    store.write_head(work.head, *work.chosen.of(W, b), work.class_names, sidecar)
     return work.head
 
 
@@ -140,12 +161,17 @@ def head_facts(work: Work) -> dict[str, Any]:
         facts[name] = work.checkpoint.get(name)
     facts["model"] = work.trained.model
     facts["dataset"] = work.given.dataset
+    if work.chosen.rows is not None:
+        facts["head_rows"] = work.chosen.rows
+        facts["class_words"] = [head_rows.with_word(name) for name in work.class_names]
     return utils.plain(facts)
 
 
 def keeps_head(work: Work, facts: dict[str, Any]) -> bool:
     """True where head.csv is there, current, and unedited or allowed to be stale."""
     sidecar = records.read_sidecar(work.head)
+    if work.chosen.whole is not None and not work.whole_head.is_file():
+        return False
     if not work.head.is_file() or not plan.describes(sidecar, facts):
         return False
     if not plan.is_edited(work.head, sidecar):

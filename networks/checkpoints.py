@@ -3,11 +3,11 @@
     content = checkpoints.read("elsewhere.pth")  # a dict with `model_state_dict`, or ValueError
     digest = checkpoints.weights_sha256("resnet18", {"dropout": 0.0}, network.state_dict())
 
-A file counts as one of this project's where it has every entry of SIGNATURE. Only then are its
-entries `model`, `dataset`, `preprocessing`, `class_names`, `held_out` and `val_size` believed, and
-one of a wrong shape is an error (entries.py). Other projects use the same words for other things:
-in their files those entries are left out, and a warning says so. How a file is read without running
-code stands in unpickling.py."""
+A file counts as one of this project's where it has every entry of SIGNATURE, or of PRETRAINED. Only
+then are its entries `model`, `dataset`, `preprocessing`, `class_names`, `held_out` and `val_size`
+believed, and one of a wrong shape is an error (entries.py). Other projects use the same words for
+other things: in their files those entries are left out, and a warning says so. How a file is read
+without running code stands in unpickling.py; .safetensors and .npz are read by weight_files.py."""
 
 import hashlib
 import json
@@ -20,11 +20,19 @@ from typing import Any
 import torch
 
 import utils
-from networks import entries, unpickling
+from networks import entries, unpickling, weight_files
 from networks.messages import shown
 
 # Where the weights lie in a dict, the first that is there: ours, then those of other projects.
 STATE_KEYS = ("model_state_dict", "state_dict", "net", "model_state", "model", "network", "weights")
+# What networks/pretrained.py writes of a network that no run of ours has trained.
+PRETRAINED = (
+    "model_state_dict",
+    "model",
+    "pretrained",
+    "preprocessing",
+    "versions",
+)
 SIGNATURE = (
     "model_state_dict",
     "model",
@@ -56,7 +64,8 @@ State = dict[str, torch.Tensor]
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Any checkpoint or bare state dict -> dict with `model_state_dict` {name: tensor}.
+    """Any checkpoint, bare state dict, .safetensors or ViT's .npz -> dict with `model_state_dict`
+    {name: tensor}.
 
     Accuracies in percent become fractions. Of a file that is not ours only plain values are kept
     beside the weights. Raises ValueError for a file that is missing, cannot be read safely, holds
@@ -64,7 +73,8 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}; train one with: python train.py")
-    content = unpickling.unpickled(path)
+    read_weights = weight_files.reader(path) or unpickling.unpickled
+    content = read_weights(path)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds a {type(content).__name__}; expected a state dict, or one under "
@@ -80,9 +90,9 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def is_ours(content: Mapping[Any, Any]) -> bool:
-    """True if train.py wrote the file: other projects have some of these entries, but never all
-    of them."""
-    return all(key in content for key in SIGNATURE)
+    """True if this project wrote the file: others have some of these entries, but never all of
+    them."""
+    return any(all(key in content for key in whole) for whole in (SIGNATURE, PRETRAINED))
 
 
 def find_state(content: Mapping[Any, Any], path: Path) -> tuple[Any, State]:

@@ -4,18 +4,24 @@ before it.
     layer = classifiers.classifier(network, "resnet18")     # its input is the feature
     W, b = classifiers.head(layer)                          # (C, D), (C,)
 
-The classifier of a network from a person's own file is the last nn.Linear (or 1x1 convolution) with
-one output per class; where that is another layer, the network or its file says so with
+The classifier of one of timm's networks is what its `get_classifier` returns. That of one of
+torchvision's, or from a person's own file, is the last nn.Linear (or 1x1 convolution) with one
+output per class; where that is another layer, the network or its file says so with
 `classifier = "path.to.layer"`."""
 
-from typing import cast
+import difflib
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from networks.messages import some
+from networks.messages import shown, some
 from networks.registry import MODELS
+
+LISTS = (nn.ModuleList, nn.ModuleDict)  # they hold modules and are never called
+NEAREST = 5  # paths that a message suggests
 
 
 def readouts(network: nn.Module) -> dict[str, nn.Module]:
@@ -128,15 +134,79 @@ def vectors(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.flatten(2).mean(2) if inputs.ndim == 4 else inputs
 
 
-def stages(network: nn.Module, name: str) -> dict[str, nn.Module]:
-    """{name: module} of the network's stages in order of depth; of a foreign network, its direct
-    children with parameters."""
+# ---- stages --------------------------------------------------------------------------------------
+
+
+def stages(network: nn.Module, name: str, asked: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """{name: module} of the network's stages in order of depth.
+
+    They are those that are `asked` for by their paths; or else those of the registry, of timm's
+    `feature_info`, or found by `search`. ValueError for a path where no module stands, or one that
+    never runs by itself."""
+    if asked:
+        return {path: stage_at(network, name, path) for path in asked}
     if name in MODELS:
         return {stage: network.get_submodule(stage) for stage in MODELS[name].stages}
-    layer = classifier(network, name)
-    found = {}
-    for stage, module in network.named_children():
-        has_parameters = any(True for _ in module.parameters())
-        if has_parameters and module is not layer:
-            found[stage] = module
+    return stages_of_timm(network, name) or search(network, classifier(network, name))
+
+
+def stage_at(network: nn.Module, name: str, path: str) -> nn.Module:
+    """The module of a path."""
+    found = dict(network.named_modules())
+    del found[""]
+    if path in found and not isinstance(found[path], LISTS):
+        return found[path]
+    if path in found:
+        inner = [f"{path}.{child}" for child, _ in found[path].named_children()]
+        raise ValueError(
+            f"--stages {shown(path)}: {name} keeps a list of modules there, which never runs by"
+            f" itself; name what is in it: --stages {' '.join(inner)}"
+        )
+    nearest = difflib.get_close_matches(path, found, NEAREST) or list(found)
+    raise ValueError(
+        f"--stages {shown(path)}: {name} has no module of that path; expected one such as"
+        f" {some(nearest, NEAREST)}"
+    )
+
+
+def stages_of_timm(network: nn.Module, name: str) -> dict[str, nn.Module]:
+    """The modules that timm's `feature_info` names; {} for a network that is none of timm's."""
+    info: Any = getattr(network, "feature_info", None)
+    if not name.startswith("timm/") or not isinstance(info, list):
+        return {}
+    found = dict(network.named_modules())
+    paths = [row.get("module") for row in info]
+    return {path: found[path] for path in paths if path in found}
+
+
+def search(root: nn.Module, layer: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    """{path: module} of the children with parameters, in order, without the classifier `layer`.
+
+    Lists of modules, and what holds the classifier, are looked into: neither is a stage. Where one
+    Sequential is all that stands before them, its parts are the stages."""
+    children = with_parameters(root, layer, prefix)
+    whole = [module for module in children.values() if not is_looked_into(module, layer)]
+    found: dict[str, nn.Module] = {}
+    for path, module in children.items():
+        if is_looked_into(module, layer):
+            found |= search(module, layer, f"{path}.")
+        elif len(whole) == 1 and isinstance(module, nn.Sequential):
+            found |= with_parameters(module, layer, f"{path}.")
+        else:
+            found[path] = module
     return found
+
+
+def with_parameters(root: nn.Module, layer: nn.Module, prefix: str) -> dict[str, nn.Module]:
+    """{path: module} of the children that have parameters, without the classifier `layer`."""
+    children = {f"{prefix}{name}": module for name, module in root.named_children()}
+    return {
+        path: module
+        for path, module in children.items()
+        if module is not layer and any(True for _ in module.parameters())
+    }
+
+
+def is_looked_into(module: nn.Module, layer: nn.Module) -> bool:
+    """True for what is no stage itself: a list of modules, or what holds the classifier."""
+    return isinstance(module, LISTS) or any(part is layer for part in module.modules())

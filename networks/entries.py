@@ -92,12 +92,13 @@ def is_accuracy(value: Any) -> bool:
 
 
 def is_arguments(value: Any) -> bool:
-    """True for arguments of a network of the registry; dropout is the only one that train.py
+    """True for arguments of a network: dropout and image_size are the only ones that train.py
     sets."""
-    if not isinstance(value, dict) or not set(value) <= {"dropout"}:
+    if not isinstance(value, dict) or not set(value) <= {"dropout", "image_size"}:
         return False
     dropout = value.get("dropout", 0.0)
-    return is_number(dropout) and 0 <= dropout < 1
+    is_share = is_number(dropout) and 0 <= dropout < 1
+    return is_share and is_side(value.get("image_size", LARGEST_SIDE))
 
 
 def is_channels(value: Any, lowest: float = -math.inf) -> bool:
@@ -185,7 +186,8 @@ class Entry:
 # An entry that an older version did not write may be absent.
 EXPECTED = {
     "model": Entry(is_text, "the name of a network"),
-    "model_args": Entry(is_arguments, "a dict with dropout in [0, 1) at most"),
+    "pretrained": Entry(is_text, "where the weights are from"),
+    "model_args": Entry(is_arguments, "a dict with dropout in [0, 1) and image_size at most"),
     "dataset": Entry(is_text, "the name of a data set"),
     "class_names": Entry(is_classes, "a list of at least two names"),
     "held_out": Entry(is_names, "a list of names"),

@@ -14,15 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from networks import checkpoints, classifiers, parameters, source_files
+from networks import checkpoints, classifiers, library_names, parameters, source_files
 from networks.messages import shown, some
-from networks.registry import MODELS, build, check_model
+from networks.registry import MODELS, arguments_for, build, check_model, code_sha256
 
+ANY_CLASSES = 2  # of a network that is built to see where its classifier stands
 GUESSES = 8  # numbers of classes tried where nothing says which matrix is the classifier's
 
 
 def load(
-    path: str | Path, model: str | None = None, content: dict[str, Any] | None = None
+    path: str | Path,
+    model: str | None = None,
+    content: dict[str, Any] | None = None,
+    image_size: int | None = None,
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     """Checkpoint file -> (network in eval mode, its classifier, the checkpoint's dict).
 
@@ -30,11 +34,12 @@ def load(
     since a file never chooses code to run. The dict has three more entries: `classes`,
     `weights_sha256`, and `model_file_sha256` (None for a network of the registry). ValueError names
     the parameters that are missing, unexpected or of another shape. `content` is what
-    checkpoints.read made of the file, where that is known."""
+    checkpoints.read made of the file, where that is known. `image_size` is asked for by the person,
+    in pixels: position embeddings are resized to it."""
     checkpoint = content or checkpoints.read(path)
     name = chosen(path, checkpoint.get("model"), model)
     check_model(name)
-    arguments = checkpoint.get("model_args", {})
+    arguments = {**checkpoint.get("model_args", {}), **arguments_for(name, image_size)}
     network, state = fitted(path, name, checkpoint, arguments)
     network.load_state_dict(state)
     layer = classifiers.classifier(network, name)
@@ -50,9 +55,38 @@ def load(
         "model_state_dict": state,
         "classes": classes,
         "weights_sha256": checkpoints.weights_sha256(name, arguments, network.state_dict()),
-        "model_file_sha256": None if name in MODELS else source_files.sha256(name),
+        "model_file_sha256": code_sha256(name),
     }
     return network.eval(), layer, loaded
+
+
+def start_from(path: str | Path, network: nn.Module, name: str) -> list[str]:
+    """Give a network, built for the classes of new data, the weights of a file of any classes.
+
+    Returns the classifier's parameters that stay as they are, since the file's have another shape
+    or are not there. ValueError where any other parameter does not fit."""
+    content = checkpoints.read(path)
+    wanted = network.state_dict()
+    state, _ = parameters.aligned(content["model_state_dict"], wanted, path)
+    if parameters.misfit(wanted, state) and library_names.is_name(name):
+        state = library_names.adapted(network, name, state)
+    place = classifiers.classifier_path(network, name)
+    fresh = [
+        parameter
+        for parameter in (f"{place}.weight", f"{place}.bias")
+        if parameter in wanted and not same_shape(wanted[parameter], state.get(parameter))
+    ]
+    state |= {parameter: wanted[parameter] for parameter in fresh}
+    wrong = parameters.misfit(wanted, state)
+    if wrong:
+        raise ValueError(f"{path} does not fit {name}: {wrong}")
+    network.load_state_dict(state)
+    return fresh
+
+
+def same_shape(value: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """True where there is another tensor, of the same shape."""
+    return other is not None and other.shape == value.shape
 
 
 # ---- which network -------------------------------------------------------------------------------
@@ -101,11 +135,14 @@ def fitted(
     """Build the network for as many classes as the file has -> (network, its state dict);
     ValueError where none fits."""
     misfits = []
-    for classes in possible_classes(name, checkpoint, path):
+    for classes in possible_classes(name, checkpoint, path, arguments):
         network = build(name, classes, **arguments)
         wanted = network.state_dict()
         state, left_out = parameters.aligned(checkpoint["model_state_dict"], wanted, path)
         wrong = parameters.misfit(wanted, state)
+        if wrong and library_names.is_name(name):
+            state = library_names.adapted(network, name, state)
+            wrong = parameters.misfit(wanted, state)
         if wrong:
             misfits.append(wrong)
             continue
@@ -119,7 +156,9 @@ def fitted(
     raise ValueError(f"{path} does not fit {name}: {closest}")
 
 
-def possible_classes(name: str, checkpoint: Mapping[str, Any], path: str | Path) -> list[int]:
+def possible_classes(
+    name: str, checkpoint: Mapping[str, Any], path: str | Path, arguments: Mapping[str, Any]
+) -> list[int]:
     """Numbers of classes to build the network for, the likeliest first."""
     if "class_names" in checkpoint:
         return [len(checkpoint["class_names"])]
@@ -127,6 +166,13 @@ def possible_classes(name: str, checkpoint: Mapping[str, Any], path: str | Path)
     if name in MODELS:
         rows = rows_of(state, f"{MODELS[name].classifier}.weight")
         return rows[:1] or [classes_of(state, path)]
+    if library_names.is_name(name):
+        # One look at the network says which matrix is the classifier's.
+        network = build(name, ANY_CLASSES, **arguments)
+        place = classifiers.classifier_path(network, name)
+        rows = rows_of(state, f"{place}.weight")
+        if rows:
+            return rows[:1]
     rows = [len(value) for value in reversed(state.values()) if is_matrix(value)]
     distinct = list(dict.fromkeys(rows))
     return distinct[:GUESSES] or [classes_of(state, path)]
@@ -136,7 +182,7 @@ def rows_of(state: Mapping[str, torch.Tensor], ending: str) -> list[int]:
     """The numbers of rows of the matrices whose name is, or ends in, `ending`."""
     found = []
     for name, value in state.items():
-        if value.ndim == 2 and f".{name}".endswith(f".{ending}"):
+        if is_matrix(value) and f".{name}".endswith(f".{ending}"):
             found.append(len(value))
     return found
 

@@ -1,10 +1,11 @@
 """Networks by name: what builds each, its stages, and where its classifier stands.
 
 A new network is one row in MODELS: what builds it, its stages, and the attribute path of its
-classifier. A network of your own needs no row: --model my_network.py:build takes any function (or
-class) that maps the number of classes to an nn.Module (source_files.py). Its classifier is found by
-classifiers.py. What a checkpoint file may hold stands in checkpoints.py, and how one is loaded into
-a network in loading.py."""
+classifier. Two kinds need no row: timm/<name> and torchvision/<name> (library_names.py), and
+networks of your own: --model my_network.py:build takes any function (or class) that maps the number
+of classes to an nn.Module (source_files.py). Their classifier is found by classifiers.py. What a
+checkpoint file may hold stands in checkpoints.py, and how one is loaded into a network in
+loading.py."""
 
 import inspect
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 from torch import nn
 
 import resnet
-from networks import densenet, fastnet, source_files, toynet, wide_resnet
+from networks import densenet, fastnet, library_names, source_files, toynet, wide_resnet
 from networks.messages import shown
 
 
@@ -81,10 +82,13 @@ def check_model(name: str) -> None:
     """Refuse an unknown model before any long work."""
     if name in MODELS:
         return
+    if library_names.is_name(name):
+        library_names.check(name)
+        return
     if ":" not in name:
         raise ValueError(
-            f"unknown model {shown(name)!r}; expected one of {', '.join(MODELS)}, or "
-            "FILE.py:FUNCTION for your own"
+            f"unknown model {shown(name)!r}; expected one of {', '.join(MODELS)}, timm/NAME or "
+            "torchvision/NAME, or FILE.py:FUNCTION for your own"
         )
     file, _ = source_files.parts(name)
     if not file.is_file():
@@ -92,7 +96,7 @@ def check_model(name: str) -> None:
 
 
 def usual_dropout(name: str) -> float:
-    """The dropout that a network's authors train it with; 0 for a network that is code."""
+    """The dropout that a network's authors train it with; 0 for a network without a row."""
     return MODELS[name].dropout if name in MODELS else 0.0
 
 
@@ -101,19 +105,42 @@ def build(name: str, num_classes: int, **arguments: Any) -> nn.Module:
     check_model(name)
     if name in MODELS:
         return MODELS[name].build(num_classes, **arguments)
+    if library_names.is_name(name):
+        return library_names.build(name, num_classes, **arguments)
     return source_files.build(name, num_classes, arguments)
 
 
 def short_name(name: str) -> str:
     """What a model is called in file names: "my_network.py:build" -> "my_network_build"."""
+    if library_names.is_name(name):
+        return library_names.short(name)
     file, _, function = name.rpartition(":")
     return f"{Path(file).stem}_{function}" if file else name
 
 
 def preprocessing_of(network: nn.Module, name: str) -> Any:
-    """What a person's own network says of its images under `preprocessing`, unchecked, or None."""
+    """What a network that is not of MODELS says of its images, unchecked, or None: a person's own
+    under `preprocessing`, one of a library by that."""
     said = getattr(network, "own_preprocessing", None)
     if not inspect.isroutine(said):
         return said
     with source_files.explained(name, " in preprocessing()"):
         return said()
+
+
+def place_of(name: str) -> str:
+    """Who says what `preprocessing_of` returns: a file's name, or the library's own facts."""
+    return library_names.said_by(name) if library_names.is_name(name) else Path(name).name
+
+
+def code_sha256(name: str) -> str | None:
+    """SHA-256 of a network's code where that is a person's file, which may change; else None."""
+    return source_files.sha256(name) if ":" in name else None
+
+
+def arguments_for(name: str, image_size: int | None) -> dict[str, Any]:
+    """The arguments of `build` that depend on the images: their side, where it is part of the
+    network."""
+    if image_size and library_names.is_name(name) and library_names.has_size(name):
+        return {"image_size": image_size}
+    return {}

@@ -237,9 +237,26 @@ def describe(error: BaseException, name: str, place: str | None, doing: str) -> 
     return f"--model {name} failed{doing}{at}: {said} (--debug shows the traceback)"
 
 
+def lies_below(file: str, folder: Path) -> bool:
+    """True for a file of the folder, or of a package in it, that was not installed."""
+    place = Path(file).resolve()
+    return folder in place.parents and "site-packages" not in place.parts
+
+
+def where_in(error: BaseException, network: nn.Module) -> str | None:
+    """The same of an error in the forward of a network that `build` made; None for any other."""
+    module = sys.modules.get(type(network).__module__)
+    file = getattr(module, "__file__", None)
+    if not file or not type(network).__module__.startswith("_network_"):
+        return None
+    return where(error, f"{file}:{type(network).__name__}")
+
+
 def where(error: BaseException, name: str) -> str | None:
     """ "net.py, line 12": the last line of the person's own files that the error went through, or
-    None."""
+    None; for a network of a library too, which is no file of theirs."""
+    if ":" not in name:
+        return None
     file = parts(name)[0].resolve()
     folder = file.parent
     if isinstance(error, SyntaxError) and error.filename:
@@ -247,7 +264,7 @@ def where(error: BaseException, name: str) -> str | None:
         if place.parent == folder:
             return f"{error.filename}, line {error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    beside = [frame for frame in frames if Path(frame.filename).resolve().parent == folder]
+    beside = [frame for frame in frames if lies_below(frame.filename, folder)]
     in_file = [frame for frame in frames if Path(frame.filename).resolve() == file]
     # A file that lies among our own has our modules beside it, which are not the person's.
     own = in_file if folder == HERE else beside

@@ -999,17 +999,29 @@ def test_channel_statistics_equal_those_of_float64():
     )
 
 
-def test_a_folder_in_imagenets_form_is_told_the_link_that_makes_it_ours(tmp_path):
-    folder = tmp_path / "my photos"
-    for split in ("train", "val"):
+def imagenets_form(folder, splits):
+    """<split>/<class>/1.png for two classes in each split."""
+    for split in splits:
         for name in ("cat", "dog"):
             (folder / split / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(folder / split / name / "1.png")
-    with pytest.raises(
-        ValueError, match=r"test is not a folder; .*; where the images in val are meant: "
-    ) as caught:
-        data.id_set(named(f"mine={folder}"), tmp_path)
-    subprocess.run(str(caught.value).split("meant: ")[1], shell=True, check=True)
-    dataset = data.id_set(named(f"mine={folder}"), tmp_path)
+    return named(f"mine={folder}")
+
+
+@pytest.mark.parametrize(
+    ("splits", "serves"), [(("train", "val"), "val"), (("train", "val", "test"), "test")]
+)
+def test_val_is_the_test_set_where_there_is_no_other(tmp_path, splits, serves):
+    mine = imagenets_form(tmp_path / "my photos", splits)
+    dataset = data.id_set(mine, tmp_path)
     images = data.load_id(dataset, "test", data.Preprocessing(8, (0.0,) * 3, (1.0,) * 3), tmp_path)
+    assert images.root == tmp_path / "my photos" / serves
     assert len(images) == 2 and images.class_names == ["cat", "dog"]
+    assert mine.split("test").folder == str(images.root)
+    assert data.source_of(mine.split("test"), tmp_path) == images.source
+
+
+def test_a_folder_without_either_is_refused_with_both_forms(tmp_path):
+    mine = imagenets_form(tmp_path / "my photos", ("train",))
+    with pytest.raises(ValueError, match=r"test is not a folder; .*as ImageNet has it, .*/val\)"):
+        data.id_set(mine, tmp_path)

@@ -335,8 +335,9 @@ def parse(command):
     parsed = module.parse_args(words)
     if script == "main.py":
         for name, own in parsed[1].items():
+            makes_it = name == "train" or "--pretrained" in own
             module.STAGES[name].script.parse_args(
-                own + ([] if name == "train" else ["--checkpoint", "some.pth"])
+                own + ([] if makes_it else ["--checkpoint", "some.pth"])
             )
 
 
