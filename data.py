@@ -465,7 +465,7 @@ def own_images(
 
 
 def check_split(asked: SetName, split: str) -> None:
-    """ValueError if there is no FOLDER/train, or neither FOLDER/test nor, in its place, FOLDER/val."""
+    """ValueError if there is no FOLDER/train, or no FOLDER/test and no FOLDER/val in its place."""
     place = Path(str(asked.split(split).folder))
     if place.is_dir():
         return
