@@ -37,7 +37,6 @@ import utils
 from artifacts import records, store
 from extraction import batching, extractor, plan
 from images.sets import image_folder
-from networks import classifiers
 from processes import World
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -85,6 +84,11 @@ def network(args):
     return torchvision.models.get_model(args.model).eval()
 
 
+def classifier(model):
+    """The last linear layer."""
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+
+
 # ---- the ways ------------------------------------------------------------------------------------
 
 
@@ -103,8 +107,9 @@ def decoded(args):
 def textbook(args, batch_size):
     """-> a pass that makes features (N, D), as a loop over a DataLoader does."""
     model, caught = network(args), []
-    layer = classifiers.classifier(model, args.model)
-    layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].flatten(1)))
+    classifier(model).register_forward_pre_hook(
+        lambda module, inputs: caught.append(inputs[0].flatten(1))
+    )
     steps = [
         transforms.Resize(args.image_size),
         transforms.CenterCrop(args.image_size),
@@ -135,7 +140,7 @@ def ours(args):
     size, origin = batching.choose(None, args.image_size, CPU, machine_memory.total())
     made = extractor.Extractor(
         model.to(memory_format=torch.channels_last),
-        classifiers.classifier(model, args.model),
+        classifier(model),
         preprocessing(args),
         World(0, 1, CPU),
         size,
@@ -157,23 +162,27 @@ def processor_seconds():
 
 
 def timed(answer, way, args, *more):
-    """Put (seconds, peak MB, features) of one pass into a queue."""
+    """Send (seconds, peak MB, features) of one pass."""
     run = way(args, *more)
     clock = processor_seconds if args.clock == "processor" else time.perf_counter
     start = clock()
     features = run()
     seconds = clock() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    answer.put((seconds, peak, features))
+    answer.send((seconds, peak, features))
 
 
 def apart(way, args, *more):
     """What `timed` finds, in a process of its own."""
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    answer = context.SimpleQueue()
-    process = context.Process(target=timed, args=(answer, way, args, *more))
+    answer, end = context.Pipe(duplex=False)
+    process = context.Process(target=timed, args=(end, way, args, *more))
     process.start()
-    found = answer.get()
+    end.close()
+    try:
+        found = answer.recv()
+    except EOFError:
+        raise ValueError(f"{way.__name__} failed, as its process has said") from None
     process.join()
     return found
 

@@ -790,9 +790,10 @@ def test_the_sidecar_of_a_checkpoint_sums_it_up(finished):
 def test_the_log_names_the_augmentation_and_what_would_never_be_saved(tmp_path, capsys):
     words = ("--mode", "collapse", "--epochs", "1", "--no-amp")
     start_training(tmp_path, *words, "--augment", "crop", "erasing", "--save-every", "2")
-    first, second = capsys.readouterr().out.splitlines()[:2]
+    first, second, third = capsys.readouterr().out.splitlines()[:3]
     assert first.endswith(", 1 epochs on cpu, augmentation: crop erasing")
-    assert second == "--save-every 2 writes nothing: the run ends after 1 epochs"
+    assert second == "images: in memory, as digits is read whole"
+    assert third == "--save-every 2 writes nothing: the run ends after 1 epochs"
     start_training(tmp_path, *words, "--force")
     assert capsys.readouterr().out.splitlines()[0].endswith(", augmentation: none")
     start_training(tmp_path, *words, "--force", "--augment", "crop", "--cutmix", "1")
