@@ -209,11 +209,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 # ---- whether it is still the same ----------------------------------------------------------------
 
 
-def fingerprint(place: str | os.PathLike) -> dict[str, str]:
-    """A folder, file or list as a record keeps it: {"listing": its `source`, "content": its
-    hash}."""
+def fingerprint(place: str | os.PathLike, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A folder, file or list as a record keeps it: {"listing": its `source`, "content": its hash}.
+
+    known  {path: SHA-256} of files that were read already; others are read now
+    """
     found = listing(place)
-    return {"listing": found.source, "content": whole_content(found, {})}
+    return {"listing": found.source, "content": whole_content(found, known or {})}
 
 
 def whole_content(found: Listing, known: Mapping[str, str]) -> str:
