@@ -1,1 +1,1 @@
-"""Images: sets in memory and in files, reading one file, folders, downloads."""
+"""Images: sets in memory and in files, reading one file, folders, lists, downloads."""

@@ -10,7 +10,7 @@ torch.
 
 import os
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -264,8 +264,3 @@ def folder_names(paths: Sequence[str]) -> list[str]:
     start = len(shared) + 1 if shared else 0
     first = {parent: parent[start:].partition("/")[0] for parent in different}
     return [first[parent] for parent in parents]
-
-
-def missing(found: ImageList, present: Container[str]) -> list[str]:
-    """Paths of the list that are not among those that are there."""
-    return [path for path in found.paths if path not in present]

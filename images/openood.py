@@ -2,7 +2,7 @@
 "OpenOOD v1.5: enhanced benchmark for out-of-distribution detection").
 
     found = find("ninco", "imagenet", "datasets")       # a place, or None
-    near, far = GROUPS["cifar10"].near, GROUPS["cifar10"].far
+    BENCHMARKS["cifar10"].near                          # ("cifar100", "tin")
 
 A set is found by OpenOOD's list of it for the ID set (benchmark_imglist/), or by a folder that its
 own archive unpacks to. Nothing is downloaded here. The scorers read the groups, so that nothing
@@ -202,7 +202,7 @@ class Members:
     absent: list[Path]  # where missing members were looked for
 
 
-def refuse_unknown(id_name: str, flag: str) -> str:
+def benchmark_for(id_name: str, flag: str) -> str:
     """The benchmark of an ID set; ValueError where OpenOOD has none."""
     benchmark = benchmark_of(id_name)
     if benchmark is None:
@@ -218,7 +218,7 @@ def members(id_name: str, data_dir: str | os.PathLike, made: dict[str, SetName])
     into features before, {name: the set}.
 
     ValueError if OpenOOD has no such groups, or if no member is there."""
-    benchmark = refuse_unknown(id_name, "--ood")
+    benchmark = benchmark_for(id_name, "--ood")
     sets: list[SetName] = []
     said: list[str] = []
     missing: list[str] = []
@@ -280,7 +280,7 @@ def groups(id_name: str, sets: Sequence[str]) -> list[tuple[str, list[str]]]:
     whole says so: "far (3 of 4)". A group without any set is left out.
 
     ValueError if OpenOOD has no groups for the ID set, or if there is no set of either."""
-    benchmark = refuse_unknown(id_name, "--groups")
+    benchmark = benchmark_for(id_name, "--groups")
     found = []
     for group in ("near", "far"):
         wanted = getattr(BENCHMARKS[benchmark], group)
@@ -302,7 +302,7 @@ def groups(id_name: str, sets: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 def missing_members(id_name: str, sets: Sequence[str]) -> str:
     """Which of OpenOOD's sets for an ID set are not among `sets`, in words; "" where all are."""
-    benchmark = refuse_unknown(id_name, "--groups")
+    benchmark = benchmark_for(id_name, "--groups")
     missing = []
     for name in BENCHMARKS[benchmark].members:
         stand_in = STAND_INS.get((benchmark, name), name)
