@@ -11,6 +11,7 @@ threshold`. Rates are in [0, 1].
 A NaN score is an undefined one: every metric of that set is then NaN, because to leave the image
 out, or to count it as rejected, would each be a choice that the table does not show."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -358,8 +359,9 @@ def autc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
         return float("nan")
     if low == high:
         return 0.5
-    apart = (inside.mean() - outside.mean()) / (high - low)
-    return float((1 - apart) / 2)
+    # exact sums, so that the order of the images changes nothing
+    apart = math.fsum(inside) / inside.size - math.fsum(outside) / outside.size
+    return float((1 - apart / (high - low)) / 2)
 
 
 def ties(id_scores: ArrayLike, ood_scores: ArrayLike) -> int | float:

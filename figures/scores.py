@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -187,9 +188,8 @@ def _interval_bars(
     rows = np.arange(len(values))
     drawn = np.isfinite(values) & np.isfinite(lows) & np.isfinite(highs)
     best = drawn & (values == np.max(values[drawn], initial=-np.inf))
-    for row in rows[drawn]:
-        length, alpha = values[row] - 0.5, 0.85 if best[row] else 0.4
-        axes.barh(row, length, left=0.5, height=0.68, color=colour, alpha=alpha)
+    shades = [to_rgba(colour, 0.85 if one else 0.4) for one in best[drawn]]
+    axes.barh(rows[drawn], values[drawn] - 0.5, left=0.5, height=0.68, color=shades)
     whiskers = np.abs(np.array([values - lows, highs - values]))[:, drawn]
     axes.errorbar(
         values[drawn],

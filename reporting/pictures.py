@@ -20,6 +20,7 @@ PLACES = [  # file names and their section, in the order of the page; the first 
     ("^training_curves", "run"),
     ("^auroc", "ood"),
     ("^(score|hist)", "ood"),
+    ("^(trust|swallowed)", "ood"),
     ("^(principal_components$|pca)", "ood"),
     ("^principal", "ood"),
     ("^(nc1|within)", "nc"),

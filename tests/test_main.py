@@ -127,7 +127,11 @@ def test_every_file_is_there_and_no_other(chain):
         "head",
         *features,
         "ood_metrics",
+        "id_metrics",
+        "ood_by_id_class",
+        "conformal",
         "scores_ID_digits",
+        "scores_val_digits",
         *(f"scores_OOD_{name}" for name in SETS),
         "nc_metrics",
         "nc_per_class",
@@ -138,6 +142,8 @@ def test_every_file_is_there_and_no_other(chain):
         "principal_components",
         "principal_components_three",
         *(f"scores_{name}" for name in registry.CORE),
+        "trust",
+        "swallowed",
         "within_class_variance",
         "cosine_histogram",
         "weight_mean_alignment",
@@ -184,6 +190,7 @@ def test_every_csv_has_its_columns_and_rows(chain):
             "predicted_class",
             *methods,
             *accepted,
+            *(f"{method}_p" for method in methods),
         ]
         assert len(found) == count, name
     assert list(table(chain, "head").columns) == ["class", *(f"w{d}" for d in range(64)), "bias"]
@@ -211,6 +218,8 @@ def test_every_csv_has_its_columns_and_rows(chain):
         "aupr_out_high",
         "id_share",
         "detection_error",
+        "autc",
+        "partial_auroc",
         "n_id",
         "n_ood",
         "ties",

@@ -55,6 +55,8 @@ def test_methods_come_in_the_asked_order_whatever_their_case(folder):
         "MSP",
         "ViM_accepted",
         "MSP_accepted",
+        "ViM_p",
+        "MSP_p",
     ]
 
 

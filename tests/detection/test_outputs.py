@@ -30,6 +30,7 @@ def test_score_files_have_a_row_an_image_and_a_column_a_method(done, stem, first
         "predicted_class",
         *registry.DEFAULT,
         *(f"{name}_accepted" for name in registry.DEFAULT),
+        *(f"{name}_p" for name in registry.DEFAULT),
     ]
     assert len(table) == rows == records.read_sidecar(done[0] / f"scores_{stem}.csv")["rows"]
 
@@ -142,6 +143,8 @@ def test_a_persons_photographs_get_a_row_each_ready_to_sort(tmp_path, monkeypatc
         "ViM",
         "Energy_accepted",
         "ViM_accepted",
+        "Energy_p",
+        "ViM_p",
     ]
     assert list(table["path"]) == [f"mine/{n:03}.png" for n in range(60)]
     assert set(table["predicted_class"]) <= {"cat", "dog", "bird", "frog"}

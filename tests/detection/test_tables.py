@@ -51,6 +51,8 @@ METRICS = [
     "aupr_out_high",
     "id_share",
     "detection_error",
+    "autc",
+    "partial_auroc",
     "n_id",
     "n_ood",
     "ties",

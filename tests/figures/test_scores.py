@@ -100,7 +100,7 @@ def test_bars_end_at_the_auroc_and_whiskers_at_the_interval(methods, sets):
         np.testing.assert_allclose(segments, rows[["auroc_low", "auroc_high"]])
         low, high = axes.get_xlim()
         assert low < rows["auroc_low"].min() and high > 1
-        darkest = max(bars, key=lambda bar: bar.get_alpha())
+        darkest = max(bars, key=lambda bar: bar.get_facecolor()[3])
         assert rows.index[round(darkest.get_y() + 0.34)] == rows["auroc"].idxmax()
     assert [label.get_text() for label in panels[0].get_yticklabels()] == list(order)
     png(figure)
