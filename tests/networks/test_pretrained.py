@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers import class_folders, read_csv
 from safetensors.torch import save_file
 
 import main
@@ -174,3 +175,32 @@ def test_main_trains_nothing_with_pretrained(capsys):
         with pytest.raises(SystemExit):
             main.parse_args([*words, *more])
     assert "is of training, and --pretrained trains nothing" in capsys.readouterr().err
+
+
+# ---- an extraction -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*always naming the largest class")
+@pytest.mark.filterwarnings("ignore:.*the command line contradicts it")
+def test_a_pretrained_network_is_extracted_without_training_and_is_current_then(
+    cache, tmp_path, capsys
+):
+    ids = ["n01440764", "n02102040", "n03000684"]
+    class_folders(tmp_path / "three", ids, 2, (40, 36))
+    class_folders(tmp_path / "other", ["x"], 2, (40, 36))
+    words = ["--model", SMALL, "--pretrained", "--dataset", f"three={tmp_path / 'three'}"]
+    words += ["--ood", f"other={tmp_path / 'other'}", "--image-size", "64", "--device", "cpu"]
+    words += ["--output-dir", str(tmp_path / "results")]
+    run_networks.main(words)
+    said = capsys.readouterr().out
+    assert "3 of the classifier's 1,000, by the names in the checkpoint: n01440764 (tench)" in said
+    folder = tmp_path / "results" / "torchvision_shufflenet_v2_x0_5_pretrained"
+    assert list(read_csv(folder / "head.csv")["class"]) == ids
+    head = records.read_sidecar(folder / "head.csv")
+    checkpoint = pretrained.path_of(SMALL, tmp_path / "results")
+    assert head["checkpoint_sha256"] == records.sha256(checkpoint)
+    chain = main.prepare(words)
+    assert main.why_outdated("extract", chain) == ""
+    run_networks.main(words)
+    assert capsys.readouterr().out.count("kept as it is") == 3
