@@ -37,9 +37,12 @@ def kept(tpr: float) -> str:
 
 
 def interval(row: Mapping[Any, Any]) -> str:
-    """ "94.1–95.9", the 95% interval of a row's AUROC in percent."""
-    low, high = row["auroc_low"], row["auroc_high"]
-    return f"{rate(low)}–{rate(high)}"
+    """ "94.1–95.9", the 95% interval of a row's AUROC in percent; ">99.9" where both its ends are
+    written so."""
+    low, high = rate(row["auroc_low"]), rate(row["auroc_high"])
+    if low == high and not low[0].isdigit():
+        return low
+    return f"{low}–{high}"
 
 
 def number(value: Any, digits: int = 4) -> str:

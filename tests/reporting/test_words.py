@@ -49,3 +49,11 @@ def test_lists_end_in_and(words, further, text):
 )
 def test_a_commit_says_that_the_code_was_changed(record, text):
     assert reporting_words.commit(record) == text
+
+
+@pytest.mark.parametrize(
+    "low, high, text",
+    [(0.9406, 0.9591, "94.1–95.9"), (0.9991, 0.99995, "99.9–>99.9"), (0.99996, 0.99999, ">99.9")],
+)
+def test_an_interval_is_not_written_twice(low, high, text):
+    assert reporting_words.interval({"auroc_low": low, "auroc_high": high}) == text
