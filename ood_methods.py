@@ -638,7 +638,7 @@ def score_run(task: Task, args: Arguments) -> pd.DataFrame:
         fitted = inputs.fit(found)
         scored = score(task, fitted, found, args)
     with cli.timed(seconds, "tables"):
-        right, said = found.right(), id_tables.probabilities(found, fitted)
+        right, said = found.right(), probabilities(task, args, found, fitted, scored)
         table = tables.tabulate(run, scored, right, args.tpr, args.more_tpr)
         more = more_tables(run, scored, found.head, right, said, args.tpr)
         written = write(task, args, table, scored, found.head, more)
@@ -685,6 +685,21 @@ def score(task: Task, fitted: registry.Training, found: inputs.Inputs, args: Arg
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
+
+
+def probabilities(
+    task: Task,
+    args: Arguments,
+    found: inputs.Inputs,
+    fitted: registry.Training,
+    scored: Scored,
+) -> id_tables.Probabilities | None:
+    """The softmax of the ID test images; its temperature is that of TempScaling, where that was
+    fitted now, and not given."""
+    known = None
+    if "TempScaling" in task.names and "TempScaling" not in parameters(args):
+        known = scored.parameters["TempScaling"]
+    return id_tables.probabilities(found, fitted, known)
 
 
 def more_tables(

@@ -5,6 +5,7 @@ docs/methods.md. `ood` and `method` are empty where a measure is of neither."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,8 +53,10 @@ class Probabilities:
         return measures.softmax(self.logits / temperature)
 
 
-def probabilities(found: Inputs, fitted: registry.Training) -> Probabilities | None:
-    """None without a head."""
+def probabilities(
+    found: Inputs, fitted: registry.Training, known: dict[str, Any] | None = None
+) -> Probabilities | None:
+    """None without a head. known: the parameters of TempScaling, if it was fitted already."""
     if found.head is None:
         return None
     logits = found.head.logits(found.test.features).astype(np.float64)
@@ -61,8 +64,10 @@ def probabilities(found: Inputs, fitted: registry.Training) -> Probabilities | N
     if fitted.validation is None:
         why = "no ID validation images, on which a temperature would be fitted"
         return Probabilities(logits, labels, None, why)
-    state = evaluation.fit(fitted, ["TempScaling"], {})["TempScaling"]
-    return Probabilities(logits, labels, state.parameters["temperature"], state.note)
+    if known is None:
+        known = evaluation.fit(fitted, ["TempScaling"], {})["TempScaling"].parameters
+    why = "the loss falls all the way to this temperature, the last that is tried"
+    return Probabilities(logits, labels, known["temperature"], why if "at_bound" in known else "")
 
 
 def tabulate(

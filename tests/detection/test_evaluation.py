@@ -96,14 +96,14 @@ def test_nothing_is_read_fitted_or_computed_again_for_another_set(tmp_path, monk
         "read_features",
         counted(lambda path, *_: f"read {path.name}", store.read_features),
     )
-    with mock.patch.object(drawing, "draw", lambda *given: []):
+    with mock.patch.object(drawing, "draw", lambda *given, **named: []):
         assert shell(ood_methods.main, "--checkpoint", folder).code == 0
     sets = ["ID_toy_train", "ID_toy_val", "ID_toy_test", *(f"OOD_{name}_test" for name in "abcd")]
     expected = [
         *(f"fit {name}" for name in registry.DEFAULT),
         "training set",
         *(f"read {name}.csv" for name in sets),
-        *(f"score {n}" for n in (60, 80, 100, 120, 100)),
+        *(f"score {n}" for n in (60, 80, 100, 120, 100, 40)),
     ]
     assert sorted(calls) == sorted(expected)
 
