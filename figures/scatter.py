@@ -44,15 +44,16 @@ def principal_components(
     components; id_labels (N,): where given and at most LONG classes, each label is written at the
     median of its points. At most 2,000 points of a group are drawn, evenly spaced in file order.
     """
-    first, second = (_in_brackets(share, "% of the variance") for share in explained)
+    first, second = (_in_brackets(share, "%") for share in explained)
+    note = "; in brackets: share of the variance" if first and second else ""
     figure = _scatter_panels(
         id_points,
         ood_points,
         id_labels,
         "ID and OOD features on two principal components",
-        f"first component{first}, in feature units",
+        f"first component{first}, in feature units{note}",
     )
-    _say_beside(figure, f"second component{second}, in feature units")
+    _say_beside(figure, f"second component{second}")
     return figure
 
 

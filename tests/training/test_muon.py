@@ -65,7 +65,9 @@ def restated(weights, gradients, lr, momentum):
     return weights
 
 
-def test_a_convolution_moves_by_the_rule_and_the_rest_by_sgd():
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_a_convolution_moves_by_the_rule_and_the_rest_by_sgd(dtype, atol):
+    """In float32, and as on machines that multiply bfloat16, to the digits that it has."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     network = network.to(memory_format=torch.channels_last)
@@ -74,6 +76,7 @@ def test_a_convolution_moves_by_the_rule_and_the_rest_by_sgd():
         epochs=1, lr=0.1, weight_decay=1e-2, optimizer="muon", nesterov=True, muon_lr=0.3
     )
     ours = parts.make_optimizer(recipe, network)
+    ours.dtype = dtype
     sgd = torch.optim.SGD(plain.parameters(), 0.1, 0.9, weight_decay=1e-2, nesterov=True)
     start = network[0].weight.detach().double()
     gradients = []
@@ -86,7 +89,7 @@ def test_a_convolution_moves_by_the_rule_and_the_rest_by_sgd():
         ours.step()
         sgd.step()
     expected = restated(start, gradients, lr=0.3, momentum=0.6)
-    assert torch.allclose(network[0].weight.double(), expected, atol=1e-5)
+    assert torch.allclose(network[0].weight.double(), expected, atol=atol)
     for name in ("0.bias", "1.weight", "1.bias", "3.weight", "3.bias"):
         theirs = plain.get_parameter(name)
         assert torch.allclose(network.get_parameter(name), theirs, atol=1e-6), name
