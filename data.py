@@ -56,6 +56,15 @@ class Preprocessing:
         """Pixels of the shorter side before the centre is cropped."""
         return round(self.size / self.crop_share)
 
+    @property
+    def words(self) -> str:
+        """ "224 px in the centre of 256, bilinear, mean 0.5, std 0.25"."""
+        size = f"{self.size} px"
+        if self.crop_share != 1:
+            size += f" in the centre of {self.resized}"
+        mean, std = channels(self.mean), channels(self.std)
+        return f"{size}, {self.interpolation}, mean {mean}, std {std}"
+
     def resize(self, image: Any) -> Any:
         """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
         if self.match is not None:
@@ -82,6 +91,13 @@ class Preprocessing:
         if self.match is None:
             del values["match"]
         return values
+
+
+def channels(values: Sequence[float]) -> str:
+    """The values of the three channels; a single number if they agree."""
+    if len(set(values)) == 1:
+        return f"{values[0]:g}"
+    return " ".join(f"{value:g}" for value in values)
 
 
 def matched(image: Any, match: Matched) -> Any:

@@ -22,6 +22,7 @@ from images import file_facts, lists, openood
 # from elsewhere.
 REPEATED = (
     "model",
+    "classes",
     "image_size",
     "crop_share",
     "interpolation",

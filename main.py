@@ -440,7 +440,16 @@ def prepare(argv: Sequence[str] | None) -> Chain:
     utils.writable_folder(args.output_dir)
     for name, own in words.items():
         STAGES[name].script.parse_args(own)
+    check_groups(args, words["ood"])
     return chain
+
+
+def check_groups(args: Arguments, words: Sequence[str]) -> None:
+    """ValueError where OpenOOD's groups are asked for and it has none for the ID set; where the
+    checkpoint alone names that, scoring says so."""
+    groups = dict(ood_methods.parse_args(words).groups)
+    if args.dataset is not None and groups.get(openood.GROUP) == []:
+        openood.benchmark_for(args.dataset.name, "--groups")
 
 
 def analysed(name: str, chain: Chain) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 import cli
+import feature_files
 import utils
 from artifacts import current, records, store
 from reporting import ensembles
@@ -107,10 +108,10 @@ def gather(
     tables = expected_tables(checkpoint, folder, output_dir)
     refuse_nothing(tables, folder)
     network = identity(checkpoint, folder)
-    place = trained_in(checkpoint, folder)
-    sidecar = records.checkpoint_sidecar(place / f"{folder.name}.pth")
+    trained = trained_as(checkpoint, folder)
+    sidecar = records.checkpoint_sidecar(trained)
     head = records.read_sidecar(folder / "head.csv")
-    candidates = curves_files(place, folder.name, sidecar)
+    candidates = curves_files(trained, sidecar)
     curves = next((file for file in candidates if file.is_file()), None)
     made_by = read_records(folder)
     read = {name: read_checked(table, network, stale) for name, table in tables.items()}
@@ -124,15 +125,22 @@ def gather(
         ensemble=ensemble,
         tpr=made_by.get("ood_metrics", {}).get("tpr") or DEFAULTS["tpr"],
         sidecar=sidecar,
-        facts=ensembles.common_facts(ensemble) if ensemble else {**head, **sidecar},
+        facts=ensembles.common_facts(ensemble) if ensemble else facts_of(head, sidecar),
         sha256=network.get("checkpoint_sha256"),
         images=images,
         records=made_by,
         curves=read_curves(curves, sidecar, stale),
-        files=[*looked_for(place, folder, tables), *candidates, *images],
-        missing=list(missing_parts(folder, tables, sidecar, head, curves, images)),
+        files=[*looked_for(trained, folder, tables), *candidates, *images],
+        missing=list(missing_parts(trained, tables, sidecar, head, curves, images)),
         stale=stale_parts(stale, made_by),
     )
+
+
+def facts_of(head: Mapping[str, Any], sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """What the two sidecars say of the network: the checkpoint's goes first, but the features had
+    the preprocessing that the head's names."""
+    prepared = {name: head[name] for name in ("preprocessing",) if name in head}
+    return {**head, **sidecar, **prepared}
 
 
 def refuse_nothing(tables: Mapping[str, Table], folder: Path) -> None:
@@ -146,15 +154,19 @@ def refuse_nothing(tables: Mapping[str, Table], folder: Path) -> None:
     )
 
 
-def trained_in(checkpoint: str, folder: Path) -> Path:
-    """Where train.py wrote what belongs to the checkpoint: beside it, wherever the features are."""
-    given = Path(checkpoint)
-    return given.parent if given.is_file() else folder.parent
+def trained_as(checkpoint: str, folder: Path) -> Path:
+    """The checkpoint, beside which train.py wrote what belongs to it, wherever the features are.
+
+    Of a folder it is where the head's sidecar says that it was: the folder of matched images does
+    not have the checkpoint's name."""
+    if Path(checkpoint).is_file():
+        return Path(checkpoint)
+    return Path(feature_files.checkpoint_file(folder, folder / "head.csv"))
 
 
-def looked_for(place: Path, folder: Path, tables: Mapping[str, Table]) -> list[Path]:
+def looked_for(trained: Path, folder: Path, tables: Mapping[str, Table]) -> list[Path]:
     """The tables with their sidecars, and the other JSON files whose content the report shows."""
-    files = [place / f"{folder.name}.json", folder / "head.json", *ensembles.files(folder)]
+    files = [records.sidecar_path(trained), folder / "head.json", *ensembles.files(folder)]
     files += [folder / f"{stage}.json" for stage in STAGES[1:]]
     for table in tables.values():
         files += [table.file, records.sidecar_path(table.file)]
@@ -183,6 +195,9 @@ def expected_tables(checkpoint: str, folder: Path, output_dir: str = "results") 
 def as_it_was_run(step: str, checkpoints: Sequence[str], folder: Path, output_dir: str) -> str:
     """The command that makes a step's tables again, with the flags that its record names."""
     arguments = current.Record.read(folder / f"{step}.json").arguments
+    if arguments.get("more_tpr"):  # of the same flag
+        shares = [arguments["tpr"], *arguments["more_tpr"]]
+        arguments = arguments | {"tpr": shares, "more_tpr": None}
     if step == "ood_methods" and not arguments.get("ensemble"):  # whose tables are not joined
         arguments = arguments | methods_there(folder, arguments)
     words = shlex.split(utils.command(step, checkpoints, output_dir))
@@ -222,9 +237,14 @@ def flag_of(name: str, value: Any, arguments: Mapping[str, Any]) -> list[str]:
     if value is True or name == "no_neco_scaler":
         return [flag]
     if name == "groups":
-        value = [f"{group}={','.join(members)}" for group, members in value]
+        value = [group_text(group, members) for group, members in value]
     values = value if isinstance(value, list) else [value]
     return [flag, *map(str, values)]
+
+
+def group_text(group: str, members: Sequence[str]) -> str:
+    """A value of --groups: GROUP=NAME,NAME, or openood, which names no members."""
+    return f"{group}={','.join(members)}" if members else group
 
 
 def was_given(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
@@ -240,9 +260,8 @@ def was_given(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
 
 def identity(checkpoint: str, folder: Path) -> Mapping[str, str | None]:
     """Which network the folder is of: as the checkpoint says, else the head, else a table."""
-    given = Path(checkpoint)
-    path = given if given.is_file() else folder.parent / f"{folder.name}.pth"
-    said: list[Mapping[str, str | None]] = [records.network_of(path)]
+    trained = trained_as(checkpoint, folder)
+    said: list[Mapping[str, str | None]] = [records.network_of(trained)]
     for name in ("head.csv", "ood_metrics.csv", "nc_metrics.csv"):
         said.append(records.origin(folder / name))
     return next((network for network in said if any(network.values())), {})
@@ -285,8 +304,9 @@ def texts(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return frame.assign(**{name: frame[name].fillna("").astype(str) for name in columns})
 
 
-def curves_files(place: Path, stem: str, sidecar: Mapping[str, Any]) -> list[Path]:
+def curves_files(trained: Path, sidecar: Mapping[str, Any]) -> list[Path]:
     """Where the curves of the run may stand: as the sidecar says, or by the names of its files."""
+    place, stem = trained.parent, trained.stem
     kind = r"_(best|final|epoch\d+)(?=_|$)"
     names = [
         re.sub(kind, "_curves", stem, count=1) + ".csv",
@@ -342,7 +362,7 @@ def figure_files(folder: Path, made_by: Mapping[str, dict[str, Any]]) -> list[Pa
 
 
 def missing_parts(
-    folder: Path,
+    trained: Path,
     tables: Mapping[str, Table],
     sidecar: Mapping[str, Any],
     head: Mapping[str, Any],
@@ -357,7 +377,7 @@ def missing_parts(
     beside = "which train.py wrote beside the checkpoint"
     trained_here = bool(sidecar or curves or head.get("mode"))  # others have no recipe
     if trained_here and not sidecar:
-        yield Missing(f"{folder.name}.json, {beside}", None)
+        yield Missing(f"{records.sidecar_path(trained).name}, {beside}", None)
     if trained_here and curves is None:
         yield Missing(f"the training curves, {beside}", None)
     if not images:

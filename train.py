@@ -563,7 +563,7 @@ def start_from_weights(args: Arguments, state: State) -> str:
     if state.average:
         state.average.network.load_state_dict(state.network.state_dict())
     head = "its classifier drawn anew" if fresh else "its classifier too"
-    return f"starts from {args.weights}, {head}; images: {state.facts.preprocessing}"
+    return f"starts from {args.weights}, {head}; images: {state.facts.preprocessing.words}"
 
 
 def outliers_of(

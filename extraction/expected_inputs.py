@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data import Preprocessing
+from data import Preprocessing, channels
 from networks import entries, messages
 
 WORDS = {
@@ -102,12 +102,7 @@ class Choice:
     @property
     def words(self) -> str:
         """ "224 px in the centre of 256, bilinear, mean 0.5, std 0.25"."""
-        chosen = self.preprocessing
-        size = f"{chosen.size} px"
-        if chosen.crop_share != 1:
-            size += f" in the centre of {chosen.resized}"
-        mean, std = channels(chosen.mean), channels(chosen.std)
-        return f"{size}, {chosen.interpolation}, mean {mean}, std {std}"
+        return self.preprocessing.words
 
     def __str__(self) -> str:
         return f"{self.words} ({self.origin})"
@@ -119,13 +114,6 @@ def listed(names: Sequence[str]) -> str:
     if not others:
         return last
     return f"{', '.join(others)} and {last}"
-
-
-def channels(values: Sequence[float]) -> str:
-    """The values of the three channels; a single number if they agree."""
-    if len(set(values)) == 1:
-        return f"{values[0]:g}"
-    return " ".join(f"{value:g}" for value in values)
 
 
 def choose(sources: Sequence[Source]) -> Choice:

@@ -78,16 +78,18 @@ def by_size(classes: int, names: Sequence[str]) -> Named | None:
     return None if ids is None else Named(ids, "the WordNet ids of the folders")
 
 
-def read_list(path: str, classes: int) -> Named:
+def read_list(path: str, classes: int, of_data: Sequence[str] = ()) -> Named:
     """--classes FILE: one line per row of the classifier, in its order -> their names.
 
-    A line is a name, with other words behind a tab or comma, or behind a WordNet id. ValueError for
-    a file with another number of lines, a name that stands twice, and what is no text."""
+    A line is a name, with other words behind a tab or comma, or behind a WordNet id; a class of the
+    data (`of_data`), whose own name may have a comma, may be all of it. ValueError for a file with
+    another number of lines, a name that stands twice, and what is no text."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--classes {path} cannot be read as text ({error})") from None
-    names = [name_in(line) for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    names = [line if line in of_data else name_in(line) for line in lines]
     if len(names) != classes:
         raise ValueError(
             f"--classes {path} has {len(names):,} lines, and the classifier has {classes:,} rows;"

@@ -288,7 +288,7 @@ def named_rows(work: Work, names: list[str]) -> Named | None:
     by their size; None where nobody says."""
     classes = work.trained.classes
     if work.options.classes:
-        return head_rows.read_list(work.options.classes, classes)
+        return head_rows.read_list(work.options.classes, classes, names)
     own = work.checkpoint.get("class_names")
     if own:
         return Named(list(own), "the names in the checkpoint")

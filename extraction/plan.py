@@ -20,6 +20,7 @@ from extraction.perturbation import Step
 from images import folders as images_folders
 from images import lists
 from images.members import Member
+from images.places import broken_images
 from images.sets import ImageFiles, Images
 
 ALL = "all/"  # below a member's folder: the images of all classes of its ensemble
@@ -410,7 +411,7 @@ def whole_content(job: Job) -> str:
 def without(sidecar: dict) -> str:
     """What to say of kept features of a set whose broken images were left out."""
     skipped = sidecar.get("skipped")
-    return f"; made without {len(skipped):,} broken images (--skip-broken)" if skipped else ""
+    return f"; made without {broken_images(len(skipped))} (--skip-broken)" if skipped else ""
 
 
 def describes(sidecar: dict, facts: dict) -> bool:

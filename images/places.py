@@ -136,5 +136,10 @@ def named(skipped: dict[str, str]) -> str:
 
 def skipped_in_words(skipped: dict[str, str]) -> str:
     """ "2 broken images left out: a.png (...), b.png (...)"."""
-    count = "1 broken image" if len(skipped) == 1 else f"{len(skipped):,} broken images"
+    count = broken_images(len(skipped))
     return f"{count} left out: {named(skipped)}"
+
+
+def broken_images(count: int) -> str:
+    """ "1 broken image", "2 broken images"."""
+    return f"{count:,} broken image{'s' * (count != 1)}"

@@ -1054,6 +1054,16 @@ def test_flags_of_training_are_refused_beside_a_checkpoint(words):
     assert ended.code == 2 and "trains nothing" in ended.err
 
 
+@pytest.mark.parametrize("words", [[], ["--checkpoint", "x.pth", "--dataset", "digits"]])
+def test_openoods_groups_of_another_set_are_refused_before_anything_runs(words, tmp_path):
+    words = [*words, "--groups", "openood", "--plan", "--output-dir", str(tmp_path)]
+    ended = shell(main.main, *words)
+    assert ended.code == 2 and ended.out == ""
+    assert "--groups openood" in ended.err and "the ID set here is digits" in ended.err
+    words[words.index("openood")] = "openood=photos"  # a group that is only called so
+    assert shell(main.main, *words, "--ood", "photos").code == 0
+
+
 # ---- an ensemble ---------------------------------------------------------------------------------
 
 MEMBERS = ["a_best_s0.pth", "a_best_s1.pth"]

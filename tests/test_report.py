@@ -1172,3 +1172,49 @@ def test_the_command_for_an_edited_collapse_table_repeats_the_flags_that_made_it
     assert shell(neural_collapse.main, *words).code == 0
     pd.testing.assert_frame_equal(read_csv(table), before)
     assert shell(report.main, "--checkpoint", folder).code == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--tpr", "0.8", "0.95", "0.99", "--groups", "both=cifar100,svhn"],
+        ["--tpr", "0.9", "0.8", "--groups", "openood"],
+    ],
+)
+def test_the_command_for_an_edited_table_names_every_share_and_openoods_groups(
+    tmp_path, monkeypatch, flags
+):
+    blank_figures(monkeypatch)
+    folder = toy_run(tmp_path / "net s0", ood=("cifar100", "svhn"))
+    for file in sorted(folder.glob("ID_toy_*")):
+        file.rename(folder / file.name.replace("toy", "cifar10"))
+    before, _ = score(folder, "--methods", "MSP", *flags)
+    groups = read_csv(folder / "ood_groups.csv")
+    edit(folder / "ood_metrics.csv", "svhn", "svnh")
+    refused = shell(report.main, "--checkpoint", folder)
+    command = re.search(r"with: (python ood_methods\.py .*), or take it", refused.err)
+    _, _, *words = shlex.split(command.group(1))
+    assert shell(ood_methods.main, *words, "--replace").code == 0
+    pd.testing.assert_frame_equal(read_csv(folder / "ood_metrics.csv"), before)
+    pd.testing.assert_frame_equal(read_csv(folder / "ood_groups.csv"), groups)
+
+
+def test_the_report_of_matched_images_finds_the_training_and_keeps_their_preprocessing(run, capsys):
+    folder = run.rename(run.with_name("net_best_s0_matched"))
+    (folder.parent / "net_best_s0.pth").write_bytes(b"weights")
+    match = {"width": 96, "height": 96, "quality": 75, "subsampling": "4:2:0"}
+    said = {
+        "checkpoint_at": "../net_best_s0.pth",
+        "mode": "best",
+        "preprocessing": {"size": 32, "match": match},
+    }
+    utils.write_json(folder / "head.json", said)
+    trained = folder.parent / "net_best_s0.json"
+    sidecar = json.loads(trained.read_text()) | {"preprocessing": {"size": 32}}
+    utils.write_json(trained, sidecar)
+    report.main(["--checkpoint", str(folder), "--allow-stale"])
+    assert "which train.py wrote" not in capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["accuracy"]["test"] == 0.61235 and summary["training"]["epochs"] == 5
+    assert summary["checkpoint"]["preprocessing"]["match"] == match
+    assert summary["checkpoint"]["stem"] == "net_best_s0_matched"

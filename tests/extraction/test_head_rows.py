@@ -1,12 +1,15 @@
 """extraction/head_rows.py: which rows of a large head the data's classes are, and what an
 extraction makes of them."""
 
+import shlex
+
 import numpy as np
 import pytest
 import timm
 import torch
 from helpers import class_folders, read_csv, saved
 
+import feature_files
 import run_networks
 from artifacts import records
 from extraction import head_rows
@@ -89,6 +92,14 @@ def test_a_list_names_every_row(tmp_path):
     (tmp_path / "list.txt").write_text("\ufeffcat\ndog, a pet\n\neel\nfox\n", encoding="utf-8")
     found = head_rows.read_list(str(tmp_path / "list.txt"), 4)
     assert found == Named(["cat", "dog", "eel", "fox"], "the names in list.txt")
+
+
+def test_a_class_of_the_data_may_have_a_comma_in_its_name(tmp_path):
+    (tmp_path / "list.txt").write_text("cat, black\ndog, a pet\ncat, white\n")
+    of_data = ["cat, black", "cat, white"]
+    found = head_rows.read_list(str(tmp_path / "list.txt"), 3, of_data)
+    assert found.names == ["cat, black", "dog", "cat, white"]
+    assert head_rows.choose(found, of_data).rows == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +191,8 @@ def test_a_list_chooses_the_same_rows_by_other_names(large, tmp_path):
     assert list(read_csv(folder / "head_full.csv")["class"]) == names
     rows = [names.index(name) for name in chosen]
     assert records.read_sidecar(folder / "head.csv")["head_rows"] == rows
+    command = shlex.split(feature_files.open_run(folder).command)
+    assert command[command.index("--classes") + 1] == str(tmp_path / "list.txt")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import run_networks
 import train
 import utils
 from artifacts import current, records
+from extraction import plan
 from images import places
 
 pytestmark = [
@@ -224,3 +225,11 @@ def test_main_looks_for_the_data_with_the_same_flag(tmp_path):
     )
     assert "--skip-broken" in main.fetch_words(chain)
     assert "--skip-broken" in chain.words["train"] and "--skip-broken" in chain.words["extract"]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, ""), (1, "1 broken image ("), (2, "2 broken images (")]
+)
+def test_kept_features_say_how_many_images_they_lack(count, said):
+    skipped = {f"{number}.png": "cut short" for number in range(count)}
+    assert said in plan.without({"skipped": skipped}) and bool(said) == bool(skipped)

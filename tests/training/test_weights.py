@@ -61,7 +61,8 @@ def test_a_run_starts_from_weights_with_the_librarys_preprocessing(published, tm
     words += ["0", "--image-size", "32", "--device", "cpu", "--no-amp", "--suffix", "run"]
     train.main([*words, "--weight-decay", "0", "--output-dir", str(tmp_path / "results")])
     log = (tmp_path / "results" / "timm_test_resnet_log_run.txt").read_text()
-    assert f"starts from {path}, its classifier drawn anew" in log
+    images = "32 px in the centre of 34, bilinear, mean 0.5, std 0.5"
+    assert f"starts from {path}, its classifier drawn anew; images: {images}\n" in log
     content = torch.load(tmp_path / "results" / "timm_test_resnet_final_run.pth", weights_only=True)
     preprocessing = content["preprocessing"]
     assert preprocessing["size"] == 32 and tuple(preprocessing["mean"]) == (0.5,) * 3
