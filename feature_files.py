@@ -31,6 +31,7 @@ REPEATED = (
     "format",
     "match_format",
     "skip_broken",
+    "amp",
 )
 ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
     "the program that wrote these features"
@@ -325,7 +326,7 @@ def remedy(
     repeated["dataset"] = arguments.get("dataset") or dataset
     repeated["ood"] = list(ood)
     for flag, value in repeated.items():
-        if value in (None, []):
+        if value in (None, []) or value is False:
             continue
         values = value if isinstance(value, list) else [value]
         if value is True:  # a flag without a value

@@ -259,6 +259,14 @@ def test_the_command_repeats_what_a_network_from_elsewhere_expects(opened, run_f
     assert "--format" not in command and "None" not in command
 
 
+@pytest.mark.parametrize("amp", [True, False])
+def test_the_command_says_bfloat16_where_the_features_were_made_in_it(opened, run_folder, amp):
+    change_json(run_folder / "head.json", lambda sidecar: sidecar.update(arguments={"amp": amp}))
+    command = shlex.split(opened().command)
+    assert ("--amp" in command) == amp
+    assert "True" not in command and "False" not in command
+
+
 def test_another_folder_than_the_one_extracted_is_refused(opened, run_folder, monkeypatch):
     extracted_from(run_folder, "svhn=photos/2024")
     monkeypatch.chdir(run_folder.parent)
