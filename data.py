@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from images import lists, noise, odin_sets, openood
 from images.downloads import Published, fetched
 from images.file_facts import Matched
-from images.folders import absence, listing_hash, quoted
+from images.folders import absence, first_folder, listing_hash, quoted
 from images.places import image_set, labelled_list, without_broken
 from images.sets import ImageFiles, Images, image_folder
 from utils import SPLIT, SetName
@@ -223,7 +223,7 @@ def textures_without(
     """The 5,160 images of DTD in the 43 classes that ImageNet does not have (Wang et al. 2022,
     ViM)."""
     images = textures(split, preprocessing, data_dir)
-    kept = [row for row, path in enumerate(images.paths) if path.split("/")[0] not in IN_IMAGENET]
+    kept = [row for row, path in enumerate(images.paths) if first_folder(path) not in IN_IMAGENET]
     names = [name for name in images.class_names if name not in IN_IMAGENET]
     return replace(images.take(kept), class_names=names)
 

@@ -107,6 +107,11 @@ class Chain:
             return ood_methods.ensemble_folder(self.checkpoints, self.args.output_dir)
         return self.folder_of(self.checkpoints[0])
 
+    @property
+    def verify(self) -> bool:
+        """Whether images are compared by content."""
+        return "--verify" in self.words["extract"]
+
     def folder_of(self, checkpoint: Path) -> Path:
         """The folder of one network's features."""
         return Path(self.args.output_dir) / checkpoint.stem
@@ -520,24 +525,23 @@ def why_outdated(name: str, chain: Chain) -> str:
     """Why a stage has to run, in words; "" if its outputs are what it would make now."""
     stage = STAGES[name]
     own = stage.script.parse_args(chain.words[name])
-    verify = "--verify" in chain.words["extract"]
     if name == "train":
-        reasons = [training.why_unfinished(verify) for training in chain.trainings]
+        reasons = [training.why_unfinished(chain.verify) for training in chain.trainings]
         return next(filter(None, reasons), "")
     if name == "extract":
-        reasons = [why_unextracted(path, own, chain, verify) for path in chain.checkpoints]
+        reasons = [why_unextracted(path, own, chain) for path in chain.checkpoints]
         return next(filter(None, reasons), "")
     record = current.Record.read(chain.folder / stage.record)
-    reason = record.why_outdated(cli.material(own), verify)
+    reason = record.why_outdated(cli.material(own), chain.verify)
     if name == "ood" and not reason:
         return ood_methods.why_incomplete(chain.folder, own)
     return reason
 
 
-def why_unextracted(checkpoint: Path, own: Arguments, chain: Chain, verify: bool) -> str:
+def why_unextracted(checkpoint: Path, own: Arguments, chain: Chain) -> str:
     """Why one network's features are to be made, in words; "" where they are there."""
     record = current.Record.read(chain.folder_of(checkpoint) / STAGES["extract"].record)
-    reason = record.why_outdated(cli.material(own), verify)
+    reason = record.why_outdated(cli.material(own), chain.verify)
     if reason:
         return reason
     # Another folder may hold another checkpoint of the same name.
@@ -569,9 +573,8 @@ def how_to_train(chain: Chain, forced: bool) -> str:
 
     A finished run starts over: it is only trained again if its arguments or images changed.
     """
-    verify = "--verify" in chain.words["extract"]
     ended = [training for training in chain.trainings if training.has_ended]
-    is_outdated = any(training.why_unfinished(verify) for training in ended)
+    is_outdated = any(training.why_unfinished(chain.verify) for training in ended)
     return "--force" if forced or is_outdated else "--resume"
 
 

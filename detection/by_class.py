@@ -17,6 +17,7 @@ from detection import intervals, metrics, tables
 from detection.outputs import Classifier
 from detection.scored import Scored, ScoredSet
 from detection.tables import Place
+from images.folders import first_folder
 
 # ---- by ID class ---------------------------------------------------------------------------------
 
@@ -100,12 +101,6 @@ def classes_of(part: ScoredSet) -> tuple[list[str], np.ndarray] | None:
     return names, np.array([numbers[folder] for folder in folders])
 
 
-def first_folder(path: str) -> str:
-    """ "birds/owl/1.png" -> "birds"; "" for a file in no folder."""
-    folder, slash, _ = path.partition("/")
-    return folder if slash else ""
-
-
 def by_ood_class(run: Place, scored: Scored, tpr: float) -> pd.DataFrame | None:
     """The tidy table of OOD classes; None where no set has classes."""
     rows = []
@@ -147,6 +142,7 @@ def of_method(
 def against(ordered: np.ndarray, own: np.ndarray, threshold: float, tpr: float) -> dict[str, float]:
     """metrics.BY_CLASS of one class's scores (m,) against ID scores (n,), both ascending."""
     n, m = len(ordered), len(own)
+    # metrics.placements from one search of a class's few images among the many
     below = np.searchsorted(ordered, own, "left")
     not_above = np.searchsorted(ordered, own, "right")
     id_above = 1 - (below + not_above) / (2 * n)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr
 
+from detection import metrics
 from scores import common
 
 Logits = Sequence[np.ndarray]
@@ -95,10 +96,7 @@ def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     that it puts images in counts. Scores below the whole reference have all the same share, 0."""
     if np.isnan(reference).any():
         return np.full(len(scores), np.nan)
-    ordered = np.sort(reference)
-    below = np.searchsorted(ordered, scores, side="left")
-    not_above = np.searchsorted(ordered, scores, side="right")
-    shares = (below + not_above) / (2 * len(ordered))
+    shares = metrics.rank_among(np.sort(reference), scores)
     return np.where(np.isnan(scores), np.nan, shares)
 
 

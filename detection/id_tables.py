@@ -17,7 +17,7 @@ from detection.inputs import Inputs
 from detection.intervals import UNKNOWN, Interval
 from detection.scored import Scored, ScoredSet
 from detection.tables import Place
-from scores import registry
+from scores import common, registry
 
 COVERAGES = (0.8, 0.9, 0.95)
 FPRS = (0.01, 0.1)
@@ -50,7 +50,7 @@ class Probabilities:
 
     def at(self, temperature: float) -> np.ndarray:
         """(N, C) the softmax of the logits divided by a temperature."""
-        return measures.softmax(self.logits / temperature)
+        return common.softmax(self.logits / temperature)
 
 
 def probabilities(

@@ -14,6 +14,7 @@ from scipy.special import betaincinv
 
 from detection import intervals
 from detection.intervals import LEVEL, UNKNOWN, Interval
+from scores import common
 
 BINS = 15  # of a calibration error (Guo et al. 2017)
 
@@ -208,12 +209,4 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(n,) -log p_label of each image in nats, p the softmax of the logits (n, C)."""
-    highest = logits.max(axis=1)
-    total = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
-    return total - logits[np.arange(len(labels)), labels]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """(n, C) float64 -> (n, C)."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return common.logsumexp(logits) - logits[np.arange(len(labels)), labels]

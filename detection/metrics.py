@@ -264,14 +264,13 @@ def paired_delong(
 def placements(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) share of OOD below each ID image, and (m,) share of ID above each OOD image; ties
     half."""
-    ood_below = _rank(ood_scores, id_scores)
-    id_not_above = _rank(id_scores, ood_scores)
+    ood_below = rank_among(np.sort(ood_scores), id_scores)
+    id_not_above = rank_among(np.sort(id_scores), ood_scores)
     return ood_below, 1 - id_not_above
 
 
-def _rank(others: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The share of `others` below each score, ties half."""
-    ordered = np.sort(others)
+def rank_among(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The share (n,) of ascending scores (m,) that lie below each of the scores (n,), ties half."""
     below = np.searchsorted(ordered, scores, "left")
     not_above = np.searchsorted(ordered, scores, "right")
     return (below + not_above) / (2 * ordered.size)

@@ -355,6 +355,12 @@ def quoted(path: str | os.PathLike) -> str:
     return f"$'{escaped(plain)}'"
 
 
+def first_folder(path: str) -> str:
+    """ "birds/owl/1.png" -> "birds"; "" for a file in no folder."""
+    folder, slash, _ = path.partition("/")
+    return folder if slash else ""
+
+
 def counted(others: Counter[str], fate: str = "") -> str:
     """How many files there are of other kinds: "3 other files<fate> (.heic, .txt, no ending)".
 

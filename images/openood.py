@@ -115,6 +115,11 @@ def benchmark_of(name: str) -> str | None:
     return name if name in BENCHMARKS else None
 
 
+def stand_in_of(name: str, benchmark: str | None) -> str:
+    """The registry's set that stands for a member of a benchmark; most stand for themselves."""
+    return STAND_INS.get((benchmark or "", name), name)
+
+
 def id_place(asked: SetName, data_dir: str | os.PathLike) -> SetName:
     """An ID set that lies below --data-dir, with its place; any other as it is.
 
@@ -176,11 +181,16 @@ def folders_of(name: str, data_dir: str | os.PathLike) -> list[Path]:
     return [Path(data_dir) / folder for folder in known.folders] if known else []
 
 
+def places_of(name: str, id_name: str, data_dir: str | os.PathLike) -> list[Path]:
+    """The lists and the folders in which a set is looked for, in that order."""
+    return [*list_files(name, id_name, data_dir), *folders_of(name, data_dir)]
+
+
 def remedy(names: Sequence[str], id_name: str, data_dir: str | os.PathLike) -> str:
     """Where to get these sets, and where to put each."""
     said = []
     for name in names:
-        looked = [*list_files(name, id_name, data_dir), *folders_of(name, data_dir)]
+        looked = places_of(name, id_name, data_dir)
         where = [f"get it from {SETS[name].source}"] if name in SETS else []
         places = " or ".join(quoted(path) for path in looked)
         if name in SETS:
@@ -223,7 +233,7 @@ def members(id_name: str, data_dir: str | os.PathLike, made: dict[str, SetName])
     said: list[str] = []
     missing: list[str] = []
     for name in BENCHMARKS[benchmark].members:
-        stand_in = STAND_INS.get((benchmark, name), name)
+        stand_in = stand_in_of(name, benchmark)
         at_hand = stand_in in AT_HAND and (Path(data_dir) / AT_HAND[stand_in]).exists()
         place = find(name, id_name, data_dir)
         if place is not None:
@@ -253,7 +263,7 @@ def missing_words(missing: list[str], benchmark: str, data_dir: str | os.PathLik
     own = [name for name in missing if name in SETS]
     if own:
         lines.append(f"one by one: {remedy(own, benchmark, data_dir)}")
-    registry = [STAND_INS.get((benchmark, name), name) for name in missing if name not in SETS]
+    registry = [stand_in_of(name, benchmark) for name in missing if name not in SETS]
     if registry:
         lines.append(
             "the registry's own: python run_networks.py --fetch --dataset digits --ood"
@@ -264,9 +274,9 @@ def missing_words(missing: list[str], benchmark: str, data_dir: str | os.PathLik
 
 def looked_in(name: str, id_name: str, data_dir: str | os.PathLike) -> list[Path]:
     """All places in which a member was looked for."""
-    places = [*list_files(name, id_name, data_dir), *folders_of(name, data_dir)]
+    places = places_of(name, id_name, data_dir)
     benchmark = benchmark_of(id_name)
-    stand_in = STAND_INS.get((benchmark or "", name), name)
+    stand_in = stand_in_of(name, benchmark)
     if stand_in in AT_HAND:
         places.append(Path(data_dir) / AT_HAND[stand_in])
     return places
@@ -286,7 +296,7 @@ def groups(id_name: str, sets: Sequence[str]) -> list[tuple[str, list[str]]]:
         wanted = getattr(BENCHMARKS[benchmark], group)
         present = []
         for name in wanted:
-            both = (name, STAND_INS.get((benchmark, name), name))
+            both = (name, stand_in_of(name, benchmark))
             present += [each for each in both if each in sets][:1]
         if len(present) < len(wanted):
             group = f"{group} ({len(present)} of {len(wanted)})"
@@ -305,7 +315,7 @@ def missing_members(id_name: str, sets: Sequence[str]) -> str:
     benchmark = benchmark_for(id_name, "--groups")
     missing = []
     for name in BENCHMARKS[benchmark].members:
-        stand_in = STAND_INS.get((benchmark, name), name)
+        stand_in = stand_in_of(name, benchmark)
         if name not in sets and stand_in not in sets:
             missing.append(name)
     if not missing:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from images import lists
-from images.folders import listing
+from images.folders import first_folder, listing
 from images.reading import SHOWN, Failure
 from images.sets import ImageFiles, Preprocessing, image_folder
 
@@ -31,7 +31,7 @@ def image_set(
     """
     if lists.parts(place):
         found = lists.read(place)
-        first = [path.partition("/")[0] if "/" in path else "" for path in found.paths]
+        first = list(map(first_folder, found.paths))
         names = sorted(set(first) - {""})
         labels = torch.full((len(found.paths),), -1)
         images = listed_images(place, preprocessing, labels, names, skip_broken)

@@ -25,7 +25,7 @@ import torch
 
 from images import ahead, reading
 from images.ahead import Decoded
-from images.folders import content_of, counted, file_hashes, listing
+from images.folders import content_of, counted, file_hashes, first_folder, listing
 from images.reading import Failure
 
 # files of a set that are read to their end before the long work; of more than these, the headers
@@ -325,8 +325,8 @@ def image_folder(
     The first level of subfolders gives the labels; images that lie at the top have label -1.
     `classes` fixes the names (a test split must know those of its training split)."""
     found = listing(place)
-    first = [path.split("/")[0] if "/" in path else None for path in found.paths]
-    present = {name for name in first if name is not None}
+    first = list(map(first_folder, found.paths))
+    present = set(first) - {""}
     names = list(classes or sorted(present))
     unknown = sorted(present - set(names))
     if unknown:
@@ -334,7 +334,7 @@ def image_folder(
             f"{found.root} has the class folder {unknown[0]!r}, which the training "
             "images do not have"
         )
-    number: dict[str | None, int] = {name: index for index, name in enumerate(names)}
+    number = {name: index for index, name in enumerate(names)}
     labels = torch.tensor([number.get(name, -1) for name in first])
     return ImageFiles(
         found.paths,

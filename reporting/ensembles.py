@@ -19,7 +19,7 @@ from reporting.words import listed, percent, rate
 
 TABLE = "ood_metrics.csv"  # whose sidecar says that a folder is of an ensemble
 DIGITS = 12  # of a hash, in a table
-OF_ONE = ("train_acc", "val_acc", "test_acc", "epoch_file", "command", "seconds", "held_out")
+OF_ONE = ("train_acc", "val_acc", "test_acc", "command")  # facts of a member alone
 
 
 # ---- what is there -------------------------------------------------------------------------------
@@ -157,8 +157,11 @@ def mean_of_all(values: pd.Series) -> float:
 
 
 def title(summary: Summary) -> str:
-    """ "leave-out ensemble of 5 resnet18"."""
+    """What the page is of: "leave-out ensemble of 5 resnet18", or "resnet18" of a single network,
+    its stem where nothing names the model."""
     said, run = summary["ensemble"], summary["checkpoint"]
+    if said is None:
+        return run["model"] or run["stem"]
     return f"{said['kind']} ensemble of {len(said['members'])} {run['model'] or 'networks'}"
 
 

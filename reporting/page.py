@@ -107,9 +107,7 @@ def template() -> Template:
 def page_of(summary: Summary, found: Found) -> Page:
     """What the page says."""
     run = summary["checkpoint"]
-    single = run["model"] or run["stem"]
-    network = ensembles.title(summary) if summary["ensemble"] else single
-    titles = [network, run["dataset"]]
+    titles = [ensembles.title(summary), run["dataset"]]
     ood = None if found.ood is None else detection(found.ood, summary)
     nc = None if found.nc is None else collapse(found.nc, found.per_class)
     return Page(

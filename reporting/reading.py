@@ -38,7 +38,7 @@ def read_training(summary: Summary) -> list[str]:
 def trained(summary: Summary) -> str:
     """The subject of the first sentence: "resnet18, trained on cifar100 for 200 epochs,"."""
     run = summary["checkpoint"]
-    text = ensembles.title(summary) if summary["ensemble"] else run["model"] or run["stem"]
+    text = ensembles.title(summary)
     if run["dataset"] is not None:
         text += f", trained on {run['dataset']}"
     if run["epoch"] is not None:

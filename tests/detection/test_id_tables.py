@@ -6,6 +6,7 @@ from helpers import logits_of, read_csv, score
 from scipy.optimize import minimize_scalar
 
 from detection import id_tables, measures, metrics
+from scores import common
 
 COLUMNS = [
     "checkpoint",
@@ -60,7 +61,7 @@ def test_calibration_is_that_of_the_logits_before_and_after_the_temperature(fold
     found = rows(table)[1:]
     assert set(found["temperature"].round(2)) == {1.0, round(best, 2)}
     for temperature, part in found.groupby("temperature"):
-        p = measures.softmax(logits / temperature)
+        p = common.softmax(logits / temperature)
         value = part.set_index("measure")["value"]
         right = p.argmax(axis=1) == labels
         assert value["ece"] == pytest.approx(measures.ece(p.max(axis=1), right))

@@ -8,6 +8,7 @@ from scipy.stats import binom
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from detection import measures, metrics
+from scores import common
 
 
 def scored(seed, n=60, decimals=1):
@@ -20,7 +21,7 @@ def scored(seed, n=60, decimals=1):
 def probabilities(seed, n=200, classes=4):
     rng = np.random.default_rng(seed)
     logits = 2 * rng.normal(size=(n, classes))
-    return logits, measures.softmax(logits), rng.integers(0, classes, n)
+    return logits, common.softmax(logits), rng.integers(0, classes, n)
 
 
 # ---- rates ---------------------------------------------------------------------------------------
