@@ -139,8 +139,10 @@ def gather(
 def facts_of(head: Mapping[str, Any], sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """What the two sidecars say of the network: the checkpoint's goes first, but the features had
     the preprocessing that the head's names."""
-    prepared = {name: head[name] for name in ("preprocessing",) if name in head}
-    return {**head, **sidecar, **prepared}
+    found = {**head, **sidecar}
+    if "preprocessing" in head:
+        found["preprocessing"] = head["preprocessing"]
+    return found
 
 
 def refuse_nothing(tables: Mapping[str, Table], folder: Path) -> None:
@@ -381,7 +383,8 @@ def missing_parts(
     if trained_here and curves is None:
         yield Missing(f"the training curves, {beside}", None)
     if not images:
-        yield Missing(FIGURES, f"{tables['ood'].command} && {tables['nc'].command}")
+        drawing = ("ood",) if "members" in tables else ("ood", "nc")
+        yield Missing(FIGURES, " && ".join(tables[name].command for name in drawing))
 
 
 def stale_parts(stale: records.Stale, made_by: Mapping[str, dict[str, Any]]) -> list[str]:

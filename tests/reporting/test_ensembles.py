@@ -143,6 +143,18 @@ def test_a_missing_table_is_named_with_the_command_of_all_members(folders, tmp_p
     assert all(name in said for name in members)
 
 
+def test_missing_figures_are_made_by_scoring_alone(folders, tmp_path, capsys):
+    folder = folders["deep"]
+    kept = (folder / "figures").rename(tmp_path / "figures")
+    try:
+        report.main(["--checkpoint", str(folder), "--output-dir", str(folder.parent)])
+    finally:
+        kept.rename(folder / "figures")
+    said = capsys.readouterr().out
+    assert "missing: figures/*.png" in said and "ood_methods.py --checkpoint" in said
+    assert "neural_collapse" not in said
+
+
 def test_a_method_that_one_member_lacks_is_not_compared(folders):
     found = ensembles.find(folders["deep"], None)
     table = pd.DataFrame(
