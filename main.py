@@ -45,7 +45,7 @@ import train
 import utils
 from artifacts import current, records
 from images import openood
-from images.members import Member
+from images.members import Member, fold_pattern
 from networks import checkpoints as networks
 from networks import pretrained
 from networks.messages import some
@@ -474,7 +474,7 @@ def refuse_member(checkpoint: Path) -> None:
         member = Member.of(networks.read(checkpoint))
     if not member:
         return
-    pattern = ood_methods.fold_pattern(checkpoint.name)
+    pattern = fold_pattern(checkpoint.name)
     others = [checkpoint.parent / name for name in records.listing(checkpoint.parent, pattern)]
     command = shlex.join(["python", "main.py", "--ensemble", "--checkpoint", *map(str, others)])
     raise ValueError(

@@ -40,11 +40,9 @@ in-distribution images; ID is the positive class; rates are in [0, 1]. docs/meth
 method."""
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,6 +53,7 @@ import feature_files
 import utils
 from artifacts import current, records, store
 from detection import (
+    asked,
     by_class,
     combining,
     conformal_table,
@@ -68,60 +67,16 @@ from detection import (
     odin,
     outputs,
     own,
+    plan,
     tables,
     together,
     tuning,
 )
+from detection.asked import Arguments
 from detection.scored import Scored
 from head import Head
 from images import openood
 from scores import registry
-
-# Flags that are short for --set: {flag: (parameter, the methods that have it)}.
-PARAMETERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "temperature": ("temperature", ("Energy",)),
-    "ridge": ("ridge", ("Mahalanobis",)),
-    "vim_dim": ("dim", ("ViM", "Residual")),
-    "neco_dim": ("dim", ("NECO", "NECO-NoScaler", "NECO-MaxLogit")),
-    "no_neco_scaler": ("scaler", ("NECO", "NECO-MaxLogit", "NECO-ETF")),
-    "neco_max_logit": ("max_logit", ("NECO", "NECO-NoScaler", "NECO-ETF")),
-}
-
-
-Given = dict[str, dict[str, Any]]  # {method: {parameter: value}}
-
-
-class Arguments(Protocol):
-    """What the flags of `make_parser` say."""
-
-    checkpoint: list[str]
-    dataset: utils.SetName | None
-    ood: list[utils.SetName] | None
-    output_dir: str
-    allow_stale: bool
-    # an ensemble
-    ensemble: bool
-    perturbed: list[float] | None  # temperature, epsilon
-    # methods and their parameters
-    methods: list[str] | None
-    combine: list[str] | None
-    set: list[str] | None
-    temperature: float | None
-    ridge: float | None
-    vim_dim: int | None
-    neco_dim: int | None
-    no_neco_scaler: bool | None
-    neco_max_logit: bool | None
-    # evaluation
-    val_ood: str | None
-    groups: list[tuple[str, list[str]]]
-    tpr: float  # of the thresholds
-    more_tpr: list[float]  # of more columns
-    replace: bool
-    # tables
-    latex: bool
-    caption: str
-    label: str
 
 
 def make_parser() -> cli.Parser:
@@ -224,7 +179,7 @@ def add_method_flags(group: Any) -> None:
 
 
 def add_parameter_flags(group: Any) -> None:
-    """The flags in PARAMETERS, which are short for --set."""
+    """The flags in asked.PARAMETERS, which are short for --set."""
     group.add_argument(
         "--temperature",
         type=cli.above_zero,
@@ -327,45 +282,10 @@ def add_table_flags(group: Any) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """The arguments; ValueError for parameters of methods that contradict each other."""
     args = make_parser().parse_args(argv)
-    args.tpr, args.more_tpr = shares_of(args.tpr)
-    parameters(args)
-    check_ensemble_flags(args)
+    args.tpr, args.more_tpr = asked.shares_of(args.tpr)
+    asked.parameters(args)
+    asked.check_ensemble_flags(args)
     return args
-
-
-def shares_of(given: Sequence[float]) -> tuple[float, list[float]]:
-    """What --tpr names -> the share of the thresholds, which stands under fpr95, and the others.
-
-    ValueError for a share that is named twice."""
-    if len(set(given)) < len(given):
-        shares = " ".join(f"{share:g}" for share in given)
-        raise ValueError(f"--tpr {shares}: a share stands there twice; name each once")
-    main_share = 0.95 if 0.95 in given else given[0]
-    return main_share, [share for share in given if share != main_share]
-
-
-def check_ensemble_flags(args: Arguments) -> None:
-    """ValueError for flags that say nothing of an ensemble, or of an ensemble alone."""
-    if args.perturbed and not args.ensemble:
-        raise ValueError("--perturbed is of a leave-out ensemble; add --ensemble, or leave it out")
-    if not args.ensemble:
-        return
-    if args.perturbed and args.perturbed[0] == 0:
-        raise ValueError("--perturbed: the temperature is 0; expected a number above it")
-    if args.perturbed and args.val_ood:
-        raise ValueError(
-            "--perturbed names the temperature and epsilon that --val-ood would choose; give one of"
-            " the two"
-        )
-    if args.combine:
-        raise ValueError(
-            "--combine is of a single network; with --ensemble every method is averaged over the"
-            " members by rank"
-        )
-    if odin.ODIN in named(args):
-        raise ValueError(
-            f"--methods {odin.ODIN} is of a single network; leave it out with --ensemble"
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -376,134 +296,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.ensemble:
         score_ensemble(args)
         return
-    tasks = [prepare(checkpoint, args) for checkpoint in args.checkpoint]
-    check_together(tasks)
+    tasks = [plan.prepare(checkpoint, args) for checkpoint in args.checkpoint]
+    plan.check_together(tasks)
     for task in tasks:
-        check(task.run, args)
+        plan.check(task.run, args)
         utils.writable_folder(task.run.folder / "figures")
     measured = [score_run(task, args) for task in tasks]
     if len(tasks) > 1:
         reasons = [reason for task in tasks for reason in task.stale.reasons]
         compare_checkpoints(measured, args, reasons)
-
-
-# ---- what is to be done --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Task:
-    """One checkpoint's files, the methods to compute, and the earlier scores that stay beside
-    them."""
-
-    run: feature_files.FeatureFiles
-    names: list[str]  # methods to compute
-    asked: list[str]  # OOD sets that are asked for
-    # OOD sets in the table: those asked for, except --val-ood, and those of the earlier table
-    tested: list[str]
-    earlier: joining.Earlier  # without the methods to compute
-    own_files: list[Path]  # of scores of one's own
-    lines: list[str]  # to print before the work starts
-    stale: records.Stale
-
-    @property
-    def inputs(self) -> list[Path]:
-        """All files that are read, and those that would be read if they existed."""
-        folder = self.run.folder
-        stems = [f"OOD_{name}_test" for name in self.earlier.tuned_on()]
-        chose = [folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
-        return list(dict.fromkeys([*self.run.files, *self.run.optional, *chose, *self.own_files]))
-
-
-def prepare(checkpoint: str, args: Arguments) -> Task:
-    """Find one checkpoint's files, and the methods and OOD sets that make its table."""
-    stale = records.Stale(args.allow_stale)
-    folder, dataset = feature_files.locate(checkpoint, args.output_dir, args.dataset)
-    earlier = joining.Earlier()
-    if not args.replace:
-        earlier = joining.find(folder, dataset)
-    sets = feature_files.asked_sets(folder, dataset, args.ood)
-    asked = [given.name for given in sets]
-    more = [utils.SetName.parse(name) for name in earlier.sets if name not in asked]
-    run = feature_files.open_run(
-        checkpoint, args.output_dir, args.dataset, [*sets, *more], stale, needs_head=False
-    )
-    check_no_member(run)
-    names, lines = methods_of(run, args)
-    anew = [*names, *(each.name for each in combinations(args))]
-    check_edited(earlier, anew, folder)
-    tested = [name for name in run.ood if name != args.val_ood or name in earlier.sets]
-    kept = earlier.without(anew)
-    if kept.parameters:
-        lines = [*lines, kept.summary]
-    own_files = [own.parts(text)[0] for text in args.methods or [] if own.is_own(text)]
-    return Task(run, names, asked, tested, kept, own_files, [*kept.lost, *lines], stale)
-
-
-def check_no_member(run: feature_files.FeatureFiles) -> None:
-    """ValueError for one member of a leave-out ensemble: alone it does not know all classes, and
-    those that it leaves out were its outliers in training."""
-    member = records.read_sidecar(run.head or run.train).get("leave_out")
-    if not member:
-        return
-    root = run.folder.parent
-    others = [root / name for name in records.listing(root, fold_pattern(run.folder.name))]
-    command = utils.command("ood_methods", [path for path in others if path.is_dir()])
-    raise ValueError(
-        f"{run.folder} is of fold {member['fold']} of {member['folds']} of a leave-out ensemble,"
-        f" which does not know {members.listed(member['left_out'])}; score all its members"
-        f" together with: {command} --ensemble"
-    )
-
-
-def fold_pattern(name: str) -> str:
-    """A member's name -> the pattern of all members' names: net_fold1of5 -> net_fold*of5."""
-    return re.sub(r"fold\d+of", "fold*of", name)
-
-
-def check_edited(earlier: joining.Earlier, names: Sequence[str], folder: Path) -> None:
-    """ValueError if an edited table cannot be joined, and holds methods that would be lost because
-    this run does not compute them."""
-    gone = [name for name in earlier.edited if name not in names]
-    if not gone:
-        return
-    some = ", ".join(gone[:5])
-    if len(gone) > 5:
-        some += " ..."
-    all_anew = ""
-    if set(gone) <= {*registry.DEFAULT, odin.ODIN}:
-        all_anew = "compute all anew by leaving --methods out, or "
-    reason = next(iter(earlier.lost))
-    raise ValueError(
-        f"{folder}: {reason}, and {some} would go with it; {all_anew}start over with --replace"
-    )
-
-
-def methods_of(run: feature_files.FeatureFiles, args: Arguments) -> tuple[list[str], list[str]]:
-    """The methods to compute, and lines that name those which are left out without a head.
-
-    ValueError if a method that needs the head was named, and there is none.
-    """
-    names = named(args) or list(registry.DEFAULT)
-    if run.odin_test and not args.methods:
-        names.append(odin.ODIN)
-    if run.head:
-        return names, []
-    given = parameters(args)
-    members = combining.members_of(combinations(args))
-    lacking = [name for name in [*names, *members] if registry.needs_head(name, given.get(name))]
-    if not lacking:
-        return names, []
-    times_max_logit = any(values.get("max_logit") for values in given.values())
-    if args.methods or times_max_logit or not set(members).isdisjoint(lacking):
-        raise ValueError(
-            f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)};"
-            f" expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
-        )
-    line = f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}"
-    if records.read_sidecar(run.train).get("head_sha256"):
-        # run_networks.py made these features, and makes the head too
-        line += f"; make it with: {run.command}"
-    return [name for name in names if name not in lacking], [line]
 
 
 def why_incomplete(folder: Path, args: Arguments) -> str:
@@ -517,116 +318,71 @@ def why_incomplete(folder: Path, args: Arguments) -> str:
     return f"its table was made without {', '.join(lacking)}"
 
 
-def check_together(tasks: Sequence[Task]) -> None:
-    """ValueError unless each checkpoint is named once and all have the same OOD sets, so that they
-    can be averaged."""
-    first = tasks[0]
-    seen: set[Path] = set()
-    for task in tasks:
-        folder = task.run.folder
-        if folder.resolve() in seen:
-            raise ValueError(
-                f"--checkpoint names {folder} more than once, which would count as another seed;"
-                " give each once"
-            )
-        if set(task.asked) != set(first.asked):
-            raise ValueError(
-                f"{first.run.folder} has the OOD sets {', '.join(first.asked)}, {folder} has"
-                f" {', '.join(task.asked)}; name those to average over with --ood"
-            )
-        seen.add(folder.resolve())
+# ---- values of flags ----------------------------------------------------------------------------
 
 
-def check(run: feature_files.FeatureFiles, args: Arguments) -> None:
-    """ValueError for mistakes that can be found before anything large is read."""
-    if not run.ood:
-        raise ValueError(
-            f"{run.folder} holds no OOD features; make some with: {run.command_with('--ood svhn')}"
+def setting(text: str) -> str:
+    """argparse type: METHOD.PARAMETER=VALUE, in the published spelling of the method."""
+    try:
+        name, parameter, value = registry.parse_setting(text)
+    except ValueError as error:
+        raise cli.ArgumentTypeError(str(error)) from None
+    return f"{name}.{parameter}={value}"
+
+
+def method(text: str) -> str:
+    """argparse type: a method's name, whatever its case and hyphens -> its published spelling;
+    FILE.py:NAME, a score of one's own, stays as it is, and is run by `main` alone."""
+    if own.is_own(text):
+        return text
+    known = {registry.plain_name(name): name for name in registry.ROWS}
+    name = known.get(registry.plain_name(text))
+    if name is None:
+        raise cli.ArgumentTypeError(
+            f"unknown method {text!r}; expected one of {', '.join(known.values())}, or FILE.py:NAME"
         )
-    check_val_ood(run, args)
-    check_groups(run, args)
-    check_dimensions(run, args)
-    if odin.ODIN in (args.methods or []) and not run.odin_test:
-        raise ValueError(
-            f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
-            f"{run.command_with('--odin-epsilon 0.0014')}"
-        )
+    return name
 
 
-def check_dimensions(run: feature_files.FeatureFiles, args: Arguments) -> None:
-    """ValueError for a number of components that is not below the number of features."""
-    width = store.width_of(run.train)
-    for flag in ("vim_dim", "neco_dim"):
-        value = getattr(args, flag)
-        if value is not None and value >= width:
-            expected = f"1 to {width - 1}" if width > 1 else "no such flag"
-            raise ValueError(
-                f"--{flag.replace('_', '-')} is {value}; expected {expected} for {width} features"
-            )
-    for name, parameter, value in map(registry.parse_setting, args.set or []):
-        if parameter == "dim" and value >= width:
-            raise ValueError(
-                f"--set {name}.dim={value}: expected at most {width - 1} for {width} features"
-            )
+def combination(text: str) -> str:
+    """argparse type: "msp,KNN" -> "MSP,KNN", the published spelling of two or more methods."""
+    try:
+        return ",".join(combining.parse(text).members)
+    except ValueError as error:
+        raise cli.ArgumentTypeError(str(error)) from None
 
 
-def check_val_ood(run: feature_files.FeatureFiles, args: Arguments) -> None:
-    """ValueError if --val-ood cannot choose hyper-parameters: it needs another set to test on, ID
-    validation images and a head."""
-    if not args.val_ood:
-        return
-    if args.val_ood not in run.ood:
-        raise ValueError(
-            f"{args.val_ood} is not among the OOD sets {', '.join(run.ood)}; extract it, or name it"
-            " in --ood"
-        )
-    if len(run.ood) == 1:
-        raise ValueError(
-            f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test"
-            " them; add another"
-        )
-    if run.val is None:
-        raise ValueError(
-            f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares"
-            f" with ID validation images, which {run.command} writes of a network trained with"
-            " --val-size above 0"
-        )
-    if run.head is None:
-        raise ValueError(
-            f"{run.folder} has no head.csv, which the ID validation images of --val-ood are scored"
-            f" with; expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
-        )
+def not_negative(text: str) -> float:
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise cli.ArgumentTypeError(f"expected 0 or a number above it, found {text}")
+    return value
 
 
-def check_groups(run: feature_files.FeatureFiles, args: Arguments) -> None:
-    """ValueError unless every group has a name of its own and holds tested sets, each once.
+def set_name(text: str) -> str:
+    """argparse type: the name of a data set, in lower case and with aliases resolved."""
+    try:
+        return utils.SetName.parse(text.strip()).name
+    except ValueError as error:
+        raise cli.ArgumentTypeError(str(error)) from None
 
-    Otherwise a set would count twice in a mean, or a group's column would hide another one.
-    """
-    tested = [name for name in run.ood if name != args.val_ood]
-    groups = groups_of(args, run.dataset, tested)
-    names = [name for name, _ in groups]
-    for name, grouped in groups:
-        given = f"--groups {name}={','.join(grouped)}"
-        if names.count(name) > 1 or name in run.ood:
-            raise ValueError(
-                f"{given}: {name} is the name of another group or of an OOD set; give each group a"
-                " name of its own"
-            )
-        for member in grouped:
-            if member not in tested:
-                raise ValueError(
-                    f"{given}: {member} is not among the tested OOD sets, {', '.join(tested)};"
-                    " extract it, or name it in --ood"
-                )
-            if grouped.count(member) > 1:
-                raise ValueError(f"{given}: {member} stands there more than once")
+
+def group_of_sets(text: str) -> tuple[str, list[str]]:
+    """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"]); openood, whose groups are
+    known only with the ID set, has no names yet."""
+    name, _, members = text.partition("=")
+    if text == openood.GROUP:
+        return text, []
+    if not name or not members:
+        raise cli.ArgumentTypeError(f"expected GROUP=NAME,NAME, found {text!r}")
+    return name, [set_name(member) for member in members.split(",")]
 
 
 # ---- one checkpoint ------------------------------------------------------------------------------
 
 
-def score_run(task: Task, args: Arguments) -> pd.DataFrame:
+def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     """Fit, score, and write everything of one checkpoint -> its tidy table, one row per OOD set and
     method."""
     run = task.run
@@ -655,7 +411,7 @@ def score_run(task: Task, args: Arguments) -> pd.DataFrame:
     return table
 
 
-def announce(task: Task) -> None:
+def announce(task: plan.Task) -> None:
     """Print what a person should know before the work starts."""
     for line in task.lines:
         print(line)
@@ -663,12 +419,14 @@ def announce(task: Task) -> None:
     print(f"reading {size:,.0f} MiB of features in {task.run.folder}")
 
 
-def score(task: Task, fitted: registry.Training, found: inputs.Inputs, args: Arguments) -> Scored:
+def score(
+    task: plan.Task, fitted: registry.Training, found: inputs.Inputs, args: Arguments
+) -> Scored:
     """The scores that are asked for, and the earlier ones beside them."""
-    given = parameters(args)
+    given = asked.parameters(args)
     names = [name for name in task.names if name != odin.ODIN]
-    combined = combinations(args)
-    chosen: Given = {}
+    combined = asked.combinations(args)
+    chosen: asked.Given = {}
     tuned: dict[str, Collection[str]] = {}  # {OOD set: methods whose parameters it chose}
     if args.val_ood:
         fitted_names = dict.fromkeys([*names, *combining.members_of(combined)])
@@ -688,7 +446,7 @@ def score(task: Task, fitted: registry.Training, found: inputs.Inputs, args: Arg
 
 
 def probabilities(
-    task: Task,
+    task: plan.Task,
     args: Arguments,
     found: inputs.Inputs,
     fitted: registry.Training,
@@ -697,7 +455,7 @@ def probabilities(
     """The softmax of the ID test images; its temperature is that of TempScaling, where that was
     fitted now, and not given."""
     known = None
-    if "TempScaling" in task.names and "TempScaling" not in parameters(args):
+    if "TempScaling" in task.names and "TempScaling" not in asked.parameters(args):
         known = scored.parameters["TempScaling"]
     return id_tables.probabilities(found, fitted, known)
 
@@ -737,7 +495,7 @@ def more_figures(
 
 
 def write(
-    task: Task,
+    task: plan.Task,
     args: Arguments,
     table: pd.DataFrame,
     scored: Scored,
@@ -752,7 +510,7 @@ def write(
         "tpr": args.tpr,
         **records.origin(run.head or run.train),
     }
-    groups = groups_in(args, table)
+    groups = asked.groups_in(args, table)
     options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     written = outputs.write_tables(run.folder, table, scored, options, sidecar)
     written += outputs.write_more(run.folder, more, sidecar)
@@ -761,7 +519,7 @@ def write(
 
 
 def finish(
-    task: Task,
+    task: plan.Task,
     args: Arguments,
     table: pd.DataFrame,
     written: list[Path],
@@ -791,11 +549,11 @@ def show(
     more: Sequence[str] = (),
 ) -> None:
     """Print the table, what to know of it, `more` among it, and where everything is."""
-    groups = groups_in(args, table)
+    groups = asked.groups_in(args, table)
     cli.print_table(tables.by_method(table, groups), tables.heading(table, args.tpr))
     for note in [*tables.notes(table), *more]:
         print(note)
-    if lacking := lacking_in_groups(args, table):
+    if lacking := asked.lacking_in_groups(args, table):
         print(lacking)
     print(f"\nper-image scores, figures and the full table: {folder}")
     if removed:
@@ -815,7 +573,7 @@ def score_ensemble(args: Arguments) -> None:
     with cli.timed(seconds, "choosing"):
         choice = grid.Choice(grid.PLAIN)
         if ensemble.is_leave_out:
-            choice = grid.choose(ensemble, args.val_ood, pair_of(args), stale)
+            choice = grid.choose(ensemble, args.val_ood, asked.pair_of(args), stale)
     if choice.table is not None:
         cli.print_table(choice.table.round(4), f"temperature and epsilon on {args.val_ood}")
     if ensemble.is_leave_out:
@@ -824,8 +582,8 @@ def score_ensemble(args: Arguments) -> None:
     folder = utils.writable_folder(ensemble.folder)
     figures_folder = utils.writable_folder(folder / "figures")
     with cli.timed(seconds, "scoring"):
-        names = named(args) or list(registry.DEFAULT)
-        methods = together.Methods(names, parameters(args), args.val_ood)
+        names = asked.named(args) or list(registry.DEFAULT)
+        methods = together.Methods(names, asked.parameters(args), args.val_ood)
         result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr, args.more_tpr)
     written = write_grid(ensemble, choice, args, stale)
@@ -855,19 +613,11 @@ def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:
     return Path(output_dir) / members.ensemble_name([path.stem for path in checkpoints])
 
 
-def pair_of(args: Arguments) -> members.Pair | None:
-    """What --perturbed asks for."""
-    if not args.perturbed:
-        return None
-    temperature, epsilon = args.perturbed
-    return members.Pair(epsilon, temperature)
-
-
 def check_ensemble(ensemble: members.Ensemble, args: Arguments) -> list[str]:
     """The OOD sets that are tested; ValueError for mistakes that can be found before anything large
     is read."""
     for member in ensemble.members:
-        check(member.run, args)
+        plan.check(member.run, args)
     if args.perturbed and not ensemble.is_leave_out:
         raise ValueError(
             "--perturbed is of a leave-out ensemble, and these are ordinary networks; leave it out"
@@ -922,7 +672,7 @@ def write_ensemble(
 ) -> list[Path]:
     """Write the tables and the score files -> their paths."""
     folder, sidecar = ensemble.folder, sidecar_of(ensemble, args, stale)
-    groups = groups_in(args, table)
+    groups = asked.groups_in(args, table)
     options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     scored, classes = result.scored, result.classes
     written = outputs.write_tables(folder, table, scored, options, sidecar)
@@ -947,150 +697,6 @@ def sidecar_of(ensemble: members.Ensemble, args: Arguments, stale: records.Stale
     }
 
 
-# ---- arguments -----------------------------------------------------------------------------------
-
-
-def setting(text: str) -> str:
-    """argparse type: METHOD.PARAMETER=VALUE, in the published spelling of the method."""
-    try:
-        name, parameter, value = registry.parse_setting(text)
-    except ValueError as error:
-        raise cli.ArgumentTypeError(str(error)) from None
-    return f"{name}.{parameter}={value}"
-
-
-def method(text: str) -> str:
-    """argparse type: a method's name, whatever its case and hyphens -> its published spelling;
-    FILE.py:NAME, a score of one's own, stays as it is, and is run by `main` alone."""
-    if own.is_own(text):
-        return text
-    known = {registry.plain_name(name): name for name in registry.ROWS}
-    name = known.get(registry.plain_name(text))
-    if name is None:
-        raise cli.ArgumentTypeError(
-            f"unknown method {text!r}; expected one of {', '.join(known.values())}, or FILE.py:NAME"
-        )
-    return name
-
-
-def named(args: Arguments) -> list[str]:
-    """The methods that --methods names, as tables call them; empty without the flag.
-
-    ValueError for two scores of one's own of one name."""
-    names = [own.parts(text)[1] if own.is_own(text) else text for text in args.methods or []]
-    for text, name in zip(args.methods or [], names, strict=True):
-        if own.is_own(text) and names.count(name) > 1:
-            raise ValueError(
-                f"--methods {text}: {name} is named twice; give each a name of its own"
-            )
-    return names
-
-
-def combination(text: str) -> str:
-    """argparse type: "msp,KNN" -> "MSP,KNN", the published spelling of two or more methods."""
-    try:
-        return ",".join(combining.parse(text).members)
-    except ValueError as error:
-        raise cli.ArgumentTypeError(str(error)) from None
-
-
-def combinations(args: Arguments) -> list[combining.Combination]:
-    """What --combine asks for, each once."""
-    return [combining.parse(text) for text in dict.fromkeys(args.combine or [])]
-
-
-def not_negative(text: str) -> float:
-    """argparse type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise cli.ArgumentTypeError(f"expected 0 or a number above it, found {text}")
-    return value
-
-
-def set_name(text: str) -> str:
-    """argparse type: the name of a data set, in lower case and with aliases resolved."""
-    try:
-        return utils.SetName.parse(text.strip()).name
-    except ValueError as error:
-        raise cli.ArgumentTypeError(str(error)) from None
-
-
-def group_of_sets(text: str) -> tuple[str, list[str]]:
-    """argparse type: "near=cifar10,tin" -> ("near", ["cifar10", "tin"]); openood, whose groups are
-    known only with the ID set, has no names yet."""
-    name, _, members = text.partition("=")
-    if text == openood.GROUP:
-        return text, []
-    if not name or not members:
-        raise cli.ArgumentTypeError(f"expected GROUP=NAME,NAME, found {text!r}")
-    return name, [set_name(member) for member in members.split(",")]
-
-
-def groups_of(args: Arguments, dataset: str, tested: Sequence[str]) -> tables.Groups:
-    """What --groups asks for, with OpenOOD's groups of the data set in the place of their name."""
-    found: list[tuple[str, list[str]]] = []
-    for name, grouped in args.groups:
-        if name == openood.GROUP and not grouped:
-            found += openood.groups(dataset, tested)
-        else:
-            found.append((name, grouped))
-    return found
-
-
-def groups_in(args: Arguments, table: pd.DataFrame) -> tables.Groups:
-    """What --groups asks for of a tidy table."""
-    return groups_of(args, table["dataset"].iloc[0], list(dict.fromkeys(table["ood"])))
-
-
-def lacking_in_groups(args: Arguments, table: pd.DataFrame) -> str:
-    """Which members of OpenOOD's groups a tidy table lacks, in words; "" where these are not asked
-    for or whole."""
-    if (openood.GROUP, []) not in args.groups:
-        return ""
-    return openood.missing_members(table["dataset"].iloc[0], list(table["ood"]))
-
-
-def parameters(args: Arguments) -> Given:
-    """The parameters that the flags give, by method: {"ViM": {"dim": 300}}.
-
-    ValueError for a parameter that is given twice with different values, and for one of a method
-    that is not asked for.
-    """
-    computed = [*(named(args) or registry.DEFAULT)]
-    computed += combining.members_of(combinations(args))
-    given = short_parameters(args)
-    for name, parameter, value in map(registry.parse_setting, args.set or []):
-        if name not in computed:
-            raise ValueError(
-                f"--set {name}.{parameter}={value}: {name} is not among the methods to compute;"
-                f" add it with --methods {name}"
-            )
-        before = given.setdefault(name, {}).setdefault(parameter, value)
-        if before != value:
-            raise ValueError(f"{name}.{parameter} is given twice, as {before} and as {value}")
-    return {name: values for name, values in given.items() if name in computed}
-
-
-def short_parameters(args: Arguments) -> Given:
-    """The parameters that the flags in PARAMETERS give, for each method that has them.
-
-    ValueError for a flag if --methods names none of its methods.
-    """
-    given: Given = {}
-    for flag, (parameter, names) in PARAMETERS.items():
-        value = getattr(args, flag)
-        if value is None:
-            continue
-        members = combining.members_of(combinations(args))
-        if args.methods and set(names).isdisjoint([*named(args), *members]):
-            raise ValueError(
-                f"--{flag.replace('_', '-')} is of {', '.join(names)}, which --methods leaves out"
-            )
-        for name in names:
-            given.setdefault(name, {})[parameter] = value
-    return given
-
-
 # ---- several checkpoints -------------------------------------------------------------------------
 
 
@@ -1109,7 +715,9 @@ def compare_checkpoints(measured: list[pd.DataFrame], args: Arguments, reasons: 
     by_set = tables.over_checkpoints(pd.concat(measured), ["dataset", "ood", "method"])
     write_spread(folder / "ood_checkpoints.csv", "ood", by_set, sidecar)
     if args.groups:
-        means = pd.concat([tables.over_groups(table, groups_in(args, table)) for table in measured])
+        means = pd.concat(
+            [tables.over_groups(table, asked.groups_in(args, table)) for table in measured]
+        )
         by_group = tables.over_checkpoints(means, ["group", "sets", "method"])
         write_spread(folder / "ood_group_checkpoints.csv", "group", by_group, sidecar)
 

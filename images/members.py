@@ -6,6 +6,7 @@
 Training (training/leave_out.py, which deals the classes) and extraction take a member's images
 here, so that they are the same ones. Scoring reads members from sidecars, without torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -61,3 +62,8 @@ class Member:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def fold_pattern(name: str) -> str:
+    """A member's name -> the pattern of all members' names: net_fold1of5 -> net_fold*of5."""
+    return re.sub(r"fold\d+of", "fold*of", name)

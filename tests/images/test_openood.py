@@ -10,6 +10,7 @@ from image_cases import plainly, write
 import data
 import feature_files
 import ood_methods
+from detection import asked
 from images import lists, openood
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -200,7 +201,7 @@ def test_the_flag_is_read_beside_groups_of_ones_own():
     assert ood_methods.group_of_sets("openood") == ("openood", [])
     assert ood_methods.group_of_sets("openood=svhn") == ("openood", ["svhn"])
     args = ood_methods.parse_args(["--checkpoint", "x", "--groups", "openood", "mine=svhn,uniform"])
-    assert ood_methods.groups_of(args, "cifar10", ["svhn", "tin", "uniform"]) == [
+    assert asked.groups_of(args, "cifar10", ["svhn", "tin", "uniform"]) == [
         ("near (1 of 2)", ["tin"]),
         ("far (1 of 4)", ["svhn"]),
         ("mine", ["svhn", "uniform"]),
