@@ -56,8 +56,9 @@ class Probabilities:
 def probabilities(
     found: Inputs, fitted: registry.Training, known: dict[str, Any] | None = None
 ) -> Probabilities | None:
-    """None without a head. known: the parameters of TempScaling, if it was fitted already."""
-    if found.head is None:
+    """None without a head or labels. known: the parameters of TempScaling, if it was fitted
+    already."""
+    if found.head is None or not found.test.labelled:
         return None
     logits = found.head.logits(found.test.features).astype(np.float64)
     labels = found.test.labels
