@@ -65,6 +65,8 @@ def probabilities(
     if fitted.validation is None:
         why = "no ID validation images, on which a temperature would be fitted"
         return Probabilities(logits, labels, None, why)
+    if known is None and not fitted.labelled:
+        return Probabilities(logits, labels, None, "the training images have no labels")
     if known is None:
         known = evaluation.fit(fitted, ["TempScaling"], {})["TempScaling"].parameters
     why = "the loss falls all the way to this temperature, the last that is tried"
