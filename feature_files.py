@@ -22,6 +22,8 @@ from images import file_facts, lists, openood
 # from elsewhere.
 REPEATED = (
     "model",
+    "feature_output",
+    "logits_output",
     "classes",
     "image_size",
     "crop_share",

@@ -30,6 +30,7 @@ from extraction.plan import Job
 from images import serving
 from images.sets import ImageFiles, Set
 from networks import classifiers, source_files
+from networks.classifiers import NoClassifier
 from processes import World
 
 SAY_WHICH = (
@@ -198,8 +199,9 @@ class Extractor:
                 images = self.prepared(job, pixels)
                 with self.precision():
                     logits = self.logits(images)
-                if done == own.start:
+                if done == own.start and not isinstance(self.classifier, NoClassifier):
                     check_hook(caught.features, logits, self.classifier, self.amp)
+                if done == own.start:
                     check_stages(stages, caught.stages)
                 features = pooled(caught.features)
                 outputs = {name: self.pooled(name, rows) for name, rows in caught.stages.items()}
