@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from helpers import ROOT, blank_figures, read_csv, shell, toy_run
+from helpers import blank_figures, read_csv, shell, toy_run
 from safetensors.numpy import save_file
 
 import import_features
@@ -587,13 +587,6 @@ def test_a_csv_with_a_broken_cell_is_refused_by_line_and_column(place, origin):
     (place / "train.csv").write_text("\n".join(lines) + "\n")
     said = refused(*words(train="train.csv"))
     assert "train.csv, line 5, column f3" in said and "expected a finite number" in said
-
-
-def test_the_script_starts_without_torch():
-    import subprocess
-
-    check = "import sys, import_features; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
 def test_a_stem_moved_to_another_folder_is_still_whole(place):
