@@ -283,11 +283,16 @@ def only_dataset(
 ) -> str:
     """The name of the ID data set in a folder; ValueError if there is none, or several."""
     found = names_between(folder, "ID_", "_train")
-    if len(found) != 1:
+    if len(found) > 1:
         raise ValueError(
-            f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'});"
-            " expected one: name it with --dataset, or make it with:"
-            f" {remedy(checkpoint, output_dir=output_dir)}"
+            f"{folder} holds features of {len(found)} ID data sets ({', '.join(found)}); expected"
+            " one: name it with --dataset"
+        )
+    if not found:
+        made = store.feature_file(folder, "head")
+        raise ValueError(
+            f"{folder} holds features of 0 ID data sets (none); expected one: name it with"
+            f" --dataset, or make it with: {remedy(checkpoint, made=made, output_dir=output_dir)}"
         )
     return found[0]
 
