@@ -143,6 +143,7 @@ class Extractor:
     progress: Callable[..., AbstractContextManager[Any]] = silent  # such as cli.progress
     batch_size_from: str = "--batch-size"
     workers: int | None = None  # that decode images in files; None: as many as suit the device
+    directions: perturbation.Directions = field(default_factory=perturbation.Directions)
 
     def shard(self, count: int) -> slice:
         """This rank's slice of `count` images: whole batches, in the order of ranks."""
@@ -195,7 +196,7 @@ class Extractor:
         done = own.start
         try:
             for pixels in self.batches(job, own):
-                images = self.prepared(job, pixels)
+                images = self.prepared(job, pixels, done)
                 with self.precision():
                     logits = self.logits(images)
                 if done == own.start:
@@ -251,13 +252,15 @@ class Extractor:
             workers = serving.usual_workers(device, processes.count_here())
         return replace(images, workers=workers, device=device)
 
-    def prepared(self, job: Job, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, 3, S, S) -> what goes into the network: normalised, and perturbed where the
-        job says so."""
+    def prepared(self, job: Job, pixels: torch.Tensor, row: int) -> torch.Tensor:
+        """uint8 (n, 3, S, S), the images of a job from `row` on -> what goes into the network:
+        normalised, and perturbed where the job says so."""
         images = self.preprocessing.normalise(pixels.to(self.world.device))
-        if job.step is None:
+        step = job.step
+        if step is None:
             return images
-        return perturbation.perturb(self.network, images, job.step, self.preprocessing.std)
+        signs = self.directions.find(self.network, images, step, job.name, row)
+        return perturbation.move(images, signs, step.epsilon, self.preprocessing.std)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Within the block the network computes in bfloat16, where --amp asks for it."""

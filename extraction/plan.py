@@ -6,9 +6,10 @@ times of their files, or else by content. So a set whose features are kept is no
 need not be there any more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,12 +81,17 @@ class Job:
         return self.open()
 
     @property
+    def name(self) -> str:
+        """The file's name, whatever its folder: that of its images."""
+        return PurePosixPath(self.stem).name
+
+    @property
     def split(self):
         return self.stem.rsplit("_", 1)[1]
 
     @property
     def in_distribution(self):
-        return PurePosixPath(self.stem).name.startswith("ID_")
+        return self.name.startswith("ID_")
 
     @property
     def is_plain(self):
@@ -159,7 +165,18 @@ def perturbed_jobs(
         sets = [job for job in sets if job.split == "val" or is_ood(job, val_ood)]
     if is_odin(given, steps, val_ood):
         return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
-    return [moved(given, job, step) for step in steps if step.epsilon for job in sets]
+    return [moved(given, job, step) for job, step in in_order_of_gradients(sets, steps)]
+
+
+def in_order_of_gradients(sets: Sequence[Job], steps: Sequence[Step]) -> Iterator[tuple[Job, Step]]:
+    """Each set with each step that moves it: the steps down one gradient follow each other, so that
+    it is computed once (perturbation.Directions)."""
+    moving = [step for step in steps if step.epsilon]
+    for _, alike in groupby(moving, lambda step: (step.kind, step.temperature)):
+        together = list(alike)
+        for job in sets:
+            for step in together:
+                yield job, step
 
 
 def shared(given: Given, jobs: list[Job]) -> list[Job]:
@@ -185,8 +202,7 @@ def is_ood(job: Job, asked: utils.SetName) -> bool:
 def moved(given: Given, job: Job, step: Step) -> Job:
     """The job of the same images after a step."""
     facts = {**given.facts_of_all, "perturbation": step.kind}
-    name = PurePosixPath(job.stem).name
-    return replace(job, stem=f"{step.folder}{name}", step=step, own_facts=facts)
+    return replace(job, stem=f"{step.folder}{job.name}", step=step, own_facts=facts)
 
 
 def id_job(given: Given, split: str, images: Open) -> Job:
