@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from arrays import first_outside
-from artifacts import csv_files, current, records
+from artifacts import blocks, csv_files, current, records, shards
 from artifacts.csv_files import SUFFIXES, columns_of, width_of
 from head import Head
 
@@ -117,7 +117,7 @@ def write_features(
     write_parsed(path, frame, sidecar, len(columns))
     for suffix in SUFFIXES:
         if suffix != Path(path).suffix:
-            Path(path).with_suffix(suffix).unlink(missing_ok=True)
+            shards.remove(Path(path).with_suffix(suffix))
 
 
 def write_head(
@@ -165,21 +165,16 @@ def check(
 def read_features(
     path: str | os.PathLike, stale: records.Stale | None = None, remedy: str = EXTRACT
 ) -> Features:
-    """Read a feature file, CSV or Parquet, exactly.
+    """Read a feature file, CSV or Parquet, or a folder of shards, exactly.
+
+    Memory is that of the features, and some 64 MB; artifacts/blocks.py reads in bounded memory.
 
     ValueError for a file without features, for NaN or infinity (with line and column), and for a
     file that differs from its sidecar. The message names `remedy`, the command that makes the file
     anew.
     """
-    frame = read(csv_files.read_features, path, remedy)
-    check(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
-    numbers = [name for name in frame.columns if name.startswith("ct")]
-    return Features(
-        features=frame.select(numbers).to_numpy(order="c"),
-        labels=frame["label"].to_numpy(),
-        paths=frame["path"].to_list() if "path" in frame.columns else None,
-        file=Path(path),
-    )
+    read = blocks.whole(path, stale, remedy)
+    return Features(read.features, read.labels, read.paths, file=Path(path))
 
 
 def read_head(
