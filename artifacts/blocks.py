@@ -50,8 +50,8 @@ class Room:
     def add(self, frame: pl.DataFrame) -> None:
         """Append the rows of a frame, at most those that are free."""
         filled = slice(self.rows, self.rows + frame.height)
-        numbers = frame.select(csv_files.numbered("ct", self.features.shape[1]))
-        self.features[filled] = numbers.to_numpy(order="c")
+        numbers = frame.get_columns()[: self.features.shape[1]]
+        self.features[filled] = pl.DataFrame(numbers).to_numpy(order="c")
         self.labels[filled] = frame["label"].to_numpy()
         if "path" in frame.columns:
             self.paths = self.paths or []

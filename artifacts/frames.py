@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -21,9 +20,8 @@ from arrays import BLOCK
 from artifacts import csv_files
 from artifacts.csv_files import first_line, is_parquet
 
-CHUNK = 1 << 22  # bytes of a CSV that are read at once
-LONGEST = 1 << 26  # bytes without the end of a row, above which a quote must be missing
-WORKERS = min(8, os.cpu_count() or 1)  # threads that hash
+CHUNK = 1 << 24  # bytes of a CSV that are read at once
+LONGEST = 1 << 27  # bytes without the end of a row, above which a quote must be missing
 
 
 def frames(path: str | os.PathLike) -> Iterator[pl.DataFrame]:
@@ -39,6 +37,8 @@ def frames(path: str | os.PathLike) -> Iterator[pl.DataFrame]:
     start = 0
     found = parquet_frames(path, wanted) if is_parquet(path) else csv_frames(path, numbers)
     for frame in found:
+        if frame.columns != wanted:
+            frame = frame.select(wanted)
         yield csv_files.checked_features(path, frame, numbers, texts, start)
         start += frame.height
 
@@ -73,8 +73,10 @@ def csv_frames(path: str | os.PathLike, numbers: Sequence[str]) -> Iterator[pl.D
         if (was_blank and frame.height) or csv_files.is_doubtful(frame):
             csv_files.look_through(path, numbers, ["label"])
         was_blank = was_blank or frame.height < whole.height
+        if names[0] in csv_files.INDEX:
+            frame = frame.drop(names[0])
         if frame.height:
-            yield frame.select(csv_files.without_index(names))
+            yield frame
 
 
 def parsed(
@@ -97,33 +99,18 @@ def texts_of(path: str | os.PathLike, numbers: Sequence[str]) -> Iterator[bytes]
     """Yield a CSV as texts of about CHUNK bytes, each with the header and then whole rows."""
     with open(path, "rb") as file:
         head = file.readline()
-        rest = b""
-        while read := file.read(CHUNK):
-            text = rest + read
-            end = end_of_rows(text)
-            if end:
-                yield head + text[:end]
-            rest = text[end:]
-            if len(rest) > LONGEST:
-                csv_files.look_through(path, numbers, ["label"])
-                csv_files.look_for_quotes(path)
-                rest += file.read()
-        if rest:
-            yield head + rest
-
-
-def end_of_rows(text: bytes) -> int:
-    """Where the last whole row of this text ends, 0 where none does. A line end between quotes ends
-    no row."""
-    end = text.rfind(b"\n") + 1
-    if not end or b'"' not in text:
-        return end
-    open_quotes = text.count(b'"', 0, end) % 2
-    while end and open_quotes:
-        before = text.rfind(b"\n", 0, end - 1) + 1
-        open_quotes = (open_quotes + text.count(b'"', before, end)) % 2
-        end = before
-    return end
+        while text := file.read(CHUNK):
+            text = b"".join((head, text, file.readline()))
+            while b'"' in text and text.count(b'"') % 2:  # a line end within quotes ends no row
+                more = file.readline()
+                if not more or len(text) > LONGEST:
+                    csv_files.look_through(path, numbers, ["label"])
+                    csv_files.look_for_quotes(path)
+                    more += file.read()
+                if not more:
+                    break
+                text += more
+            yield text
 
 
 # ---- Parquet -------------------------------------------------------------------------------------
@@ -140,7 +127,6 @@ def parquet_frames(path: str | os.PathLike, wanted: Sequence[str]) -> Iterator[p
         rows = count_rows(path)
         for start in range(0, rows, BLOCK):
             frame = scan(path).select(wanted).slice(start, BLOCK).collect()
-            csv_files.check_numbers(path, frame, [name for name in wanted if name[:2] == "ct"])
             yield frame
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
@@ -152,7 +138,7 @@ def parquet_frames(path: str | os.PathLike, wanted: Sequence[str]) -> Iterator[p
 class Digest:
     """`csv_files.content_sha256` of a frame that comes in parts.
 
-    Each column is hashed by itself, and threads share the columns.
+    Each column is hashed by itself. Threads would wait for each other at every column.
     """
 
     def __init__(self) -> None:
@@ -165,19 +151,13 @@ class Digest:
         if not self.hashes:
             self.kinds = {name: str(kind) for name, kind in frame.schema.items()}
             self.hashes = {name: hashlib.sha256() for name in frame.columns}
-        columns = frame.get_columns()
-        shares = [columns[worker::WORKERS] for worker in range(WORKERS)]
-        with ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(self.add, shares))
-        self.rows += frame.height
-
-    def add(self, columns: Sequence[pl.Series]) -> None:
-        for column in columns:
+        for column in frame.get_columns():
             if column.dtype.is_numeric():
                 values = np.ascontiguousarray(column.to_numpy()).data
             else:
                 values = self.text_of(column)
             self.hashes[column.name].update(values)
+        self.rows += frame.height
 
     def text_of(self, column: pl.Series) -> bytes:
         """What a column's cells add to the JSON of all of them."""
