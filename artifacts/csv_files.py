@@ -188,11 +188,12 @@ def checked_features(
         check_paths(path, frame[name], numbers, start)
     kinds = frame.schema
     others = [name for name in numbers if kinds[name] != pl.Float32]
+    read = frame
     if others:
         check_numbers(path, frame, others)
         frame = frame.with_columns(pl.col(others).cast(pl.Float32))
     if labels is None or not is_finite(frame, numbers):
-        refuse(path, frame, numbers, ["label"], start)
+        refuse(path, read, numbers, ["label"], start)
     return frame.with_columns(
         labels, *(unguarded(frame[name].cast(pl.String)) for name in texts)
     ).rechunk()

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from arrays import first_outside
 from artifacts import blocks, csv_files, current, records, shards
-from artifacts.csv_files import SUFFIXES, columns_of, width_of
+from artifacts.csv_files import SUFFIXES, columns_of
 from head import Head
 
 __all__ = [
@@ -114,6 +114,8 @@ def write_features(
     frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
     if paths is not None:
         frame = frame.with_columns(text_column("path", paths))
+    if shards.is_folder(path):
+        shards.remove(path)
     write_parsed(path, frame, sidecar, len(columns))
     for suffix in SUFFIXES:
         if suffix != Path(path).suffix:
@@ -227,11 +229,19 @@ def read_typed(
     return table
 
 
+def width_of(path: str | os.PathLike) -> int:
+    """D of a feature file, or of the shards in a folder, from their headers. ValueError says what
+    is wrong with a header, or with a folder."""
+    if shards.is_folder(path):
+        shards.check_folder(Path(path), EXTRACT)
+    return csv_files.width_of(shards.parts_of(path)[0])
+
+
 # ---- what a folder holds -------------------------------------------------------------------------
 
 
 def feature_file(folder: str | os.PathLike, name: str) -> Path | None:
-    """The .csv or .parquet file of this stem, or None if there is neither."""
+    """The .csv or .parquet file of this stem, or folder of shards; None if there is neither."""
     for suffix in SUFFIXES:
         path = Path(folder) / f"{name}{suffix}"
         if path.exists():
