@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from artifacts import current, records, store
+from artifacts import current, records, shards, store
 from images import file_facts, lists, openood
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network
@@ -29,6 +29,7 @@ REPEATED = (
     "mean",
     "std",
     "format",
+    "shard_rows",
     "match_format",
     "skip_broken",
     "amp",
@@ -358,6 +359,9 @@ def checkpoint_file(given: str | os.PathLike, made: Path | None = None) -> str:
 def check_widths(run: FeatureFiles) -> None:
     """ValueError if head and features are not equally wide."""
     first = run.head or run.train
+    for path in run.files:
+        if shards.is_folder(path):
+            shards.check_folder(path, run.command)
     width = width_of_head(first) if run.head else store.width_of(first)
     for path in run.files:
         found = width if path == run.head else store.width_of(path)

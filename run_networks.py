@@ -12,6 +12,7 @@
     python run_networks.py --checkpoint results/toynet_best_digits_s0_fold*.pth --odin-epsilon 0.002
     python run_networks.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth --layers stream
     torchrun --nproc-per-node 2 run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth
+    python run_networks.py --checkpoint big.pth --format parquet --shard-rows 65536
 
 Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was
 trained on, held-out classes left out), ID_<dataset>_val.csv (the validation images, where there are
@@ -45,6 +46,11 @@ pair is chosen on the validation images and the OOD set of --val-ood: it is made
 stores no such features but moments/<file>_<stage>.csv, which is all that neural_collapse.py needs
 of them, at the price of a second pass over the training images. --stages names the modules.
 
+--shard-rows 65536 writes each set as a folder of shards, ID_<dataset>_train.parquet/00000.parquet
+and so on, with one sidecar: every script takes it in place of the file. Whole shards that are there
+already are kept, so that an interrupted run goes on, and a broken shard alone is made anew.
+--format npy or safetensors writes arrays/ID_<dataset>_train... too, for other programs.
+
 Several processes (torchrun, srun) share the images by whole batches and write the files that one
 process writes, byte for byte on like devices; moments agree to rounding, since sums come in another
 order. The first rank alone downloads, writes and prints. Each rank loads the data set; a
@@ -68,12 +74,14 @@ from extraction import (
     batching,
     checks,
     expected_inputs,
+    exporting,
     fetching,
     making,
     members,
     opening,
     perturbation,
     places,
+    sharding,
     writing,
 )
 from extraction.options import Options, default_ood, preprocessing_flags
@@ -89,6 +97,7 @@ BATCH_HELP = (
     "images that go through the network at once; default: 500, on a CPU at most 512,000 pixels (10"
     " images of 224 x 224), and less where the device has little memory"
 )
+FORMATS = ("csv", "parquet", *exporting.FORMATS)
 WORKERS_HELP = (
     "threads that decode images in files on a CPU, or processes that decode ahead of a GPU; "
     "default: one for each core"
@@ -151,7 +160,16 @@ def add_outputs(group):
     )
     # None without it: records of runs before this flag stay current
     add("--match-format", action="store_const", const=True, help=match_help)
-    add("--format", choices=("csv", "parquet"), default="csv", help="of the feature files")
+    format_help = (
+        "of the feature files; npy and safetensors are written beside Parquet files, for other "
+        "programs: arrays/"
+    )
+    add("--format", choices=FORMATS, default="csv", help=format_help)
+    shard_help = (
+        "write each set as a folder of shards of N images, a multiple of 16384; one that was "
+        "interrupted goes on where it stopped"
+    )
+    add("--shard-rows", type=int, metavar="N", help=shard_help)
     amp_help = "bfloat16: 3 times as fast on a CPU, features off by about 2e-3"
     add("--amp", action="store_true", help=amp_help)
     layers_help = (
@@ -205,6 +223,8 @@ def parse_args(argv=None):
         args.dataset = openood.id_place(args.dataset, args.data_dir)
     if args.odin_epsilon is None:
         args.temperature = None  # it then says nothing about the files
+    if wrong := sharding.complaint(args.shard_rows, args.layers):
+        parser.error(wrong)
     if args.stages and not args.layers:
         parser.error("--stages says of which modules --layers is; add --layers, or leave it out")
     if args.stages and len(set(args.stages)) < len(args.stages):
@@ -351,11 +371,15 @@ def make(work: Work, job: Job) -> None:
         with work.world.together():
             if work.world.first:
                 keep(work, job)
+    elif work.options.shard_rows:
+        extract_shards(work, job)
     else:
         extract(work, job)
     with work.world.together():
         if work.world.first and is_test(job):
             say_accuracy(work, job)
+        if work.world.first:
+            exporting.export(work.outputs(job).features, work.options.format)
     work.files.extend(work.outputs(job).all)
 
 
@@ -379,6 +403,14 @@ def extract(work: Work, job: Job) -> None:
             job.images.hashes.update(part)
         writing.write(work, job, made)
         say_job(work, job, len(job.images), f"{made.seconds:.1f} s")
+
+
+def extract_shards(work: Work, job: Job) -> None:
+    """Make those shards of one job that are not there yet."""
+    found = sharding.extract(work, job)
+    with work.world.together():
+        if work.world.first:
+            say_job(work, job, len(job.images), found.said)
 
 
 def finish(work: Work) -> None:
@@ -454,7 +486,7 @@ def say_edited(work: Work) -> None:
 
 def say_job(work: Work, job: Job, count: int, remark: str) -> None:
     """Print the features of one job: "ID_digits_test.csv: 360 images, 0.1 s"."""
-    print(f"  {job.stem}.{work.options.format}: {images_in_words(count)}, {remark}")
+    print(f"  {job.stem}.{work.options.stored}: {images_in_words(count)}, {remark}")
 
 
 def say_files(work: Work) -> None:

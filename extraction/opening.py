@@ -173,11 +173,12 @@ def make_shelf(
         folder,
         facts,
         options.data_dir,
-        options.format,
+        options.stored,
         options.layers,
         tuple(stages),
         records.Stale(options.allow_stale),
         options.verify,
+        shard_rows=options.shard_rows,
     )
 
 

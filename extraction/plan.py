@@ -310,6 +310,7 @@ class Shelf:
     stages: tuple
     stale: records.Stale
     verify: bool = False  # compare images by content, whatever their sizes and times
+    shard_rows: int | None = None  # of a shard; None: one file a set
     sources: dict = field(default_factory=dict)  # {place: data.source_of}, each listed once
 
     def outputs(self, job: Job) -> JobFiles:
@@ -341,7 +342,9 @@ class Shelf:
         sidecars = {file: records.read_sidecar(file) for file in files.all}
         for stage, file in files.by_stage:
             facts = self.facts(job, stage, training)
-            if not file.is_file() or not describes(sidecars[file], facts):
+            if not records.is_there(file) or not describes(sidecars[file], facts):
+                return Verdict(False)
+            if sidecars[file].get("shard_rows") != self.shard_rows:
                 return Verdict(False)
         sidecar = sidecars[files.features]
         remark = self.same_images(job, sidecar)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import utils
-from artifacts import records, store
+from artifacts import records, shards, store
 from collapse import layers
 from extraction import head_rows, plan
 from extraction.making import Made
@@ -28,7 +28,9 @@ TRAINED = ("mode", "epoch", "train_acc", "val_acc", "test_acc")
 def write(work: Work, job: Job, made: Made) -> None:
     """Write one job's files; the same layers stored the other way would go stale, and go."""
     files, images = work.outputs(job), job.images
-    common = facts_of_images(work, job, made)
+    common = facts_of_images(work, job)
+    if is_test(job):
+        common |= accuracy(work, made.features, images.labels.numpy())
     training = training_facts(work, job, made)
     features = {
         **sidecar_start(work),
@@ -72,7 +74,7 @@ def training_facts(work: Work, job: Job, made: Made) -> list[Any] | None:
     return work.shelf.training(work.training, work.verdicts[work.training.stem])
 
 
-def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
+def facts_of_images(work: Work, job: Job) -> dict[str, Any]:
     """What all sidecars of a job say of its images, and of how they were prepared."""
     images = job.images
     facts = {
@@ -90,8 +92,6 @@ def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
     if job.is_plain and job.split == "test" and isinstance(images, ImageFiles):
         looks = file_facts.measure(images.root, images.paths, images.threads)
         facts["files"] = looks.as_dict() if looks else None
-    if is_test(job):
-        facts |= accuracy(work, made.features, images.labels.numpy())
     return facts
 
 
@@ -122,7 +122,7 @@ def remove_other_way(folder: Path, file: Path) -> None:
         if other == file.parent.name:
             continue
         for ending in (".json", *store.SUFFIXES):
-            (folder / other / file.name).with_suffix(ending).unlink(missing_ok=True)
+            shards.remove((folder / other / file.name).with_suffix(ending))
 
 
 # ---- the head ------------------------------------------------------------------------------------
