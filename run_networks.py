@@ -6,6 +6,9 @@
     python run_networks.py --checkpoint old.pth --model resnet18 --dataset cifar100 --mean 0 --std 1
     # with the weights that timm publishes
     python run_networks.py --model timm/resnet50 --pretrained --dataset birds=birds --ood textures
+    # an ONNX file, which holds features and logits; and the other way round
+    python run_networks.py --checkpoint net.onnx --dataset cifar10 --ood svhn --mean 0.5 --std 0.25
+    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --export-onnx net.onnx
     # only download, where there is a network
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
@@ -71,6 +74,7 @@ import utils
 from artifacts import current, records
 from collapse import layers
 from extraction import (
+    array_files,
     batching,
     checks,
     expected_inputs,
@@ -78,6 +82,7 @@ from extraction import (
     fetching,
     making,
     members,
+    onnx_files,
     opening,
     perturbation,
     places,
@@ -97,7 +102,7 @@ BATCH_HELP = (
     "images that go through the network at once; default: 500, on a CPU at most 512,000 pixels (10"
     " images of 224 x 224), and less where the device has little memory"
 )
-FORMATS = ("csv", "parquet", *exporting.FORMATS)
+FORMATS = ("csv", "parquet", *array_files.FORMATS)
 WORKERS_HELP = (
     "threads that decode images in files on a CPU, or processes that decode ahead of a GPU; "
     "default: one for each core"
@@ -133,8 +138,20 @@ def add_inputs(group):
         " the names of the data's classes choose its rows"
     )
     group.add_argument("--classes", type=cli.path, metavar="FILE", help=classes_help)
+    add_onnx(group)
     cli.add_flags(group, "image-size", "crop-share", "mean", "std")
     cli.add_flags(group, "interpolation", interpolation={"choices": entries.INTERPOLATIONS})
+
+
+def add_onnx(group):
+    """The flags that say what an ONNX file's outputs are."""
+    feature_help = (
+        "of an ONNX file: the output, or any value within the graph, that holds the features;"
+        " default: where it is obvious"
+    )
+    group.add_argument("--feature-output", type=str, metavar="NAME", help=feature_help)
+    logits_help = "of an ONNX file: the output that holds the logits; default: the other one"
+    group.add_argument("--logits-output", type=str, metavar="NAME", help=logits_help)
 
 
 def add_run_flags(group):
@@ -143,6 +160,8 @@ def add_run_flags(group):
     cli.add_flags(group, "max-pixels", "skip-broken", max_pixels=most)
     cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
     flag = partial(group.add_argument, action="store_true")
+    export_help = "only write the network as an ONNX file, and compare the two on test images"
+    group.add_argument("--export-onnx", type=cli.path, metavar="FILE", help=export_help)
     flag("--fetch", help="only see that all data is at hand, downloading what is not")
     flag("--force", help="extract again what is there already")
     flag(
@@ -299,11 +318,29 @@ def main(argv=None):
             args.checkpoint = [str(saved_weights(args, options, world))]
         with world.together():
             paths = places.distinct(args.checkpoint, options)
+            if args.export_onnx:
+                exporting.check(paths, args.export_onnx, args.force)
             if world.first and (said := members.check_together(paths, options)):
                 print(said)
+        if args.export_onnx:
+            with world.together():
+                export(paths[0], args.export_onnx, options, world)
+            return
         seen = checks.Seen()
         for path in paths:
             extract_all(path, options, world, seen)
+
+
+def export(path: str, target: str, options: Options, world: World) -> None:
+    """Write a checkpoint's network as an ONNX file, on the first rank."""
+    if not world.first:
+        return
+    work = opening.prepare(path, options, world)
+    work.rows = opening.classes_of(work)
+    work.shelf.origin["class_names"] = work.chosen.names
+    found = exporting.export(work, target)
+    print(f"{path} -> {target}: {found.words}")
+    print(f"  preprocessing: {work.choice}")
 
 
 def saved_weights(args: Any, options: Options, world: World) -> Path:
@@ -332,11 +369,11 @@ def extract_all(path: str, options: Options, world: World, seen: checks.Seen) ->
     """
     work = opened(path, options, world, seen)
     with world.together():
+        said = [*onnx_files.say(work.trained), onnx_files.complete(work)]
+    with world.together():
         if world.first:
-            work.files.append(writing.write_head(work))
-            if work.chosen.whole is not None:
-                work.files.append(work.whole_head)
-    say_network(work)
+            work.files += writing.write_head(work)
+    say_network(work, said)
     say_left_out(work, seen)
     say_edited(work)
     for job in work.jobs:
@@ -379,7 +416,7 @@ def make(work: Work, job: Job) -> None:
         if work.world.first and is_test(job):
             say_accuracy(work, job)
         if work.world.first:
-            exporting.export(work.outputs(job).features, work.options.format)
+            array_files.export(work.outputs(job).features, work.options.format)
     work.files.extend(work.outputs(job).all)
 
 
@@ -387,7 +424,7 @@ def keep(work: Work, job: Job) -> None:
     """Leave the files of one job as they are, and let their sidecars say where the images are."""
     verdict = work.verdicts[job.stem]
     assert verdict.rows is not None
-    work.shelf.renew(job, records.sha256(work.head))
+    work.shelf.renew(job, records.sha256(work.head) if work.has_head else None)
     say_job(work, job, verdict.rows, verdict.said)
 
 
@@ -429,13 +466,15 @@ def finish(work: Work) -> None:
 # ---- what is printed -----------------------------------------------------------------------------
 
 
-def say_network(work: Work) -> None:
+def say_network(work: Work, of_graph: list[str]) -> None:
     """Print what the network is, where its features go, and how images are prepared for it."""
-    classes, width = classifiers.weight_of(work.trained.classifier).shape[:2]
-    print(
-        f"{work.path}: {work.trained.model}, {width} features, {classes} classes -> "
-        f"{work.shelf.folder}"
-    )
+    what = "features alone, without a classifier"
+    if work.has_head:
+        classes, width = classifiers.weight_of(work.trained.classifier).shape[:2]
+        what = f"{width} features, {classes} classes"
+    print(f"{work.path}: {work.trained.model}, {what} -> {work.shelf.folder}")
+    for line in filter(None, of_graph):
+        print(f"  {line}")
     if said := work.chosen.said():
         print(f"  classes: {said}; head_full.csv has all of them")
     if member := work.given.member:
@@ -506,6 +545,8 @@ def say_files(work: Work) -> None:
 
 def say_accuracy(work: Work, job: Job) -> None:
     """Print the test accuracy, and warn where it makes the preprocessing doubtful."""
+    if not work.has_head:
+        return
     sidecar = records.read_sidecar(work.outputs(job).features)
     stated = expected_inputs.stated_accuracy(work.checkpoint)
     print(f"  {expected_inputs.say_accuracy(sidecar['accuracy'], stated)}")

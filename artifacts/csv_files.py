@@ -33,7 +33,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -261,8 +261,8 @@ def check_paths(
         if not is_parquet(path):
             look_through(path, numbers, ["label"])
         raise ValueError(
-            f"{place(path, start + first_true(empty), 'path')}: the cell is empty, expected the image's"
-            " path"
+            f"{place(path, start + first_true(empty), 'path')}: the cell is empty, expected the"
+            " image's path"
         )
 
 
@@ -647,8 +647,14 @@ def write_polars(path: str | os.PathLike, frame: pl.DataFrame) -> None:
         if is_parquet(path):
             frame.write_parquet(file, row_group_size=BLOCK)
             return
-        texts = [column for column in frame if column.dtype == pl.String]
-        frame.with_columns(guarded(column) for column in texts).write_csv(file)
+        append_polars(file, frame)
+
+
+def append_polars(file: IO[bytes], frame: pl.DataFrame, header: bool = True) -> None:
+    """Write a frame's rows into an open CSV, behind a header or not."""
+    texts = [column for column in frame if column.dtype == pl.String]
+    safe = frame.with_columns(guarded(column) for column in texts)
+    safe.write_csv(file, include_header=header)
 
 
 def write_pandas(path: str | os.PathLike, frame: pd.DataFrame) -> None:

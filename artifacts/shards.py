@@ -3,7 +3,7 @@
     ID_cifar100_train.parquet/      a folder, named as the file would be
         00000.parquet               the first rows; every shard is a feature file by itself
         00001.parquet
-    ID_cifar100_train.json          one sidecar for all: rows, width, and of each shard rows and hashes
+    ID_cifar100_train.json          one sidecar for all: rows, width, rows and hashes of each shard
 
 A shard has a sidecar of its own, 00001.json, until the set is whole. So a set without its sidecar
 whose shards have theirs is not finished, and what makes it can go on where it stopped. A folder

@@ -56,6 +56,11 @@ class Features:
     paths: list[str] | None  # [N] the image files, if the images came from files
     file: Path
 
+    @property
+    def labelled(self) -> bool:
+        """False where every label is -1: of OOD images, and of ID images that nobody labelled."""
+        return bool((self.labels != -1).any())
+
 
 # ---- writing -------------------------------------------------------------------------------------
 
@@ -110,13 +115,24 @@ def write_features(
     float32 is written in the shortest decimal form that reads back to the same float32. If the same
     features exist in the other format, that file is deleted, because both have one sidecar.
     """
-    columns = numbered_columns("ct", features)
-    frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
-    if paths is not None:
-        frame = frame.with_columns(text_column("path", paths))
+    frame = feature_frame(features, labels, paths)
     if shards.is_folder(path):
         shards.remove(path)
-    write_parsed(path, frame, sidecar, len(columns))
+    write_parsed(path, frame, sidecar, np.shape(features)[1])
+    remove_other_format(path)
+
+
+def feature_frame(
+    features: ArrayLike, labels: ArrayLike, paths: Iterable[str | os.PathLike] | None = None
+) -> pl.DataFrame:
+    """Features (N, D), labels (N,) and paths [N] as the columns of a feature file."""
+    columns = numbered_columns("ct", features)
+    frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
+    return frame if paths is None else frame.with_columns(text_column("path", paths))
+
+
+def remove_other_format(path: str | os.PathLike) -> None:
+    """Remove the same features in the other format: both have one sidecar."""
     for suffix in SUFFIXES:
         if suffix != Path(path).suffix:
             shards.remove(Path(path).with_suffix(suffix))

@@ -1,122 +1,119 @@
-"""Features as arrays for other programs, written beside the Parquet files that our scripts read.
-
-    arrays/ID_cifar100_train_features.npy      (N, D) float32
-    arrays/ID_cifar100_train_labels.npy        (N,) int64
-    arrays/ID_cifar100_train_paths.npy         (N,) text, where the images came from files
-    arrays/ID_cifar100_train.safetensors       the tensors features and labels; paths as JSON in
-                                               its metadata
-
-They lie in a folder of their own, with endings that no reader of ours takes for features. The .json
-beside them names the content that they hold, by which they are kept or written anew."""
+"""A checkpoint's network as an ONNX file, compared with the network on its own test images."""
 
 import json
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from artifacts import blocks, records
-from utils import replacing, write_json
+import utils
+from artifacts import records
+from extraction.work import Work
+from images.sets import Set
+from networks import classifiers, onnx_export, onnx_graphs, onnx_networks
 
-FORMATS = ("npy", "safetensors")
-FOLDER = "arrays"  # beside the feature files
-HEADER = 8  # bytes that say how long the header of a .safetensors file is; it ends at a multiple
+IMAGES = 64  # test images that the two are compared on
+TOLERANCE = 1e-5  # largest difference, as a share of the largest value or of 1
 
 
-def export(features: Path, form: str) -> list[Path]:
-    """Write the arrays of a feature file, or of a folder of shards -> their files, [] for a form
-    that is ours.
+def check(paths: list[str], target: str, force: bool) -> None:
+    """ValueError for what can be known before anything is opened."""
+    onnx_networks.runtime()
+    onnx_graphs.library()
+    if len(paths) != 1 or onnx_graphs.is_onnx(paths[0]):
+        raise ValueError(
+            f"--export-onnx {target} is of one checkpoint with a torch network, found"
+            f" {', '.join(paths)}"
+        )
+    if not onnx_graphs.is_onnx(target):
+        raise ValueError(f"--export-onnx {target}: expected a name that ends in .onnx")
+    if Path(target).exists() and not force:
+        raise ValueError(f"{target} is there already; replace it with --force")
+    if not Path(target).parent.is_dir():
+        raise ValueError(f"--export-onnx {target}: there is no folder {Path(target).parent}")
 
-    Block by block, so that memory is bounded. What is there already, of this content, is kept."""
-    if form not in FORMATS:
-        return []
-    sidecar = records.read_sidecar(features)
-    base = features.parent / FOLDER / features.stem
-    base.parent.mkdir(exist_ok=True)
-    files = files_of(base, form, features)
-    note = base.with_name(f"{base.name}_{form}.json")
-    said = {
-        "source": features.name,
-        "content_sha256": sidecar.get("content_sha256"),
-        "checkpoint_sha256": sidecar.get("checkpoint_sha256"),
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an ONNX file is from its network: the largest difference of features and of logits,
+    each as a share of the largest value, or of 1 where all are below."""
+
+    images: int
+    features: float
+    logits: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"on {self.images} test images its features differ by at most {self.features:.1e} of"
+            f" the largest, and its logits by {self.logits:.1e}"
+        )
+
+
+def export(work: Work, target: str) -> Difference:
+    """Write the network and its sidecar; ValueError, and no file, where the two differ by more than
+    TOLERANCE."""
+    path, choice = Path(target), work.choice
+    facts = {
+        onnx_networks.PREPROCESSING: json.dumps(choice.preprocessing.as_dict()),
+        "class_names": json.dumps(work.class_names),
+        "checkpoint": Path(work.path).name,
+        "checkpoint_sha256": work.shelf.origin["checkpoint_sha256"],
     }
-    known = records.read_sidecar(note)
-    if all(path.is_file() for path in files) and known == said | hashes_of(files):
-        return files
-    note.unlink(missing_ok=True)
-    WRITERS[form](features, files, sidecar)
-    write_json(note, said | hashes_of(files))
-    return files
-
-
-def hashes_of(files: list[Path]) -> dict[str, dict[str, str]]:
-    """What a note says of the files' bytes."""
-    return {"outputs": {path.name: records.sha256(path) for path in files if path.is_file()}}
-
-
-def files_of(base: Path, form: str, features: Path) -> list[Path]:
-    """The files of one set."""
-    if form == "safetensors":
-        return [base.with_name(f"{base.name}.safetensors")]
-    names = ["features", "labels"]
-    first = next(blocks.blocks(features, check=False))
-    if first.paths is not None:
-        names.append("paths")
-    return [base.with_name(f"{base.name}_{name}.npy") for name in names]
-
-
-def write_npy(features: Path, files: list[Path], sidecar: dict) -> None:
-    """The arrays as .npy files, without pickles."""
-    rows, width = sidecar["rows"], sidecar["width"]
-    labels, paths = np.empty(rows, np.int64), []
-    with replacing(files[0]) as temporary:
-        with open(temporary, "wb") as file:
-            write_npy_header(file, (rows, width))
-            for block in blocks.blocks(features):
-                file.write(little_endian(block.features, "<f4"))
-                labels[block.start : block.start + len(block.labels)] = block.labels
-                paths += block.paths or []
-    others = {"labels": labels, "paths": np.array(paths, dtype=np.str_)}
-    for path in files[1:]:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, others[path.stem.rpartition("_")[2]], allow_pickle=False)
-
-
-def write_npy_header(file, shape: tuple[int, int]) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def write_safetensors(features: Path, files: list[Path], sidecar: dict) -> None:
-    """The tensors in one file: the length of a JSON header in 8 bytes, the header, the values."""
-    rows, width = sidecar["rows"], sidecar["width"]
-    labels = np.empty(rows, np.int64)
-    paths: list[str] = []
-    for block in blocks.blocks(features):
-        labels[block.start : block.start + len(block.labels)] = block.labels
-        paths += block.paths or []
-    split = 4 * rows * width
-    header = {
-        "features": {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, split]},
-        "labels": {"dtype": "I64", "shape": [rows], "data_offsets": [split, split + 8 * rows]},
-        "__metadata__": {"paths": json.dumps(paths)} if paths else {"format": "np"},
+    size = choice.preprocessing.size
+    beside = utils.temporary_beside(path)
+    try:
+        onnx_export.export(work.trained.network, work.trained.classifier, size, beside, facts)
+        found = compare(work, beside)
+        largest = max(found.features, found.logits)
+        if not largest <= TOLERANCE:
+            raise ValueError(
+                f"{target} was not written: {found.words}, above {TOLERANCE:g}; the network may"
+                " compute otherwise in training mode, or by a random number"
+            )
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sidecar = {
+        **records.provenance(work.options.material),
+        "exported_from": work.shelf.origin,
+        "model": work.trained.model,
+        "dataset": work.given.dataset,
+        "sha256": records.sha256(path),
+        "compared_on": found.images,
+        "features_differ": found.features,
+        "logits_differ": found.logits,
     }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % HEADER)
-    with replacing(files[0]) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(HEADER, "little"))
-        file.write(text)
-        for block in blocks.blocks(features, check=False):
-            file.write(little_endian(block.features, "<f4"))
-        file.write(little_endian(labels, "<i8"))
+    utils.write_json(records.sidecar_path(path), sidecar)
+    return found
 
 
-def little_endian(values: np.ndarray, kind: str) -> memoryview:
-    """The bytes of an array, row by row."""
-    return np.ascontiguousarray(values, dtype=kind).data
+@torch.no_grad()
+def compare(work: Work, path: Path) -> Difference:
+    """Both on the first ID test images, prepared as in an extraction."""
+    exported, _ = onnx_networks.load(str(path), onnx_export.FEATURES, onnx_export.LOGITS)
+    job = next(job for job in work.jobs if job.in_distribution and job.split == "test")
+    images: Set = job.images
+    features, logits, count = 0.0, 0.0, min(IMAGES, len(images))
+    for pixels in images.take(torch.arange(count)).batches(work.extractor.batch_size):
+        prepared = work.extractor.prepared(job, pixels)
+        ours = reference(work, prepared)
+        theirs = exported.both(prepared)
+        features = max(features, share(ours[0], theirs[0]))
+        logits = max(logits, share(ours[1], theirs[1]))
+    return Difference(count, features, logits)
 
 
-WRITERS: dict[str, Callable[[Path, list[Path], dict], None]] = {
-    "npy": write_npy,
-    "safetensors": write_safetensors,
-}
+def reference(work: Work, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, D) and logits (n, C) of the torch network."""
+    caught: list[torch.Tensor] = []
+    classifier = work.trained.classifier
+    with classifier.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])):
+        logits = work.extractor.logits(images)
+    return classifiers.vectors(caught[-1]).cpu().numpy(), logits.cpu().numpy()
+
+
+def share(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value or of 1."""
+    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))

@@ -30,6 +30,7 @@ from extraction.plan import Job
 from images import serving
 from images.sets import ImageFiles, Set
 from networks import classifiers, source_files
+from networks.classifiers import NoClassifier
 from processes import World
 
 SAY_WHICH = (
@@ -221,8 +222,9 @@ class Extractor:
                 images = self.prepared(job, pixels, done)
                 with self.precision():
                     logits = self.logits(images)
-                if done == own.start:
+                if done == own.start and not isinstance(self.classifier, NoClassifier):
                     check_hook(caught.features, logits, self.classifier, self.amp)
+                if done == own.start:
                     check_stages(stages, caught.stages)
                 features = pooled(caught.features)
                 outputs = {name: self.pooled(name, rows) for name, rows in caught.stages.items()}
@@ -274,7 +276,7 @@ class Extractor:
             workers = serving.usual_workers(device, processes.count_here())
         return replace(images, workers=workers, device=device)
 
-    def prepared(self, job: Job, pixels: torch.Tensor, row: int) -> torch.Tensor:
+    def prepared(self, job: Job, pixels: torch.Tensor, row: int = 0) -> torch.Tensor:
         """uint8 (n, 3, S, S), the images of a job from `row` on -> what goes into the network:
         normalised, and perturbed where the job says so."""
         images = self.preprocessing.normalise(pixels.to(self.world.device))

@@ -26,6 +26,8 @@ class Options:
     skip_broken: bool | None
     match_format: bool | None
     classes: str | None  # a file with the names of the classifier's rows
+    feature_output: str | None  # of an ONNX file
+    logits_output: str | None
     data_dir: str
     output_dir: str
     # how an image is prepared

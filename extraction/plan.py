@@ -402,7 +402,7 @@ class Shelf:
                 found[job.folder] = {"listing": listed, "content": whole_content(job)}
         return found
 
-    def renew(self, job: Job, head_sha256: str) -> None:
+    def renew(self, job: Job, head_sha256: str | None) -> None:
         """Let the sidecars of kept files say where their images, and what their head, now are.
 
         Without that, files of the same content with other times would be read again each time.
