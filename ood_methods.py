@@ -143,15 +143,18 @@ def add_ensemble_flags(group: Any) -> None:
 
 def add_method_flags(group: Any) -> None:
     """The flags that choose methods and any of their parameters."""
-    variants = [name for name in registry.METHODS if name not in registry.DEFAULT]
+    by_default = registry.defaults(rest=True)
+    larger = [name for name in by_default if name not in registry.DEFAULT]
+    variants = [name for name in registry.METHODS if name not in by_default]
     group.add_argument(
         "--methods",
         nargs="+",
         type=method,
         metavar="METHOD",
         help=(
-            f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} if its"
-            f" perturbed images were extracted. Variants are computed only if they are named:"
+            f"methods to compute; default: {', '.join(registry.DEFAULT)}, {odin.ODIN} if its"
+            f" perturbed images were extracted, and {', '.join(larger)} of a classifier with more"
+            " classes than the data. Variants are computed only if they are named:"
             f" {', '.join(variants)}"
         ),
     )
@@ -312,7 +315,8 @@ def why_incomplete(folder: Path, args: Arguments) -> str:
     them all, or --methods names what it is to have. For main.py."""
     if args.methods:
         return ""
-    lacking = joining.lacking(folder, registry.DEFAULT)
+    whole = store.feature_file(folder, feature_files.WHOLE_HEAD)
+    lacking = joining.lacking(folder, registry.defaults(rest=whole is not None))
     if not lacking:
         return ""
     return f"its table was made without {', '.join(lacking)}"

@@ -89,6 +89,11 @@ def check_ensemble_flags(args: Arguments) -> None:
         raise ValueError(
             f"--methods {odin.ODIN} is of a single network; leave it out with --ensemble"
         )
+    for name in named(args):
+        if name in registry.METHODS and registry.needs_rest(name):
+            raise ValueError(
+                f"--methods {name} is of a single network; leave it out with --ensemble"
+            )
 
 
 def pair_of(args: Arguments) -> members.Pair | None:

@@ -112,8 +112,9 @@ class Description:
     formula   in the words of docs/methods.md
     source    authors, venue, year
     link      where the paper can be read
-    needs     "head" and "labels": what the fit or the score cannot do without; "images": it scores
-              features of perturbed images, which are files of their own
+    needs     "head" and "labels": what the fit or the score cannot do without; "rest": the other
+              rows of a head with more classes than the data; "images": it scores features of
+              perturbed images, which are files of their own
     missing   why a single image may have no score
     """
 
@@ -315,6 +316,17 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2510.20134",
         fit=logits.logit_gap_fit,
         compute=logits.logit_gap_score,
+    ),
+    LinearMethod(
+        name="EnergyMargin",
+        does="how much more evidence there is for the data's classes than for the head's others",
+        formula="lse(l) - lse(l'), l' the logits of the head's other classes; its logistic is the "
+        "share of the softmax over all that falls to the data's",
+        source="Jiang et al., ICLR 2024",
+        link="https://arxiv.org/abs/2403.20078",
+        fit=logits.other_rows_fit,
+        finish=logits.energy_margin_finish,
+        needs=("head", "rest"),
     ),
     PlainMethod(
         name="ReAct",
@@ -658,6 +670,17 @@ ALL: tuple[Method, ...] = (
         fit=neighbours.relation_fit,
         finish=neighbours.relation_finish,
         missing=NO_DIRECTION,
+    ),
+    LinearMethod(
+        name="Energy-FullHead",
+        does="how much evidence there is for all classes of a head that has more than the data",
+        formula="log(exp lse(l) + exp lse(l'))",
+        source="Liu et al., NeurIPS 2020",
+        link="https://arxiv.org/abs/2010.03759",
+        fit=logits.other_rows_fit,
+        finish=logits.full_energy_finish,
+        needs=("head", "rest"),
+        variant=True,
     ),
     LinearMethod(
         name="NECO-NoScaler",

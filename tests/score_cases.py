@@ -33,8 +33,15 @@ class Case:
     test: np.ndarray
 
     @property
+    def rest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Five more rows of the head, W (5, D) and b (5,), of classes that the data has not."""
+        rng = np.random.default_rng(1)
+        width = self.features.shape[1]
+        return rng.normal(size=(5, width)).astype(np.float32), np.arange(5, dtype=np.float32)
+
+    @property
     def train(self) -> registry.Training:
-        return registry.Training(self.features, self.labels, self.W, self.b)
+        return registry.Training(self.features, self.labels, self.W, self.b, rest=self.rest)
 
     @property
     def logits(self) -> np.ndarray:
@@ -110,6 +117,19 @@ def slow_gradnorm(case, x, logits):
 
 def energy64(case, x):
     return special.logsumexp(x @ case.W.T.astype(np.float64) + case.b, axis=1)
+
+
+def slow_share(case, x, logits):
+    """The share of the softmax over all 5 + C classes that falls to the C of the data, (N,)."""
+    W, b = case.rest
+    whole = np.hstack([logits.astype(np.float64), x @ W.T.astype(np.float64) + b])
+    return special.softmax(whole, axis=1)[:, : logits.shape[1]].sum(axis=1)
+
+
+def slow_full_energy(case, x, logits):
+    W, b = case.rest
+    whole = np.hstack([logits.astype(np.float64), x @ W.T.astype(np.float64) + b])
+    return special.logsumexp(whole, axis=1)
 
 
 def slow_shaped(case, x, kind, percentile):

@@ -24,6 +24,7 @@ from score_cases import (
     slow_ctm,
     slow_dice,
     slow_fdbd,
+    slow_full_energy,
     slow_gen,
     slow_gradnorm,
     slow_kl_matching,
@@ -43,6 +44,7 @@ from score_cases import (
     slow_relative_mahalanobis_unit,
     slow_residual,
     slow_shaped,
+    slow_share,
     slow_she,
     slow_vim,
     slow_vra,
@@ -62,6 +64,8 @@ SLOW = {
     "KLMatching": slow_kl_matching,
     "GradNorm": slow_gradnorm,
     "LogitGap": slow_logit_gap,
+    "EnergyMargin": lambda case, x, logits: special.logit(slow_share(case, x, logits)),
+    "Energy-FullHead": slow_full_energy,
     "ReAct": lambda case, x, logits: energy64(
         case, np.minimum(x, np.percentile(case.features, 90))
     ),
