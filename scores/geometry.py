@@ -15,6 +15,7 @@ from scores.common import (
     ZERO,
     Fitted,
     class_sums,
+    few_images,
     log_softmax,
     logsumexp,
     project,
@@ -87,6 +88,7 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
             f"the training features leave no residual beyond {dim} dimensions; give a smaller dim",
             {"dim": dim},
         )
+    state.note = few_images(len(train), train.width)
     return state
 
 

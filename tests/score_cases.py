@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
-from sklearn.covariance import EmpiricalCovariance
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
@@ -174,6 +174,20 @@ def slow_relative_mahalanobis(case, x, logits):
     whole = EmpiricalCovariance().fit(case.features.astype(np.float64))
     precision = np.linalg.pinv(whole.covariance_, rcond=1e-6, hermitian=True)
     return slow_mahalanobis(case, x, logits) + squared_distances(x, whole.location_, precision)
+
+
+def slow_shrunk(case, x, logits):
+    """By scikit-learn's estimate of the features about their class means."""
+    z = case.features.astype(np.float64)
+    means = np.array([z[case.labels == c].mean(axis=0) for c in range(len(case.W))])
+    precision = LedoitWolf(assume_centered=True).fit(z - means[case.labels]).precision_
+    return -np.min([squared_distances(x, mean, precision) for mean in means], axis=0)
+
+
+def slow_relative_shrunk(case, x, logits):
+    whole = LedoitWolf().fit(case.features.astype(np.float64))
+    away = squared_distances(x, whole.location_, whole.precision_)
+    return slow_shrunk(case, x, logits) + away
 
 
 def slow_residual(case, x, dim=12):

@@ -32,6 +32,8 @@ def test_variants_are_rows_that_are_named_to_be_computed():
     variants = set(registry.METHODS) - set(registry.defaults(rest=True))
     assert variants == {
         "Energy-FullHead",
+        "Mahalanobis-LW",
+        "RelativeMahalanobis-LW",
         "NECO-NoScaler",
         "NECO-MaxLogit",
         "NECO-ETF",
@@ -76,6 +78,8 @@ HEADLESS = {
     "RelativeMahalanobis",
     "Mahalanobis++",
     "RelativeMahalanobis++",
+    "Mahalanobis-LW",
+    "RelativeMahalanobis-LW",
     "NECO",
     "NECO-NoScaler",
     "NECO-ETF",
@@ -160,10 +164,10 @@ def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=
 SUBSPACES = {"ViM", "Residual", "CoP", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
 
 
-RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++"}
+RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++", "RelativeMahalanobis-LW"}
 
 
-GAUSSIANS = {"Mahalanobis", "Mahalanobis++"} | RELATIVE
+GAUSSIANS = {"Mahalanobis", "Mahalanobis++", "Mahalanobis-LW"} | RELATIVE
 
 
 # of the direction of the features
