@@ -64,6 +64,7 @@ from detection import (
     inputs,
     joining,
     members,
+    neco_curve,
     odin,
     outputs,
     own,
@@ -224,6 +225,16 @@ def add_parameter_flags(group: Any) -> None:
         const=True,
         help="NECO: multiply the score by the largest logit, as its authors do for transformers",
     )
+    group.add_argument(
+        "--neco-curve",
+        # None without it: records of runs before this flag stay current
+        action="store_const",
+        const=True,
+        help=(
+            "NECO: draw the AUROC against each OOD set over the number of components, seen with OOD"
+            " data (figures/neco_dimensions_<method>.png); it chooses nothing"
+        ),
+    )
 
 
 def add_evaluation_flags(group: Any) -> None:
@@ -288,6 +299,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     args.tpr, args.more_tpr = asked.shares_of(args.tpr)
     asked.parameters(args)
     asked.check_ensemble_flags(args)
+    asked.check_neco_curve(args)
     return args
 
 
@@ -405,6 +417,9 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
         pictures = more_figures(scored, found.head, right, said, registry.CORE, table, more)
+        if args.neco_curve:
+            given = asked.parameters(args)
+            pictures |= neco_curve.draw(fitted, task.names, given, scored)
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )

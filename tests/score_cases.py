@@ -215,6 +215,17 @@ def slow_neco(case, x, logits, scaler=True, max_logit=False, dim=None):
     return share * logits.max(axis=1) if max_logit else share
 
 
+def slow_neco_of_deit(case, x, logits):
+    """Components of standardised features over the length of raw ones, by scikit-learn."""
+    standard = StandardScaler().fit(case.features.astype(np.float64))
+    z = standard.transform(case.features.astype(np.float64))
+    pca = PCA().fit(z)
+    dim = int(np.argmax(np.cumsum(pca.explained_variance_ratio_) >= 0.9)) + 1
+    components = pca.transform(standard.transform(x))[:, :dim]
+    lengths = np.linalg.norm(components, axis=1) / np.linalg.norm(x, axis=1)
+    return lengths * logits.max(axis=1)
+
+
 def slow_nci(case, x, logits):
     mean = case.features.astype(np.float64).mean(axis=0)
     return [

@@ -36,6 +36,8 @@ def test_variants_are_rows_that_are_named_to_be_computed():
         "RelativeMahalanobis-LW",
         "NECO-NoScaler",
         "NECO-MaxLogit",
+        "NECO-ViT",
+        "NECO-DeiT",
         "NECO-ETF",
     }
     assert set(registry.CORE) <= set(registry.DEFAULT)
@@ -161,7 +163,8 @@ def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=
     )
 
 
-SUBSPACES = {"ViM", "Residual", "CoP", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+NECOS = {"NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ViT", "NECO-DeiT", "NECO-ETF"}
+SUBSPACES = {"ViM", "Residual", "CoP"} | NECOS
 
 
 RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++", "RelativeMahalanobis-LW"}
@@ -216,7 +219,7 @@ EDGES = {  # what is undefined for every image
     "large images": (edge(test=lambda rows: rows * 1e14), set()),
     "denormal images": (
         edge(test=lambda rows: rows * 1e-39),
-        DIRECTED | {"NECO-NoScaler"},
+        DIRECTED | {"NECO-NoScaler", "NECO-ViT", "NECO-DeiT"},
     ),
     "large head": (edge(W=lambda W: W * 1e14), set()),
 }
