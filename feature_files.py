@@ -240,8 +240,23 @@ def file_notes(run: FeatureFiles) -> list[str]:
 
 
 def sets_in(folder: str | os.PathLike) -> list[utils.SetName]:
-    """All OOD sets in a folder, by name."""
-    return [utils.SetName.parse(name) for name in names_between(folder, "OOD_", "_test")]
+    """All OOD sets in a folder, by name; ValueError that names a file whose name is no set's."""
+    return [set_of_file(folder, name) for name in names_between(folder, "OOD_", "_test")]
+
+
+def set_of_file(folder: str | os.PathLike, name: str) -> utils.SetName:
+    """The set whose features a file OOD_<name>_test holds."""
+    try:
+        found = utils.SetName.parse(name)
+        if found.folder is None:
+            return found
+    except ValueError:
+        pass
+    file = store.feature_file(Path(folder), f"OOD_{name}_test")
+    raise ValueError(
+        f"{file} is named after no data set: {name!r} is not letters, digits, - and _ alone; rename"
+        " the file and its sidecar, or move them away"
+    )
 
 
 def names_between(folder: str | os.PathLike, before: str, after: str) -> list[str]:
@@ -323,6 +338,7 @@ def remedy(
         return ELSEWHERE
     arguments = sidecar.get("arguments") or {}
     repeated = {flag: arguments.get(flag) for flag in REPEATED}
+    repeated["max_pixels"] = sidecar.get("max_pixels")  # which changes no feature, but what is read
     if repeated["format"] == "csv":
         del repeated["format"]
     if str(output_dir) != "results":

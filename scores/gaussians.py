@@ -146,16 +146,24 @@ def _relative_mahalanobis(method: str, rows: Statistics) -> Fitted:
         return undefined(method, NO_SPREAD, {})
     _report(method, rows, rank)
     within = rows.whitener
-    weights = np.sqrt(rows.counts[rows.present] / len(rows))
-    between = weights[:, None] * (rows.class_means[rows.present] - rows.mean)
+    between = _between(rows)
     if not _spans(rows.spectrum_within, between):
         whole = inverse_root(rows.spectrum)
         return _gaussian(rows, within, np.hstack([within, whole]), {})
-    # Turned so that Sigma is diagonal where Sigma_W is the identity, one product serves both.
+    return _relative(rows, within, between, {})
+
+
+def _relative(
+    rows: Statistics, within: np.ndarray, between: np.ndarray, parameters: dict[str, Any]
+) -> Fitted:
+    """The state of both distances by one product: `within` (D, r) whitens, `between` (P, D) are the
+    class means about their mean, which lie where it does.
+
+    Turned so that Sigma is diagonal where Sigma_W is the identity."""
     _, values, turned = np.linalg.svd(between @ within, full_matrices=True)
     within = within @ turned.T
-    state = _gaussian(rows, within, within, {})
-    state.precisions = np.ones(rank, np.float32)
+    state = _gaussian(rows, within, within, parameters)
+    state.precisions = np.ones(within.shape[1], np.float32)
     state.precisions[: len(values)] /= 1 + values**2
     return state
 
@@ -178,18 +186,27 @@ def relative_mahalanobis_fit(train: Training) -> Fitted:
 
 
 def relative_mahalanobis_shrunk_fit(train: Training) -> Fitted:
-    """As `relative_mahalanobis_fit` with both covariances shrunk as in `mahalanobis_shrunk_fit`,
-    each by a share of its own: of features about their class means, and about the mean of all."""
-    parameters: dict[str, Any] = {"shrinkage": None, "shrinkage_whole": None}
+    """As `relative_mahalanobis_fit`, Sigma_W shrunk as in `mahalanobis_shrunk_fit`, and Sigma that
+    and the spread of the class means.
+
+    Each shrunk by a share of its own, Sigma could be the smaller one where training images say
+    nothing, and the difference of the distances turn round: AUROC fell to 18 and 5% on near and far
+    photographs, with 1,000 images of 1,280 features."""
+    parameters: dict[str, Any] = {"shrinkage": None}
     reason = _nothing_to_fit(train)
     if not reason and len(train.present) == 1:
         reason = ONE_CLASS
     if reason:
         return undefined("RelativeMahalanobis-LW", reason, parameters)
     within = inverse_root(shrunk(train.spectrum_within, train.shrinkage_within))
-    whole = inverse_root(shrunk(train.spectrum, train.shrinkage))
-    parameters = {"shrinkage": train.shrinkage_within, "shrinkage_whole": train.shrinkage}
-    return _gaussian(train, within, np.hstack([within, whole]), parameters)
+    parameters = {"shrinkage": train.shrinkage_within}
+    return _relative(train, within, _between(train), parameters)
+
+
+def _between(rows: Statistics) -> np.ndarray:
+    """(P, D) the class means about the mean of all, so that their scatter is Sigma - Sigma_W."""
+    weights = np.sqrt(rows.counts[rows.present] / len(rows))
+    return weights[:, None] * (rows.class_means[rows.present] - rows.mean)
 
 
 def relative_mahalanobis_unit_fit(train: Training) -> Fitted:

@@ -696,8 +696,9 @@ ALL: tuple[Method, ...] = (
     ),
     LinearMethod(
         name="RelativeMahalanobis-LW",
-        does="RelativeMahalanobis with both covariances shrunk so",
-        formula="as `RelativeMahalanobis`, Sigma and Sigma_W each shrunk as in `Mahalanobis-LW`",
+        does="RelativeMahalanobis with the covariance within classes shrunk so",
+        formula="as `RelativeMahalanobis` with S of `Mahalanobis-LW` for Sigma_W, and for Sigma "
+        "S + Sigma - Sigma_W",
         source="Ren et al., 2021",
         link="https://arxiv.org/abs/2106.09022",
         fit=gaussians.relative_mahalanobis_shrunk_fit,

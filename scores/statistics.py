@@ -94,27 +94,16 @@ class Statistics(ABC):
         away = self.mean - origin
         return self.covariance + np.outer(away, away)
 
-    def fourth_moment(self, means: np.ndarray) -> float:
-        """The sum over rows of |h - its mean|^4: means (C, D), one for each class."""
-        means = means.astype(np.float32)
+    @cached_property
+    def shrinkage_within(self) -> float:
+        """Ledoit and Wolf's share for the rows about their class means."""
+        means = self.class_means.astype(np.float32)
 
         def fourth(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
             return (row_norm(rows - means[labels]) ** 4).sum()
 
-        return float(self.sum_of(fourth))
-
-    @cached_property
-    def shrinkage_within(self) -> float:
-        """Ledoit and Wolf's share for the rows about their class means."""
         values, _ = self.spectrum_within
-        return spectra.ledoit_wolf(values, self.fourth_moment(self.class_means), len(self))
-
-    @cached_property
-    def shrinkage(self) -> float:
-        """Ledoit and Wolf's share for the rows about their mean."""
-        values, _ = self.spectrum
-        same = np.broadcast_to(self.mean, (self.classes, self.width))
-        return spectra.ledoit_wolf(values, self.fourth_moment(same), len(self))
+        return spectra.ledoit_wolf(values, float(self.sum_of(fourth)), len(self))
 
     # ---- spreads of single features --------------------------------------------------------------
 

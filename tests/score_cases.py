@@ -185,8 +185,11 @@ def slow_shrunk(case, x, logits):
 
 
 def slow_relative_shrunk(case, x, logits):
-    whole = LedoitWolf().fit(case.features.astype(np.float64))
-    away = squared_distances(x, whole.location_, whole.precision_)
+    z = case.features.astype(np.float64)
+    means = np.array([z[case.labels == c].mean(axis=0) for c in range(len(case.W))])[case.labels]
+    within = LedoitWolf(assume_centered=True).fit(z - means).covariance_
+    between = EmpiricalCovariance().fit(means).covariance_
+    away = squared_distances(x, z.mean(axis=0), np.linalg.inv(within + between))
     return slow_shrunk(case, x, logits) + away
 
 
