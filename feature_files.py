@@ -50,6 +50,7 @@ CHECKPOINTS = (
     ".npz",
 )
 
+WHOLE_HEAD = "head_full"  # all rows of a classifier that has more classes than the data
 PERTURBED = "perturbed"  # the folder of perturbed images, one folder per way in it
 
 
@@ -75,6 +76,7 @@ class FeatureFiles:
     folder: Path
     dataset: str
     head: Path | None  # None if there are only features
+    whole_head: Path | None  # all rows of a classifier with more classes than the data
     train: Path
     val: Path | None  # None if the run kept no validation images
     test: Path
@@ -86,7 +88,7 @@ class FeatureFiles:
 
     @property
     def files(self) -> list[Path]:
-        inside = (self.head, self.train, self.val, self.test, self.odin_test)
+        inside = (self.head, self.whole_head, self.train, self.val, self.test, self.odin_test)
         outside = (*self.ood.values(), *self.odin_ood.values())
         return [path for path in (*inside, *outside) if path]
 
@@ -111,7 +113,7 @@ class FeatureFiles:
     def optional(self) -> list[Path]:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
-        stems = ["head", f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
+        stems = ["head", WHOLE_HEAD, f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
         stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
@@ -194,10 +196,13 @@ def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: s
     origin = records.origin(found.files["head"] or train)
     val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
     odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
+    head = found.files["head"]
+    whole_head = own(store.feature_file(folder, WHOLE_HEAD), origin) if head else None
     return FeatureFiles(
         folder=folder,
         dataset=name,
-        head=found.files["head"],
+        head=head,
+        whole_head=whole_head,
         train=train,
         val=val,
         test=found.needed("test"),
@@ -266,8 +271,23 @@ def file_notes(run: FeatureFiles) -> list[str]:
 
 
 def sets_in(folder: str | os.PathLike) -> list[utils.SetName]:
-    """All OOD sets in a folder, by name."""
-    return [utils.SetName.parse(name) for name in names_between(folder, "OOD_", "_test")]
+    """All OOD sets in a folder, by name; ValueError that names a file whose name is no set's."""
+    return [set_of_file(folder, name) for name in names_between(folder, "OOD_", "_test")]
+
+
+def set_of_file(folder: str | os.PathLike, name: str) -> utils.SetName:
+    """The set whose features a file OOD_<name>_test holds."""
+    try:
+        found = utils.SetName.parse(name)
+        if found.folder is None:
+            return found
+    except ValueError:
+        pass
+    file = store.feature_file(Path(folder), f"OOD_{name}_test")
+    raise ValueError(
+        f"{file} is named after no data set: {name!r} is not letters, digits, - and _ alone; rename"
+        " the file and its sidecar, or move them away"
+    )
 
 
 def names_between(folder: str | os.PathLike, before: str, after: str) -> list[str]:
@@ -351,6 +371,7 @@ def remedy(
         return ELSEWHERE
     arguments = sidecar.get("arguments") or {}
     repeated = {flag: arguments.get(flag) for flag in REPEATED}
+    repeated["max_pixels"] = sidecar.get("max_pixels")  # which changes no feature, but what is read
     if repeated["format"] == "csv":
         del repeated["format"]
     if str(output_dir) != "results":
@@ -412,7 +433,8 @@ def check_widths(run: FeatureFiles) -> None:
             shards.check_folder(path, run.command)
     width = width_of_head(first) if run.head else store.width_of(first)
     for path in run.files:
-        found = width if path == run.head else store.width_of(path)
+        heads = (run.head, run.whole_head)
+        found = width_of_head(path) if path in heads else store.width_of(path)
         if found != width:
             raise ValueError(
                 f"{path} is {found} features wide where {first} has {width}: they come from"
@@ -446,7 +468,7 @@ def check_origin(run: FeatureFiles, checkpoint: Path, stale: records.Stale) -> N
         other = [
             path
             for path, sidecar in named.items()
-            if path != run.head and not made_with(run.head, sidecar)
+            if path not in (run.head, run.whole_head) and not made_with(run.head, sidecar)
         ]
         refuse_other_head(run, other, stale)
 

@@ -64,6 +64,7 @@ from detection import (
     inputs,
     joining,
     members,
+    neco_curve,
     odin,
     outputs,
     own,
@@ -143,15 +144,18 @@ def add_ensemble_flags(group: Any) -> None:
 
 def add_method_flags(group: Any) -> None:
     """The flags that choose methods and any of their parameters."""
-    variants = [name for name in registry.METHODS if name not in registry.DEFAULT]
+    by_default = registry.defaults(rest=True)
+    larger = [name for name in by_default if name not in registry.DEFAULT]
+    variants = [name for name in registry.METHODS if name not in by_default]
     group.add_argument(
         "--methods",
         nargs="+",
         type=method,
         metavar="METHOD",
         help=(
-            f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} if its"
-            f" perturbed images were extracted. Variants are computed only if they are named:"
+            f"methods to compute; default: {', '.join(registry.DEFAULT)}, {odin.ODIN} if its"
+            f" perturbed images were extracted, and {', '.join(larger)} of a classifier with more"
+            " classes than the data. Variants are computed only if they are named:"
             f" {', '.join(variants)}"
         ),
     )
@@ -221,6 +225,16 @@ def add_parameter_flags(group: Any) -> None:
         const=True,
         help="NECO: multiply the score by the largest logit, as its authors do for transformers",
     )
+    group.add_argument(
+        "--neco-curve",
+        # None without it: records of runs before this flag stay current
+        action="store_const",
+        const=True,
+        help=(
+            "NECO: draw the AUROC against each OOD set over the number of components, seen with OOD"
+            " data (figures/neco_dimensions_<method>.png); it chooses nothing"
+        ),
+    )
 
 
 def add_evaluation_flags(group: Any) -> None:
@@ -285,6 +299,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     args.tpr, args.more_tpr = asked.shares_of(args.tpr)
     asked.parameters(args)
     asked.check_ensemble_flags(args)
+    asked.check_neco_curve(args)
     return args
 
 
@@ -312,7 +327,8 @@ def why_incomplete(folder: Path, args: Arguments) -> str:
     them all, or --methods names what it is to have. For main.py."""
     if args.methods:
         return ""
-    lacking = joining.lacking(folder, registry.DEFAULT)
+    whole = store.feature_file(folder, feature_files.WHOLE_HEAD)
+    lacking = joining.lacking(folder, registry.defaults(rest=whole is not None))
     if not lacking:
         return ""
     return f"its table was made without {', '.join(lacking)}"
@@ -401,6 +417,9 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
         pictures = more_figures(scored, found.head, right, said, registry.CORE, table, more)
+        if args.neco_curve:
+            given = asked.parameters(args)
+            pictures |= neco_curve.draw(fitted, task.names, given, scored)
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )

@@ -89,6 +89,7 @@ from extraction import (
     sharding,
     writing,
 )
+from extraction.head_rows import Rows
 from extraction.options import Options, default_ood, preprocessing_flags
 from extraction.plan import Job
 from extraction.wording import counted, images_in_words
@@ -389,7 +390,7 @@ def opened(path: str, options: Options, world: World, seen: checks.Seen) -> Work
     with world.together():
         work = opening.prepare(path, options, world)
     with world.together():
-        rows = opening.classes_of(work) if world.first else None
+        rows = classes_of(work) if world.first else None
     work.rows = world.broadcast_object(rows)
     work.shelf.origin["class_names"] = work.chosen.names
     with world.together():
@@ -400,6 +401,15 @@ def opened(path: str, options: Options, world: World, seen: checks.Seen) -> Work
         if world.first:
             checks.check_files(work, seen)
     return work
+
+
+def classes_of(work: Work) -> Rows:
+    """The data's classes as rows of the classifier; ValueError where the folder is another ID
+    set's."""
+    rows = opening.classes_of(work)
+    dataset, folder = work.given.dataset, work.shelf.folder
+    places.check_dataset(folder, work.path, dataset, rows.names, work.options)
+    return rows
 
 
 def make(work: Work, job: Job) -> None:

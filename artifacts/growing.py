@@ -5,7 +5,6 @@ The bytes, and the hash of the content, are those of store.write_features."""
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
+import feature_files
 import utils
 from artifacts import csv_files, current, records, store
 from detection import combining
@@ -243,6 +244,9 @@ def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]
                 f"{stem}, which chose the parameters of {method}, changed or is gone; the earlier"
                 f" rows of {method} go"
             )
+    whole = feature_files.WHOLE_HEAD
+    if method in ORDER and registry.needs_rest(method) and not place.is_same(whole):
+        return f"{whole} changed, came or went since; the earlier rows of {method} go"
     if method == ODIN:
         for stem in (f"ODIN_ID_{place.dataset}_test", f"ODIN_OOD_{name}_test"):
             if not place.is_same(stem):

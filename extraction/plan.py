@@ -75,10 +75,19 @@ class Job:
     place: utils.SetName  # by which data.source_of knows the images
     step: Step | None = None
     own_facts: dict = field(default_factory=dict)  # in place of what all sidecars say
+    # the same without those that cannot be read, as --skip-broken has them; None with the flag
+    open_readable: Open | None = None
 
     @property
     def images(self):
         return self.open()
+
+    def images_of(self, sidecar: dict) -> Any:
+        """The images as the features of this sidecar were made of them: without those that cannot
+        be read, where such were left out."""
+        if sidecar.get("skipped") and self.open_readable:
+            return self.open_readable()
+        return self.images
 
     @property
     def name(self) -> str:
@@ -125,6 +134,16 @@ def plan(
     them, only the validation images and that set.
     """
     data.check_id(given.id_set)
+    jobs = all_jobs(given, steps, val_ood)
+    if given.skip_broken:
+        return jobs
+    readable = all_jobs(replace(given, skip_broken=True), steps, val_ood)
+    pairs = zip(jobs, readable, strict=True)
+    return [replace(job, open_readable=other.open) for job, other in pairs]
+
+
+def all_jobs(given: Given, steps: Sequence[Step], val_ood: utils.SetName | None) -> list[Job]:
+    """The jobs, of which none is opened yet."""
     dataset, whole = openers(given)
     jobs = own_jobs(given, dataset, whole)
     if given.member:
@@ -365,7 +384,7 @@ class Shelf:
             gone = f"; its images, {job.folder or job.dataset}, are no longer there"
             return gone if same_place(job.place, sidecar.get("place")) else None
         seen = current.SeenImages(sidecar.get("source"), sidecar.get("source_content") or None)
-        if not seen.same(source, lambda: job.images.content(), self.verify):
+        if not seen.same(source, lambda: content_of(job, sidecar), self.verify):
             return None
         by_content = source != seen.listing or self.verify
         return "; its images have the same content" if by_content and job.folder else ""
@@ -399,7 +418,9 @@ class Shelf:
             if then is not None and is_old and listed in (None, then.get("listing")):
                 found[job.folder] = then
             elif listed is not None:
-                found[job.folder] = {"listing": listed, "content": whole_content(job)}
+                sidecar = records.read_sidecar(self.outputs(job).features)
+                content = whole_content(job, job.images_of(sidecar).hashes)
+                found[job.folder] = {"listing": listed, "content": content}
         return found
 
     def renew(self, job: Job, head_sha256: str | None) -> None:
@@ -421,10 +442,20 @@ class Shelf:
                 utils.write_json(path, {**sidecar, **now, "arguments": arguments})
 
 
-def whole_content(job: Job) -> str:
-    """What all files in a job's folder are by content, those included that are another job's."""
+def content_of(job: Job, sidecar: dict) -> str:
+    """What the images are by content that the features of this sidecar would be made of now; ""
+    where others can be read, or cannot, than then."""
+    images = job.images_of(sidecar)
+    if set(getattr(images, "skipped", ())) != set(sidecar.get("skipped") or ()):
+        return ""
+    return images.content()
+
+
+def whole_content(job: Job, hashes: dict[str, str]) -> str:
+    """What all files in a job's folder are by content, those included that are another job's;
+    hashes: {path: SHA-256} of those that were read."""
     listing = images_folders.listing(job.folder)
-    return images_folders.whole_content(listing, job.images.hashes)
+    return images_folders.whole_content(listing, hashes)
 
 
 def without(sidecar: dict) -> str:

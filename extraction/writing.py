@@ -14,7 +14,7 @@ from extraction import head_rows, plan
 from extraction.making import Made
 from extraction.plan import Job
 from extraction.work import Work, is_test
-from images import file_facts
+from images import file_facts, reading
 from images.sets import ImageFiles
 from networks import classifiers
 
@@ -63,8 +63,12 @@ def write(work: Work, job: Job, made: Made) -> None:
 
 
 def sidecar_start(work: Work) -> dict[str, Any]:
-    """How a file came about: the command, the arguments, versions, and the time."""
-    return records.provenance(work.options.material, work.shelf.stale)
+    """How a file came about: the command, the arguments, versions, and the time; and how many
+    pixels an image may have, where that is not the default."""
+    start = records.provenance(work.options.material, work.shelf.stale)
+    if reading.max_pixels != reading.MAX_PIXELS:
+        start["max_pixels"] = reading.max_pixels
+    return start
 
 
 def training_facts(work: Work, job: Job, made: Made) -> list[Any] | None:
