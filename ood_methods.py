@@ -395,12 +395,13 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
         scored = score(task, fitted, found, args)
     with cli.timed(seconds, "tables"):
         right, said = found.right(), probabilities(task, args, found, fitted, scored)
+        risks = id_tables.risk_curves(scored, right)
         table = tables.tabulate(run, scored, right, args.tpr, args.more_tpr)
-        more = more_tables(run, scored, found.head, right, said, args.tpr)
+        more = more_tables(run, scored, found.head, right, said, args.tpr, risks)
         written = write(task, args, table, scored, found.head, more)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
-        pictures = more_figures(scored, found.head, right, said, registry.CORE, table, more)
+        pictures = more_figures(scored, found.head, risks, said, registry.CORE, table, more)
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
@@ -467,10 +468,11 @@ def more_tables(
     right: np.ndarray | None,
     said: id_tables.Probabilities | None,
     tpr: float,
+    risks: id_tables.RiskCurves,
 ) -> dict[str, pd.DataFrame | None]:
     """{file name: tidy table} beside ood_metrics.csv; None where there is nothing to say."""
     return {
-        "id_metrics.csv": id_tables.tabulate(run, scored, right, said, tpr),
+        "id_metrics.csv": id_tables.tabulate(run, scored, right, said, tpr, risks),
         "ood_by_id_class.csv": by_class.by_id_class(run, scored, classifier, tpr),
         "ood_by_ood_class.csv": by_class.by_ood_class(run, scored, tpr),
         "conformal.csv": conformal_table.tabulate(run, scored),
@@ -480,7 +482,7 @@ def more_tables(
 def more_figures(
     scored: Scored,
     classifier: outputs.Classifier | None,
-    right: np.ndarray | None,
+    risks: id_tables.RiskCurves,
     said: id_tables.Probabilities | None,
     core: Collection[str],
     table: pd.DataFrame,
@@ -489,7 +491,7 @@ def more_figures(
     """{name: figure} of the classifier's predictions; None where there is nothing to draw."""
     names = list(classifier.class_names) if classifier else []
     return {
-        "trust": id_tables.trust_figure(scored, right, said, core),
+        "trust": id_tables.trust_figure(said, risks, core),
         "swallowed": by_class.swallowed(more["ood_by_id_class.csv"], table, scored, names),
     }
 
@@ -587,10 +589,11 @@ def score_ensemble(args: Arguments) -> None:
         result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr, args.more_tpr)
     written = write_grid(ensemble, choice, args, stale)
-    more = more_tables(ensemble, result.scored, result.classes, result.right, None, args.tpr)
+    risks = id_tables.risk_curves(result.scored, result.right)
+    more = more_tables(ensemble, result.scored, result.classes, result.right, None, args.tpr, risks)
     written += write_ensemble(ensemble, args, table, result, more, stale)
     core = [name for name in together.CORE if name in result.scored.id.scores]
-    pictures = more_figures(result.scored, result.classes, result.right, None, core, table, more)
+    pictures = more_figures(result.scored, result.classes, risks, None, core, table, more)
     written += drawing.draw(
         figures_folder, None, table, result.scored, args.tpr, core=core, more=pictures
     )

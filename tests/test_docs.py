@@ -121,7 +121,7 @@ def test_every_measure_is_explained():
     scored, right = Scored(inside, [outside], {}), np.arange(30) % 4 > 0
     rows = [
         *id_tables.calibration(said),
-        *id_tables.selective(scored, right),
+        *id_tables.selective(scored, right, id_tables.risk_curves(scored, right)),
         *id_tables.with_ood(scored, right, 0.95),
     ]
     assert {row.measure for row in rows} == set(described(METHODS, "measure", "formula"))
