@@ -22,6 +22,8 @@ network and no torch.
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --combine MSP,KNN
     # a score of your own, a class with fit and score
     python ood_methods.py --checkpoint results/net_s0 --methods MSP my_score.py:Toy
+    # ID images under a covariate shift count as ID in a second table
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --csid fog3 sketches
     # several networks as one
     python ood_methods.py --ensemble --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
     python ood_methods.py --ensemble --checkpoint results/toynet_final_cifar10_s0_fold*of5.pth
@@ -59,6 +61,7 @@ from detection import (
     conformal_table,
     drawing,
     evaluation,
+    full_spectrum,
     grid,
     id_tables,
     inputs,
@@ -87,7 +90,9 @@ def make_parser() -> cli.Parser:
     methods = parser.add_argument_group("methods and their parameters")
     add_method_flags(methods)
     add_parameter_flags(methods)
-    add_evaluation_flags(parser.add_argument_group("evaluation"))
+    evaluated = parser.add_argument_group("evaluation")
+    add_csid_flag(evaluated)
+    add_evaluation_flags(evaluated)
     add_table_flags(parser.add_argument_group("tables"))
     return parser
 
@@ -115,6 +120,20 @@ def add_input_flags(parser: cli.Parser) -> None:
                 " all in the folder"
             )
         },
+    )
+
+
+def add_csid_flag(group: Any) -> None:
+    """The flag that chooses ID sets under a covariate shift."""
+    group.add_argument(
+        "--csid",
+        nargs="+",
+        type=cli.data_set,
+        metavar="NAME",
+        help=(
+            "ID sets under a covariate shift, as run_networks.py --csid extracted them, which count"
+            " as ID in the full-spectrum tables; default: all in the folder"
+        ),
     )
 
 
@@ -398,6 +417,9 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
         risks = id_tables.risk_curves(scored, right)
         table = tables.tabulate(run, scored, right, args.tpr, args.more_tpr)
         more = more_tables(run, scored, found.head, right, said, args.tpr, risks)
+        pooled = full_spectrum.pooled(scored)
+        full = full_spectrum.tabulate(run, scored, pooled, found.head, args.tpr, args.more_tpr)
+        more |= full_spectrum_tables(run, args, scored, found.head, pooled, full)
         written = write(task, args, table, scored, found.head, more)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
@@ -406,6 +428,9 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
     finish(task, args, table, written, seconds)
+    if full is not None:
+        groups = asked.groups_in(args, full)
+        cli.print_table(tables.by_method(full, groups), full_spectrum.heading(full, run.dataset))
     line = conformal_table.said(scored, run.dataset)
     if line:
         print(line)
@@ -434,7 +459,9 @@ def score(
         chosen = tuning.tune(fitted, [*fitted_names], given, found.ood[args.val_ood].features)
         tuned[args.val_ood] = chosen
     ood = {name: found.ood[name] for name in task.tested}
-    scored = evaluation.score(fitted, names, {**chosen, **given}, found.test, ood, tuned, combined)
+    scored = evaluation.score(
+        fitted, names, {**chosen, **given}, found.test, ood, tuned, combined, found.csid
+    )
     for name, values in scored.parameters.items():
         if not chosen.keys().isdisjoint({name, *values.get("members", ())}):
             scored.parameters[name] = values | {"val_ood": args.val_ood}
@@ -476,6 +503,24 @@ def more_tables(
         "ood_by_id_class.csv": by_class.by_id_class(run, scored, classifier, tpr),
         "ood_by_ood_class.csv": by_class.by_ood_class(run, scored, tpr),
         "conformal.csv": conformal_table.tabulate(run, scored),
+    }
+
+
+def full_spectrum_tables(
+    run: tables.Place,
+    args: Arguments,
+    scored: Scored,
+    head: Head | None,
+    pooled: Scored | None,
+    full: pd.DataFrame | None,
+) -> dict[str, pd.DataFrame | None]:
+    """{file name: tidy table} of csID sets; None where there are none."""
+    groups = asked.groups_in(args, full) if full is not None else []
+    means = tables.over_groups(full, groups, pooled) if groups and full is not None else None
+    return {
+        "fsood_metrics.csv": full,
+        "fsood_groups.csv": means,
+        "csid_metrics.csv": full_spectrum.by_set(run, scored, head, args.tpr),
     }
 
 
@@ -536,11 +581,17 @@ def finish(
         cli.material(args),
         task.inputs,
         written,
-        listings=() if args.ood else ("OOD_*_test.*",),
+        listings=listings(args),
         stale=task.stale,
         seconds=seconds,
     )
     show(table, args, folder, removed, feature_files.file_notes(task.run))
+
+
+def listings(args: Arguments) -> list[str]:
+    """Patterns of the sets that this run took because they were there."""
+    asked_or_all = [(args.ood, "OOD_*_test.*"), (args.csid, "CSID_*_test.*")]
+    return [pattern for asked_sets, pattern in asked_or_all if not asked_sets]
 
 
 def show(

@@ -268,7 +268,19 @@ def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored
         outside.append(joined(part, path, earlier.notes_of(part.name)))
     parameters = in_order({**earlier.parameters, **scored.parameters})
     held_out = joined_held_out(scored.held_out, held_out_path(folder, dataset), no_notes)
-    return Scored(inside, outside, parameters, held_out)
+    csid = [joined_csid(part, folder, dataset, no_notes) for part in scored.csid]
+    return Scored(inside, outside, parameters, held_out, csid)
+
+
+def joined_csid(part: ScoredSet, folder: Path, dataset: str, notes: dict[str, str]) -> ScoredSet:
+    """A csID set with those of the earlier scores that were computed on the same images."""
+    record = current.Record.read(folder / RECORD)
+    path = folder / f"scores_CSID_{part.name}.csv"
+    is_same = Place(folder, dataset, record).is_same(f"CSID_{part.name}_test")
+    if not is_same or path.name not in record.outputs or not path.is_file():
+        return part
+    there = csv_files.read_table(path).columns
+    return joined(part, path, {method: note for method, note in notes.items() if method in there})
 
 
 def held_out_path(folder: Path, dataset: str) -> Path:

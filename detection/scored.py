@@ -36,6 +36,8 @@ class Scored:
     # ID validation images, for p-values; None where there are none, and of an ensemble. A method
     # need not have been computed on them.
     held_out: ScoredSet | None = None
+    # ID images under a covariate shift; a method need not have been computed on them
+    csid: list[ScoredSet] = field(default_factory=list)
     # {(OOD set, method): the order of its images among ID images}, each sorted once
     orders: dict[tuple[str, str], metrics.Order | None] = field(default_factory=dict)
 

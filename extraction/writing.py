@@ -90,7 +90,7 @@ def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
     if job.is_plain and job.split == "test" and isinstance(images, ImageFiles):
         looks = file_facts.measure(images.root, images.paths, images.threads)
         facts["files"] = looks.as_dict() if looks else None
-    if is_test(job):
+    if is_test(job) or job.is_csid:
         facts |= accuracy(work, made.features, images.labels.numpy())
     return facts
 

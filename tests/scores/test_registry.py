@@ -90,8 +90,9 @@ def test_what_needs_no_head_has_the_same_scores_without_one(case):
     bare = registry.Training(case.features, case.labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        alone = registry.score_all(case.test, registry.fit_all(bare, HEADLESS, {"KNN": {"k": 20}}))
-        states = registry.fit_all(case.train, HEADLESS, {"KNN": {"k": 20}})
+        given = {"KNN": {"k": 20}, "CoRP": CHEAP["CoRP"]}
+        alone = registry.score_all(case.test, registry.fit_all(bare, HEADLESS, given))
+        states = registry.fit_all(case.train, HEADLESS, given)
     for name, values in registry.score_all(case.test, states, case.W, case.b).items():
         np.testing.assert_allclose(
             alone[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).mean(), err_msg=name
