@@ -72,10 +72,11 @@ class FeatureFiles:
     command: str  # the command that extracts all of it anew
     # {name: file} of ID images under a covariate shift
     csid: dict[str, Path] = field(default_factory=dict)
+    odin_val: Path | None = None  # ID validation images, perturbed for ODIN
 
     @property
     def files(self) -> list[Path]:
-        inside = (self.head, self.train, self.val, self.test, self.odin_test)
+        inside = (self.head, self.train, self.val, self.test, self.odin_test, self.odin_val)
         outside = (*self.csid.values(), *self.ood.values(), *self.odin_ood.values())
         return [path for path in (*inside, *outside) if path]
 
@@ -90,7 +91,8 @@ class FeatureFiles:
     def optional(self) -> list[Path]:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
-        stems = ["head", f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
+        stems = ["head", f"ID_{self.dataset}_val"]
+        stems += [f"ODIN_ID_{self.dataset}_{split}" for split in ("test", "val")]
         stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
@@ -213,6 +215,7 @@ def belonging(
         odin_ood=perturbed(folder, sets, origin) if odin_test else {},
         command=command,
         csid={csid: path for csid, path in shifted.items() if own(path, origin)},
+        odin_val=own(store.feature_file(folder, f"ODIN_ID_{name}_val"), origin),
     )
 
 

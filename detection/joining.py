@@ -244,7 +244,8 @@ def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]
                 f" rows of {method} go"
             )
     if method == ODIN:
-        for stem in (f"ODIN_ID_{place.dataset}_test", f"ODIN_OOD_{name}_test"):
+        inside = [f"ODIN_ID_{place.dataset}_{split}" for split in ("test", "val")]
+        for stem in (*inside, f"ODIN_OOD_{name}_test"):
             if not place.is_same(stem):
                 return (
                     f"perturbed images of {name} changed, or are gone; the earlier row of {method}"

@@ -161,13 +161,14 @@ def perturbed_jobs(
     given: Given, jobs: list[Job], steps: Sequence[Step], val_ood: utils.SetName | None
 ) -> list[Job]:
     """The jobs of moved images; of an ensemble those that its members have in common."""
-    sets = shared(given, jobs)
+    sets = [job for job in shared(given, jobs) if not job.is_csid]
+    if is_odin(given, steps, val_ood):  # of validation images too, for p-values
+        sets = [job for job in sets if job.split != "train"]
+        return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
     if val_ood is None:
         sets = [job for job in sets if job.split == "test"]
     else:
         sets = [job for job in sets if job.split == "val" or is_ood(job, val_ood)]
-    if is_odin(given, steps, val_ood):
-        return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
     return [moved(given, job, step) for step in steps if step.epsilon for job in sets]
 
 
