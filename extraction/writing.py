@@ -29,7 +29,7 @@ def write(work: Work, job: Job, made: Made) -> None:
     """Write one job's files; the same layers stored the other way would go stale, and go."""
     files, images = work.outputs(job), job.images
     common = facts_of_images(work, job)
-    if is_test(job) and work.has_head:
+    if (is_test(job) or job.is_csid) and work.has_head:
         common |= accuracy(work, made.features, images.labels.numpy())
     training = training_facts(work, job, made)
     features = {
