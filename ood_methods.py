@@ -27,8 +27,11 @@ network and no torch.
     python ood_methods.py --ensemble --checkpoint results/toynet_final_cifar10_s0_fold*of5.pth
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
-scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
-whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
+scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image: the verdict of the
+recommended method, and one column per method), accepted_ID_<dataset>.csv and
+accepted_OOD_<name>.csv (whether each score passes the threshold that keeps 95% of ID),
+detector.safetensors (every fitted method, for detect.py, which needs no training data),
+ood_metrics.csv (one row per OOD set
 and method) with ood_metrics.md and, on demand, .tex, id_metrics.csv (selective classification, open
 sets, calibration), ood_by_id_class.csv and ood_by_ood_class.csv, conformal.csv (thresholds with a
 guarantee, from ID validation images), and figures/. Scores that an earlier run
@@ -41,6 +44,7 @@ method."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +67,7 @@ from detection import (
     id_tables,
     inputs,
     joining,
+    keeping,
     members,
     odin,
     outputs,
@@ -72,6 +77,7 @@ from detection import (
     together,
     tuning,
 )
+from detection import detector as detectors
 from detection.asked import Arguments
 from detection.scored import Scored
 from head import Head
@@ -86,6 +92,7 @@ def make_parser() -> cli.Parser:
     add_ensemble_flags(parser.add_argument_group("an ensemble"))
     methods = parser.add_argument_group("methods and their parameters")
     add_method_flags(methods)
+    add_bank_flag(methods)
     add_parameter_flags(methods)
     add_evaluation_flags(parser.add_argument_group("evaluation"))
     add_table_flags(parser.add_argument_group("tables"))
@@ -174,6 +181,19 @@ def add_method_flags(group: Any) -> None:
         help=(
             "values for any parameters of any methods, such as KNN.k=200 SCALE.percentile=90;"
             " docs/methods.md lists the parameters. The flags below are short for some of them"
+        ),
+    )
+
+
+def add_bank_flag(group: Any) -> None:
+    """The flag of the fitted detector."""
+    group.add_argument(
+        "--with-bank",
+        action="store_const",
+        const=True,  # None without it: records of runs before this flag stay current
+        help=(
+            "keep all training features in detector.safetensors, which KNN, NNGuide and Relation"
+            " need; without it the file holds the other methods"
         ),
     )
 
@@ -393,18 +413,21 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     with cli.timed(seconds, "scoring"):
         fitted = inputs.fit(found)
         scored = score(task, fitted, found, args)
+    with cli.timed(seconds, "detector"):
+        detector = keep_detector(task, args, scored, found.head)
     with cli.timed(seconds, "tables"):
         right, said = found.right(), probabilities(task, args, found, fitted, scored)
         table = tables.tabulate(run, scored, right, args.tpr, args.more_tpr)
         more = more_tables(run, scored, found.head, right, said, args.tpr)
-        written = write(task, args, table, scored, found.head, more)
+        written = write(task, args, table, scored, found.head, more, detector)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
         pictures = more_figures(scored, found.head, right, said, registry.CORE, table, more)
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
-    finish(task, args, table, written, seconds)
+    finish(task, args, table, [*written, run.folder / keeping.FILE], seconds)
+    print(keeping.said(detector, run.folder / keeping.FILE))
     line = conformal_table.said(scored, run.dataset)
     if line:
         print(line)
@@ -442,7 +465,20 @@ def score(
         odin.add_odin(task.run, scored, found.head, task.stale)
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
+    states = scored.states if args.with_bank else keeping.without_banks(scored.states)
+    earlier = keeping.earlier_states(task.run.folder, task.earlier)
+    scored = replace(scored, states=joining.in_order({**earlier, **states}))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
+
+
+def keep_detector(
+    task: plan.Task, args: Arguments, scored: Scored, head: Head | None
+) -> detectors.Detector:
+    """Write the detector of all methods of the table -> it."""
+    made = records.provenance(cli.material(args), task.stale)
+    detector = keeping.detector_of(task.run, scored, head, bool(args.with_bank), made)
+    detector.save(task.run.folder / keeping.FILE)
+    return detector
 
 
 def probabilities(
@@ -501,6 +537,7 @@ def write(
     scored: Scored,
     head: Head | None,
     more: dict[str, pd.DataFrame | None],
+    detector: detectors.Detector,
 ) -> list[Path]:
     """Write the tables, among them {file name: table} in `more`, and the score files -> their
     paths."""
@@ -514,7 +551,9 @@ def write(
     options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     written = outputs.write_tables(run.folder, table, scored, options, sidecar)
     written += outputs.write_more(run.folder, more, sidecar)
-    written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
+    written += outputs.write_scores(
+        run.folder, run.dataset, scored, head, args.tpr, sidecar, detector
+    )
     return written
 
 
@@ -606,6 +645,7 @@ def score_ensemble(args: Arguments) -> None:
         seconds=seconds,
     )
     show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
+    print(f"no {keeping.FILE}: detectors are of single networks")
 
 
 def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:

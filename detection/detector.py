@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from arrays import scorable_features
-from detection import conformal, packing, recommending, thresholds
+from detection import conformal, packing, recommending
 from head import Head
 from scores import registry, rows
 from scores.common import Fitted
 
-KEEP = 0.95  # the share of ID images that a threshold keeps, unless another is asked for
+KEEP = 0.95  # the chance that an ID image is kept, unless another is asked for
 RATES = (0.9, 0.95, 0.99)  # whose thresholds a file shows
 ACCEPTED, REJECTED, UNDEFINED = "accepted", "rejected", "undefined"
 REMEDY = "python ood_methods.py --checkpoint <its checkpoint>"
@@ -196,16 +196,17 @@ class Detector:
     def judge(
         self,
         scores: np.ndarray,
-        features: np.ndarray,
+        features: np.ndarray | None,
         keep: float = KEEP,
         method: str | None = None,
     ) -> Verdicts:
-        """Scores (N,) and features (N, D) of the same images -> Verdicts."""
+        """Scores (N,) and features (N, D) of the same images -> Verdicts, without classes where
+        there are no features."""
         name = self.named(method)
         threshold = self.threshold(keep, name)
         held = self.calibration[name]
         classes = None
-        if self.head is not None:
+        if self.head is not None and features is not None:
             names = self.head.class_names
             classes = [names[number] for number in self.head.classify("", features)]
         return Verdicts(
@@ -232,12 +233,14 @@ class Detector:
         return found
 
     def threshold(self, keep: float = KEEP, method: str | None = None) -> float:
-        """The highest threshold that keeps the share `keep` of the calibration images."""
+        """The highest threshold that keeps a new ID image with at least the chance `keep`: the
+        conformal one, so that an image is rejected where its p-value is at most 1 - keep. Minus
+        infinity where too few images calibrate to reject any."""
         name = self.named(method)
         held = self.calibration.get(name)
         if held is None:
             raise ValueError(f"{name} has no threshold: {self.why_uncalibrated()}")
-        return thresholds.threshold_at_tpr(held, keep)
+        return conformal.marginal_threshold(held, 1 - keep).value
 
     def why_uncalibrated(self) -> str:
         """Why a method has no threshold, in words."""
@@ -257,7 +260,7 @@ class Detector:
         packing.write(path, content, arrays)
 
     def threshold_table(self) -> dict[str, dict[str, float]]:
-        """{share of ID images kept: {method: threshold}}, for readers of the file."""
+        """{chance that an ID image is kept: {method: threshold}}, for readers of the file."""
         return {
             f"{keep:g}": {name: self.threshold(keep, name) for name in self.calibration}
             for keep in RATES

@@ -40,7 +40,9 @@ def score(
         outside.append(ScoredSet(name, images, scores, notes_of(tested)))
     parameters = {name: state.parameters for name, state in states.items()}
     held_out = score_held_out(fitted, states)
-    scored = Scored(ScoredSet("ID", test, inside), outside, parameters, held_out)
+    of_names = {name: states[name] for name in names}
+    inside_set = ScoredSet("ID", test, inside)
+    scored = Scored(inside_set, outside, parameters, held_out, of_names)
     combining.add(scored, combinations, fitted, states)
     for name in members:
         scored.parameters.pop(name)

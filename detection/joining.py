@@ -268,7 +268,7 @@ def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored
         outside.append(joined(part, path, earlier.notes_of(part.name)))
     parameters = in_order({**earlier.parameters, **scored.parameters})
     held_out = joined_held_out(scored.held_out, held_out_path(folder, dataset), no_notes)
-    return Scored(inside, outside, parameters, held_out)
+    return Scored(inside, outside, parameters, held_out, scored.states)
 
 
 def held_out_path(folder: Path, dataset: str) -> Path:

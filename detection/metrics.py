@@ -25,7 +25,6 @@ from scipy.special import ndtr
 from arrays import checked_scores
 from detection import intervals
 from detection.intervals import Interval, Spread
-from detection.thresholds import needed, threshold_at_tpr
 
 COLUMNS = (
     "auroc",
@@ -95,6 +94,14 @@ class _Curve:
     @property
     def m(self) -> int:
         return int(self.ood_kept[-1])
+
+
+def _share(tpr: float) -> float:
+    if not 0 < tpr <= 1:
+        raise ValueError(
+            f"the share to keep is {tpr}; expected a fraction above 0 and at most 1, such as 0.95"
+        )
+    return float(tpr)
 
 
 def _curve(id_scores: ArrayLike, ood_scores: ArrayLike) -> _Curve | None:
@@ -190,6 +197,13 @@ def _ties(curve: _Curve) -> int:
     return int(np.dot(curve.id_here, curve.ood_here))
 
 
+def needed(tpr: float, n: int) -> int:
+    """Least number of images that is at least the share `tpr` of n; 1e-9 absorbs 0.55 * 100 =
+    55.00000000000001."""
+    least = np.ceil(_share(tpr) * n - 1e-9)
+    return max(1, int(least))
+
+
 def _measure(
     id_scores: ArrayLike, ood_scores: ArrayLike, measure: Callable[[_Curve], float]
 ) -> float:
@@ -267,6 +281,19 @@ def _sample_variance(values: np.ndarray) -> float:
     if values.size < 2:
         return float("nan")
     return float(np.var(values, ddof=1))
+
+
+def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
+    """Highest threshold for which `score >= threshold` keeps at least the share `tpr` of ID; ties
+    may keep more.
+
+    NaN where an ID score is NaN: no threshold is then honest.
+    """
+    scores = checked_scores(id_scores, "ID")
+    if np.isnan(scores).any():
+        return float("nan")
+    rank = scores.size - needed(tpr, scores.size)
+    return float(np.partition(scores, rank)[rank])
 
 
 def fpr_at_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95) -> float:

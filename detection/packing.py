@@ -128,8 +128,8 @@ class Unpacker:
 
     def object(self, packed: dict[str, Json]) -> Any:
         """An object of KINDS; no name in a file is looked up anywhere else."""
-        kind = KINDS[packed["object"]]
-        made: Any = object.__new__(kind)
+        kind: Any = KINDS[packed["object"]]
+        made = kind.__new__(kind)
         for key, part in packed["fields"].items():
             vars(made)[key] = self.unpack(part)
         self.objects[packed["place"]] = made

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from artifacts import store
+from scores.common import Fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,3 +36,5 @@ class Scored:
     # ID validation images, for p-values; None where there are none, and of an ensemble. A method
     # need not have been computed on them.
     held_out: ScoredSet | None = None
+    # {method: its fitted state}, for the detector; of an ensemble there is none
+    states: dict[str, Fitted] = field(default_factory=dict)

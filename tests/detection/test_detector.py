@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from score_cases import random_case
 from sklearn.ensemble import IsolationForest
 
-from detection import conformal, metrics, packing
+from detection import conformal, packing
 from detection.detector import Detector, verdict
 from scores import registry
 from scores.common import Fitted
@@ -146,12 +146,14 @@ def test_a_value_without_a_rule_is_refused(value):
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.95, 0.99, 0.5])
-def test_a_threshold_keeps_the_share_of_the_calibration_images(kept, keep):
+def test_a_threshold_is_the_conformal_one(kept, keep):
+    """At 1% of 100 images the lowest is the threshold, and below 1/101 none is rejected."""
     made, _, loaded = kept
     held = registry.score_all(CASE.features[400:], made.states, CASE.W, CASE.b)
     for name in ("MSP", "ViM", "NECO", "KNN"):
-        least = np.sort(held[name])[100 - int(keep * 100)]  # of 100 images
-        assert loaded.threshold(keep, name) == least
+        place = {0.9: 10, 0.95: 5, 0.99: 1, 0.5: 50}[keep]
+        assert loaded.threshold(keep, name) == np.sort(held[name])[place - 1]
+        assert loaded.threshold(0.995, name) == -np.inf
 
 
 def test_a_file_shows_its_thresholds(kept):
@@ -182,9 +184,10 @@ def test_verdicts_are_those_of_the_methods_own_functions(kept):
     found = loaded.verdicts(CASE.test, keep=0.9, method="vim")
     scores = loaded.score(CASE.test)["ViM"]
     held = registry.score_all(CASE.features[400:], made.states, CASE.W, CASE.b)["ViM"]
-    threshold = metrics.threshold_at_tpr(held, 0.9)
+    threshold = conformal.marginal_threshold(held, 0.1).value
     np.testing.assert_allclose(found.score, scores, rtol=1e-5)
     assert found.verdict == [verdict(score, threshold) for score in found.score]
+    assert found.verdict == ["accepted" if p > 0.1 else "rejected" for p in found.p_value]
     np.testing.assert_array_equal(found.p_value, conformal.p_values(found.score, held))
     predicted = (CASE.test @ CASE.W.T + CASE.b).argmax(axis=1)
     assert found.classes == ["abcde"[number] for number in predicted]
