@@ -168,7 +168,10 @@ def write(path: str | Path, content: Json, arrays: Arrays) -> None:
         "sha256": whole_digest(text, arrays),
     }
     with utils.replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as any new file's; safetensors lets its owner alone read
         save_file(arrays, temporary, metadata)
+        temporary.chmod(mode)
 
 
 def read(path: str | Path, remedy: str) -> tuple[Json, Arrays]:

@@ -5,8 +5,8 @@ the same network and set, by which the order was made."""
 
 from collections.abc import Collection
 
-# By mean regret, least first; the last three need no head. One candidate of a family is enough.
-ORDER = ("CADRef", "SHE", "DICE", "Energy", "Cosine", "CoP", "NECO")
+# By mean regret, least first, and then one of a family. Cosine and Mahalanobis++ need no head.
+ORDER = ("Cosine", "Mahalanobis++", "CADRef", "SCALE", "SHE", "Energy", "MSP")
 
 
 def recommend(methods: Collection[str]) -> tuple[str, str]:

@@ -123,7 +123,7 @@ def test_the_record_names_all_that_was_read_and_written(done):
     written = {
         str(path.relative_to(done[0]))
         for path in done[0].rglob("*")
-        if path.suffix in (".csv", ".png", ".md", ".tex")
+        if path.suffix in (".csv", ".png", ".md", ".tex", ".safetensors")
     }
     assert set(record["outputs"]) == written - set(record["inputs"])
     drawn = {
