@@ -29,8 +29,11 @@ network and no torch.
     python ood_methods.py --ensemble --checkpoint results/toynet_final_cifar10_s0_fold*of5.pth
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
-scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
-whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
+scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image: the verdict of the
+recommended method, and one column per method), accepted_ID_<dataset>.csv and
+accepted_OOD_<name>.csv (whether each score passes the threshold that keeps 95% of ID),
+detector.safetensors (every fitted method, for detect.py, which needs no training data),
+ood_metrics.csv (one row per OOD set
 and method) with ood_metrics.md and, on demand, .tex, id_metrics.csv (selective classification, open
 sets, calibration), ood_by_id_class.csv and ood_by_ood_class.csv, conformal.csv (thresholds with a
 guarantee, from ID validation images), and figures/. Scores that an earlier run
@@ -43,6 +46,7 @@ method."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +70,7 @@ from detection import (
     id_tables,
     inputs,
     joining,
+    keeping,
     members,
     neco_curve,
     odin,
@@ -76,6 +81,7 @@ from detection import (
     together,
     tuning,
 )
+from detection import detector as detectors
 from detection.asked import Arguments
 from detection.scored import Scored
 from head import Head
@@ -90,6 +96,7 @@ def make_parser() -> cli.Parser:
     add_ensemble_flags(parser.add_argument_group("an ensemble"))
     methods = parser.add_argument_group("methods and their parameters")
     add_method_flags(methods)
+    add_bank_flag(methods)
     add_parameter_flags(methods)
     evaluated = parser.add_argument_group("evaluation")
     add_csid_flag(evaluated)
@@ -197,6 +204,19 @@ def add_method_flags(group: Any) -> None:
         help=(
             "values for any parameters of any methods, such as KNN.k=200 SCALE.percentile=90;"
             " docs/methods.md lists the parameters. The flags below are short for some of them"
+        ),
+    )
+
+
+def add_bank_flag(group: Any) -> None:
+    """The flag of the fitted detector."""
+    group.add_argument(
+        "--with-bank",
+        action="store_const",
+        const=True,  # None without it: records of runs before this flag stay current
+        help=(
+            "keep all training features in detector.safetensors, which KNN, NNGuide and Relation"
+            " need; without it the file holds the other methods"
         ),
     )
 
@@ -428,6 +448,8 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     with cli.timed(seconds, "scoring"):
         fitted = inputs.fit(found)
         scored = score(task, fitted, found, args)
+    with cli.timed(seconds, "detector"):
+        detector = keep_detector(task, args, scored, found.head)
     with cli.timed(seconds, "tables"):
         right, said = found.right(), probabilities(task, args, found, fitted, scored)
         risks = id_tables.risk_curves(scored, right)
@@ -436,7 +458,7 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
         pooled = full_spectrum.pooled(scored)
         full = full_spectrum.tabulate(run, scored, pooled, found.head, args.tpr, args.more_tpr)
         more |= full_spectrum_tables(run, args, scored, found.head, pooled, full)
-        written = write(task, args, table, scored, found.head, more)
+        written = write(task, args, table, scored, found.head, more, detector)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
         pictures = more_figures(scored, found.head, risks, said, registry.CORE, table, more)
@@ -446,10 +468,11 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
-    finish(task, args, table, written, seconds)
+    finish(task, args, table, [*written, run.folder / keeping.FILE], seconds)
     if full is not None:
         groups = asked.groups_in(args, full)
         cli.print_table(tables.by_method(full, groups), full_spectrum.heading(full, run.dataset))
+    print(keeping.said(detector, run.folder / keeping.FILE))
     line = conformal_table.said(scored, run.dataset)
     if line:
         print(line)
@@ -489,7 +512,20 @@ def score(
         odin.add_odin(task.run, scored, found.head, task.stale)
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
+    states = scored.states if args.with_bank else keeping.without_banks(scored.states)
+    earlier = keeping.earlier_states(task.run.folder, task.earlier)
+    scored = replace(scored, states=joining.in_order({**earlier, **states}))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
+
+
+def keep_detector(
+    task: plan.Task, args: Arguments, scored: Scored, head: Head | None
+) -> detectors.Detector:
+    """Write the detector of all methods of the table -> it."""
+    made = records.provenance(cli.material(args), task.stale)
+    detector = keeping.detector_of(task.run, scored, head, bool(args.with_bank), made)
+    detector.save(task.run.folder / keeping.FILE)
+    return detector
 
 
 def probabilities(
@@ -567,6 +603,7 @@ def write(
     scored: Scored,
     head: Head | None,
     more: dict[str, pd.DataFrame | None],
+    detector: detectors.Detector,
 ) -> list[Path]:
     """Write the tables, among them {file name: table} in `more`, and the score files -> their
     paths."""
@@ -580,7 +617,9 @@ def write(
     options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     written = outputs.write_tables(run.folder, table, scored, options, sidecar)
     written += outputs.write_more(run.folder, more, sidecar)
-    written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
+    written += outputs.write_scores(
+        run.folder, run.dataset, scored, head, args.tpr, sidecar, detector
+    )
     return written
 
 
@@ -679,6 +718,7 @@ def score_ensemble(args: Arguments) -> None:
         seconds=seconds,
     )
     show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
+    print(f"no {keeping.FILE}: detectors are of single networks")
 
 
 def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:

@@ -39,6 +39,7 @@ class Arguments(Protocol):
     methods: list[str] | None
     combine: list[str] | None
     set: list[str] | None
+    with_bank: bool | None
     temperature: float | None
     ridge: float | None
     vim_dim: int | None

@@ -46,7 +46,9 @@ def score(
     parameters = {name: state.parameters for name, state in states.items()}
     held_out = score_held_out(fitted, states)
     alike = {name: state.alike for name, state in states.items()}
-    scored = Scored(ScoredSet("ID", test, inside), outside, parameters, held_out, shifted)
+    of_names = {name: states[name] for name in names}
+    inside_set = ScoredSet("ID", test, inside)
+    scored = Scored(inside_set, outside, parameters, held_out, shifted, states=of_names)
     combining.add(scored, combinations, fitted, states)
     note_constant(scored, alike)
     for name in members:

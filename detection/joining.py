@@ -274,7 +274,7 @@ def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored
     parameters = in_order({**earlier.parameters, **scored.parameters})
     held_out = joined_held_out(scored.held_out, held_out_path(folder, dataset), no_notes)
     csid = [joined_csid(part, folder, dataset, no_notes) for part in scored.csid]
-    return Scored(inside, outside, parameters, held_out, csid)
+    return Scored(inside, outside, parameters, held_out, csid, states=scored.states)
 
 
 def joined_csid(part: ScoredSet, folder: Path, dataset: str, notes: dict[str, str]) -> ScoredSet:

@@ -36,6 +36,7 @@ from scores.common import (
 from scores.limits import LIMITS
 from scores.training_set import Training
 
+OWN = "a file of one's own"  # in place of the authors of a score that a person wrote
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
