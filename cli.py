@@ -286,7 +286,8 @@ class Switch(argparse.Action):
     """A flag that is on where it is given. True or False behind it means what it says."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, nargs="?", metavar="True|False", **options)
+        options |= {"nargs": "?", "metavar": "True|False"}
+        super().__init__(*args, **options)
 
     def __call__(
         self,

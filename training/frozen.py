@@ -11,6 +11,7 @@ ordinary linear layer of an ordinary network, which the checkpoint holds whole."
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,8 +81,10 @@ class Maker(Protocol):
     """What `sets` has to know of a run: training.run.Run."""
 
     state: State
-    autocast: Callable[..., Any]
-    stop_if_asked: Callable[..., None]
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+    def stop_if_asked(self, losses: torch.Tensor | None = None) -> None: ...
 
 
 def sets(

@@ -473,6 +473,11 @@ def check(recipe: Recipe) -> Recipe:
             "--mixup and --cutmix would mix images with outliers, which have no class; leave them"
             " out of a leave-out ensemble"
         )
+    if recipe.folds and recipe.grad_accumulation > 1:
+        raise ValueError(
+            "--grad-accumulation: the loss of a leave-out ensemble goes by the mean entropies of a"
+            " whole batch; leave it out"
+        )
     if recipe.lr_min > recipe.lr:
         raise ValueError(
             f"--lr-min is {recipe.lr_min:g}, above the learning rate {recipe.lr:g}, from which it"

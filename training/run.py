@@ -29,7 +29,7 @@ from images.sets import Batch, Set
 from networks import checkpoints, classifiers
 from training import batches, frozen, leave_out, memory, mixing, parts, precision, tta, winograd
 from training.augment import Moment
-from training.evaluation import Evaluator, Result
+from training.evaluation import Evaluator, Normalising, Result
 from training.outputs import Outputs
 from training.signals import Stopped, StopRequest
 from training.state import Best, Partial, Row, State
@@ -85,13 +85,14 @@ class Run:
         preprocessing = state.facts.preprocessing
         self.schedule = parts.make_schedule(self.recipe)
         self.augment = parts.make_augmentation(self.recipe, preprocessing)
+        normalising: Normalising = preprocessing
         if self.recipe.freeze:
-            preprocessing, self.augment = frozen.AsTheyAre(), frozen.unchanged
+            normalising, self.augment = frozen.AsTheyAre(), frozen.unchanged
         self.mix = parts.make_mixing(self.recipe, len(state.facts.class_names))
         self.generator = torch.Generator(self.device)
         self.evaluator = Evaluator(
             self.world,
-            preprocessing,
+            normalising,
             self.autocast,
             self.stop_if_asked,
             self.recipe.batch_size // self.recipe.grad_accumulation,
