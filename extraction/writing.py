@@ -176,6 +176,8 @@ def head_facts(work: Work) -> dict[str, Any]:
     facts = dict(work.shelf.origin)
     for name in TRAINED:
         facts[name] = work.checkpoint.get(name)
+    if "step" in work.checkpoint:  # of a run by steps
+        facts["step"] = work.checkpoint["step"]
     facts["model"] = work.trained.model
     facts["dataset"] = work.given.dataset
     if work.chosen.rows is not None:
