@@ -10,12 +10,12 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import utils
-from artifacts import current, records, store
+from artifacts import current, records, shards, store
 from images import file_facts, lists, openood
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network
@@ -31,9 +31,12 @@ REPEATED = (
     "mean",
     "std",
     "format",
+    "shard_rows",
     "match_format",
     "skip_broken",
     "amp",
+    "csid",
+    "calibration",
 )
 ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
     "the program that wrote these features"
@@ -49,6 +52,7 @@ CHECKPOINTS = (
     ".npz",
 )
 
+WHOLE_HEAD = "head_full"  # all rows of a classifier that has more classes than the data
 PERTURBED = "perturbed"  # the folder of perturbed images, one folder per way in it
 
 
@@ -74,6 +78,7 @@ class FeatureFiles:
     folder: Path
     dataset: str
     head: Path | None  # None if there are only features
+    whole_head: Path | None  # all rows of a classifier with more classes than the data
     train: Path
     val: Path | None  # None if the run kept no validation images
     test: Path
@@ -82,11 +87,22 @@ class FeatureFiles:
     odin_ood: dict[str, Path]  # {name: file} of those that are there; empty without odin_test
     command: str  # the command that extracts, or imports, all of it anew
     imported: bool = False  # by import_features.py: there is no network
+    # {name: file} of ID images under a covariate shift
+    csid: dict[str, Path] = field(default_factory=dict)
+    odin_val: Path | None = None  # ID validation images, perturbed for ODIN
 
     @property
     def files(self) -> list[Path]:
-        inside = (self.head, self.train, self.val, self.test, self.odin_test)
-        outside = (*self.ood.values(), *self.odin_ood.values())
+        inside = (
+            self.head,
+            self.whole_head,
+            self.train,
+            self.val,
+            self.test,
+            self.odin_test,
+            self.odin_val,
+        )
+        outside = (*self.csid.values(), *self.ood.values(), *self.odin_ood.values())
         return [path for path in (*inside, *outside) if path]
 
     def command_with(self, flags: str) -> str:
@@ -110,7 +126,8 @@ class FeatureFiles:
     def optional(self) -> list[Path]:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
-        stems = ["head", f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
+        stems = ["head", WHOLE_HEAD, f"ID_{self.dataset}_val"]
+        stems += [f"ODIN_ID_{self.dataset}_{split}" for split in ("test", "val")]
         stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
@@ -122,11 +139,13 @@ def open_run(
     ood: Iterable[utils.SetName] | None = None,
     stale: records.Stale | None = None,
     needs_head: bool = True,
+    csid: Iterable[utils.SetName] | None = None,
 ) -> FeatureFiles:
     """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not
     belong together.
 
-    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken.
+    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken,
+    and without `csid` every CSID_*_test file of the same checkpoint.
     Raises ValueError that names what is missing, or made by another checkpoint or head, and the
     command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
     features alone will do: `head` is then None."""
@@ -136,7 +155,8 @@ def open_run(
     found = find_files(folder, name, sets)
     command = remedy(checkpoint, name, found.extracted(sets), found.made, output_dir)
     refuse_missing(found, needs_head, command)
-    run = belonging(found, name, sets, command)
+    shifted = shifted_files(folder, csid, command)
+    run = belonging(found, name, sets, command, shifted)
     check_widths(run)
     check_origin(run, Path(checkpoint), stale or records.Stale())
     return run
@@ -187,16 +207,44 @@ def refuse_missing(found: Found, needs_head: bool, command: str) -> None:
         raise ValueError(f"{found.folder} lacks {', '.join(missing)}; make it with: {command}")
 
 
-def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: str) -> FeatureFiles:
+def shifted_files(
+    folder: Path, asked: Iterable[utils.SetName] | None, command: str
+) -> dict[str, Path]:
+    """{name: file} of the csID sets that are asked for, or of all in the folder; ValueError, with
+    the command that makes it, for one that is not there."""
+    there = names_between(folder, "CSID_", "_test")
+    wanted = there if asked is None else [given.name for given in asked]
+    found = {}
+    for name in wanted:
+        path = store.feature_file(folder, f"CSID_{name}_test")
+        if path is None:
+            raise ValueError(
+                f"{folder} lacks CSID_{name}_test.csv; it has {', '.join(there) or 'no such set'};"
+                f" make it with: {command} --csid {name}"
+            )
+        found[name] = path
+    return found
+
+
+def belonging(
+    found: Found,
+    name: str,
+    sets: Sequence[utils.SetName],
+    command: str,
+    shifted: dict[str, Path],
+) -> FeatureFiles:
     """The files that were found, with the optional ones of the same checkpoint."""
     folder, train = found.folder, found.needed("train")
     origin = records.origin(found.files["head"] or train)
     val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
     odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
+    head = found.files["head"]
+    whole_head = own(store.feature_file(folder, WHOLE_HEAD), origin) if head else None
     return FeatureFiles(
         folder=folder,
         dataset=name,
-        head=found.files["head"],
+        head=head,
+        whole_head=whole_head,
         train=train,
         val=val,
         test=found.needed("test"),
@@ -205,6 +253,8 @@ def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: s
         odin_ood=perturbed(folder, sets, origin) if odin_test else {},
         command=command,
         imported=is_imported(train),
+        csid={csid: path for csid, path in shifted.items() if own(path, origin)},
+        odin_val=own(store.feature_file(folder, f"ODIN_ID_{name}_val"), origin),
     )
 
 
@@ -265,8 +315,23 @@ def file_notes(run: FeatureFiles) -> list[str]:
 
 
 def sets_in(folder: str | os.PathLike) -> list[utils.SetName]:
-    """All OOD sets in a folder, by name."""
-    return [utils.SetName.parse(name) for name in names_between(folder, "OOD_", "_test")]
+    """All OOD sets in a folder, by name; ValueError that names a file whose name is no set's."""
+    return [set_of_file(folder, name) for name in names_between(folder, "OOD_", "_test")]
+
+
+def set_of_file(folder: str | os.PathLike, name: str) -> utils.SetName:
+    """The set whose features a file OOD_<name>_test holds."""
+    try:
+        found = utils.SetName.parse(name)
+        if found.folder is None:
+            return found
+    except ValueError:
+        pass
+    file = store.feature_file(Path(folder), f"OOD_{name}_test")
+    raise ValueError(
+        f"{file} is named after no data set: {name!r} is not letters, digits, - and _ alone; rename"
+        " the file and its sidecar, or move them away"
+    )
 
 
 def names_between(folder: str | os.PathLike, before: str, after: str) -> list[str]:
@@ -355,6 +420,7 @@ def remedy(
         return ELSEWHERE
     arguments = sidecar.get("arguments") or {}
     repeated = {flag: arguments.get(flag) for flag in REPEATED}
+    repeated["max_pixels"] = sidecar.get("max_pixels")  # which changes no feature, but what is read
     if repeated["format"] == "csv":
         del repeated["format"]
     if str(output_dir) != "results":
@@ -411,9 +477,13 @@ def checkpoint_file(given: str | os.PathLike, made: Path | None = None) -> str:
 def check_widths(run: FeatureFiles) -> None:
     """ValueError if head and features are not equally wide."""
     first = run.head or run.train
+    for path in run.files:
+        if shards.is_folder(path):
+            shards.check_folder(path, run.command)
     width = width_of_head(first) if run.head else store.width_of(first)
     for path in run.files:
-        found = width if path == run.head else store.width_of(path)
+        heads = (run.head, run.whole_head)
+        found = width_of_head(path) if path in heads else store.width_of(path)
         if found != width:
             raise ValueError(
                 f"{path} is {found} features wide where {first} has {width}: they come from"
@@ -447,7 +517,7 @@ def check_origin(run: FeatureFiles, checkpoint: Path, stale: records.Stale) -> N
         other = [
             path
             for path, sidecar in named.items()
-            if path != run.head and not made_with(run.head, sidecar)
+            if path not in (run.head, run.whole_head) and not made_with(run.head, sidecar)
         ]
         refuse_other_head(run, other, stale)
 

@@ -2,47 +2,15 @@
 
 The bytes, and the hash of the content, are those of store.write_features."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 
-from artifacts import csv_files, records, store
+from artifacts import csv_files, frames, records, store
 
 Block = tuple[np.ndarray, np.ndarray, list[str] | None]  # features (n, D), labels (n,), paths [n]
-
-
-class Content:
-    """csv_files.content_sha256 of frames that come one after another."""
-
-    def __init__(self) -> None:
-        self.height = 0
-        self.columns: dict[tuple[str, str], Any] = {}
-
-    def add(self, frame: pl.DataFrame) -> None:
-        """The next rows."""
-        for column in frame:
-            digest = self.columns.setdefault((column.name, str(column.dtype)), hashlib.sha256())
-            if column.dtype.is_numeric():
-                digest.update(np.ascontiguousarray(column.to_numpy()).data)
-                continue
-            text = json.dumps(column.to_list())[1:-1]  # one list over all frames
-            digest.update((", " if self.height else "[").encode() + text.encode())
-        self.height += frame.height
-
-    def sha256(self) -> str:
-        """Of all rows so far; it ends the texts' lists, so that it is asked for once."""
-        found = []
-        for (name, kind), digest in self.columns.items():
-            if kind == "String":
-                digest.update(b"]")
-            found.append([name, kind, digest.hexdigest()])
-        return hashlib.sha256(json.dumps([self.height, sorted(found)]).encode()).hexdigest()
 
 
 def write_features(
@@ -56,15 +24,15 @@ def write_features(
     if path.suffix == ".parquet":
         write_whole(path, list(blocks), sidecar)
         return
-    content, done = Content(), 0
+    content, done = frames.Digest(), 0
     facts = {**sidecar, "rows": rows, "width": width}
     with (
-        records.with_sidecar(path, facts, lambda _: content.sha256()) as temporary,
+        records.with_sidecar(path, facts, lambda _: content.hexdigest()) as temporary,
         open(temporary, "wb") as file,
     ):
         for features, labels, paths in blocks:
             frame = store.feature_frame(features, labels, paths)
-            content.add(frame)
+            content.update(frame)
             csv_files.append_polars(file, frame, header=not done)
             done += len(features)
         file.flush()

@@ -89,14 +89,15 @@ def uncertainties(logits: Logits, sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def ranks(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The share (N,) of the reference scores (M,) that lie below each of the scores (N,), equal
-    ones counting half; NaN for NaN, and for all where the reference has one.
+    """The share (N,) of the defined reference scores (M,) that lie below each of the scores (N,),
+    equal ones counting half; NaN for NaN, and for all where no reference score is defined.
 
     A member's scores in these units can be averaged with those of any other member: only the order
     that it puts images in counts. Scores below the whole reference have all the same share, 0."""
-    if np.isnan(reference).any():
+    defined = reference[~np.isnan(reference)]
+    if not defined.size:
         return np.full(len(scores), np.nan)
-    shares = metrics.rank_among(np.sort(reference), scores)
+    shares = metrics.rank_among(np.sort(defined), scores)
     return np.where(np.isnan(scores), np.nan, shares)
 
 

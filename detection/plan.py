@@ -48,7 +48,13 @@ def prepare(checkpoint: str, args: asked.Arguments) -> Task:
     asked_sets = [given.name for given in sets]
     more = [utils.SetName.parse(name) for name in earlier.sets if name not in asked_sets]
     run = feature_files.open_run(
-        checkpoint, args.output_dir, args.dataset, [*sets, *more], stale, needs_head=False
+        checkpoint,
+        args.output_dir,
+        args.dataset,
+        [*sets, *more],
+        stale,
+        needs_head=False,
+        csid=args.csid,
     )
     check_no_member(run)
     names, lines = methods_of(run, args)
@@ -104,7 +110,7 @@ def methods_of(
 
     ValueError if a method that needs what is not there was named.
     """
-    names = asked.named(args) or list(registry.DEFAULT)
+    names = asked.named(args) or registry.defaults(rest=run.whole_head is not None)
     if run.odin_test and not args.methods:
         names.append(odin.ODIN)
     names, lines = without_head(run, args, names)
@@ -138,10 +144,11 @@ def without_head(
     run: feature_files.FeatureFiles, args: asked.Arguments, names: list[str]
 ) -> tuple[list[str], list[str]]:
     """Those of the methods that run without a head, where there is none."""
+    combined = combining.members_of(asked.combinations(args))
     if run.head:
+        check_whole_head(run, [*names, *combined])
         return names, []
     given = asked.parameters(args)
-    combined = combining.members_of(asked.combinations(args))
     lacking = [name for name in [*names, *combined] if registry.needs_head(name, given.get(name))]
     if not lacking:
         return names, []
@@ -157,6 +164,18 @@ def without_head(
         # what made these features makes the head too
         line += f"; make it with: {run.command_for('head')}"
     return [name for name in names if name not in lacking], [line]
+
+
+def check_whole_head(run: feature_files.FeatureFiles, names: Sequence[str]) -> None:
+    """ValueError for a method that needs the other rows of a larger head, where there are none."""
+    needing = [name for name in names if registry.needs_rest(name)]
+    if not needing or run.whole_head:
+        return
+    raise ValueError(
+        f"{run.folder} has no {feature_files.WHOLE_HEAD}.csv, without which there is no"
+        f" {', '.join(needing)}: run_networks.py writes it where a classifier has more classes than"
+        " the data (docs/pretrained.md); leave it out"
+    )
 
 
 def check_together(tasks: Sequence[Task]) -> None:

@@ -7,6 +7,8 @@ fitted.matrix + fitted.offset`. The letters of the formulas are those of docs/me
 equation number is given where the paper's text could be checked.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from scores import limits
@@ -15,6 +17,7 @@ from scores.common import (
     ZERO,
     Fitted,
     class_sums,
+    few_images,
     log_softmax,
     logsumexp,
     noted,
@@ -24,7 +27,7 @@ from scores.common import (
     undefined,
     warn,
 )
-from scores.spectra import CUTOFF, spectrum
+from scores.spectra import CUTOFF, dimension_with, spectrum
 from scores.training_set import Training
 
 CONSTANT = "all training images have the same features"
@@ -91,6 +94,7 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
             f"the training features leave no residual beyond {dim} dimensions; give a smaller dim",
             {"dim": dim},
         )
+    state.note = few_images(len(train), train.width)
     return state
 
 
@@ -128,15 +132,6 @@ def residual_finish(
     return -row_norm(residual)
 
 
-def _dimension_with(share: float, values: np.ndarray) -> int:
-    """Eigenvalues (D,), largest first -> the least number of them that hold this share of their
-    sum, at most D - 1."""
-    shares = np.cumsum(values)
-    needed = int(np.searchsorted(shares, share * values.sum())) + 1
-    most = max(1, len(values) - 1)
-    return min(needed, most)
-
-
 def neco_fit(
     train: Training, dim: int | None = None, scaler: bool = True, max_logit: bool = False
 ) -> Fitted:
@@ -165,7 +160,7 @@ def neco_fit(
         values, vectors = train.spectrum
         scale, shift = np.ones(train.width), np.zeros(train.width)
     if dim is None:
-        dim = _dimension_with(0.9, values[::-1].clip(0))
+        dim = dimension_with(0.9, values[::-1].clip(0))
     dim = _dimension("NECO", dim, train.width)
     components = vectors[:, ::-1][:, :dim]
     return Fitted(
@@ -184,6 +179,32 @@ def neco_etf_fit(train: Training, scaler: bool = True, max_logit: bool = False) 
     is ours)."""
     dim = max(1, min(train.classes - 1, train.width - 1))
     return neco_fit(train, dim, scaler, max_logit)
+
+
+def neco_raw_norm_fit(train: Training, dim: int | None = None, max_logit: bool = True) -> Fitted:
+    """|P'z| / |h| times max l, z = (h - mu) / std: components of standardised features over the
+    norm of raw ones, as the authors' code has it for DeiT and Swin; `dim` as in `neco_fit`.
+
+    It is no share: z and h have different units, so that it may exceed 1."""
+    state = neco_fit(train, dim, scaler=True, max_logit=max_logit)
+    del state.parameters["scaler"]
+    if not state.undefined:
+        state.shift = np.zeros_like(state.shift)
+        state.scale = np.ones_like(state.scale)
+    return state
+
+
+def neco_over_dimensions(
+    features: np.ndarray, logits: np.ndarray, state: Fitted, dims: Sequence[int]
+) -> np.ndarray:
+    """(N, D) -> (N, K): the score that a state of D - 1 components would have with the first d of
+    them, for each of K numbers d."""
+    squares = project(features, state).astype(np.float64) ** 2
+    lengths = np.sqrt(np.cumsum(squares, axis=1)[:, np.asarray(dims) - 1])
+    whole = row_norm((features - state.shift) / state.scale)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = lengths / whole[:, None]
+    return shares * row_max(logits)[:, None] if state.parameters["max_logit"] else shares
 
 
 def neco_finish(
@@ -212,7 +233,7 @@ def cop_fit(train: Training, share: float = 0.85) -> Fitted:
     if train.unit.constant:
         return undefined("CoP", "all training images have the same direction", parameters)
     values, vectors = train.unit.spectrum
-    rest = vectors[:, : train.width - _dimension_with(share, values[::-1].clip(0))]
+    rest = vectors[:, : train.width - dimension_with(share, values[::-1].clip(0))]
     return Fitted(
         parameters=parameters,
         centre=train.unit.mean,

@@ -37,8 +37,10 @@ class Training(Statistics):
     labels cannot be fitted.
 
     `validation`, ID images that trained nothing, as (features (n, D), labels (n,)), serves the
-    scores that calibrate. Statistics are computed on first use, once, with float64 sums. Raises
-    ValueError for shapes that do not fit, values that are not finite, and labels outside the
+    scores that calibrate. `rest`, where the classifier has more classes than W, is W (R, D) and
+    b (R,) of the others, for the scores that take these as evidence. Statistics are computed on
+    first use, once, with float64 sums. Raises ValueError for shapes that do not fit, values that
+    are not finite, and labels outside the
     classes."""
 
     def __init__(
@@ -48,10 +50,12 @@ class Training(Statistics):
         W: np.ndarray | None = None,
         b: np.ndarray | None = None,
         validation: tuple[np.ndarray, np.ndarray] | None = None,
+        rest: tuple[np.ndarray, np.ndarray] | None = None,
     ):
         self.W: np.ndarray | None = None
         self.b: np.ndarray | None = None
         self.validation: tuple[np.ndarray, np.ndarray] | None = None
+        self.rest: tuple[np.ndarray, np.ndarray] | None = None
         width = None
         if W is not None:
             self.W, self.b = scorable_head(W, b)
@@ -70,6 +74,13 @@ class Training(Statistics):
             held = scorable_features(validation[0], self.width)
             held_labels = checked_labels(validation[1], len(held), self.classes)
             self.validation = held, held_labels
+        if rest is not None:
+            self.rest = scorable_head(*rest)
+            if self.rest[0].shape[1] != self.width:
+                raise ValueError(
+                    f"the rest of the head has {self.rest[0].shape[1]} weights per class; expected"
+                    f" {self.width}, as the features have"
+                )
         self.counts = np.bincount(self.labels, minlength=self.classes)
         self.present = np.flatnonzero(self.counts)
 
@@ -87,6 +98,13 @@ class Training(Statistics):
         assert self.W is not None
         assert self.b is not None
         return self.W, self.b
+
+    @property
+    def other_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """W (R, D) and b (R,) of the classes that the data has not. `registry.fit_all` refuses a
+        method that needs what is not there."""
+        assert self.rest is not None
+        return self.rest
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, D) -> (n, C) by the last layer."""

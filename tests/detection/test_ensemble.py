@@ -86,3 +86,12 @@ def test_members_of_other_images_and_impossible_temperatures_are_refused():
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="expected a number above 0"):
             ensemble.score(drawn(), wrong)
+
+
+def test_one_undefined_image_takes_no_rank_from_the_others():
+    """The second of four reference scores is undefined: the others are ranked among three."""
+    reference = np.array([1.0, np.nan, 2.0, 3.0])
+    found = ensemble.ranks(np.array([0.0, 2.0, np.nan, 9.0]), reference)
+    np.testing.assert_array_equal(found, [0, 0.5, np.nan, 1])
+    nothing = ensemble.ranks(np.array([1.0, 2.0]), np.array([np.nan, np.nan]))
+    np.testing.assert_array_equal(nothing, [np.nan, np.nan])
