@@ -235,6 +235,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 # checkpoint is compared by its content, as every input is, and not by its path.
 IMMATERIAL = {
     "checkpoint",
+    "export_onnx",
     "device",
     "data_dir",
     "output_dir",

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from artifacts import current, records, store
+from artifacts import current, records, shards, store
 from images import file_facts, lists, openood
 
 # Arguments of run_networks.py without which the same features do not come again: those of a network
 # from elsewhere.
 REPEATED = (
     "model",
+    "feature_output",
+    "logits_output",
     "classes",
     "image_size",
     "crop_share",
@@ -29,6 +31,7 @@ REPEATED = (
     "mean",
     "std",
     "format",
+    "shard_rows",
     "match_format",
     "skip_broken",
     "amp",
@@ -38,6 +41,7 @@ ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
 )
 # a path that ends otherwise is a folder of features
 CHECKPOINTS = (
+    ".onnx",
     ".pth",
     ".pt",
     ".ckpt",
@@ -48,6 +52,16 @@ CHECKPOINTS = (
 
 WHOLE_HEAD = "head_full"  # all rows of a classifier that has more classes than the data
 PERTURBED = "perturbed"  # the folder of perturbed images, one folder per way in it
+
+
+# What may be lacking: the flags of run_networks.py and of import_features.py that make it.
+MORE = {
+    "ood": ("--ood svhn", "--ood NAME=FILE"),
+    "head": ("", "--head FILE"),
+    "val": ("", "--val FILE"),
+    "labels": ("", "--labels FILE"),
+    "test_labels": ("", "--test-labels FILE"),
+}
 
 
 def perturbed_folder(kind: str, temperature: float, epsilon: float) -> str:
@@ -69,7 +83,8 @@ class FeatureFiles:
     ood: dict[str, Path]  # {name: file}
     odin_test: Path | None  # ID test images, perturbed for ODIN
     odin_ood: dict[str, Path]  # {name: file} of those that are there; empty without odin_test
-    command: str  # the command that extracts all of it anew
+    command: str  # the command that extracts, or imports, all of it anew
+    imported: bool = False  # by import_features.py: there is no network
 
     @property
     def files(self) -> list[Path]:
@@ -79,10 +94,20 @@ class FeatureFiles:
 
     def command_with(self, flags: str) -> str:
         """The command that extracts, with more flags; none is known for features of other
-        programs."""
+        programs. What is asked for so needs the network: an import has it not."""
         if self.command == ELSEWHERE:
             return self.command
+        if self.imported:
+            return f"{store.EXTRACT} {flags}"
         return f"{self.command} {flags}"
+
+    def command_for(self, what: str) -> str:
+        """The command that makes one more thing of MORE, with the flags of its script."""
+        if self.command == ELSEWHERE:
+            return self.command
+        extracting, importing = MORE[what]
+        flags = importing if self.imported else extracting
+        return f"{self.command} {flags}".strip()
 
     @property
     def optional(self) -> list[Path]:
@@ -184,6 +209,7 @@ def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: s
         odin_test=odin_test,
         odin_ood=perturbed(folder, sets, origin) if odin_test else {},
         command=command,
+        imported=is_imported(train),
     )
 
 
@@ -193,6 +219,11 @@ def whole_head_in(folder: Path, head: Path | None) -> Path | None:
     if head is None:
         return None
     return own(store.feature_file(folder, WHOLE_HEAD), records.origin(head))
+
+
+def is_imported(path: Path) -> bool:
+    """True for a file that import_features.py wrote."""
+    return records.read_sidecar(path).get("made_by") == records.IMPORTER
 
 
 def perturbed(
@@ -340,6 +371,8 @@ def remedy(
     """The command that extracts these features; `made`, one of the files, says by which arguments
     they were made."""
     sidecar = records.read_sidecar(made) if made else {}
+    if made and is_imported(made):
+        return imported_again(sidecar.get("arguments") or {}, made.parent, ood)
     file = checkpoint_file(checkpoint, made)
     if made and not sidecar and not Path(file).is_file():
         return ELSEWHERE
@@ -361,6 +394,22 @@ def remedy(
             values = []
         words += [f"--{flag.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
+
+
+def imported_again(arguments: Mapping[str, Any], folder: Path, ood: Sequence[str]) -> str:
+    """The command that imports these features anew, and replaces what is there."""
+    given = {name: value for name, value in arguments.items() if name != "replace"}
+    given["ood"] = list(ood) or given.get("ood")
+    if given.get("format") == "csv":
+        del given["format"]
+    if str(folder.parent) != "results":
+        given["output_dir"] = str(folder.parent)
+    words = ["python", records.IMPORTER]
+    for flag, value in given.items():
+        if value not in (None, [], False):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{flag.replace('_', '-')}", *map(str, values)]
+    return shlex.join([*words, "--replace"])
 
 
 def checkpoint_file(given: str | os.PathLike, made: Path | None = None) -> str:
@@ -386,6 +435,9 @@ def checkpoint_file(given: str | os.PathLike, made: Path | None = None) -> str:
 def check_widths(run: FeatureFiles) -> None:
     """ValueError if head and features are not equally wide."""
     first = run.head or run.train
+    for path in run.files:
+        if shards.is_folder(path):
+            shards.check_folder(path, run.command)
     width = width_of_head(first) if run.head else store.width_of(first)
     for path in run.files:
         heads = (run.head, run.whole_head)
@@ -456,10 +508,10 @@ def refuse_foreign(
     """Refuse files that were made from another checkpoint."""
     if not foreign:
         return
-    digest = expected.get("checkpoint_sha256") or expected.get("weights_sha256")
-    found = records.read_sidecar(foreign[0]).get("checkpoint_sha256")
-    which = f"({str(found)[:12]}, expected {str(digest)[:12]})"
-    reason = f"{foreign[0]} was made from another checkpoint {which}{and_others(foreign)}"
+    found = records.read_sidecar(foreign[0])
+    which = f"({records.short_hash(found)}, expected {records.short_hash(expected)})"
+    other = "with other training features" if run.imported else "from another checkpoint"
+    reason = f"{foreign[0]} was made {other} {which}{and_others(foreign)}"
     stale.found(reason, run.command)
 
 

@@ -48,7 +48,7 @@ from artifacts import current, records
 from images import openood
 from images.members import Member, fold_pattern
 from networks import checkpoints as networks
-from networks import pretrained
+from networks import onnx_graphs, pretrained
 from networks.messages import some
 from training import recipes
 
@@ -492,7 +492,7 @@ def analysed(name: str, chain: Chain) -> list[str]:
 def refuse_member(checkpoint: Path) -> None:
     """ValueError for a checkpoint of one member of a leave-out ensemble: alone it does not know all
     classes. A file that is not there is named by the stage that needs it."""
-    if not checkpoint.is_file():
+    if not checkpoint.is_file() or onnx_graphs.is_onnx(checkpoint):
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # extraction reads the file again, and warns then

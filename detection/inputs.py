@@ -32,8 +32,9 @@ class Inputs:
     rest: tuple[np.ndarray, np.ndarray] | None = None
 
     def right(self) -> np.ndarray | None:
-        """(N,) True for each ID test image that is classified right; None without a head."""
-        if self.head is None:
+        """(N,) True for each ID test image that is classified right; None without a head, or
+        without labels."""
+        if self.head is None or not self.test.labelled:
             return None
         predicted = self.head.logits(self.test.features).argmax(1)
         return predicted == self.test.labels
@@ -82,7 +83,8 @@ def check(found: Inputs) -> None:
     not_fitted = [images for images in (found.val, found.test) if images is not None]
     if found.head is not None:
         for images in (found.train, *not_fitted):
-            store.check_labels(images, found.head.class_names)
+            if images.labelled:
+                store.check_labels(images, found.head.class_names)
     for images in (*not_fitted, *found.ood.values()):
         with naming(images.file):
             scorable_features(images.features)
@@ -95,8 +97,9 @@ def fit(found: Inputs) -> registry.Training:
         W, b = found.head.W, found.head.b
     if found.val is not None:
         val = found.val.features, found.val.labels
+    labels = found.train.labels if found.train.labelled else None
     with naming(found.train.file):
-        return registry.Training(found.train.features, found.train.labels, W, b, val, found.rest)
+        return registry.Training(found.train.features, labels, W, b, val, found.rest)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ times of their files, or else by content. So a set whose features are kept is no
 need not be there any more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -89,12 +90,17 @@ class Job:
         return self.images
 
     @property
+    def name(self) -> str:
+        """The file's name, whatever its folder: that of its images."""
+        return PurePosixPath(self.stem).name
+
+    @property
     def split(self):
         return self.stem.rsplit("_", 1)[1]
 
     @property
     def in_distribution(self):
-        return PurePosixPath(self.stem).name.startswith("ID_")
+        return self.name.startswith("ID_")
 
     @property
     def is_plain(self):
@@ -178,7 +184,18 @@ def perturbed_jobs(
         sets = [job for job in sets if job.split == "val" or is_ood(job, val_ood)]
     if is_odin(given, steps, val_ood):
         return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
-    return [moved(given, job, step) for step in steps if step.epsilon for job in sets]
+    return [moved(given, job, step) for job, step in in_order_of_gradients(sets, steps)]
+
+
+def in_order_of_gradients(sets: Sequence[Job], steps: Sequence[Step]) -> Iterator[tuple[Job, Step]]:
+    """Each set with each step that moves it: the steps down one gradient follow each other, so that
+    it is computed once (perturbation.Directions)."""
+    moving = [step for step in steps if step.epsilon]
+    for _, alike in groupby(moving, lambda step: (step.kind, step.temperature)):
+        together = list(alike)
+        for job in sets:
+            for step in together:
+                yield job, step
 
 
 def shared(given: Given, jobs: list[Job]) -> list[Job]:
@@ -204,8 +221,7 @@ def is_ood(job: Job, asked: utils.SetName) -> bool:
 def moved(given: Given, job: Job, step: Step) -> Job:
     """The job of the same images after a step."""
     facts = {**given.facts_of_all, "perturbation": step.kind}
-    name = PurePosixPath(job.stem).name
-    return replace(job, stem=f"{step.folder}{name}", step=step, own_facts=facts)
+    return replace(job, stem=f"{step.folder}{job.name}", step=step, own_facts=facts)
 
 
 def id_job(given: Given, split: str, images: Open) -> Job:
@@ -313,6 +329,7 @@ class Shelf:
     stages: tuple
     stale: records.Stale
     verify: bool = False  # compare images by content, whatever their sizes and times
+    shard_rows: int | None = None  # of a shard; None: one file a set
     sources: dict = field(default_factory=dict)  # {place: data.source_of}, each listed once
 
     def outputs(self, job: Job) -> JobFiles:
@@ -344,7 +361,9 @@ class Shelf:
         sidecars = {file: records.read_sidecar(file) for file in files.all}
         for stage, file in files.by_stage:
             facts = self.facts(job, stage, training)
-            if not file.is_file() or not describes(sidecars[file], facts):
+            if not records.is_there(file) or not describes(sidecars[file], facts):
+                return Verdict(False)
+            if sidecars[file].get("shard_rows") != self.shard_rows:
                 return Verdict(False)
         sidecar = sidecars[files.features]
         remark = self.same_images(job, sidecar)
@@ -404,7 +423,7 @@ class Shelf:
                 found[job.folder] = {"listing": listed, "content": content}
         return found
 
-    def renew(self, job: Job, head_sha256: str) -> None:
+    def renew(self, job: Job, head_sha256: str | None) -> None:
         """Let the sidecars of kept files say where their images, and what their head, now are.
 
         Without that, files of the same content with other times would be read again each time.

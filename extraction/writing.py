@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import utils
-from artifacts import records, store
+from artifacts import records, shards, store
 from collapse import layers
 from extraction import head_rows, plan
 from extraction.making import Made
@@ -28,7 +28,9 @@ TRAINED = ("mode", "epoch", "train_acc", "val_acc", "test_acc")
 def write(work: Work, job: Job, made: Made) -> None:
     """Write one job's files; the same layers stored the other way would go stale, and go."""
     files, images = work.outputs(job), job.images
-    common = facts_of_images(work, job, made)
+    common = facts_of_images(work, job)
+    if is_test(job) and work.has_head:
+        common |= accuracy(work, made.features, images.labels.numpy())
     training = training_facts(work, job, made)
     features = {
         **sidecar_start(work),
@@ -76,11 +78,10 @@ def training_facts(work: Work, job: Job, made: Made) -> list[Any] | None:
     return work.shelf.training(work.training, work.verdicts[work.training.stem])
 
 
-def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
+def facts_of_images(work: Work, job: Job) -> dict[str, Any]:
     """What all sidecars of a job say of its images, and of how they were prepared."""
     images = job.images
     facts = {
-        "head_sha256": records.sha256(work.head),
         "preprocessing_from": work.choice.origin,
         "source": images.source,
         "source_content": images.content(),
@@ -89,13 +90,13 @@ def facts_of_images(work: Work, job: Job, made: Made) -> dict[str, Any]:
         "batch_size": work.extractor.batch_size,
         "batch_size_from": work.extractor.batch_size_from,
     }
+    if work.has_head:
+        facts["head_sha256"] = records.sha256(work.head)
     if skipped := getattr(images, "skipped", {}):
         facts["skipped"] = skipped  # {path: why}; images.places leaves them out
     if job.is_plain and job.split == "test" and isinstance(images, ImageFiles):
         looks = file_facts.measure(images.root, images.paths, images.threads)
         facts["files"] = looks.as_dict() if looks else None
-    if is_test(job):
-        facts |= accuracy(work, made.features, images.labels.numpy())
     return facts
 
 
@@ -126,16 +127,28 @@ def remove_other_way(folder: Path, file: Path) -> None:
         if other == file.parent.name:
             continue
         for ending in (".json", *store.SUFFIXES):
-            (folder / other / file.name).with_suffix(ending).unlink(missing_ok=True)
+            shards.remove((folder / other / file.name).with_suffix(ending))
 
 
 # ---- the head ------------------------------------------------------------------------------------
 
 
-def write_head(work: Work) -> Path:
+def write_head(work: Work) -> list[Path]:
     """head.csv, kept where it would come out the same: the features that name it stay valid.
 
-    Where the data has some of the classifier's classes, head_full.csv beside it holds all rows."""
+    Where the data has some of the classifier's classes, head_full.csv beside it holds all rows. A
+    network of features alone has neither: those of another one go."""
+    if not work.has_head:
+        for path in (work.head, work.whole_head):
+            path.unlink(missing_ok=True)
+            records.sidecar_path(path).unlink(missing_ok=True)
+        return []
+    whole = [work.whole_head] if work.chosen.whole is not None else []
+    return [kept_or_written_head(work), *whole]
+
+
+def kept_or_written_head(work: Work) -> Path:
+    """head.csv, written unless it would come out the same."""
     facts = head_facts(work)
     if not work.options.force and keeps_head(work, facts):
         return work.head

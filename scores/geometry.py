@@ -58,6 +58,8 @@ def _vim_dimension(width: int) -> int:
 def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
     """R, the directions of least second moment about u, not mean-centred: all but the first `dim`.
 
+    u is the point where all logits are 0; without a head, the training mean.
+
     The state has `mean_residual`, the mean of |R'(h - u)| over the training images.
     """
     if train.width == 1:
@@ -67,8 +69,9 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
     dim = _dimension(method, dim, train.width)
     if train.constant:
         return undefined(method, CONSTANT, {"dim": dim})
-    _, b = train.last_layer
-    if not b.any():
+    if train.b is None:
+        warn(method, "there is no head, so the residual is measured from the training mean")
+    elif not train.b.any():
         warn(method, "the head has no bias, so the residual is measured from the zero vector")
     matrix = train.vim_axes[:, : train.width - dim]
     state = Fitted(

@@ -55,6 +55,7 @@ __all__ = [
     "fit_all",
     "max_softmax",
     "needs_head",
+    "needs_labels",
     "needs_rest",
     "parse_setting",
     "score_all",
@@ -94,6 +95,11 @@ def needs_head(name: str, parameters: dict[str, Any] | None = None) -> bool:
     if parameters and parameters.get("max_logit"):
         return True
     return "head" in ROWS[name].needs
+
+
+def needs_labels(name: str) -> bool:
+    """True if a method is fitted to the classes of the training images."""
+    return "labels" in ROWS[name].needs
 
 
 def plain_name(text: str) -> str:
@@ -158,6 +164,8 @@ def _check_fit(train: Training, name: str, parameters: dict[str, Any]) -> None:
         raise ValueError(f"{name} has no parameter {strange[0]}; it has {listed}")
     if train.W is None and needs_head(name, parameters):
         raise ValueError(f"{name} needs the last layer, W and b, which this training set lacks")
+    if not train.labelled and needs_labels(name):
+        raise ValueError(f"{name} needs the training images' labels, which this training set lacks")
     if train.rest is None and needs_rest(name):
         raise ValueError(
             f"{name} needs the other rows of a larger head, `rest`, which are not there"

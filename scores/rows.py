@@ -491,11 +491,12 @@ ALL: tuple[Method, ...] = (
     LinearMethod(
         name="Residual",
         does="how little of the features lies outside the training images' main directions",
-        formula="- |R'(h - u)|",
+        formula="- |R'(h - u)|; without a head u is the training mean",
         source="Wang et al., CVPR 2022",
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
         finish=geometry.residual_finish,
+        needs=(),
     ),
     LinearMethod(
         name="CoP",

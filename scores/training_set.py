@@ -33,7 +33,8 @@ class Training(Statistics):
     where there is one.
 
     Without a head, the classes are those that the labels name; the scores that need a head cannot
-    be fitted.
+    be fitted. Without labels (None) all images count as of one class, and the scores that need
+    labels cannot be fitted.
 
     `validation`, ID images that trained nothing, as (features (n, D), labels (n,)), serves the
     scores that calibrate. `rest`, where the classifier has more classes than W, is W (R, D) and
@@ -45,7 +46,7 @@ class Training(Statistics):
     def __init__(
         self,
         features: np.ndarray,
-        labels: np.ndarray,
+        labels: np.ndarray | None,
         W: np.ndarray | None = None,
         b: np.ndarray | None = None,
         validation: tuple[np.ndarray, np.ndarray] | None = None,
@@ -61,6 +62,9 @@ class Training(Statistics):
             width = self.W.shape[1]
         self.features = scorable_features(features, width)
         self.zero = all_zero(self.features)
+        self.labelled = labels is not None
+        if labels is None:
+            labels = np.zeros(len(self.features), np.int64)
         if self.W is None:
             self.labels, self.classes = places_of_labels(labels, len(self.features))
         else:
@@ -143,7 +147,9 @@ class Training(Statistics):
 
     @cached_property
     def vim_origin(self) -> np.ndarray:
-        """(D,) float64, the point where all logits are 0."""
+        """(D,) float64, the point where all logits are 0; the mean without a head."""
+        if self.W is None:
+            return self.mean
         return spectra.vim_origin(*self.last_layer)
 
     @cached_property
