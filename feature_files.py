@@ -10,7 +10,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ REPEATED = (
     "match_format",
     "skip_broken",
     "amp",
+    "csid",
+    "calibration",
 )
 ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
     "the program that wrote these features"
@@ -85,11 +87,22 @@ class FeatureFiles:
     odin_ood: dict[str, Path]  # {name: file} of those that are there; empty without odin_test
     command: str  # the command that extracts, or imports, all of it anew
     imported: bool = False  # by import_features.py: there is no network
+    # {name: file} of ID images under a covariate shift
+    csid: dict[str, Path] = field(default_factory=dict)
+    odin_val: Path | None = None  # ID validation images, perturbed for ODIN
 
     @property
     def files(self) -> list[Path]:
-        inside = (self.head, self.whole_head, self.train, self.val, self.test, self.odin_test)
-        outside = (*self.ood.values(), *self.odin_ood.values())
+        inside = (
+            self.head,
+            self.whole_head,
+            self.train,
+            self.val,
+            self.test,
+            self.odin_test,
+            self.odin_val,
+        )
+        outside = (*self.csid.values(), *self.ood.values(), *self.odin_ood.values())
         return [path for path in (*inside, *outside) if path]
 
     def command_with(self, flags: str) -> str:
@@ -113,7 +126,8 @@ class FeatureFiles:
     def optional(self) -> list[Path]:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
-        stems = ["head", WHOLE_HEAD, f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
+        stems = ["head", WHOLE_HEAD, f"ID_{self.dataset}_val"]
+        stems += [f"ODIN_ID_{self.dataset}_{split}" for split in ("test", "val")]
         stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
@@ -125,11 +139,13 @@ def open_run(
     ood: Iterable[utils.SetName] | None = None,
     stale: records.Stale | None = None,
     needs_head: bool = True,
+    csid: Iterable[utils.SetName] | None = None,
 ) -> FeatureFiles:
     """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not
     belong together.
 
-    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken.
+    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken,
+    and without `csid` every CSID_*_test file of the same checkpoint.
     Raises ValueError that names what is missing, or made by another checkpoint or head, and the
     command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
     features alone will do: `head` is then None."""
@@ -139,7 +155,8 @@ def open_run(
     found = find_files(folder, name, sets)
     command = remedy(checkpoint, name, found.extracted(sets), found.made, output_dir)
     refuse_missing(found, needs_head, command)
-    run = belonging(found, name, sets, command)
+    shifted = shifted_files(folder, csid, command)
+    run = belonging(found, name, sets, command, shifted)
     check_widths(run)
     check_origin(run, Path(checkpoint), stale or records.Stale())
     return run
@@ -190,7 +207,32 @@ def refuse_missing(found: Found, needs_head: bool, command: str) -> None:
         raise ValueError(f"{found.folder} lacks {', '.join(missing)}; make it with: {command}")
 
 
-def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: str) -> FeatureFiles:
+def shifted_files(
+    folder: Path, asked: Iterable[utils.SetName] | None, command: str
+) -> dict[str, Path]:
+    """{name: file} of the csID sets that are asked for, or of all in the folder; ValueError, with
+    the command that makes it, for one that is not there."""
+    there = names_between(folder, "CSID_", "_test")
+    wanted = there if asked is None else [given.name for given in asked]
+    found = {}
+    for name in wanted:
+        path = store.feature_file(folder, f"CSID_{name}_test")
+        if path is None:
+            raise ValueError(
+                f"{folder} lacks CSID_{name}_test.csv; it has {', '.join(there) or 'no such set'};"
+                f" make it with: {command} --csid {name}"
+            )
+        found[name] = path
+    return found
+
+
+def belonging(
+    found: Found,
+    name: str,
+    sets: Sequence[utils.SetName],
+    command: str,
+    shifted: dict[str, Path],
+) -> FeatureFiles:
     """The files that were found, with the optional ones of the same checkpoint."""
     folder, train = found.folder, found.needed("train")
     origin = records.origin(found.files["head"] or train)
@@ -210,6 +252,8 @@ def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: s
         odin_ood=perturbed(folder, sets, origin) if odin_test else {},
         command=command,
         imported=is_imported(train),
+        csid={csid: path for csid, path in shifted.items() if own(path, origin)},
+        odin_val=own(store.feature_file(folder, f"ODIN_ID_{name}_val"), origin),
     )
 
 

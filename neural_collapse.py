@@ -335,7 +335,8 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
     epochs = checkpoints.epochs
     latest = epochs[-1]
     tables = {folder: found.table for folder, found in written.items()}
-    table = series.over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
+    columns = ["checkpoint", *series.places(epochs), "train_acc", *COLUMNS]
+    table = series.over_epochs(epochs, tables)[columns]
     reasons = [reason for found in written.values() for reason in found.allowed]
     sidecar = {
         **records.provenance(cli.material(args), records.Stale(args.allow_stale, reasons)),
@@ -345,7 +346,7 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
     inputs = [epoch.folder / "nc_metrics.csv" for epoch in epochs]
     write_joined(latest.folder, "nc_epochs", table, drawn, inputs, sidecar)
     cli.print_table(
-        along(table, "epoch"),
+        along(table, series.along(epochs)),
         f"through training, {len(epochs)} checkpoints -> {latest.folder / 'nc_epochs.csv'}",
     )
     # what an earlier run left would be of other checkpoints
@@ -367,9 +368,10 @@ def draw_epochs(
     epochs: Sequence[series.Epoch], table: pd.DataFrame, written: dict[Path, Written]
 ) -> dict[str, Figure]:
     """{name: figure} of the metrics over epochs and, with layers of all checkpoints, over both."""
+    unit = series.along(epochs)
     drawn = {
-        "nc_epochs": figures.collapse_curves(table, collapse_rows.curves()),
-        "nc5_epochs": figures.nc5_curves(table),
+        "nc_epochs": figures.collapse_curves(table, collapse_rows.curves(), unit),
+        "nc5_epochs": figures.nc5_curves(table, unit),
     }
     deep = {}
     for folder, found in written.items():
@@ -377,7 +379,7 @@ def draw_epochs(
             deep[folder] = found.layers
     if len(deep) == len(written):
         drawn["nc_layers_epochs"] = figures.layer_epoch_maps(
-            series.over_epochs(epochs, deep), collapse_rows.layers()
+            series.over_epochs(epochs, deep), collapse_rows.layers(), unit
         )
     return drawn
 

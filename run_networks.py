@@ -9,6 +9,9 @@
     # an ONNX file, which holds features and logits; and the other way round
     python run_networks.py --checkpoint net.onnx --dataset cifar10 --ood svhn --mean 0.5 --std 0.25
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --export-onnx net.onnx
+    # ID images under a covariate shift: corrupted test images, and a folder of one's own
+    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --csid fog3 \\
+        sketches=path/to/sketches
     # only download, where there is a network
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
@@ -19,11 +22,11 @@
 
 Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was
 trained on, held-out classes left out), ID_<dataset>_val.csv (the validation images, where there are
-any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a .json that says how it was made. Every
-image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without
-augmentation. A member of a leave-out ensemble (train.py --mode leave-out) is a network whose
-held-out classes are those that it leaves out; all/ID_<dataset>_test.csv and _val.csv hold the
-images of all classes of its ensemble.
+any), ID_<dataset>_test.csv, OOD_<name>_test.csv, CSID_<name>_test.csv (ID images under a covariate
+shift, --csid), each with a .json that says how it was made. Every image goes through the
+checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. A member of a
+leave-out ensemble (train.py --mode leave-out) is a network whose held-out classes are those that it
+leaves out; all/ID_<dataset>_test.csv and _val.csv hold the images of all classes of its ensemble.
 
 A file that is there already and would come out the same is kept, and its images need not be there
 any more. One that was edited is made anew, unless --allow-stale keeps it; --force makes all anew.
@@ -123,6 +126,7 @@ def make_parser():
     add_inputs(parser.add_argument_group("what a network from elsewhere expects of its images"))
     add_outputs(parser.add_argument_group("what is made of each image"))
     add_perturbation(parser.add_argument_group("perturbed images"))
+    add_shifted(parser.add_argument_group("more in-distribution images"))
     add_run_flags(parser.add_argument_group("run"))
     return parser
 
@@ -153,6 +157,25 @@ def add_onnx(group):
     group.add_argument("--feature-output", type=str, metavar="NAME", help=feature_help)
     logits_help = "of an ONNX file: the output that holds the logits; default: the other one"
     group.add_argument("--logits-output", type=str, metavar="NAME", help=logits_help)
+
+
+def add_shifted(group):
+    """The flags that name ID images beside those of training and test."""
+    csid_help = (
+        "ID images under a covariate shift: a folder with one folder of images per class, or a"
+        " corruption of the ID test images with a severity from 1 to 5, such as fog3, or corrupted,"
+        " any kind and severity image by image"
+    )
+    group.add_argument(
+        "--csid", nargs="+", type=cli.data_set, metavar="NAME|NAME=FOLDER", help=csid_help
+    )
+    calibration_help = (
+        "ID images that the network was not trained on, one folder per class, for p-values and"
+        " thresholds with a guarantee; of a network whose own validation images are not known"
+    )
+    group.add_argument(
+        "--calibration", type=cli.data_set, metavar="NAME=FOLDER", help=calibration_help
+    )
 
 
 def add_run_flags(group):
@@ -423,7 +446,7 @@ def make(work: Work, job: Job) -> None:
     else:
         extract(work, job)
     with work.world.together():
-        if work.world.first and is_test(job):
+        if work.world.first and (is_test(job) or job.is_csid):
             say_accuracy(work, job)
         if work.world.first:
             array_files.export(work.outputs(job).features, work.options.format)
@@ -558,6 +581,9 @@ def say_accuracy(work: Work, job: Job) -> None:
     if not work.has_head:
         return
     sidecar = records.read_sidecar(work.outputs(job).features)
+    if job.is_csid:
+        print(f"  {sidecar['accuracy']:.2%} of them are classified right")
+        return
     stated = expected_inputs.stated_accuracy(work.checkpoint)
     print(f"  {expected_inputs.say_accuracy(sidecar['accuracy'], stated)}")
     if "accuracy_full" in sidecar:

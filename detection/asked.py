@@ -29,6 +29,7 @@ class Arguments(Protocol):
     checkpoint: list[str]
     dataset: utils.SetName | None
     ood: list[utils.SetName] | None
+    csid: list[utils.SetName] | None
     output_dir: str
     allow_stale: bool
     # an ensemble
@@ -38,6 +39,7 @@ class Arguments(Protocol):
     methods: list[str] | None
     combine: list[str] | None
     set: list[str] | None
+    with_bank: bool | None
     temperature: float | None
     ridge: float | None
     vim_dim: int | None
@@ -80,6 +82,11 @@ def check_ensemble_flags(args: Arguments) -> None:
         raise ValueError(
             "--perturbed names the temperature and epsilon that --val-ood would choose; give one of"
             " the two"
+        )
+    if args.csid:
+        raise ValueError(
+            "--csid is of a single network, and members of an ensemble have no such sets; leave it"
+            " out with --ensemble"
         )
     if args.combine:
         raise ValueError(

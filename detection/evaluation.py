@@ -21,6 +21,7 @@ def score(
     ood: dict[str, store.Features],
     tuned: dict[str, Collection[str]] | None = None,
     combinations: Sequence[combining.Combination] = (),
+    csid: dict[str, store.Features] | None = None,
 ) -> Scored:
     """Fit each method once and score each test set once.
 
@@ -38,10 +39,16 @@ def score(
         tested = {method: state for method, state in states.items() if method not in left_out}
         scores = registry.score_all(images.features, tested, fitted.W, fitted.b)
         outside.append(ScoredSet(name, images, scores, notes_of(tested)))
+    shifted = []
+    for name, images in (csid or {}).items():
+        scores = registry.score_all(images.features, states, fitted.W, fitted.b)
+        shifted.append(ScoredSet(name, images, scores))
     parameters = {name: state.parameters for name, state in states.items()}
     held_out = score_held_out(fitted, states)
     alike = {name: state.alike for name, state in states.items()}
-    scored = Scored(ScoredSet("ID", test, inside), outside, parameters, held_out)
+    of_names = {name: states[name] for name in names}
+    inside_set = ScoredSet("ID", test, inside)
+    scored = Scored(inside_set, outside, parameters, held_out, shifted, states=of_names)
     combining.add(scored, combinations, fitted, states)
     note_constant(scored, alike)
     for name in members:
@@ -65,9 +72,10 @@ def score_held_out(
 
 
 def parts_of(scored: Scored) -> list[ScoredSet]:
-    """All sets of images: ID test images, OOD sets, held-out ID images where there are some."""
+    """All sets of images: ID test images, csID and OOD sets, held-out ID images where there are
+    some."""
     held_out = [scored.held_out] if scored.held_out else []
-    return [scored.id, *scored.ood, *held_out]
+    return [scored.id, *scored.csid, *scored.ood, *held_out]
 
 
 def fit(

@@ -3,7 +3,7 @@ which every method is fitted."""
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ class Inputs:
     ood: dict[str, store.Features]
     head: Head | None
     rest: tuple[np.ndarray, np.ndarray] | None = None
+    # ID images under a covariate shift
+    csid: dict[str, store.Features] = field(default_factory=dict)
 
     def right(self) -> np.ndarray | None:
         """(N,) True for each ID test image that is classified right; None without a head, or
@@ -53,7 +55,8 @@ def read(run: FeatureFiles, stale: records.Stale) -> Inputs:
     if run.head and run.val:
         val = features(run.val)
     ood = {name: features(path) for name, path in run.ood.items()}
-    found = Inputs(features(run.train), val, features(run.test), ood, head, rest)
+    csid = {name: features(path) for name, path in run.csid.items()}
+    found = Inputs(features(run.train), val, features(run.test), ood, head, rest, csid)
     check(found)
     return found
 
@@ -80,7 +83,8 @@ def check(found: Inputs) -> None:
 
     `fit` checks the training features when it makes the training set.
     """
-    not_fitted = [images for images in (found.val, found.test) if images is not None]
+    inside = (found.val, found.test, *found.csid.values())
+    not_fitted = [images for images in inside if images is not None]
     if found.head is not None:
         for images in (found.train, *not_fitted):
             if images.labelled:

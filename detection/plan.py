@@ -48,7 +48,13 @@ def prepare(checkpoint: str, args: asked.Arguments) -> Task:
     asked_sets = [given.name for given in sets]
     more = [utils.SetName.parse(name) for name in earlier.sets if name not in asked_sets]
     run = feature_files.open_run(
-        checkpoint, args.output_dir, args.dataset, [*sets, *more], stale, needs_head=False
+        checkpoint,
+        args.output_dir,
+        args.dataset,
+        [*sets, *more],
+        stale,
+        needs_head=False,
+        csid=args.csid,
     )
     check_no_member(run)
     names, lines = methods_of(run, args)

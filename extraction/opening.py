@@ -223,6 +223,9 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     data.check_ood(ood, dataset.name, options.data_dir, held_out, kept)
     val_size = trained.content.get("val_size", 0)
     member = Member.of(trained.content)
+    csid = options.csid or []
+    check_shifted(trained, options, member, val_size)
+    data.check_csid(csid, [*ood, dataset])
     return plan.Given(
         dataset,
         held_out,
@@ -233,7 +236,32 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
         member,
         bool(options.skip_broken),
         placed,
+        csid,
+        options.calibration,
     )
+
+
+def check_shifted(trained: Trained, options: Options, member: Member | None, val_size: int) -> None:
+    """ValueError for --csid and --calibration where they say nothing of the checkpoint."""
+    if member and (options.csid or options.calibration):
+        flag = "--csid" if options.csid else "--calibration"
+        raise ValueError(
+            f"{flag} is of a single network, and {trained.path} is a member of a leave-out"
+            " ensemble; leave it out"
+        )
+    if options.calibration is None:
+        return
+    if val_size:
+        raise ValueError(
+            f"--calibration: {trained.path} was trained with {val_size:,} validation images held"
+            " out, which serve as such; leave it out"
+        )
+    if options.calibration.folder is None:
+        raise ValueError(
+            f"--calibration {options.calibration}: expected NAME=FOLDER with one folder of images"
+            " per class, none of which the network was trained on"
+        )
+    data.check_place(options.calibration, f"--calibration {options.calibration}")
 
 
 def held_out_by(trained: Trained, options: Options) -> list[str]:

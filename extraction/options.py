@@ -22,6 +22,8 @@ class Options:
     model: str | None
     dataset: SetName | None
     ood: list[SetName] | None
+    csid: list[SetName] | None
+    calibration: SetName | None
     held_out: list[str] | None
     skip_broken: bool | None
     match_format: bool | None

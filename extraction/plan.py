@@ -18,8 +18,8 @@ import utils
 from artifacts import current, records
 from collapse import layers
 from extraction.perturbation import Step
+from images import corruptions, lists
 from images import folders as images_folders
-from images import lists
 from images.members import Member
 from images.places import broken_images
 from images.sets import ImageFiles, Images
@@ -41,6 +41,9 @@ class Given:
     member: Member | None = None  # of a leave-out ensemble
     skip_broken: bool = False
     placed: data.Placed | None = None  # where the OOD sets were found
+    csid: list[utils.SetName] = field(default_factory=list)  # ID images under a covariate shift
+    # held-out ID images of a network that has no validation images of its own
+    calibration: utils.SetName | None = None
 
     @property
     def dataset(self):
@@ -103,9 +106,14 @@ class Job:
         return self.name.startswith("ID_")
 
     @property
+    def is_csid(self):
+        """True for images of the network's classes under a covariate shift."""
+        return self.name.startswith("CSID_")
+
+    @property
     def is_plain(self):
         """True for what the network itself knows, or does not know, in images as they are."""
-        return self.step is None and "/" not in self.stem
+        return self.step is None and "/" not in self.stem and not self.is_csid
 
     @property
     def folder(self):
@@ -158,6 +166,7 @@ def own_jobs(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Jo
         if given.member:
             images = cache(partial(known, given.member, images))
         jobs.append(id_job(given, split, images))
+    jobs += [csid_job(given, asked, dataset, whole["test"]) for asked in given.csid]
     jobs += [ood_job(given, asked, dataset, given.held_out) for asked in given.ood]
     return jobs
 
@@ -177,7 +186,10 @@ def perturbed_jobs(
     given: Given, jobs: list[Job], steps: Sequence[Step], val_ood: utils.SetName | None
 ) -> list[Job]:
     """The jobs of moved images; of an ensemble those that its members have in common."""
-    sets = shared(given, jobs)
+    sets = [job for job in shared(given, jobs) if not job.is_csid]
+    if is_odin(given, steps, val_ood):  # of validation images too, for p-values
+        sets = [job for job in sets if job.split != "train"]
+        return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
     if val_ood is None:
         sets = [job for job in sets if job.split == "test"]
     else:
@@ -227,7 +239,37 @@ def moved(given: Given, job: Job, step: Step) -> Job:
 def id_job(given: Given, split: str, images: Open) -> Job:
     """The job of ID images: "train", "val" or "test"."""
     place = given.id_set.split("test" if split == "test" else "train")
+    if split == "val" and given.calibration:
+        place = given.calibration
     return Job(f"ID_{given.dataset}_{split}", given.dataset, images, place)
+
+
+def csid_job(given: Given, asked: utils.SetName, dataset: Callable, test: Open) -> Job:
+    """The job of ID images under a covariate shift: ID test images with a corruption, or those of
+    a place of their own."""
+    corruption = corruptions.parse(asked.name) if asked.folder is None else None
+    facts: dict[str, Any]
+    if corruption is not None:
+        images = cache(partial(open_corrupted, corruption, given, dataset))
+        place, facts = given.id_set.split("test"), {"corruption": corruption.as_dict()}
+    else:
+        images = cache(partial(open_labelled, asked, given, test))
+        place, facts = asked, {"corruption": None}
+    return Job(f"CSID_{asked.name}_test", asked.name, images, place, own_facts=facts)
+
+
+def open_corrupted(
+    corruption: corruptions.Corruption, given: Given, dataset: Callable[[], data.Dataset]
+) -> Images | ImageFiles:
+    return data.load_corrupted(
+        dataset(), corruption, given.preprocessing, given.data_dir, given.held_out
+    )
+
+
+def open_labelled(asked: utils.SetName, given: Given, test: Open) -> Images | ImageFiles:
+    """Images of the classes of the ID test images."""
+    names = test().class_names
+    return data.load_labelled(asked, names, given.preprocessing, given.skip_broken)
 
 
 def ood_job(given: Given, asked: utils.SetName, dataset: Callable, held_out: list[str]) -> Job:
@@ -261,6 +303,10 @@ def openers(given: Given) -> tuple[Callable, dict[str, Open]]:
         return images.take(data.split_validation(len(images), given.val_size)[number].sort().values)
 
     whole: dict[str, Open] = {"val": partial(part, 1)} if given.val_size else {}
+    if given.calibration:
+        whole["val"] = cache(
+            partial(open_labelled, given.calibration, given, partial(split, "test"))
+        )
     whole |= {"train": partial(part, 0), "test": partial(split, "test")}
     return dataset, whole
 

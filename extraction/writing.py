@@ -29,7 +29,7 @@ def write(work: Work, job: Job, made: Made) -> None:
     """Write one job's files; the same layers stored the other way would go stale, and go."""
     files, images = work.outputs(job), job.images
     common = facts_of_images(work, job)
-    if is_test(job) and work.has_head:
+    if (is_test(job) or job.is_csid) and work.has_head:
         common |= accuracy(work, made.features, images.labels.numpy())
     training = training_facts(work, job, made)
     features = {
@@ -176,6 +176,8 @@ def head_facts(work: Work) -> dict[str, Any]:
     facts = dict(work.shelf.origin)
     for name in TRAINED:
         facts[name] = work.checkpoint.get(name)
+    if "step" in work.checkpoint:  # of a run by steps
+        facts["step"] = work.checkpoint["step"]
     facts["model"] = work.trained.model
     facts["dataset"] = work.given.dataset
     if work.chosen.rows is not None:

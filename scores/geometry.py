@@ -26,7 +26,7 @@ from scores.common import (
     undefined,
     warn,
 )
-from scores.spectra import CUTOFF, spectrum
+from scores.spectra import CUTOFF, dimension_with, spectrum
 from scores.training_set import Training
 
 CONSTANT = "all training images have the same features"
@@ -131,15 +131,6 @@ def residual_finish(
     return -row_norm(residual)
 
 
-def _dimension_with(share: float, values: np.ndarray) -> int:
-    """Eigenvalues (D,), largest first -> the least number of them that hold this share of their
-    sum, at most D - 1."""
-    shares = np.cumsum(values)
-    needed = int(np.searchsorted(shares, share * values.sum())) + 1
-    most = max(1, len(values) - 1)
-    return min(needed, most)
-
-
 def neco_fit(
     train: Training, dim: int | None = None, scaler: bool = True, max_logit: bool = False
 ) -> Fitted:
@@ -168,7 +159,7 @@ def neco_fit(
         values, vectors = train.spectrum
         scale, shift = np.ones(train.width), np.zeros(train.width)
     if dim is None:
-        dim = _dimension_with(0.9, values[::-1].clip(0))
+        dim = dimension_with(0.9, values[::-1].clip(0))
     dim = _dimension("NECO", dim, train.width)
     components = vectors[:, ::-1][:, :dim]
     return Fitted(
@@ -241,7 +232,7 @@ def cop_fit(train: Training, share: float = 0.85) -> Fitted:
     if train.unit.constant:
         return undefined("CoP", "all training images have the same direction", parameters)
     values, vectors = train.unit.spectrum
-    rest = vectors[:, : train.width - _dimension_with(share, values[::-1].clip(0))]
+    rest = vectors[:, : train.width - dimension_with(share, values[::-1].clip(0))]
     return Fitted(
         parameters=parameters,
         centre=train.unit.mean,

@@ -13,7 +13,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scores import class_means, gaussians, geometry, logits, neighbours, shaping
+from scores import (
+    class_means,
+    extremes,
+    gaussians,
+    geometry,
+    logits,
+    neighbours,
+    sampled,
+    shaping,
+    subspaces,
+)
 from scores.common import (
     Fitted,
     LinearFinish,
@@ -26,6 +36,7 @@ from scores.common import (
 from scores.limits import LIMITS
 from scores.training_set import Training
 
+OWN = "a file of one's own"  # in place of the authors of a score that a person wrote
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -226,6 +237,7 @@ NO_MEAN = "no training image is predicted as its class, or its features are all 
 NO_ENERGY = f"its energy is not above 0, {NO_MEAN}"
 AT_CLASS_MEANS = "its features are the mean of the class means"
 NO_RESIDUAL = "its features, or the mean of its class, have no part orthogonal to the weights"
+NO_WEAK_PART = "its likeness is not defined: the weak part of its features is 0, or one of training"
 NO_PATTERN = "no training image of the class that it is predicted as is classified right"
 
 ALL: tuple[Method, ...] = (
@@ -327,6 +339,19 @@ ALL: tuple[Method, ...] = (
         fit=logits.other_rows_fit,
         finish=logits.energy_margin_finish,
         needs=("head", "rest"),
+    ),
+    PlainMethod(
+        name="OpenMax",
+        does="the confidence where unlikely distances of the logits count for an unknown class",
+        formula="max_c v_c - log(sum_c exp v_c + exp v_0); v_c = l_c (1 - o_c F_c(|l - m_c|)), v_0 "
+        "= sum_c l_c - v_c; m_c the mean logits of the right training images of class c, F_c the "
+        "Weibull distribution of their `tail` largest distances to it, o_c = (top + 1 - rank) / "
+        "top for the `top` largest logits, else 0",
+        source="Bendale and Boult, CVPR 2016",
+        link="https://arxiv.org/abs/1511.06233",
+        fit=extremes.openmax_fit,
+        compute=extremes.openmax_score,
+        needs=("head", "labels"),
     ),
     PlainMethod(
         name="ReAct",
@@ -762,6 +787,71 @@ ALL: tuple[Method, ...] = (
         finish=geometry.neco_finish,
         needs=("labels",),
         missing=AT_MEAN,
+        variant=True,
+    ),
+    PlainMethod(
+        name="GMM",
+        does="the log density by a Gaussian of its own for each class",
+        formula="max_c log N(h; mu_c, Sigma_c + ridge v I); Sigma_c the covariance of class c, v "
+        "the mean variance within classes",
+        source="Mueller and Hein, ICML 2025",
+        link="https://arxiv.org/abs/2505.18032",
+        fit=gaussians.gmm_fit,
+        compute=gaussians.gmm_score,
+        needs=("labels",),
+        variant=True,
+    ),
+    PlainMethod(
+        name="GMM++",
+        does="the same of the features' direction alone",
+        formula="as `GMM`, of h / |h| in training and test",
+        source="Mueller and Hein, ICML 2025",
+        link="https://arxiv.org/abs/2505.18032",
+        fit=gaussians.gmm_unit_fit,
+        compute=gaussians.gmm_score,
+        needs=("labels",),
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    PlainMethod(
+        name="CoRP",
+        does="what the principal directions of random features of the directions leave",
+        formula="- |R'(f(u) - mu_f)|, u = h / |h|; f(u) = sqrt(2 / M) cos(A u + t) of M random A "
+        "and t, whose inner products are near exp(-kernel_gamma |u - v|^2); R all principal "
+        "directions of f(u) but those that hold `share` of the variance",
+        source="Fang et al., NeurIPS 2024",
+        link="https://arxiv.org/abs/2402.02949",
+        fit=sampled.corp_fit,
+        compute=sampled.corp_score,
+        needs=(),
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    PlainMethod(
+        name="ActSub",
+        does="the energy of the part that decides the class, times the likeness of the rest",
+        formula="lse(W d exp(sum d / sum d') + b) (- log(1 - s))^power; d the part of h along the "
+        "`dim` strongest right singular vectors of W, d' its largest activations, s the mean of "
+        "the k largest cosines of h - d with those of training images",
+        source="Zöngür et al., ICCV 2025",
+        link="https://arxiv.org/abs/2508.21695",
+        fit=subspaces.actsub_fit,
+        compute=subspaces.actsub_score,
+        missing=NO_WEAK_PART,
+        variant=True,
+    ),
+    PlainMethod(
+        name="WeiPer+KLD",
+        does="how ordinary the histograms of features and of logits by perturbed weights are",
+        formula="- K(h) - perturbed_weight K(l~) + msp_weight m(l~); l~ the logits by `repeats` "
+        "copies of W, each w_c moved by `distance` |w_c| in a random direction, m their mean "
+        "largest softmax, K the symmetric KL divergence of an image's smoothed histogram and that "
+        "of all training images",
+        source="Granz et al., NeurIPS 2024",
+        link="https://arxiv.org/abs/2405.17164",
+        fit=sampled.weiper_fit,
+        compute=sampled.weiper_score,
+        missing="none of its features, or of its logits, lies in the range of training",
         variant=True,
     ),
 )

@@ -180,7 +180,7 @@ def _prune(features: np.ndarray, state: Fitted) -> np.ndarray:
     return pruned
 
 
-def _sharpening(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def sharpening(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """(N, 1): exp(sum of all activations / sum of the kept ones); NaN where nothing is kept but
     zeros."""
     sum_of_all = features.sum(axis=1, dtype=np.float64)
@@ -207,7 +207,7 @@ def ash_b_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
 def ash_s_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of the pruned features times exp(sum of all / sum of kept)."""
     pruned = _prune(features, state)
-    scaled = (pruned @ state.W.T) * _sharpening(features, pruned)
+    scaled = (pruned @ state.W.T) * sharpening(features, pruned)
     return logsumexp(scaled + state.b)
 
 
@@ -216,7 +216,7 @@ def scale_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
     ones."""
     kept = _kept(features, state)
     largest = np.partition(features, -kept, axis=1)[:, -kept:]
-    scaled = (logits - state.b) * _sharpening(features, largest)
+    scaled = (logits - state.b) * sharpening(features, largest)
     return logsumexp(scaled + state.b)
 
 

@@ -47,6 +47,15 @@ def inverse_root(spectrum: Spectrum, ridge: float = 0.0) -> np.ndarray:
     return vectors[:, kept] / np.sqrt(values[kept])
 
 
+def dimension_with(share: float, values: np.ndarray) -> int:
+    """Eigenvalues (D,), largest first -> the least number of them that hold this share of their
+    sum, at most D - 1."""
+    shares = np.cumsum(values)
+    needed = int(np.searchsorted(shares, share * values.sum())) + 1
+    most = max(1, len(values) - 1)
+    return min(needed, most)
+
+
 def vim_origin(W: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(C, D), (C,) -> (D,) float64: u = -pinv(W) b, the point where all logits are 0.
 

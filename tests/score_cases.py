@@ -14,11 +14,14 @@ from sklearn.preprocessing import StandardScaler
 
 from scores import registry
 
+# of scores that sample, so that tests are quick
+CHEAP = {"CoRP": {"random_features": 256}, "WeiPer+KLD": {"repeats": 10}}
 OVERRIDES = {
     "KNN": {"k": 20},
     "TempScaling": {"temperature": 2.5},
     "ViM": {"dim": 12},
     "Residual": {"dim": 12},
+    **CHEAP,
 }
 
 

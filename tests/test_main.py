@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import blank_figures, class_folders, named, read_csv, shell, write_blank
+from helpers import (
+    blank_figures,
+    class_folders,
+    named,
+    read_csv,
+    score_columns,
+    shell,
+    write_blank,
+)
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
@@ -183,16 +191,8 @@ def test_every_csv_has_its_columns_and_rows(chain):
         **{f"OOD_{name}": count for name, count in SETS.items()},
     }.items():
         found = table(chain, f"scores_{name}")
-        accepted = [f"{method}_accepted" for method in methods]
-        assert list(found.columns) == [
-            "label",
-            "prediction",
-            "predicted_class",
-            *methods,
-            *accepted,
-            *(f"{method}_p" for method in methods),
-        ]
-        assert len(found) == count, name
+        assert list(found.columns) == score_columns(methods)
+        assert len(found) == len(table(chain, f"accepted_{name}")) == count, name
     assert list(table(chain, "head").columns) == ["class", *(f"w{d}" for d in range(64)), "bias"]
     assert list(table(chain, "head")["class"].astype(str)) == list("01234567")
     assert list(table(chain, "ood_metrics").columns) == [

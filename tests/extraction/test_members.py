@@ -343,6 +343,7 @@ def test_a_network_that_is_no_member_gets_odin_files_or_folders_of_its_own(own_d
     helpers.extract(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.002")
     assert {path.stem for path in folder.glob("ODIN_*.csv")} == {
         "ODIN_ID_digits_test",
+        "ODIN_ID_digits_val",
         "ODIN_OOD_photos_test",
     }
     assert "perturbation" not in records.read_sidecar(folder / "ODIN_ID_digits_test.csv")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from newer_cases import slow_actsub, slow_corp, slow_gmm, slow_openmax, slow_weiper
 from scipy import special
 from score_cases import (
     CASES,
     OVERRIDES,
     Case,
+    directions_of,
     energy64,
     slow_cadref,
     slow_caref,
@@ -69,6 +71,7 @@ SLOW = {
     "LogitGap": slow_logit_gap,
     "EnergyMargin": lambda case, x, logits: special.logit(slow_share(case, x, logits)),
     "Energy-FullHead": slow_full_energy,
+    "OpenMax": slow_openmax,
     "ReAct": lambda case, x, logits: energy64(
         case, np.minimum(x, np.percentile(case.features, 90))
     ),
@@ -109,6 +112,11 @@ SLOW = {
     "KNN": slow_knn,
     "NNGuide": slow_nnguide,
     "Relation": slow_relation,
+    "GMM": slow_gmm,
+    "GMM++": lambda case, x, logits: slow_gmm(*directions_of(case, x), logits),
+    "CoRP": slow_corp,
+    "ActSub": slow_actsub,
+    "WeiPer+KLD": slow_weiper,
 }
 
 
