@@ -239,12 +239,11 @@ def belonging(
     val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
     odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
     head = found.files["head"]
-    whole_head = own(store.feature_file(folder, WHOLE_HEAD), origin) if head else None
     return FeatureFiles(
         folder=folder,
         dataset=name,
         head=head,
-        whole_head=whole_head,
+        whole_head=whole_head_in(folder, head),
         train=train,
         val=val,
         test=found.needed("test"),
@@ -256,6 +255,14 @@ def belonging(
         csid={csid: path for csid, path in shifted.items() if own(path, origin)},
         odin_val=own(store.feature_file(folder, f"ODIN_ID_{name}_val"), origin),
     )
+
+
+def whole_head_in(folder: Path, head: Path | None) -> Path | None:
+    """The file of all rows of the classifier that `head` holds some of; None where there is none
+    of its network."""
+    if head is None:
+        return None
+    return own(store.feature_file(folder, WHOLE_HEAD), records.origin(head))
 
 
 def is_imported(path: Path) -> bool:

@@ -366,7 +366,7 @@ def why_incomplete(folder: Path, args: Arguments) -> str:
     them all, or --methods names what it is to have. For main.py."""
     if args.methods:
         return ""
-    whole = store.feature_file(folder, feature_files.WHOLE_HEAD)
+    whole = feature_files.whole_head_in(folder, store.feature_file(folder, "head"))
     lacking = joining.lacking(folder, registry.defaults(rest=whole is not None))
     if not lacking:
         return ""
