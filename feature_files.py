@@ -73,12 +73,22 @@ class FeatureFiles:
     # {name: file} of ID images under a covariate shift
     csid: dict[str, Path] = field(default_factory=dict)
     odin_val: Path | None = None  # ID validation images, perturbed for ODIN
+    # changed for AdaSCALE: ID test and validation images, {name: file} of OOD sets
+    adascale_test: Path | None = None
+    adascale_val: Path | None = None
+    adascale_ood: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def has_adascale(self) -> bool:
+        """True where AdaSCALE can be scored: it needs validation images, plain and changed."""
+        return bool(self.val and self.adascale_test and self.adascale_val)
 
     @property
     def files(self) -> list[Path]:
         inside = (self.head, self.train, self.val, self.test, self.odin_test, self.odin_val)
         outside = (*self.csid.values(), *self.ood.values(), *self.odin_ood.values())
-        return [path for path in (*inside, *outside) if path]
+        changed = (self.adascale_test, self.adascale_val, *self.adascale_ood.values())
+        return [path for path in (*inside, *outside, *changed) if path]
 
     def command_with(self, flags: str) -> str:
         """The command that extracts, with more flags; none is known for features of other
@@ -92,8 +102,9 @@ class FeatureFiles:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
         stems = ["head", f"ID_{self.dataset}_val"]
-        stems += [f"ODIN_ID_{self.dataset}_{split}" for split in ("test", "val")]
-        stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
+        for kind in ("ODIN", "ADASCALE"):
+            stems += [f"{kind}_ID_{self.dataset}_{split}" for split in ("test", "val")]
+            stems += [f"{kind}_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
 
@@ -203,6 +214,7 @@ def belonging(
     origin = records.origin(found.files["head"] or train)
     val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
     odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
+    changed = own(store.feature_file(folder, f"ADASCALE_ID_{name}_test"), origin)
     return FeatureFiles(
         folder=folder,
         dataset=name,
@@ -212,20 +224,23 @@ def belonging(
         test=found.needed("test"),
         ood={asked.name: found.needed(ood_role(asked)) for asked in sets},
         odin_test=odin_test,
-        odin_ood=perturbed(folder, sets, origin) if odin_test else {},
+        odin_ood=perturbed("ODIN", folder, sets, origin) if odin_test else {},
         command=command,
         csid={csid: path for csid, path in shifted.items() if own(path, origin)},
         odin_val=own(store.feature_file(folder, f"ODIN_ID_{name}_val"), origin),
+        adascale_test=changed,
+        adascale_val=own(store.feature_file(folder, f"ADASCALE_ID_{name}_val"), origin),
+        adascale_ood=perturbed("ADASCALE", folder, sets, origin) if changed else {},
     )
 
 
 def perturbed(
-    folder: Path, sets: Sequence[utils.SetName], origin: Mapping[str, Any]
+    kind: str, folder: Path, sets: Sequence[utils.SetName], origin: Mapping[str, Any]
 ) -> dict[str, Path]:
-    """{name: file} of the OOD sets whose images, perturbed for ODIN, are there."""
+    """{name: file} of the OOD sets whose images, changed for ODIN or ADASCALE, are there."""
     found = {}
     for asked in sets:
-        path = own(store.feature_file(folder, f"ODIN_OOD_{asked.name}_test"), origin)
+        path = own(store.feature_file(folder, f"{kind}_OOD_{asked.name}_test"), origin)
         if path:
             found[asked.name] = path
     return found

@@ -55,6 +55,7 @@ import feature_files
 import utils
 from artifacts import current, records, store
 from detection import (
+    adascale,
     asked,
     by_class,
     combining,
@@ -169,9 +170,9 @@ def add_method_flags(group: Any) -> None:
         type=method,
         metavar="METHOD",
         help=(
-            f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} if its"
-            f" perturbed images were extracted. Variants are computed only if they are named:"
-            f" {', '.join(variants)}"
+            f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} and"
+            f" {', '.join(adascale.NAMES)} if their images were extracted. Variants are computed"
+            f" only if they are named: {', '.join(variants)}"
         ),
     )
     group.add_argument(
@@ -450,7 +451,7 @@ def score(
 ) -> Scored:
     """The scores that are asked for, and the earlier ones beside them."""
     given = asked.parameters(args)
-    names = [name for name in task.names if name != odin.ODIN]
+    names = [name for name in task.names if name not in (odin.ODIN, *adascale.NAMES)]
     combined = asked.combinations(args)
     chosen: asked.Given = {}
     tuned: dict[str, Collection[str]] = {}  # {OOD set: methods whose parameters it chose}
@@ -468,6 +469,9 @@ def score(
     if odin.ODIN in task.names:
         assert found.head is not None, "without a head, methods_of leaves ODIN out"
         odin.add_odin(task.run, scored, found.head, task.stale)
+    scaled = [name for name in adascale.NAMES if name in task.names]
+    if scaled:
+        adascale.add(task.run, scored, found, scaled, task.stale)
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)

@@ -22,12 +22,13 @@ import polars as pl
 import utils
 from artifacts import csv_files, current, records, store
 from detection import combining
+from detection.adascale import NAMES as ADASCALE
 from detection.odin import ODIN
 from detection.scored import Scored, ScoredSet
 from scores import registry
 
 RECORD = "ood_methods.json"
-ORDER = [*registry.METHODS, ODIN]
+ORDER = [*registry.METHODS, ODIN, *ADASCALE]
 
 Cell = tuple[str, str]  # (OOD set, method)
 Value = TypeVar("Value")
@@ -243,9 +244,10 @@ def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]
                 f"{stem}, which chose the parameters of {method}, changed or is gone; the earlier"
                 f" rows of {method} go"
             )
-    if method == ODIN:
-        inside = [f"ODIN_ID_{place.dataset}_{split}" for split in ("test", "val")]
-        for stem in (*inside, f"ODIN_OOD_{name}_test"):
+    if method in (ODIN, *ADASCALE):
+        kind = "ODIN" if method == ODIN else "ADASCALE"
+        inside = [f"{kind}_ID_{place.dataset}_{split}" for split in ("test", "val")]
+        for stem in (*inside, f"{kind}_OOD_{name}_test"):
             if not place.is_same(stem):
                 return (
                     f"perturbed images of {name} changed, or are gone; the earlier row of {method}"

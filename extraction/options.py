@@ -41,6 +41,7 @@ class Options:
     workers: int | None  # that decode images in files
     format: str  # csv or parquet
     amp: bool
+    adascale: bool | None
     odin_epsilon: list[float] | None
     temperature: list[float] | None
     perturbation: str | None  # of perturbation.KINDS

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 import feature_files
 
 KINDS = ("entropy", "argmax")
+ADASCALE = "adascale"
+LEAST_IMPORTANT = 0.05  # of an image's values, that AdaSCALE moves
 LARGEST = 0.5  # from here on an epsilon cannot be one of pixels in [0, 1]
 
 
@@ -48,12 +50,32 @@ def perturb(network: torch.nn.Module, images: Tensor, step: Step, std: Sequence[
     in units of pixels in [0, 1], so it is divided by each channel's `std` (3,); the authors' code
     divides by rounded CIFAR values for every data set. The network must be in eval mode; its
     parameters gain no gradient."""
+    if step.kind == ADASCALE:
+        return change_least(network, images, step.epsilon)
     with torch.enable_grad():
         images = images.detach().clone().requires_grad_()
         loss = LOSSES[step.kind](network(images) / step.temperature)
         (gradient,) = torch.autograd.grad(loss, images)
     size = step.epsilon / torch.tensor(std, device=images.device).view(1, 3, 1, 1)
     return (images - size * gradient.sign()).detach()
+
+
+def change_least(network: torch.nn.Module, images: Tensor, size: float) -> Tensor:
+    """Images (N, 3, S, S), normalised -> the same with the 5% of each one's values that matter
+    least to its largest logit moved up the gradient by `size`, in normalised units (AdaSCALE: Regmi
+    2025, section 3)."""
+    with torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        logits = network(images)
+        (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), images)
+    flat = gradient.abs().flatten(1)
+    count = int(flat.shape[1] * LEAST_IMPORTANT)
+    least = flat.topk(count, dim=1, largest=False).indices
+    mask = torch.zeros_like(flat).scatter_(1, least, 1).view(gradient.shape)
+    return (images + size * gradient.sign() * mask).detach()
+
+
+ADASCALE_STEP = Step(ADASCALE, 0.5, 1.0)
 
 
 def certainty_loss(scaled: Tensor) -> Tensor:

@@ -326,7 +326,7 @@ class Corruption:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """uint8 (S, S, 3) -> uint8 (S, S, 3)."""
-        own = crc32(np.ascontiguousarray(image))
+        own = crc32(image.tobytes())
         generator = np.random.default_rng((self.seed, own))
         names = list(KINDS)
         name = names[generator.integers(len(names))] if self.kind == MIXED else self.kind

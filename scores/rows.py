@@ -785,6 +785,26 @@ ALL: tuple[Method, ...] = (
     ),
 )
 
+# Scored by detection.adascale: run_networks.py --adascale changes the images.
+ADASCALE = tuple(
+    Description(
+        name=name,
+        does=f"the energy with {what} scaled by how steady the largest activations are",
+        formula=f"{energy}; s = sum h / sum h' of the largest (100 - q)% of activations, q from 85 "
+        "down to 75 by the share of validation images with a smaller Q; Q = the sum over the "
+        "largest 5% of h of relu(h~_d) + 10 times that over the largest 1% of |h_d - h~_d|, h~ the "
+        "features of the image with its 5% least important values moved by 0.5",
+        source="Regmi, 2025",
+        link="https://arxiv.org/abs/2503.08023",
+        needs=("head", "images"),
+        missing="its changed image has no score, or its largest activations are 0",
+    )
+    for name, what, energy in (
+        ("AdaSCALE-A", "activations", "lse(W h exp(s) + b)"),
+        ("AdaSCALE-L", "logits", "lse(l s^2)"),
+    )
+)
+
 # Scored by detection.odin: run_networks.py perturbs the images, and nothing is fitted.
 ODIN = Description(
     name="ODIN",
