@@ -115,13 +115,13 @@ def open_run(
     ood: Iterable[utils.SetName] | None = None,
     stale: records.Stale | None = None,
     needs_head: bool = True,
-    csid: Iterable[utils.SetName] | None = None,
+    csid: Iterable[utils.SetName] | None = (),
 ) -> FeatureFiles:
     """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not
     belong together.
 
     Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken,
-    and without `csid` every CSID_*_test file of the same checkpoint.
+    and with a `csid` of None every CSID_*_test file of the same checkpoint.
     Raises ValueError that names what is missing, or made by another checkpoint or head, and the
     command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
     features alone will do: `head` is then None."""

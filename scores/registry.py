@@ -13,8 +13,9 @@ image look?
 Every score is (N,) float64, higher = more in-distribution, and NaN only where it is undefined. N
 images, D features, C classes: features (N, D), logits (N, C), labels (N,), W (C, D), b (C,). NumPy
 and SciPy only. `scores.rows` describes each method; the methods themselves are in the file of their
-family: `logits`, `shaping`, `gaussians`, `geometry`, `class_means` and `neighbours`. `ROWS` also
-has ODIN and AdaSCALE, whose scores come from files of changed images and not from here.
+family: `logits`, `extremes`, `shaping`, `gaussians`, `geometry`, `class_means`, `neighbours`,
+`subspaces` and `sampled`. `ROWS` also has ODIN and AdaSCALE, whose scores come from files of
+changed images and not from here.
 """
 
 import difflib
