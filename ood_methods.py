@@ -29,8 +29,11 @@ network and no torch.
     python ood_methods.py --ensemble --checkpoint results/toynet_final_cifar10_s0_fold*of5.pth
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
-scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
-whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
+scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image: the verdict of the
+recommended method, and one column per method), accepted_ID_<dataset>.csv and
+accepted_OOD_<name>.csv (whether each score passes the threshold that keeps 95% of ID),
+detector.safetensors (every fitted method, for detect.py, which needs no training data),
+ood_metrics.csv (one row per OOD set
 and method) with ood_metrics.md and, on demand, .tex, id_metrics.csv (selective classification, open
 sets, calibration), ood_by_id_class.csv and ood_by_ood_class.csv, conformal.csv (thresholds with a
 guarantee, from ID validation images), and figures/. Scores that an earlier run
@@ -43,6 +46,7 @@ method."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +71,9 @@ from detection import (
     id_tables,
     inputs,
     joining,
+    keeping,
     members,
+    neco_curve,
     odin,
     outputs,
     own,
@@ -76,6 +82,7 @@ from detection import (
     together,
     tuning,
 )
+from detection import detector as detectors
 from detection.asked import Arguments
 from detection.scored import Scored
 from head import Head
@@ -90,6 +97,7 @@ def make_parser() -> cli.Parser:
     add_ensemble_flags(parser.add_argument_group("an ensemble"))
     methods = parser.add_argument_group("methods and their parameters")
     add_method_flags(methods)
+    add_bank_flag(methods)
     add_parameter_flags(methods)
     evaluated = parser.add_argument_group("evaluation")
     add_csid_flag(evaluated)
@@ -163,16 +171,19 @@ def add_ensemble_flags(group: Any) -> None:
 
 def add_method_flags(group: Any) -> None:
     """The flags that choose methods and any of their parameters."""
-    variants = [name for name in registry.METHODS if name not in registry.DEFAULT]
+    by_default = registry.defaults(rest=True)
+    larger = [name for name in by_default if name not in registry.DEFAULT]
+    variants = [name for name in registry.METHODS if name not in by_default]
     group.add_argument(
         "--methods",
         nargs="+",
         type=method,
         metavar="METHOD",
         help=(
-            f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} and"
-            f" {', '.join(adascale.NAMES)} if their images were extracted. Variants are computed"
-            f" only if they are named: {', '.join(variants)}"
+            f"methods to compute; default: {', '.join(registry.DEFAULT)}, {odin.ODIN} and"
+            f" {', '.join(adascale.NAMES)} if their images were extracted, and"
+            f" {', '.join(larger)} of a classifier with more classes than the data. Variants are"
+            f" computed only if they are named: {', '.join(variants)}"
         ),
     )
     group.add_argument(
@@ -194,6 +205,19 @@ def add_method_flags(group: Any) -> None:
         help=(
             "values for any parameters of any methods, such as KNN.k=200 SCALE.percentile=90;"
             " docs/methods.md lists the parameters. The flags below are short for some of them"
+        ),
+    )
+
+
+def add_bank_flag(group: Any) -> None:
+    """The flag of the fitted detector."""
+    group.add_argument(
+        "--with-bank",
+        action="store_const",
+        const=True,  # None without it: records of runs before this flag stay current
+        help=(
+            "keep all training features in detector.safetensors, which KNN, NNGuide and Relation"
+            " need; without it the file holds the other methods"
         ),
     )
 
@@ -240,6 +264,16 @@ def add_parameter_flags(group: Any) -> None:
         action="store_const",
         const=True,
         help="NECO: multiply the score by the largest logit, as its authors do for transformers",
+    )
+    group.add_argument(
+        "--neco-curve",
+        # None without it: records of runs before this flag stay current
+        action="store_const",
+        const=True,
+        help=(
+            "NECO: draw the AUROC against each OOD set over the number of components, seen with OOD"
+            " data (figures/neco_dimensions_<method>.png); it chooses nothing"
+        ),
     )
 
 
@@ -305,6 +339,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     args.tpr, args.more_tpr = asked.shares_of(args.tpr)
     asked.parameters(args)
     asked.check_ensemble_flags(args)
+    asked.check_neco_curve(args)
     return args
 
 
@@ -332,7 +367,8 @@ def why_incomplete(folder: Path, args: Arguments) -> str:
     them all, or --methods names what it is to have. For main.py."""
     if args.methods:
         return ""
-    lacking = joining.lacking(folder, registry.DEFAULT)
+    whole = store.feature_file(folder, feature_files.WHOLE_HEAD)
+    lacking = joining.lacking(folder, registry.defaults(rest=whole is not None))
     if not lacking:
         return ""
     return f"its table was made without {', '.join(lacking)}"
@@ -413,6 +449,8 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     with cli.timed(seconds, "scoring"):
         fitted = inputs.fit(found)
         scored = score(task, fitted, found, args)
+    with cli.timed(seconds, "detector"):
+        detector = keep_detector(task, args, scored, found.head)
     with cli.timed(seconds, "tables"):
         right, said = found.right(), probabilities(task, args, found, fitted, scored)
         risks = id_tables.risk_curves(scored, right)
@@ -421,17 +459,21 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
         pooled = full_spectrum.pooled(scored)
         full = full_spectrum.tabulate(run, scored, pooled, found.head, args.tpr, args.more_tpr)
         more |= full_spectrum_tables(run, args, scored, found.head, pooled, full)
-        written = write(task, args, table, scored, found.head, more)
+        written = write(task, args, table, scored, found.head, more, detector)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
         pictures = more_figures(scored, found.head, risks, said, registry.CORE, table, more)
+        if args.neco_curve:
+            given = asked.parameters(args)
+            pictures |= neco_curve.draw(fitted, task.names, given, scored)
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
-    finish(task, args, table, written, seconds)
+    finish(task, args, table, [*written, run.folder / keeping.FILE], seconds)
     if full is not None:
         groups = asked.groups_in(args, full)
         cli.print_table(tables.by_method(full, groups), full_spectrum.heading(full, run.dataset))
+    print(keeping.said(detector, run.folder / keeping.FILE))
     line = conformal_table.said(scored, run.dataset)
     if line:
         print(line)
@@ -474,7 +516,20 @@ def score(
         adascale.add(task.run, scored, found, scaled, task.stale)
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
+    states = scored.states if args.with_bank else keeping.without_banks(scored.states)
+    earlier = keeping.earlier_states(task.run.folder, task.earlier)
+    scored = replace(scored, states=joining.in_order({**earlier, **states}))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
+
+
+def keep_detector(
+    task: plan.Task, args: Arguments, scored: Scored, head: Head | None
+) -> detectors.Detector:
+    """Write the detector of all methods of the table -> it."""
+    made = records.provenance(cli.material(args), task.stale)
+    detector = keeping.detector_of(task.run, scored, head, bool(args.with_bank), made)
+    detector.save(task.run.folder / keeping.FILE)
+    return detector
 
 
 def probabilities(
@@ -552,6 +607,7 @@ def write(
     scored: Scored,
     head: Head | None,
     more: dict[str, pd.DataFrame | None],
+    detector: detectors.Detector,
 ) -> list[Path]:
     """Write the tables, among them {file name: table} in `more`, and the score files -> their
     paths."""
@@ -565,7 +621,9 @@ def write(
     options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     written = outputs.write_tables(run.folder, table, scored, options, sidecar)
     written += outputs.write_more(run.folder, more, sidecar)
-    written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
+    written += outputs.write_scores(
+        run.folder, run.dataset, scored, head, args.tpr, sidecar, detector
+    )
     return written
 
 
@@ -664,6 +722,7 @@ def score_ensemble(args: Arguments) -> None:
         seconds=seconds,
     )
     show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
+    print(f"no {keeping.FILE}: detectors are of single networks")
 
 
 def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:

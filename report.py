@@ -316,7 +316,7 @@ def read_checked(
     made_from = records.origin(table.file)
     known = any(made_from.values()) and any(network.values())
     if known and not records.same_network(made_from, network):
-        was, expected = (str(one.get("checkpoint_sha256"))[:12] for one in (made_from, network))
+        was, expected = map(records.short_hash, (made_from, network))
         reason = f"{table.file} was made from another checkpoint ({was}, expected {expected})"
         stale.found(reason, table.command)
     frame = store.read_table(table.file, table.columns, stale, table.command)

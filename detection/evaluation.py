@@ -45,8 +45,12 @@ def score(
         shifted.append(ScoredSet(name, images, scores))
     parameters = {name: state.parameters for name, state in states.items()}
     held_out = score_held_out(fitted, states)
-    scored = Scored(ScoredSet("ID", test, inside), outside, parameters, held_out, shifted)
+    alike = {name: state.alike for name, state in states.items()}
+    of_names = {name: states[name] for name in names}
+    inside_set = ScoredSet("ID", test, inside)
+    scored = Scored(inside_set, outside, parameters, held_out, shifted, states=of_names)
     combining.add(scored, combinations, fitted, states)
+    note_constant(scored, alike)
     for name in members:
         scored.parameters.pop(name)
         for part in parts_of(scored):
@@ -97,13 +101,46 @@ def note_undefined(scored: Scored) -> None:
     """
     for part in scored.ood:
         for method, values in part.scores.items():
-            reasons = [
-                why_undefined(scored.id.scores[method], scored.id.name, method),
-                why_undefined(values, part.name, method),
-            ]
-            found = [reason for reason in reasons if reason]
-            if found:
-                part.notes.setdefault(method, "; ".join(found))
+            inside = scored.id.scores[method]
+            if np.isnan(values).all() and method in part.notes:
+                continue
+            add_note(part, method, why_undefined(inside, scored.id.name, method))
+            add_note(part, method, why_undefined(values, part.name, method))
+
+
+def add_note(part: ScoredSet, method: str, text: str | None) -> None:
+    """Add a text, if there is one, to what is noted of a method on a set."""
+    if text:
+        before = part.notes.get(method)
+        part.notes[method] = f"{before}; {text}" if before else text
+
+
+def note_constant(scored: Scored, alike: dict[str, str]) -> None:
+    """Note each method whose score is the same for all ID test images, with the value and, where
+    the fit knows it (`alike`, {method: why}), the reason."""
+    for part in scored.ood:
+        for method, values in part.scores.items():
+            text = why_constant(scored.id.scores[method], values, part.name)
+            if text and alike.get(method):
+                text = f"{text}: {alike[method]}"
+            add_note(part, method, text)
+
+
+def why_constant(inside: np.ndarray, outside: np.ndarray, name: str) -> str | None:
+    """What is constant, in words; None where the scores (N,) of the ID test images, or those (M,)
+    of an OOD set beside them, differ, or there is one ID image."""
+    if len(inside) < 2 or inside.min() != inside.max():
+        return None
+    value = f"{inside[0]:.6g}"
+    if outside.min() == outside.max() == inside[0]:
+        return (
+            f"the score is {value} for all {len(inside):,} ID test images and for all"
+            f" {len(outside):,} of {name}: it tells nothing apart"
+        )
+    return (
+        f"the score is {value} for all {len(inside):,} ID test images: no threshold can keep a part"
+        " of them"
+    )
 
 
 def note_direction(scored: Scored, methods: list[str]) -> None:

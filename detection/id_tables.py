@@ -67,14 +67,17 @@ class Probabilities:
 def probabilities(
     found: Inputs, fitted: registry.Training, known: dict[str, Any] | None = None
 ) -> Probabilities | None:
-    """None without a head. known: the parameters of TempScaling, if it was fitted already."""
-    if found.head is None:
+    """None without a head or labels. known: the parameters of TempScaling, if it was fitted
+    already."""
+    if found.head is None or not found.test.labelled:
         return None
     logits = found.head.logits(found.test.features).astype(np.float64)
     labels = found.test.labels
     if fitted.validation is None:
         why = "no ID validation images, on which a temperature would be fitted"
         return Probabilities(logits, labels, None, why)
+    if known is None and not fitted.labelled:
+        return Probabilities(logits, labels, None, "the training images have no labels")
     if known is None:
         known = evaluation.fit(fitted, ["TempScaling"], {})["TempScaling"].parameters
     why = "the loss falls all the way to this temperature, the last that is tried"

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
+import feature_files
 import utils
 from artifacts import csv_files, current, records, store
 from detection import combining
@@ -244,6 +245,9 @@ def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]
                 f"{stem}, which chose the parameters of {method}, changed or is gone; the earlier"
                 f" rows of {method} go"
             )
+    whole = feature_files.WHOLE_HEAD
+    if method in ORDER and registry.needs_rest(method) and not place.is_same(whole):
+        return f"{whole} changed, came or went since; the earlier rows of {method} go"
     if method in (ODIN, *ADASCALE):
         kind = "ODIN" if method == ODIN else "ADASCALE"
         inside = [f"{kind}_ID_{place.dataset}_{split}" for split in ("test", "val")]
@@ -272,7 +276,7 @@ def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored
     parameters = in_order({**earlier.parameters, **scored.parameters})
     held_out = joined_held_out(scored.held_out, held_out_path(folder, dataset), no_notes)
     csid = [joined_csid(part, folder, dataset, no_notes) for part in scored.csid]
-    return Scored(inside, outside, parameters, held_out, csid)
+    return Scored(inside, outside, parameters, held_out, csid, states=scored.states)
 
 
 def joined_csid(part: ScoredSet, folder: Path, dataset: str, notes: dict[str, str]) -> ScoredSet:

@@ -7,6 +7,7 @@ import numpy as np
 
 from artifacts import store
 from detection import metrics
+from scores.common import Fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Scored:
     held_out: ScoredSet | None = None
     # ID images under a covariate shift; a method need not have been computed on them
     csid: list[ScoredSet] = field(default_factory=list)
+    # {method: its fitted state}, for the detector; of an ensemble there is none
+    states: dict[str, Fitted] = field(default_factory=dict)
     # {(OOD set, method): the order of its images among ID images}, each sorted once
     orders: dict[tuple[str, str], metrics.Order | None] = field(default_factory=dict)
 

@@ -263,8 +263,8 @@ def notes(table: pd.DataFrame) -> list[str]:
         sets = together(name for _, name in cells)
         lines.append(f"{methods} ({sets}): {text}")
     lines += [
-        f"{name}: rates over one image have no interval and are left out; its scores, and whether"
-        f" each accepts it, are in scores_OOD_{name}.csv"
+        f"{name}: rates over one image have no interval and are left out; its scores are in"
+        f" scores_OOD_{name}.csv, and whether each accepts it in accepted_OOD_{name}.csv"
         for name in single(table)
     ]
     if table["n_id"].iloc[0] == 1:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from scores import limits
-from scores.common import ZERO, Fitted, row_norm, undefined, unit_rows, warn
-from scores.spectra import CUTOFF, Spectrum, inverse_root, spectrum
+from scores.common import ZERO, Fitted, few_images, row_norm, undefined, unit_rows, warn
+from scores.spectra import CUTOFF, Spectrum, inverse_root, shrunk, spectrum
 from scores.statistics import Statistics
 from scores.training_set import Training
 
 NO_SPREAD = "no training image differs from the mean of its class"
+ONE_CLASS = "all training images are of one class, whose Gaussian is that of all images"
 
 
 def _report(method: str, rows: Statistics, rank: int) -> None:
@@ -43,9 +44,13 @@ def _gaussian(
     rows: Statistics, within: np.ndarray, matrix: np.ndarray, parameters: dict[str, Any]
 ) -> Fitted:
     """The state of a Gaussian distance: `within` (D, r) whitens the class means, `matrix` (D, k)
-    the features."""
+    the features.
+
+    With fewer rows than features it says so, unless the covariance was shrunk."""
     means = rows.class_means[rows.present] - rows.mean
+    is_bare = not (parameters.get("ridge") or "shrinkage" in parameters)
     return Fitted(
+        note=few_images(len(rows), rows.width) if is_bare else "",
         parameters=parameters,
         centre=rows.mean,
         matrix=matrix.astype(np.float32),
@@ -80,6 +85,30 @@ def mahalanobis_fit(train: Training, ridge: float = 0.0) -> Fitted:
     return _mahalanobis("Mahalanobis", train, ridge)
 
 
+def mahalanobis_shrunk_fit(train: Training) -> Fitted:
+    """- min_c (h - mu_c)' S^-1 (h - mu_c), S = (1 - s) Sigma_W + s (tr Sigma_W / D) I, s the share
+    of Ledoit and Wolf (2004) for the features about their class means: scikit-learn's LedoitWolf
+    of these, with assume_centered.
+
+    S has full rank for any number of images, and takes the mean variance for its guess where these
+    say nothing. A feature that is constant in training counts with that guess."""
+    reason = _nothing_to_fit(train)
+    if reason:
+        return undefined("Mahalanobis-LW", reason, {"shrinkage": None})
+    whitener = inverse_root(shrunk(train.spectrum_within, train.shrinkage_within))
+    parameters = {"shrinkage": train.shrinkage_within}
+    return _gaussian(train, whitener, whitener, parameters)
+
+
+def _nothing_to_fit(rows: Statistics) -> str:
+    """Why no covariance can be shrunk, in words; "" where it can."""
+    if rows.constant:
+        return f"all training images have the same {rows.called}"
+    if not rows.whitener.shape[1]:
+        return NO_SPREAD
+    return ""
+
+
 def mahalanobis_unit_fit(train: Training, ridge: float = 0.0) -> Fitted:
     """The same of h / |h|, in training as in testing (Mueller and Hein, ICML 2025)."""
     return _mahalanobis("Mahalanobis++", train.unit, ridge)
@@ -111,24 +140,30 @@ def _relative_mahalanobis(method: str, rows: Statistics) -> Fitted:
     if rows.constant:
         return undefined(method, f"all training images have the same {rows.called}", {})
     if len(rows.present) == 1:
-        return undefined(
-            method, "all training images are of one class, whose Gaussian is that of all images", {}
-        )
+        return undefined(method, ONE_CLASS, {})
     rank = rows.whitener.shape[1]
     if not rank:
         return undefined(method, NO_SPREAD, {})
     _report(method, rows, rank)
     within = rows.whitener
-    weights = np.sqrt(rows.counts[rows.present] / len(rows))
-    between = weights[:, None] * (rows.class_means[rows.present] - rows.mean)
+    between = _between(rows)
     if not _spans(rows.spectrum_within, between):
         whole = inverse_root(rows.spectrum)
         return _gaussian(rows, within, np.hstack([within, whole]), {})
-    # Turned so that Sigma is diagonal where Sigma_W is the identity, one product serves both.
+    return _relative(rows, within, between, {})
+
+
+def _relative(
+    rows: Statistics, within: np.ndarray, between: np.ndarray, parameters: dict[str, Any]
+) -> Fitted:
+    """The state of both distances by one product: `within` (D, r) whitens, `between` (P, D) are the
+    class means about their mean, which lie where it does.
+
+    Turned so that Sigma is diagonal where Sigma_W is the identity."""
     _, values, turned = np.linalg.svd(between @ within, full_matrices=True)
     within = within @ turned.T
-    state = _gaussian(rows, within, within, {})
-    state.precisions = np.ones(rank, np.float32)
+    state = _gaussian(rows, within, within, parameters)
+    state.precisions = np.ones(within.shape[1], np.float32)
     state.precisions[: len(values)] /= 1 + values**2
     return state
 
@@ -148,6 +183,30 @@ def relative_mahalanobis_fit(train: Training) -> Fitted:
     As Mahalanobis, and one Gaussian for all training features; both by pseudo-inverse, both divided
     by N, where pytorch-ood divides neither, which only scales the score."""
     return _relative_mahalanobis("RelativeMahalanobis", train)
+
+
+def relative_mahalanobis_shrunk_fit(train: Training) -> Fitted:
+    """As `relative_mahalanobis_fit`, Sigma_W shrunk as in `mahalanobis_shrunk_fit`, and Sigma that
+    and the spread of the class means.
+
+    Each shrunk by a share of its own, Sigma could be the smaller one where training images say
+    nothing, and the difference of the distances turn round: AUROC fell to 18 and 5% on near and far
+    photographs, with 1,000 images of 1,280 features."""
+    parameters: dict[str, Any] = {"shrinkage": None}
+    reason = _nothing_to_fit(train)
+    if not reason and len(train.present) == 1:
+        reason = ONE_CLASS
+    if reason:
+        return undefined("RelativeMahalanobis-LW", reason, parameters)
+    within = inverse_root(shrunk(train.spectrum_within, train.shrinkage_within))
+    parameters = {"shrinkage": train.shrinkage_within}
+    return _relative(train, within, _between(train), parameters)
+
+
+def _between(rows: Statistics) -> np.ndarray:
+    """(P, D) the class means about the mean of all, so that their scatter is Sigma - Sigma_W."""
+    weights = np.sqrt(rows.counts[rows.present] / len(rows))
+    return weights[:, None] * (rows.class_means[rows.present] - rows.mean)
 
 
 def relative_mahalanobis_unit_fit(train: Training) -> Fitted:

@@ -36,6 +36,7 @@ from scores.common import (
 from scores.limits import LIMITS
 from scores.training_set import Training
 
+OWN = "a file of one's own"  # in place of the authors of a score that a person wrote
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -122,8 +123,9 @@ class Description:
     formula   in the words of docs/methods.md
     source    authors, venue, year
     link      where the paper can be read
-    needs     "head" and "labels": what the fit or the score cannot do without; "images": it scores
-              features of perturbed images, which are files of their own
+    needs     "head" and "labels": what the fit or the score cannot do without; "rest": the other
+              rows of a head with more classes than the data; "images": it scores features of
+              perturbed images, which are files of their own
     missing   why a single image may have no score
     """
 
@@ -143,6 +145,7 @@ class Method(Description, ABC):
     fit       fit(train, **parameters) -> Fitted
     grid      what --val-ood tries
     variant   of another row: computed only where it is asked for by name
+    bank      the fitted state holds the training features
 
     Its three kinds differ in what they can share: a PlainMethod nothing, a LinearMethod a product
     with the features, a NeighbourMethod the search among the training features.
@@ -151,6 +154,7 @@ class Method(Description, ABC):
     fit: Fit
     grid: Grid | None = None
     variant: bool = False
+    bank: bool = False
 
     @property
     def described(self) -> dict[str, Parameter]:
@@ -216,6 +220,7 @@ class NeighbourMethod(Method):
     of each image to the training images, or all of them."""
 
     finish: NeighbourFinish
+    bank: bool = True
 
     def searcher(self, state: Fitted) -> neighbours.Searcher:
         """What takes part in a search that several methods share."""
@@ -326,6 +331,17 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2510.20134",
         fit=logits.logit_gap_fit,
         compute=logits.logit_gap_score,
+    ),
+    LinearMethod(
+        name="EnergyMargin",
+        does="how much more evidence there is for the data's classes than for the head's others",
+        formula="lse(l) - lse(l'), l' the logits of the head's other classes; its logistic is the "
+        "share of the softmax over all that falls to the data's",
+        source="Jiang et al., ICLR 2024",
+        link="https://arxiv.org/abs/2403.20078",
+        fit=logits.other_rows_fit,
+        finish=logits.energy_margin_finish,
+        needs=("head", "rest"),
     ),
     PlainMethod(
         name="OpenMax",
@@ -503,11 +519,12 @@ ALL: tuple[Method, ...] = (
     LinearMethod(
         name="Residual",
         does="how little of the features lies outside the training images' main directions",
-        formula="- |R'(h - u)|",
+        formula="- |R'(h - u)|; without a head u is the training mean",
         source="Wang et al., CVPR 2022",
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
         finish=geometry.residual_finish,
+        needs=(),
     ),
     LinearMethod(
         name="CoP",
@@ -684,6 +701,41 @@ ALL: tuple[Method, ...] = (
         missing=NO_DIRECTION,
     ),
     LinearMethod(
+        name="Energy-FullHead",
+        does="how much evidence there is for all classes of a head that has more than the data",
+        formula="log(exp lse(l) + exp lse(l'))",
+        source="Liu et al., NeurIPS 2020",
+        link="https://arxiv.org/abs/2010.03759",
+        fit=logits.other_rows_fit,
+        finish=logits.full_energy_finish,
+        needs=("head", "rest"),
+        variant=True,
+    ),
+    LinearMethod(
+        name="Mahalanobis-LW",
+        does="Mahalanobis with a covariance shrunk towards equal variances, for few images",
+        formula="- min_c (h - mu_c)' S^-1 (h - mu_c); S = (1 - s) Sigma_W + s (tr Sigma_W / D) I, "
+        "s the share of Ledoit and Wolf (2004)",
+        source="Lee et al., NeurIPS 2018",
+        link="https://arxiv.org/abs/1807.03888",
+        fit=gaussians.mahalanobis_shrunk_fit,
+        finish=gaussians.mahalanobis_finish,
+        needs=("labels",),
+        variant=True,
+    ),
+    LinearMethod(
+        name="RelativeMahalanobis-LW",
+        does="RelativeMahalanobis with the covariance within classes shrunk so",
+        formula="as `RelativeMahalanobis` with S of `Mahalanobis-LW` for Sigma_W, and for Sigma "
+        "S + Sigma - Sigma_W",
+        source="Ren et al., 2021",
+        link="https://arxiv.org/abs/2106.09022",
+        fit=gaussians.relative_mahalanobis_shrunk_fit,
+        finish=gaussians.relative_mahalanobis_finish,
+        needs=("labels",),
+        variant=True,
+    ),
+    LinearMethod(
         name="NECO-NoScaler",
         does="NECO without standardising the features",
         formula="as `NECO`",
@@ -704,6 +756,28 @@ ALL: tuple[Method, ...] = (
         fit=partial(geometry.neco_fit, max_logit=True),
         finish=geometry.neco_finish,
         missing=AT_MEAN,
+        variant=True,
+    ),
+    LinearMethod(
+        name="NECO-ViT",
+        does="NECO as its authors run it on ViT: raw features, times the largest logit",
+        formula="as `NECO`",
+        source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
+        fit=partial(geometry.neco_fit, scaler=False, max_logit=True),
+        finish=geometry.neco_finish,
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    LinearMethod(
+        name="NECO-DeiT",
+        does="NECO as its authors run it on DeiT and Swin: standardised over raw",
+        formula="|P'z| / |h|, z = (h - mu) / std; with `max_logit`, times max l",
+        source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
+        fit=geometry.neco_raw_norm_fit,
+        finish=geometry.neco_finish,
+        missing=NO_DIRECTION,
         variant=True,
     ),
     LinearMethod(
@@ -766,6 +840,7 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2508.21695",
         fit=subspaces.actsub_fit,
         compute=subspaces.actsub_score,
+        bank=True,
         missing=NO_WEAK_PART,
         variant=True,
     ),

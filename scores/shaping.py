@@ -43,6 +43,12 @@ def react_fit(train: Training, percentile: float = 90.0) -> Fitted:
     state = _keep_head("ReAct", train, percentile)
     activations = train.features[spaced_rows(train)]
     state.threshold = np.float32(np.percentile(activations, percentile))
+    if state.threshold <= train.smallest:
+        state.alike = (
+            f"its threshold, {state.threshold:.4g}, the percentile {percentile:g} of all training"
+            " activations, is not above the smallest one, so that all are clipped to it; a larger"
+            " percentile helps"
+        )
     return state
 
 

@@ -211,3 +211,20 @@ def test_every_test_file_that_a_page_names_is_there(page):
     )
     missing = [name for name in named if not (DOCS.parent / "tests" / name).is_file()]
     assert missing == []
+
+
+# ---- python.md -----------------------------------------------------------------------------------
+
+
+def test_the_examples_of_python_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 5
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "recommended: Cosine" in said and "rejected" in said and "0.98" in said
+    assert names["signs"].shape == (8,) and set(names["signs"]) <= {1, -1}
+    assert (names["margins"] < 0).any()

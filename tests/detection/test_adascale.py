@@ -89,7 +89,7 @@ def test_the_values_that_matter_least_move_up_the_gradient():
     with torch.no_grad():
         network[1].weight.copy_(weights)
     images = torch.from_numpy(rng.normal(size=(4, 3, 4, 5)).astype(np.float32))
-    changed = perturbation.perturb(network, images, perturbation.ADASCALE_STEP, (1.0,) * 3)
+    changed = perturbation.change_least(network, images, perturbation.ADASCALE_STEP.epsilon)
     for image, other in zip(images, changed, strict=True):
         gradient = weights[int(network(image[None]).argmax())].numpy()
         least = np.argsort(np.abs(gradient))[:3]  # 5% of 60

@@ -29,9 +29,23 @@ def test_score_all_equals_each_score_alone(case, monkeypatch):
 
 
 def test_variants_are_rows_that_are_named_to_be_computed():
-    variants = set(registry.METHODS) - set(registry.DEFAULT)
+    variants = set(registry.METHODS) - set(registry.defaults(rest=True))
+    assert variants == {
+        "Energy-FullHead",
+        "Mahalanobis-LW",
+        "RelativeMahalanobis-LW",
+        "NECO-NoScaler",
+        "NECO-MaxLogit",
+        "NECO-ViT",
+        "NECO-DeiT",
+        "NECO-ETF",
+        "GMM",
+        "GMM++",
+        "CoRP",
+        "ActSub",
+        "WeiPer+KLD",
+    }
     of_neco = {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
-    assert variants == of_neco | {"GMM", "GMM++", "CoRP", "ActSub", "WeiPer+KLD"}
     assert set(registry.CORE) <= set(registry.DEFAULT)
     case = CASES["random"]
     states = registry.fit_all(
@@ -72,6 +86,8 @@ HEADLESS = {
     "RelativeMahalanobis",
     "Mahalanobis++",
     "RelativeMahalanobis++",
+    "Mahalanobis-LW",
+    "RelativeMahalanobis-LW",
     "NECO",
     "NECO-NoScaler",
     "NECO-ETF",
@@ -123,6 +139,20 @@ def test_what_needs_a_head_says_so(name, parameters):
         registry.fit_all(bare, [name], {name: parameters})
 
 
+def test_what_needs_the_other_rows_of_a_larger_head_says_so():
+    case = CASES["random"]
+    needing = {name for name in registry.METHODS if registry.needs_rest(name)}
+    assert needing == {"EnergyMargin", "Energy-FullHead"}
+    assert set(registry.defaults(rest=True)) - set(registry.DEFAULT) == {"EnergyMargin"}
+    assert registry.defaults(rest=False) == list(registry.DEFAULT)
+    alone = registry.Training(case.features, case.labels, case.W, case.b)
+    with pytest.raises(ValueError, match="EnergyMargin needs the other rows of a larger head"):
+        registry.fit_all(alone, ["EnergyMargin"])
+    W, b = case.rest
+    with pytest.raises(ValueError, match="has 39 weights per class; expected 40"):
+        registry.Training(case.features, case.labels, case.W, case.b, rest=(W[:, 1:], b))
+
+
 def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=3) -> Case:
     rng = np.random.default_rng(0)
     y = np.arange(n) % classes
@@ -143,14 +173,15 @@ def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=
     )
 
 
+NECOS = {"NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ViT", "NECO-DeiT", "NECO-ETF"}
 CLASS_GAUSSIANS = {"GMM", "GMM++"}
-SUBSPACES = {"ViM", "Residual", "CoP", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+SUBSPACES = {"ViM", "Residual", "CoP"} | NECOS
 
 
-RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++"}
+RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++", "RelativeMahalanobis-LW"}
 
 
-GAUSSIANS = {"Mahalanobis", "Mahalanobis++"} | RELATIVE
+GAUSSIANS = {"Mahalanobis", "Mahalanobis++", "Mahalanobis-LW"} | RELATIVE
 
 
 # of the direction of the features
@@ -208,7 +239,7 @@ EDGES = {  # what is undefined for every image
     "large images": (edge(test=lambda rows: rows * 1e14), {"WeiPer+KLD"}),
     "denormal images": (
         edge(test=lambda rows: rows * 1e-39),
-        DIRECTED | {"NECO-NoScaler"},
+        DIRECTED | {"NECO-NoScaler", "NECO-ViT", "NECO-DeiT"},
     ),
     "large head": (edge(W=lambda W: W * 1e14), set()),
 }

@@ -133,7 +133,7 @@ def test_a_row_says_what_its_method_does():
     for row in registry.ROWS.values():
         assert row.does and row.formula and row.source
         assert row.link.startswith("https://")
-        assert set(row.needs) <= {"head", "labels", "images"}
+        assert set(row.needs) <= {"head", "labels", "rest", "images"}
     assert len({row.does for row in registry.ROWS.values()}) == len(registry.ROWS)
 
 
