@@ -94,6 +94,7 @@ class Detector:
         class_names: Sequence[str] = (),
         validation: tuple[ArrayLike, ArrayLike] | None = None,
         test: ArrayLike | None = None,
+        rest: tuple[np.ndarray, np.ndarray] | None = None,
         methods: Iterable[str] | None = None,
         parameters: Given | None = None,
         with_bank: bool = False,
@@ -104,6 +105,7 @@ class Detector:
 
         validation  features (n, D), labels (n,) of ID images that trained nothing: for thresholds
         test        features (n, D) of other ID images, which calibrate where there is no validation
+        rest        W (R, D), b (R,) of a larger head's other classes, which EnergyMargin goes by
         methods     their names; default: all that can be fitted, without variants
         parameters  {method: {parameter: value}} in place of the authors' defaults
         with_bank   keep all training features, for KNN, NNGuide and Relation
@@ -112,11 +114,11 @@ class Detector:
         need what is not there, and a score of a person's own.
         """
         held = None if validation is None else tuple(map(np.asarray, validation))
-        train = registry.Training(features, labels, W, b, held)  # type: ignore[arg-type]
+        train = registry.Training(features, labels, W, b, held, rest)  # type: ignore[arg-type]
         head = None
         if train.W is not None:
             head = Head(*train.last_layer, [str(name) for name in class_names])
-        names = asked(methods, head is not None, with_bank)
+        names = asked(methods, head is not None, rest is not None, with_bank)
         given = {name: dict(values) for name, values in (parameters or {}).items()}
         states = registry.fit_all(train, names, given)
         on, calibrating = "", None
@@ -292,10 +294,13 @@ class Detector:
 # ---- which methods -------------------------------------------------------------------------------
 
 
-def asked(methods: Iterable[str] | None, has_head: bool, with_bank: bool) -> list[str]:
+def asked(
+    methods: Iterable[str] | None, has_head: bool, has_rest: bool, with_bank: bool
+) -> list[str]:
     """The methods to fit; ValueError for those that a detector cannot hold."""
     if methods is None:
-        names = [name for name in registry.DEFAULT if has_head or not registry.needs_head(name)]
+        by_default = registry.defaults(rest=has_rest)
+        names = [name for name in by_default if has_head or not registry.needs_head(name)]
         return [name for name in names if not why_left_out(name, with_bank)]
     known = {registry.plain_name(name): name for name in registry.ROWS}
     names = [known.get(registry.plain_name(name), name) for name in methods]

@@ -29,7 +29,13 @@ def fitted(**more):
         warnings.simplefilter("ignore")
         held = CASE.features[400:], CASE.labels[400:]
         return Detector.fit(
-            CASE.features[:400], CASE.labels[:400], CASE.W, CASE.b, validation=held, **given
+            CASE.features[:400],
+            CASE.labels[:400],
+            CASE.W,
+            CASE.b,
+            validation=held,
+            rest=CASE.rest,
+            **given,
         )
 
 
@@ -55,6 +61,7 @@ def test_a_loaded_detector_scores_every_method_to_the_bit(kept, name):
         CASE.W,
         CASE.b,
         (CASE.features[400:], CASE.labels[400:]),
+        CASE.rest,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
