@@ -30,7 +30,11 @@ REMEDY = "python ood_methods.py --checkpoint <its checkpoint>"
 BANK = "it needs all training features: --with-bank keeps them"
 PERTURBED = "it scores perturbed images, which take the network and its gradient"
 CODE = "a score of a person's own is code, and a file of a detector holds none"
-OTHER = "no fit of a method of its own"
+COMBINED = "it combines scores of the table"
+EARLIER = (
+    "an earlier run computed it, and its detector is not as it was written: --replace computes all"
+    " anew"
+)
 Given = Mapping[str, Mapping[str, Any]]  # {method: {parameter: value}}
 
 
@@ -145,8 +149,10 @@ class Detector:
         calibrated on. Methods without a state of their own, among them `others`, are left out."""
         reasons = {name: why_left_out(name, with_bank) for name in [*states, *others]}
         left_out = {name: why for name, why in reasons.items() if why}
-        for name in set(others) - set(states):
-            left_out.setdefault(name, OTHER)
+        for name in others:
+            if name not in states:
+                known = name in registry.METHODS
+                left_out.setdefault(name, EARLIER if known else COMBINED)
         kept = {name: state for name, state in states.items() if name not in left_out}
         calibration = {
             name: np.sort(values)
@@ -163,11 +169,25 @@ class Detector:
         self, features: ArrayLike, methods: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Features (N, D) -> {method: (N,)}, higher = more in-distribution; of all methods, or of
-        those that are named."""
+        those that are named.
+
+        A few score beside the method whose centre the product of all has, so that they come out as
+        among all: about another centre, they differed by 1e-6 of their value."""
         names = list(self.states) if methods is None else [self.named(name) for name in methods]
-        states = {name: self.states[name] for name in names}
+        wanted = {*names, self.centring()}
+        states = {name: state for name, state in self.states.items() if name in wanted}
         W, b = (None, None) if self.head is None else (self.head.W, self.head.b)
-        return registry.score_all(scorable_features(features, self.width), states, W, b)
+        found = registry.score_all(scorable_features(features, self.width), states, W, b)
+        return {name: found[name] for name in names}
+
+    def centring(self) -> str | None:
+        """The first of the linear methods, about whose centre registry.score_all makes the product
+        of all; None without any."""
+        for name, state in self.states.items():
+            row = registry.METHODS[name]
+            if isinstance(row, rows.LinearMethod) and not row.unit and not state.undefined:
+                return name
+        return None
 
     def score_samples(self, features: ArrayLike, method: str | None = None) -> np.ndarray:
         """Features (N, D) -> the scores (N,) of one method, the recommended one unless named."""
