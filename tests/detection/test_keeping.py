@@ -2,9 +2,10 @@
 
 import json
 
+import ensemble_cases
 import numpy as np
 import pytest
-from helpers import change_json, score, shell, toy_run, write_blank
+from helpers import score, shell, toy_run, write_blank
 
 import ood_methods
 import utils
@@ -110,9 +111,7 @@ def test_without_validation_images_test_images_calibrate_and_say_no_p_value(tmp_
 
 def test_an_ensemble_has_none_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "write_figure", write_blank)
-    folders = [toy_run(tmp_path / f"net_s{seed}", seed=seed) for seed in (0, 1)]
-    for path in folders[1].glob("*.json"):
-        change_json(path, lambda sidecar: sidecar.update(checkpoint_sha256="b" * 64))
+    folders = ensemble_cases.deep(tmp_path, count=2)
     ended = shell(
         ood_methods.main,
         "--ensemble",
