@@ -1,8 +1,8 @@
 """CSV and Parquet files as frames: read strictly, written so that no spreadsheet runs a cell,
 hashed by content.
 
-    read_features("ID_cifar100_train.csv")
-        # polars: ct0 .. ct{D-1} Float32, label Int64[, path String]
+    width_of("ID_cifar100_train.csv")
+        # D; artifacts/frames.py reads the rows
     read_head("head.csv")
         # polars: class String, w0 .. w{D-1} and bias Float32
     read_table("ood_metrics.csv")
@@ -33,10 +33,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 import numpy as np
 import polars as pl
+
+from arrays import BLOCK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,26 +173,32 @@ def shown_names(names: list[str]) -> str:
 # ---- features and heads --------------------------------------------------------------------------
 
 
-def read_features(path: str | os.PathLike) -> pl.DataFrame:
-    """A feature file as a frame: ct0 .. ct{D-1} Float32 in this order, label Int64, and path
-    String if the file has one.
+def checked_features(
+    path: str | os.PathLike,
+    frame: pl.DataFrame,
+    numbers: Sequence[str],
+    texts: Sequence[str],
+    start: int = 0,
+) -> pl.DataFrame:
+    """Rows of a feature file, as they were read, in the types that `frames` yields.
 
-    ValueError names the first line and column that are wrong.
+    `start` is the number of rows before them. ValueError names the first line and column that are
+    wrong.
     """
-    numbers = numbered("ct", width_of(path))
-    texts = ["path"] if "path" in columns_of(path) else []
-    if is_parquet(path):
-        frame = read_parquet(path, numbers)
-    else:
-        frame = read_csv(path, numbers, labels=["label"])
     labels = whole_numbers(frame["label"])
     for name in texts:
-        check_paths(path, frame[name], numbers)
+        check_paths(path, frame[name], numbers, start)
+    kinds = frame.schema
+    others = [name for name in numbers if kinds[name] != pl.Float32]
+    read = frame
+    if others:
+        check_numbers(path, frame, others)
+        frame = frame.with_columns(pl.col(others).cast(pl.Float32))
     if labels is None or not is_finite(frame, numbers):
-        refuse(path, frame, numbers, ["label"])
-    columns = [labels, *(unguarded(frame[name].cast(pl.String)) for name in texts)]
-    frame = frame.select(pl.col(numbers).cast(pl.Float32)).with_columns(columns)
-    return frame.rechunk()  # makes hashing it and copying it to NumPy four times as fast
+        refuse(path, read, numbers, ["label"], start)
+    return frame.with_columns(
+        labels, *(unguarded(frame[name].cast(pl.String)) for name in texts)
+    ).rechunk()
 
 
 def read_head(path: str | os.PathLike) -> pl.DataFrame:
@@ -213,12 +221,12 @@ def read_head(path: str | os.PathLike) -> pl.DataFrame:
 
 
 def is_finite(frame: pl.DataFrame, numbers: Sequence[str]) -> bool:
-    """True if no cell of these columns is empty, NaN or infinite."""
-    columns = frame.select(pl.col(numbers).cast(pl.Float32))
+    """True if no cell of these columns, which are Float32, is empty, NaN or infinite."""
+    # An expression for each of some hundred columns would take longer than the numbers do.
+    columns = [frame.get_column(name) for name in numbers]
     if any(column.null_count() for column in columns):
         return False
-    finite = columns.select(pl.all().is_finite().all())
-    return all(finite.row(0))
+    return all(np.isfinite(column.to_numpy()).all() for column in columns)
 
 
 def whole_numbers(labels: pl.Series) -> pl.Series | None:
@@ -243,7 +251,9 @@ def whole_numbers(labels: pl.Series) -> pl.Series | None:
     return labels.cast(pl.Int64)
 
 
-def check_paths(path: str | os.PathLike, column: pl.Series, numbers: Sequence[str]) -> None:
+def check_paths(
+    path: str | os.PathLike, column: pl.Series, numbers: Sequence[str], start: int = 0
+) -> None:
     """ValueError unless every image has a path. An empty one means that the row was cut short."""
     kind = column.dtype
     if kind not in (pl.String, pl.Categorical, pl.Enum):
@@ -253,8 +263,8 @@ def check_paths(path: str | os.PathLike, column: pl.Series, numbers: Sequence[st
         if not is_parquet(path):
             look_through(path, numbers, ["label"])
         raise ValueError(
-            f"{place(path, first_true(empty), 'path')}: the cell is empty, expected the image's"
-            " path"
+            f"{place(path, start + first_true(empty), 'path')}: the cell is empty, expected the"
+            " image's path"
         )
 
 
@@ -411,19 +421,13 @@ def quotes_are_whole(path: str | os.PathLike) -> bool:
     return True
 
 
-def read_parquet(path: str | os.PathLike, numbers: Sequence[str]) -> pl.DataFrame:
-    """A Parquet file as a frame. ValueError if one of the columns `numbers` holds anything else."""
-    try:
-        with open(path, "rb") as file:
-            frame = pl.read_parquet(file)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
+def check_numbers(path: str | os.PathLike, frame: pl.DataFrame, numbers: Sequence[str]) -> None:
+    """ValueError if one of the columns `numbers` of a Parquet file holds anything else."""
     for column in frame.select(numbers):
         if not (column.dtype.is_float() or column.dtype.is_integer()):
             raise ValueError(
                 f"{path}, column {column.name}: found {column.dtype} values, expected numbers"
             )
-    return frame
 
 
 def first_line(error: Exception) -> str:
@@ -434,18 +438,29 @@ def first_line(error: Exception) -> str:
 
 
 def refuse(
-    path: str | os.PathLike, frame: pl.DataFrame, numbers: Sequence[str], labels: Sequence[str] = ()
+    path: str | os.PathLike,
+    frame: pl.DataFrame,
+    numbers: Sequence[str],
+    labels: Sequence[str] = (),
+    start: int = 0,
 ) -> NoReturn:
-    """Raise the ValueError that names the first cell that is no finite number, or no label."""
+    """Raise the ValueError that names the first cell that is no finite number, or no label.
+
+    `start` rows of the file come before those of the frame.
+    """
     if is_parquet(path):
-        refuse_values(path, frame, numbers, labels)
+        refuse_values(path, frame, numbers, labels, start)
     else:
         look_through(path, numbers, labels)
     raise ValueError(f"{path} holds a cell that is not a finite number")
 
 
 def refuse_values(
-    path: str | os.PathLike, frame: pl.DataFrame, numbers: Sequence[str], labels: Sequence[str]
+    path: str | os.PathLike,
+    frame: pl.DataFrame,
+    numbers: Sequence[str],
+    labels: Sequence[str],
+    start: int,
 ) -> None:
     """`refuse` for a Parquet file, which has no lines."""
     for name in numbers:
@@ -454,13 +469,14 @@ def refuse_values(
         if wrong.any():
             row = first_true(wrong)
             raise ValueError(
-                f"{place(path, row, name)}: found {frame[name][row]!r}, expected a finite number"
+                f"{place(path, start + row, name)}: found {frame[name][row]!r},"
+                " expected a finite number"
             )
     for name in labels:
         for row, value in enumerate(frame[name]):
             if whole_numbers(frame[name][row : row + 1]) is None:
                 raise ValueError(
-                    f"{place(path, row, name)}: found {value!r}, expected a whole number"
+                    f"{place(path, start + row, name)}: found {value!r}, expected a whole number"
                 )
 
 
@@ -635,10 +651,16 @@ def with_file_name(error: Exception, path: str | os.PathLike) -> Exception:
 def write_polars(path: str | os.PathLike, frame: pl.DataFrame) -> None:
     with open(path, "wb") as file:
         if is_parquet(path):
-            frame.write_parquet(file)
+            frame.write_parquet(file, row_group_size=BLOCK)
             return
-        texts = [column for column in frame if column.dtype == pl.String]
-        frame.with_columns(guarded(column) for column in texts).write_csv(file)
+        append_polars(file, frame)
+
+
+def append_polars(file: IO[bytes], frame: pl.DataFrame, header: bool = True) -> None:
+    """Write a frame's rows into an open CSV, behind a header or not."""
+    texts = [column for column in frame if column.dtype == pl.String]
+    safe = frame.with_columns(guarded(column) for column in texts)
+    safe.write_csv(file, include_header=header)
 
 
 def write_pandas(path: str | os.PathLike, frame: "pd.DataFrame") -> None:
@@ -712,13 +734,3 @@ def typed_content_sha256(frame: pl.DataFrame) -> str:
     whole = [name for name, kind in frame.schema.items() if kind == pl.Int64]
     as_floats = frame.with_columns(pl.col(whole).cast(pl.Float64))
     return content_sha256(as_floats)
-
-
-def file_content_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of the content of any file: features, a head, or another table."""
-    names = columns_of(path)
-    if "ct0" in names and "label" in names:
-        return content_sha256(read_features(path))
-    if "class" in names and "w0" in names:
-        return content_sha256(read_head(path))
-    return table_content_sha256(path)

@@ -45,7 +45,7 @@ class SeenFile:
         path = Path(path)
         if self.sha256 is None:
             return "came since" if path.exists() else ""
-        if not path.is_file():
+        if not records.is_there(path):
             return "is gone"
         if content is not None and content() == self.content_sha256:
             return ""
@@ -76,9 +76,20 @@ def check_file(
     True if they agree. What has no sidecar, or one of an older version that holds no hash, is taken
     on trust (feature_files.py says so), as is what `stale` allows: False. ValueError for a file
     without rows, and for one that differs where nothing allows it."""
+    return check_against(path, records.read_sidecar(path), content, rows, stale, remedy)
+
+
+def check_against(
+    path: str | os.PathLike,
+    sidecar: Mapping,
+    content: Callable[[], str],
+    rows: int,
+    stale: records.Stale | None = None,
+    remedy: str | None = None,
+) -> bool:
+    """`check_file` against what a sidecar says: the file's own, or of a shard that of its set."""
     if rows == 0:
         raise ValueError(f"{path} holds no rows, expected some; make it anew with: {remedy}")
-    sidecar = records.read_sidecar(path)
     written = sidecar.get("rows", rows)
     seen = SeenFile.of_sidecar(sidecar)
     if seen.sha256 is None and rows == written:
@@ -294,7 +305,7 @@ def all_files(
 ) -> dict[str, dict]:
     """What `Record.why_outdated` compares, as it stands in a record at `path`."""
     root, inputs, outputs = Path(path).parent, list(inputs), list(outputs)
-    present = [file for file in (*inputs, *outputs) if os.path.isfile(file)]
+    present = [file for file in (*inputs, *outputs) if records.is_there(file)]
     contents = {os.path.relpath(file, root): records.content_sha256(file) for file in present}
     return {
         "inputs": fingerprints(inputs, root),
@@ -319,4 +330,4 @@ def fingerprints(
 
 
 def digest_of(path: str | os.PathLike) -> str | None:
-    return records.sha256(path) if os.path.isfile(path) else None
+    return records.sha256(path) if records.is_there(path) else None

@@ -25,14 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from artifacts import csv_files
+from artifacts import csv_files, frames
 from utils import read_json, replacing, write_json
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pandas", "polars")
 # Keys that only train.py writes beside a checkpoint.
 TRAINED = {"checkpoint_sha256", "weights_sha256", "recipe", "curves"}
 # Keys by which a sidecar names the network that its file came from.
-NETWORK = ("checkpoint_sha256", "weights_sha256")
+NETWORK = ("checkpoint_sha256", "weights_sha256", "imported_sha256")
+IMPORTER = "import_features.py"  # under `made_by` in sidecars of features from elsewhere
 
 
 # ---- hashes --------------------------------------------------------------------------------------
@@ -41,8 +42,11 @@ NETWORK = ("checkpoint_sha256", "weights_sha256")
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file as hexadecimal digits.
 
-    It is remembered within this process while the file's size and time stay the same.
+    It is remembered within this process while the file's size and time stay the same. That of a
+    folder of shards is made of the names and hashes of its shards.
     """
+    if os.path.isdir(path):
+        return hash_of([[name, sha256(Path(path) / name)] for name in shard_names(path)])
     status = os.stat(path)
     return _sha256(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
@@ -62,6 +66,22 @@ def _digest(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def hash_of(value: object) -> str:
+    """SHA-256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def is_there(path: str | os.PathLike) -> bool:
+    """True for a file, and for a folder of shards, which ends as a feature file does."""
+    path = Path(path)
+    return path.is_file() or (path.is_dir() and path.suffix in csv_files.SUFFIXES)
+
+
+def shard_names(folder: str | os.PathLike) -> list[str]:
+    """The sorted names of the shards in a folder, which end as the folder itself does."""
+    return listing(folder, f"*{Path(folder).suffix}")
+
+
 def content_sha256(path: str | os.PathLike) -> str | None:
     """SHA-256 of a file's content, whatever its format.
 
@@ -78,7 +98,9 @@ def content_sha256(path: str | os.PathLike) -> str | None:
     if known.get("sha256") == sha256(path) and known.get("content_sha256"):
         return known["content_sha256"]
     try:
-        return csv_files.file_content_sha256(path)
+        if path.is_dir():
+            return hash_of([frames.features_sha256(path / name) for name in shard_names(path)])
+        return frames.file_content_sha256(path)
     except ValueError:  # a damaged file cannot be the same as anything
         return None
 
@@ -246,6 +268,19 @@ def is_named(test: Test) -> Test:
     return holds
 
 
+def are_shards(value: object) -> bool:
+    """True for a list of shards as artifacts/shards.py lists them."""
+    names = {"file": str, "rows": int, "sha256": str, "content_sha256": str}
+
+    def is_shard(entry: object) -> bool:
+        if not isinstance(entry, dict) or set(entry) != set(names):
+            return False
+        kinds_fit = all(isinstance(entry[name], kind) for name, kind in names.items())
+        return kinds_fit and Path(entry["file"]).name == entry["file"]
+
+    return isinstance(value, list) and all(is_shard(entry) for entry in value)
+
+
 def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -263,6 +298,8 @@ KINDS = {
             "checkpoint",
             "checkpoint_sha256",
             "weights_sha256",
+            "imported_sha256",
+            "made_by",
             "head_sha256",
             "sha256",
             "content_sha256",
@@ -300,7 +337,9 @@ KINDS = {
         ),
         NUMBER,
     ),
-    **dict.fromkeys(("rows", "width", "epoch", "epochs", "images", "val_size", "depth"), COUNT),
+    **dict.fromkeys(
+        ("rows", "width", "epoch", "epochs", "images", "val_size", "depth", "shard_rows"), COUNT
+    ),
     **dict.fromkeys(
         ("class_names", "class_words", "held_out", "ood_class_names", "allowed_stale"), TEXTS
     ),
@@ -320,6 +359,7 @@ KINDS = {
     "seconds": Kind("a number, or names with numbers", is_seconds),
     "listings": Kind("patterns with lists of file names", is_named(is_texts)),
     "folders": Kind("folders of images with their hashes", is_named(is_object)),
+    "shards": Kind("a list of shards", are_shards),
     "members": Kind("networks with their hashes", is_named(is_named(is_text))),
 }
 
@@ -396,10 +436,16 @@ def same_network(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     They are compared by weights if both know them, otherwise by the checkpoint file. Weights come
     first because one file that is read with another --model is another network.
     """
-    for name in ("weights_sha256", "checkpoint_sha256"):
+    for name in ("weights_sha256", "checkpoint_sha256", "imported_sha256"):
         if one.get(name) and other.get(name):
             return one[name] == other[name]
     return False
+
+
+def short_hash(network: Mapping[str, Any]) -> str:
+    """The first digits of what identifies a network, or an import, for a message."""
+    known = [network[name] for name in NETWORK if network.get(name)]
+    return str(known[0])[:12] if known else "unknown"
 
 
 # ---- names in a folder ---------------------------------------------------------------------------

@@ -21,8 +21,8 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from arrays import first_outside
-from artifacts import csv_files, current, records
-from artifacts.csv_files import SUFFIXES, columns_of, width_of
+from artifacts import blocks, csv_files, current, records, shards
+from artifacts.csv_files import SUFFIXES, columns_of
 from head import Head
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Features:
     labels: np.ndarray  # (N,) int64
     paths: list[str] | None  # [N] the image files, if the images came from files
     file: Path
+
+    @property
+    def labelled(self) -> bool:
+        """False where every label is -1: of OOD images, and of ID images that nobody labelled."""
+        return bool((self.labels != -1).any())
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -112,14 +117,27 @@ def write_features(
     float32 is written in the shortest decimal form that reads back to the same float32. If the same
     features exist in the other format, that file is deleted, because both have one sidecar.
     """
+    frame = feature_frame(features, labels, paths)
+    if shards.is_folder(path):
+        shards.remove(path)
+    write_parsed(path, frame, sidecar, np.shape(features)[1])
+    remove_other_format(path)
+
+
+def feature_frame(
+    features: ArrayLike, labels: ArrayLike, paths: Iterable[str | os.PathLike] | None = None
+) -> pl.DataFrame:
+    """Features (N, D), labels (N,) and paths [N] as the columns of a feature file."""
     columns = numbered_columns("ct", features)
     frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
-    if paths is not None:
-        frame = frame.with_columns(text_column("path", paths))
-    write_parsed(path, frame, sidecar, len(columns))
+    return frame if paths is None else frame.with_columns(text_column("path", paths))
+
+
+def remove_other_format(path: str | os.PathLike) -> None:
+    """Remove the same features in the other format: both have one sidecar."""
     for suffix in SUFFIXES:
         if suffix != Path(path).suffix:
-            Path(path).with_suffix(suffix).unlink(missing_ok=True)
+            shards.remove(Path(path).with_suffix(suffix))
 
 
 def write_head(
@@ -167,21 +185,16 @@ def check(
 def read_features(
     path: str | os.PathLike, stale: records.Stale | None = None, remedy: str = EXTRACT
 ) -> Features:
-    """Read a feature file, CSV or Parquet, exactly.
+    """Read a feature file, CSV or Parquet, or a folder of shards, exactly.
+
+    Memory is that of the features, and some 64 MB; artifacts/blocks.py reads in bounded memory.
 
     ValueError for a file without features, for NaN or infinity (with line and column), and for a
     file that differs from its sidecar. The message names `remedy`, the command that makes the file
     anew.
     """
-    frame = read(csv_files.read_features, path, remedy)
-    check(path, lambda: csv_files.content_sha256(frame), len(frame), stale, remedy)
-    numbers = [name for name in frame.columns if name.startswith("ct")]
-    return Features(
-        features=frame.select(numbers).to_numpy(order="c"),
-        labels=frame["label"].to_numpy(),
-        paths=frame["path"].to_list() if "path" in frame.columns else None,
-        file=Path(path),
-    )
+    read = blocks.whole(path, stale, remedy)
+    return Features(read.features, read.labels, read.paths, file=Path(path))
 
 
 def read_head(
@@ -234,11 +247,19 @@ def read_typed(
     return table
 
 
+def width_of(path: str | os.PathLike) -> int:
+    """D of a feature file, or of the shards in a folder, from their headers. ValueError says what
+    is wrong with a header, or with a folder."""
+    if shards.is_folder(path):
+        shards.check_folder(Path(path), EXTRACT)
+    return csv_files.width_of(shards.parts_of(path)[0])
+
+
 # ---- what a folder holds -------------------------------------------------------------------------
 
 
 def feature_file(folder: str | os.PathLike, name: str) -> Path | None:
-    """The .csv or .parquet file of this stem, or None if there is neither."""
+    """The .csv or .parquet file of this stem, or folder of shards; None if there is neither."""
     for suffix in SUFFIXES:
         path = Path(folder) / f"{name}{suffix}"
         if path.exists():

@@ -60,6 +60,12 @@ def read_inputs(run: FeatureFiles, layers: list[Layer], stale: records.Stale) ->
     head = store.read_head(run.head, stale, run.command) if run.head else None
     train = store.read_features(run.train, stale, run.command)
     test = store.read_features(run.test, stale, run.command)
+    for found, what in ((train, "labels"), (test, "test_labels")):
+        if not found.labelled:
+            raise ValueError(
+                f"{found.file} has no labels, and neural collapse is measured class by class; give"
+                f" them with: {run.command_for(what)}"
+            )
     class_names = head.class_names if head else names_without_head(run, train)
     for found in (train, test):
         store.check_labels(found, class_names)

@@ -27,6 +27,9 @@ DERIVED = (
     "ood_by_id_class.csv",
     "ood_by_ood_class.csv",
     "conformal.csv",
+    "fsood_metrics.csv",
+    "fsood_groups.csv",
+    "csid_metrics.csv",
     "detector.safetensors",
 )
 
@@ -96,6 +99,7 @@ def write_scores(
         method: metrics.threshold_at_tpr(values, tpr) for method, values in scored.id.scores.items()
     }
     files = {f"ID_{dataset}.csv": scored.id}
+    files |= {f"CSID_{part.name}.csv": part for part in scored.csid}
     files |= {f"OOD_{part.name}.csv": part for part in scored.ood}
     held_out = scored.held_out.scores if scored.held_out else {}
     written = []

@@ -56,7 +56,9 @@ def tabulate(
     rows = []
     for part in scored.ood:
         measured = {
-            method: metrics.evaluate(scored.id.scores[method], values, tpr, more_tpr)
+            method: metrics.evaluate(
+                scored.id.scores[method], values, tpr, more_tpr, scored.order(part, method)
+            )
             for method, values in part.scores.items()
         }
         leader = significant_leader(measured, scored.id.scores, part.scores)

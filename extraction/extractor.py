@@ -30,6 +30,7 @@ from extraction.plan import Job
 from images import serving
 from images.sets import ImageFiles, Set
 from networks import classifiers, source_files
+from networks.classifiers import NoClassifier
 from processes import World
 
 SAY_WHICH = (
@@ -143,12 +144,21 @@ class Extractor:
     progress: Callable[..., AbstractContextManager[Any]] = silent  # such as cli.progress
     batch_size_from: str = "--batch-size"
     workers: int | None = None  # that decode images in files; None: as many as suit the device
+    directions: perturbation.Directions = field(default_factory=perturbation.Directions)
 
-    def shard(self, count: int) -> slice:
-        """This rank's slice of `count` images: whole batches, in the order of ranks."""
-        batches = self.world.shard(self.count_batches(count))
-        start = min(batches.start * self.batch_size, count)
-        stop = min(batches.stop * self.batch_size, count)
+    def shard(self, count: int, span: slice | None = None) -> slice:
+        """This rank's slice of `count` images, or of those of them in `span`: whole batches, in the
+        order of ranks."""
+        covered = self.whole_batches(count, span or slice(0, count))
+        batches = self.world.shard(self.count_batches(covered.stop - covered.start))
+        start = min(covered.start + batches.start * self.batch_size, covered.stop)
+        stop = min(covered.start + batches.stop * self.batch_size, covered.stop)
+        return slice(start, stop)
+
+    def whole_batches(self, count: int, span: slice) -> slice:
+        """The images of all batches that a span of `count` images touches."""
+        start = span.start // self.batch_size * self.batch_size
+        stop = min(self.count_batches(span.stop) * self.batch_size, count)
         return slice(start, stop)
 
     def count_batches(self, count: int) -> int:
@@ -161,13 +171,15 @@ class Extractor:
         stages: Iterable[str] = (),
         tallies: Mapping[str, layers.Tally] | None = None,
         keep_features: bool = True,
+        own: slice | None = None,
     ) -> Rows:
-        """One pass over this rank's images -> the rows of what enters the classifier, unless
-        `keep_features` is False, and of `stages`; `tallies` {stage: tally} take theirs in passing.
+        """One pass over this rank's images, or over `own` -> the rows of what enters the
+        classifier, unless `keep_features` is False, and of `stages`; `tallies` {stage: tally} take
+        theirs in passing.
 
         ValueError where the hooked layer does not make the network's output, since logits = W h + b
         would not hold then, and where its input is not finite."""
-        own = self.shard(len(job.images))
+        own = own or self.shard(len(job.images))
         count = own.stop - own.start
         labels = job.images.labels[own].numpy()
         features = Buffer(count)
@@ -183,6 +195,18 @@ class Extractor:
                 block.add(batch.stages[name])
         return Rows(features.whole, {name: buffer.whole for name, buffer in buffers.items()})
 
+    def run_span(
+        self, job: Job, span: slice, stages: Iterable[str], alone: bool
+    ) -> tuple[Rows, slice]:
+        """The images of a span, in whole batches -> (rows, which images they are of).
+
+        alone   by this rank; otherwise its share of them, which `gather` joins
+        """
+        count = len(job.images)
+        covered = self.whole_batches(count, span)
+        own = covered if alone else self.shard(count, span)
+        return self.run(job, stages, own=own), covered
+
     @torch.no_grad()  # not inference_mode: perturbation needs a gradient
     def forward(
         self, job: Job, own: slice, stages: Mapping[str, torch.nn.Module]
@@ -195,11 +219,12 @@ class Extractor:
         done = own.start
         try:
             for pixels in self.batches(job, own):
-                images = self.prepared(job, pixels)
+                images = self.prepared(job, pixels, done)
                 with self.precision():
                     logits = self.logits(images)
-                if done == own.start:
+                if done == own.start and not isinstance(self.classifier, NoClassifier):
                     check_hook(caught.features, logits, self.classifier, self.amp)
+                if done == own.start:
                     check_stages(stages, caught.stages)
                 features = pooled(caught.features)
                 outputs = {name: self.pooled(name, rows) for name, rows in caught.stages.items()}
@@ -230,7 +255,7 @@ class Extractor:
         images: Set = job.images
         if isinstance(images, ImageFiles):
             images = self.decoding(images)
-        if self.world.size > 1:
+        if own != slice(0, len(images)):
             images = images.take(torch.arange(own.start, own.stop))
         with self.progress(total=len(images), desc=job.stem, unit=" images") as bar:
             for pixels in images.batches(self.batch_size):
@@ -251,13 +276,15 @@ class Extractor:
             workers = serving.usual_workers(device, processes.count_here())
         return replace(images, workers=workers, device=device)
 
-    def prepared(self, job: Job, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, 3, S, S) -> what goes into the network: normalised, and perturbed where the
-        job says so."""
+    def prepared(self, job: Job, pixels: torch.Tensor, row: int = 0) -> torch.Tensor:
+        """uint8 (n, 3, S, S), the images of a job from `row` on -> what goes into the network:
+        normalised, and perturbed where the job says so."""
         images = self.preprocessing.normalise(pixels.to(self.world.device))
-        if job.step is None:
+        step = job.step
+        if step is None:
             return images
-        return perturbation.perturb(self.network, images, job.step, self.preprocessing.std)
+        signs = self.directions.find(self.network, images, step, job.name, row)
+        return perturbation.move(images, signs, step.epsilon, self.preprocessing.std)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Within the block the network computes in bfloat16, where --amp asks for it."""

@@ -22,10 +22,14 @@ class Options:
     model: str | None
     dataset: SetName | None
     ood: list[SetName] | None
+    csid: list[SetName] | None
+    calibration: SetName | None
     held_out: list[str] | None
     skip_broken: bool | None
     match_format: bool | None
     classes: str | None  # a file with the names of the classifier's rows
+    feature_output: str | None  # of an ONNX file
+    logits_output: str | None
     data_dir: str
     output_dir: str
     # how an image is prepared
@@ -37,7 +41,8 @@ class Options:
     # what is made of it
     batch_size: int | None  # None: by the rule of extraction/batching.py
     workers: int | None  # that decode images in files
-    format: str  # csv or parquet
+    format: str  # csv or parquet, npy or safetensors
+    shard_rows: int | None  # of a shard; None: one file a set
     amp: bool
     odin_epsilon: list[float] | None
     temperature: list[float] | None
@@ -61,6 +66,11 @@ class Options:
         `memory`."""
         named = [row.name for row in fields(cls) if row.name not in lent]
         return cls(**{name: getattr(args, name) for name in named}, **lent)
+
+    @property
+    def stored(self) -> str:
+        """The ending of the feature files; arrays are written beside Parquet files."""
+        return self.format if self.format in ("csv", "parquet") else "parquet"
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -51,9 +51,12 @@ __all__ = [
     "Noted",
     "Training",
     "compute_logits",
+    "defaults",
     "fit_all",
     "max_softmax",
     "needs_head",
+    "needs_labels",
+    "needs_rest",
     "parse_setting",
     "score_all",
 ]
@@ -66,8 +69,24 @@ NEIGHBOUR_BLOCK = 2**15  # rows that search together: the more of a predicted cl
 METHODS: dict[str, Method] = {method.name: method for method in ALL}
 # with ODIN, which is not fitted
 ROWS: dict[str, Description] = {**METHODS, ODIN.name: ODIN}
-DEFAULT = tuple(method.name for method in ALL if not method.variant)
+# of a head that has the data's classes alone
+DEFAULT = tuple(method.name for method in ALL if not method.variant and "rest" not in method.needs)
 CORE = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO")
+
+
+def defaults(rest: bool) -> list[str]:
+    """The methods that are computed where none are named; with `rest`, those too that need the
+    other rows of a larger head."""
+    return [
+        method.name
+        for method in ALL
+        if not method.variant and (rest or not needs_rest(method.name))
+    ]
+
+
+def needs_rest(name: str) -> bool:
+    """True if a method needs the other rows of a head that has more classes than the data."""
+    return "rest" in ROWS[name].needs
 
 
 def needs_head(name: str, parameters: dict[str, Any] | None = None) -> bool:
@@ -76,6 +95,11 @@ def needs_head(name: str, parameters: dict[str, Any] | None = None) -> bool:
     if parameters and parameters.get("max_logit"):
         return True
     return "head" in ROWS[name].needs
+
+
+def needs_labels(name: str) -> bool:
+    """True if a method is fitted to the classes of the training images."""
+    return "labels" in ROWS[name].needs
 
 
 def plain_name(text: str) -> str:
@@ -140,6 +164,12 @@ def _check_fit(train: Training, name: str, parameters: dict[str, Any]) -> None:
         raise ValueError(f"{name} has no parameter {strange[0]}; it has {listed}")
     if train.W is None and needs_head(name, parameters):
         raise ValueError(f"{name} needs the last layer, W and b, which this training set lacks")
+    if not train.labelled and needs_labels(name):
+        raise ValueError(f"{name} needs the training images' labels, which this training set lacks")
+    if train.rest is None and needs_rest(name):
+        raise ValueError(
+            f"{name} needs the other rows of a larger head, `rest`, which are not there"
+        )
 
 
 def score_all(

@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import blank_figures, named, read_csv, score_columns, shell, write_blank
+from helpers import (
+    blank_figures,
+    class_folders,
+    named,
+    read_csv,
+    score_columns,
+    shell,
+    write_blank,
+)
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
@@ -1054,6 +1062,29 @@ def test_openoods_groups_of_another_set_are_refused_before_anything_runs(words, 
     assert "--groups openood" in ended.err and "the ID set here is digits" in ended.err
     words[words.index("openood")] = "openood=photos"  # a group that is only called so
     assert shell(main.main, *words, "--ood", "photos").code == 0
+
+
+def test_a_groups_member_that_no_stage_knows_is_refused_before_training(tmp_path):
+    words = ["--plan", "--output-dir", str(tmp_path), "--ood", "photos", "uniform"]
+    ended = shell(main.main, *words, "--groups", "far=photos,unifrom")
+    assert ended.code == 2 and ended.out == ""
+    assert "unifrom is not among the OOD sets photos, uniform" in ended.err
+    assert shell(main.main, *words, "--groups", "far=photos,uniform").code == 0
+    folder = tmp_path / "resnet_cifar_final_digits_s0"
+    folder.mkdir()
+    (folder / "OOD_earlier_test.csv").write_text("ct0,label\n")  # of an earlier run
+    assert shell(main.main, *words, "--groups", "far=photos,earlier").code == 0
+
+
+def test_a_cache_that_does_nothing_is_refused_in_the_plan_too(tmp_path):
+    words = ["--plan", "--output-dir", str(tmp_path)]
+    ended = shell(main.main, *words, "--dataset", "digits", "--cache", "none")
+    assert ended.code == 2 and ended.out == ""
+    assert "--cache none is of images in files, and digits is read into memory" in ended.err
+    assert shell(main.main, *words, "--dataset", "digits", "--cache", "memory").code == 0
+    class_folders(tmp_path / "set", ("a", "b"), 2, (8, 8))
+    own = ["--dataset", f"x={tmp_path}/set", "--ood", "uniform", "--cache", "none"]
+    assert shell(main.main, *words, *own).code == 0
 
 
 # ---- an ensemble ---------------------------------------------------------------------------------

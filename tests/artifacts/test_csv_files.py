@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from artifacts import csv_files, current, records, store
+from artifacts import csv_files, current, frames, records, store
 from collapse import layers
 from detection import tables
 
@@ -332,7 +332,7 @@ def test_a_valid_rewriting_is_the_same_table(written, way):
     found = store.read_features(written)
     assert same_bits(found.features, before.features)
     assert found.labels.tolist() == [11, 0, -1, 3, 2, 11] and found.paths == PATHS
-    assert csv_files.file_content_sha256(written) == content
+    assert frames.file_content_sha256(written) == content
     assert current.SeenFile("another", content).unchanged(written)
 
 
@@ -355,7 +355,7 @@ def test_a_valid_rewriting_of_a_head_is_the_same_head(tmp_path, way):
     head = store.read_head(tmp_path / "head.csv")
     found, b, classes = head.W, head.b, head.class_names
     assert same_bits(found, W) and same_bits(b, W[:, 1]) and classes == names
-    assert csv_files.file_content_sha256(tmp_path / "head.csv") == content
+    assert frames.file_content_sha256(tmp_path / "head.csv") == content
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_a_valid_rewriting_of_a_table_is_the_same_table(tmp_path, way):
     REWRITTEN[way](tmp_path / "t.csv")
     found = store.read_table(tmp_path / "t.csv")
     pd.testing.assert_frame_equal(found[before.columns], before)
-    assert csv_files.file_content_sha256(tmp_path / "t.csv") == content
+    assert frames.file_content_sha256(tmp_path / "t.csv") == content
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_the_content_is_the_same_in_parquet_and_differs_for_each_changed_value(t
         store.write_features(tmp_path / f"x{suffix}", features, labels, paths)
         hashes = {
             records.read_sidecar(tmp_path / "x.csv")["content_sha256"],
-            csv_files.file_content_sha256(tmp_path / f"x{suffix}"),
+            frames.file_content_sha256(tmp_path / f"x{suffix}"),
         }
         assert len(hashes) == 1
         return hashes.pop()
