@@ -91,23 +91,25 @@ class Detector:
     def fit(
         cls,
         features: ArrayLike,
-        labels: ArrayLike,
+        labels: ArrayLike | None,
         W: ArrayLike | None = None,
         b: ArrayLike | None = None,
         *,
         class_names: Sequence[str] = (),
         validation: tuple[ArrayLike, ArrayLike] | None = None,
         test: ArrayLike | None = None,
+        rest: tuple[ArrayLike, ArrayLike] | None = None,
         methods: Iterable[str] | None = None,
         parameters: Given | None = None,
         with_bank: bool = False,
         facts: Mapping[str, Any] | None = None,
     ) -> "Detector":
         """Fit methods to training features (N, D), labels (N,), and the last layer W (C, D), b
-        (C,).
+        (C,). Labels may be None, and the last layer left out, for methods that need neither.
 
         validation  features (n, D), labels (n,) of ID images that trained nothing: for thresholds
         test        features (n, D) of other ID images, which calibrate where there is no validation
+        rest        W (R, D), b (R,) of the classes of a larger head that the data has not
         methods     their names; default: all that can be fitted, without variants
         parameters  {method: {parameter: value}} in place of the authors' defaults
         with_bank   keep all training features, for KNN, NNGuide and Relation
@@ -116,11 +118,12 @@ class Detector:
         need what is not there, and a score of a person's own.
         """
         held = None if validation is None else tuple(map(np.asarray, validation))
-        train = registry.Training(features, labels, W, b, held)  # type: ignore[arg-type]
+        others = None if rest is None else tuple(map(np.asarray, rest))
+        train = registry.Training(features, labels, W, b, held, others)  # type: ignore[arg-type]
         head = None
         if train.W is not None:
             head = Head(*train.last_layer, [str(name) for name in class_names])
-        names = asked(methods, head is not None, with_bank)
+        names = asked(methods, train, with_bank)
         given = {name: dict(values) for name, values in (parameters or {}).items()}
         states = registry.fit_all(train, names, given)
         on, calibrating = "", None
@@ -312,11 +315,16 @@ class Detector:
 # ---- which methods -------------------------------------------------------------------------------
 
 
-def asked(methods: Iterable[str] | None, has_head: bool, with_bank: bool) -> list[str]:
+def asked(methods: Iterable[str] | None, train: registry.Training, with_bank: bool) -> list[str]:
     """The methods to fit; ValueError for those that a detector cannot hold."""
     if methods is None:
-        names = [name for name in registry.DEFAULT if has_head or not registry.needs_head(name)]
-        return [name for name in names if not why_left_out(name, with_bank)]
+        lacking = {"head": train.W is None, "labels": not train.labelled}
+        return [
+            name
+            for name in registry.defaults(rest=train.rest is not None)
+            if not any(lacking.get(need) for need in registry.ROWS[name].needs)
+            and not why_left_out(name, with_bank)
+        ]
     known = {registry.plain_name(name): name for name in registry.ROWS}
     names = [known.get(registry.plain_name(name), name) for name in methods]
     for name in names:

@@ -19,7 +19,7 @@ from scores.common import Fitted
 
 NAMES = list(registry.METHODS)
 CASE = random_case(n=500, width=24, classes=5)
-HELD = random_case(n=200, width=24, classes=5, seed=0)
+REST = (CASE.W[::-1] + np.float32(0.3), CASE.b - 1)  # of a larger head
 
 
 def fitted(**more):
@@ -29,7 +29,13 @@ def fitted(**more):
         warnings.simplefilter("ignore")
         held = CASE.features[400:], CASE.labels[400:]
         return Detector.fit(
-            CASE.features[:400], CASE.labels[:400], CASE.W, CASE.b, validation=held, **given
+            CASE.features[:400],
+            CASE.labels[:400],
+            CASE.W,
+            CASE.b,
+            validation=held,
+            rest=REST,
+            **given,
         )
 
 
@@ -55,6 +61,7 @@ def test_a_loaded_detector_scores_every_method_to_the_bit(kept, name):
         CASE.W,
         CASE.b,
         (CASE.features[400:], CASE.labels[400:]),
+        REST,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ import utils
 from artifacts import current, store
 from detection import joining
 from detection.detector import Detector
+from scores import registry
 
 OWN = """
 class Toy:
@@ -77,7 +78,10 @@ def test_banks_are_there_where_they_were_asked_for(folder, words):
         np.testing.assert_array_equal(kept.score(features)["KNN"], scored)
 
 
-def test_what_no_file_holds_is_left_out_and_said(folder, tmp_path):
+def test_what_no_file_holds_is_left_out_and_said(folder, tmp_path, monkeypatch):
+    for rows in (registry.METHODS, registry.ROWS):
+        monkeypatch.setitem(rows, "Toy", None)
+        monkeypatch.delitem(rows, "Toy")
     (tmp_path / "my_score.py").write_text(OWN)
     own = f"{tmp_path}/my_score.py:Toy"
     _, printed = score(folder, "--methods", "MSP", "Energy", own, "--combine", "MSP,Energy")
