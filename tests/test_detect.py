@@ -306,6 +306,12 @@ def test_weights_of_another_network_are_refused(own):
     assert ended.code == 2 and "holds another network than the detector" in ended.err
 
 
+def test_an_onnx_network_is_refused_with_what_to_do(own):
+    (own.weights.parent / "net.onnx").write_bytes(b"graph")
+    ended = own.ask(own.photos / "01.png", "--checkpoint", own.weights.parent / "net.onnx")
+    assert ended.code == 2 and "python run_networks.py --checkpoint" in ended.err
+
+
 def test_the_same_weights_in_another_file_are_the_same_network(own):
     saved(own.weights.parent, ours(tiny(classes=10), epoch=3), "net.pth")
     assert own.ask(own.photos / "01.png").code in (0, 3)
