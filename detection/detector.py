@@ -154,8 +154,7 @@ class Detector:
         left_out = {name: why for name, why in reasons.items() if why}
         for name in others:
             if name not in states:
-                known = name in registry.METHODS
-                left_out.setdefault(name, EARLIER if known else COMBINED)
+                left_out.setdefault(name, why_without_state(name))
         kept = {name: state for name, state in states.items() if name not in left_out}
         calibration = {
             name: np.sort(values)
@@ -248,6 +247,8 @@ class Detector:
         recommended one for None. ValueError for another."""
         if method is None:
             method = self.method
+        if not method:
+            raise ValueError(f"the detector recommends no method: {self.reason}")
         known = {registry.plain_name(name): name for name in self.states}
         found = known.get(registry.plain_name(method))
         if found is None:
@@ -331,6 +332,13 @@ def asked(methods: Iterable[str] | None, train: registry.Training, with_bank: bo
         if why := why_left_out(name, with_bank):
             raise ValueError(f"{name} cannot be kept in a detector: {why}")
     return names
+
+
+def why_without_state(name: str) -> str:
+    """Why a method of a table has no fitted state here."""
+    if name in registry.METHODS:
+        return EARLIER
+    return COMBINED if name.startswith("mean(") else CODE
 
 
 def why_left_out(name: str, with_bank: bool) -> str:

@@ -282,6 +282,16 @@ def test_another_method_is_named_with_those_that_are_there(kept):
         loaded.score_samples(CASE.test, "MSB")
 
 
+def test_a_detector_without_methods_is_written_and_says_so(tmp_path):
+    Detector.of({}, 4, None, {}, "test", False, {}, ["a.py:Toy"]).save(tmp_path / "d.safetensors")
+    found = Detector.load(tmp_path / "d.safetensors")
+    assert found.left_out == {
+        "a.py:Toy": "a score of a person's own is code, and a file of a detector holds none"
+    }
+    with pytest.raises(ValueError, match="recommends no method: it holds no method"):
+        found.predict(np.zeros((2, 4)))
+
+
 # ---- files that are refused ----------------------------------------------------------------------
 
 
