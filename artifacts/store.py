@@ -14,10 +14,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pandas as pd
 import polars as pl
 from numpy.typing import ArrayLike
 
@@ -25,6 +24,9 @@ from arrays import first_outside
 from artifacts import blocks, csv_files, current, records, shards
 from artifacts.csv_files import SUFFIXES, columns_of
 from head import Head
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "SUFFIXES",
@@ -67,7 +69,7 @@ class Features:
 
 def write_table(
     path: str | os.PathLike,
-    frame: pl.DataFrame | pd.DataFrame,
+    frame: "pl.DataFrame | pd.DataFrame",
     sidecar: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> None:
@@ -216,7 +218,7 @@ def read_table(
     columns: Iterable[str] = (),
     stale: records.Stale | None = None,
     remedy: str = "the script that wrote it",
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Read a table that this project wrote, as pandas.
 
     ValueError if it lacks one of `columns`, has no rows, or differs from its sidecar.

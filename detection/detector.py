@@ -30,7 +30,11 @@ REMEDY = "python ood_methods.py --checkpoint <its checkpoint>"
 BANK = "it needs all training features: --with-bank keeps them"
 PERTURBED = "it scores perturbed images, which take the network and its gradient"
 CODE = "a score of a person's own is code, and a file of a detector holds none"
-OTHER = "no fit of a method of its own"
+COMBINED = "it combines scores of the table"
+EARLIER = (
+    "an earlier run computed it, and its detector is not as it was written: --replace computes all"
+    " anew"
+)
 Given = Mapping[str, Mapping[str, Any]]  # {method: {parameter: value}}
 
 
@@ -87,25 +91,25 @@ class Detector:
     def fit(
         cls,
         features: ArrayLike,
-        labels: ArrayLike,
+        labels: ArrayLike | None,
         W: ArrayLike | None = None,
         b: ArrayLike | None = None,
         *,
         class_names: Sequence[str] = (),
         validation: tuple[ArrayLike, ArrayLike] | None = None,
         test: ArrayLike | None = None,
-        rest: tuple[np.ndarray, np.ndarray] | None = None,
+        rest: tuple[ArrayLike, ArrayLike] | None = None,
         methods: Iterable[str] | None = None,
         parameters: Given | None = None,
         with_bank: bool = False,
         facts: Mapping[str, Any] | None = None,
     ) -> "Detector":
         """Fit methods to training features (N, D), labels (N,), and the last layer W (C, D), b
-        (C,).
+        (C,). Labels may be None, and the last layer left out, for methods that need neither.
 
         validation  features (n, D), labels (n,) of ID images that trained nothing: for thresholds
         test        features (n, D) of other ID images, which calibrate where there is no validation
-        rest        W (R, D), b (R,) of a larger head's other classes, which EnergyMargin goes by
+        rest        W (R, D), b (R,) of the classes of a larger head that the data has not
         methods     their names; default: all that can be fitted, without variants
         parameters  {method: {parameter: value}} in place of the authors' defaults
         with_bank   keep all training features, for KNN, NNGuide and Relation
@@ -114,11 +118,12 @@ class Detector:
         need what is not there, and a score of a person's own.
         """
         held = None if validation is None else tuple(map(np.asarray, validation))
-        train = registry.Training(features, labels, W, b, held, rest)  # type: ignore[arg-type]
+        others = None if rest is None else tuple(map(np.asarray, rest))
+        train = registry.Training(features, labels, W, b, held, others)  # type: ignore[arg-type]
         head = None
         if train.W is not None:
             head = Head(*train.last_layer, [str(name) for name in class_names])
-        names = asked(methods, head is not None, rest is not None, with_bank)
+        names = asked(methods, train, with_bank)
         given = {name: dict(values) for name, values in (parameters or {}).items()}
         states = registry.fit_all(train, names, given)
         on, calibrating = "", None
@@ -147,8 +152,9 @@ class Detector:
         calibrated on. Methods without a state of their own, among them `others`, are left out."""
         reasons = {name: why_left_out(name, with_bank) for name in [*states, *others]}
         left_out = {name: why for name, why in reasons.items() if why}
-        for name in set(others) - set(states):
-            left_out.setdefault(name, OTHER)
+        for name in others:
+            if name not in states:
+                left_out.setdefault(name, why_without_state(name))
         kept = {name: state for name, state in states.items() if name not in left_out}
         calibration = {
             name: np.sort(values)
@@ -165,11 +171,25 @@ class Detector:
         self, features: ArrayLike, methods: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Features (N, D) -> {method: (N,)}, higher = more in-distribution; of all methods, or of
-        those that are named."""
+        those that are named.
+
+        A few score beside the method whose centre the product of all has, so that they come out as
+        among all: about another centre, they differed by 1e-6 of their value."""
         names = list(self.states) if methods is None else [self.named(name) for name in methods]
-        states = {name: self.states[name] for name in names}
+        wanted = {*names, self.centring()}
+        states = {name: state for name, state in self.states.items() if name in wanted}
         W, b = (None, None) if self.head is None else (self.head.W, self.head.b)
-        return registry.score_all(scorable_features(features, self.width), states, W, b)
+        found = registry.score_all(scorable_features(features, self.width), states, W, b)
+        return {name: found[name] for name in names}
+
+    def centring(self) -> str | None:
+        """The first of the linear methods, about whose centre registry.score_all makes the product
+        of all; None without any."""
+        for name, state in self.states.items():
+            row = registry.METHODS[name]
+            if isinstance(row, rows.LinearMethod) and not row.unit and not state.undefined:
+                return name
+        return None
 
     def score_samples(self, features: ArrayLike, method: str | None = None) -> np.ndarray:
         """Features (N, D) -> the scores (N,) of one method, the recommended one unless named."""
@@ -227,6 +247,8 @@ class Detector:
         recommended one for None. ValueError for another."""
         if method is None:
             method = self.method
+        if not method:
+            raise ValueError(f"the detector recommends no method: {self.reason}")
         known = {registry.plain_name(name): name for name in self.states}
         found = known.get(registry.plain_name(method))
         if found is None:
@@ -294,20 +316,29 @@ class Detector:
 # ---- which methods -------------------------------------------------------------------------------
 
 
-def asked(
-    methods: Iterable[str] | None, has_head: bool, has_rest: bool, with_bank: bool
-) -> list[str]:
+def asked(methods: Iterable[str] | None, train: registry.Training, with_bank: bool) -> list[str]:
     """The methods to fit; ValueError for those that a detector cannot hold."""
     if methods is None:
-        by_default = registry.defaults(rest=has_rest)
-        names = [name for name in by_default if has_head or not registry.needs_head(name)]
-        return [name for name in names if not why_left_out(name, with_bank)]
+        lacking = {"head": train.W is None, "labels": not train.labelled}
+        return [
+            name
+            for name in registry.defaults(rest=train.rest is not None)
+            if not any(lacking.get(need) for need in registry.ROWS[name].needs)
+            and not why_left_out(name, with_bank)
+        ]
     known = {registry.plain_name(name): name for name in registry.ROWS}
     names = [known.get(registry.plain_name(name), name) for name in methods]
     for name in names:
         if why := why_left_out(name, with_bank):
             raise ValueError(f"{name} cannot be kept in a detector: {why}")
     return names
+
+
+def why_without_state(name: str) -> str:
+    """Why a method of a table has no fitted state here."""
+    if name in registry.METHODS:
+        return EARLIER
+    return COMBINED if name.startswith("mean(") else CODE
 
 
 def why_left_out(name: str, with_bank: bool) -> str:

@@ -161,12 +161,9 @@ def write(path: str | Path, content: Json, arrays: Arrays) -> None:
     from safetensors.numpy import save_file
 
     text = json.dumps(content, allow_nan=False)
-    metadata = {
-        "format": FORMAT,
-        "format_version": str(VERSION),
-        "content": text,
-        "sha256": whole_digest(text, arrays),
-    }
+    header = {"format_version": VERSION, "sha256": whole_digest(text, arrays), "content": text}
+    # one entry: safetensors writes several in any order, and the same content in other bytes
+    metadata = {FORMAT: json.dumps(header)}
     with utils.replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as any new file's; safetensors lets its owner alone read
@@ -186,35 +183,41 @@ def read(path: str | Path, remedy: str) -> tuple[Json, Arrays]:
         raise ValueError(f"there is no detector {path}; make it with: {remedy}")
     try:
         with safetensors.safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            check_format(path, metadata, remedy)
+            header = checked_header(path, file.metadata() or {}, remedy)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path} is cut short, or is no detector ({error}); make it anew with: {remedy}"
         ) from None
-    if whole_digest(metadata["content"], arrays) != metadata["sha256"]:
+    if whole_digest(header["content"], arrays) != header["sha256"]:
         raise ValueError(
             f"{path} was changed after it was written: its content has another hash than it says;"
             f" make it anew with: {remedy}"
         )
-    return json.loads(metadata["content"]), arrays
+    return json.loads(header["content"]), arrays
 
 
-def check_format(path: str | Path, metadata: Mapping[str, str], remedy: str) -> None:
-    """ValueError for a safetensors file of another kind, and for a newer version."""
-    lacking = {"format", "format_version", "content", "sha256"} - set(metadata)
-    if lacking or metadata["format"] != FORMAT:
+def checked_header(path: str | Path, metadata: Mapping[str, str], remedy: str) -> dict[str, Any]:
+    """The detector's entry of a header; ValueError for a safetensors file of another kind, for a
+    damaged entry, and for a newer version."""
+    if FORMAT not in metadata:
         raise ValueError(
             f"{path} is a safetensors file, and no detector: such weights of a network are given to"
             f" run_networks.py; make a detector with: {remedy}"
         )
-    version = metadata["format_version"]
-    if not version.isdigit() or int(version) > VERSION:
+    try:
+        header = json.loads(metadata[FORMAT])
+        version, _, _ = (header[name] for name in ("format_version", "sha256", "content"))
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f"{path} was changed after it was written; make it anew with: {remedy}"
+        ) from None
+    if not isinstance(version, int) or version > VERSION:
         raise ValueError(
             f"{path} has format version {version}, and this code reads up to {VERSION}: update the"
             f" code, or make the file anew with: {remedy}"
         )
+    return header
 
 
 def whole_digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:

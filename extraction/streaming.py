@@ -23,7 +23,7 @@ from extraction.extractor import Extractor
 from extraction.plan import Job
 from images.file_facts import Matched
 from images.sets import Images, decoded
-from networks import checkpoints, loading
+from networks import checkpoints, loading, onnx_graphs
 from processes import World
 from utils import SetName
 
@@ -116,6 +116,12 @@ class Trained:
 def network_of(path: str, facts: Mapping[str, Any], model: str | None) -> Trained:
     """The network of a checkpoint. By its weights, as they were read with the same name and size of
     images; a file of the same weights under another name is the same network."""
+    if onnx_graphs.is_onnx(path):
+        raise ValueError(
+            f"{path} is an ONNX network, and images are run through networks of torch here; extract"
+            f" its features with: python run_networks.py --checkpoint {path} --ood new=FOLDER, and"
+            " give their file in place of the images"
+        )
     content = checkpoints.read(path)
     named = model or (None if content.get("model") else library_name(facts))
     size = (facts.get("preprocessing") or {}).get("size")

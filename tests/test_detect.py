@@ -136,7 +136,7 @@ def test_the_table_has_a_line_an_image(kept):
     assert verdict in ("accepted", "rejected", "undefined") and predicted in "0123456789"
     assert percentile.endswith("%") and p == "p" and 0 < float(p_value) <= 1
     assert path == str(kept.photos / "01.png") and second.endswith("02.png")
-    assert "recommended by the least mean regret" in ended.err and "2 images: " in ended.err
+    assert "recommended by the least regret" in ended.err and "2 images: " in ended.err
 
 
 def test_what_is_kept_follows_the_flag(kept):
@@ -197,18 +197,26 @@ def test_a_batch_is_answered_before_the_next_image_is_named(kept):
             assert len(next(found).paths) == 3 and len(asked) == taken
 
 
-def test_features_need_neither_torch_nor_scipy_nor_tables(kept, tmp_path):
+SLOW = ("torch", "torchvision", "scipy", "pandas", "matplotlib", "sklearn")
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"), [("mine.npz", (*SLOW, "polars")), ("OOD_mine_test.csv", SLOW)]
+)
+def test_features_are_scored_without_what_is_slow_to_import(kept, tmp_path, name, absent):
     values = store.read_features(kept.folder / "OOD_mine_test.csv")
-    np.savez(tmp_path / "mine.npz", features=values.features, paths=np.array(values.paths))
+    place = kept.folder / name
+    if name.endswith(".npz"):
+        place = tmp_path / name
+        np.savez(place, features=values.features, paths=np.array(values.paths))
     code = (
         "import sys\n"
-        "for name in ('torch', 'torchvision', 'scipy', 'pandas', 'polars', 'matplotlib',"
-        " 'sklearn'):\n"
+        f"for name in {absent}:\n"
         "    sys.modules[name] = None\n"
         "import detect\n"
         "sys.exit(detect.main(sys.argv[1:]))\n"
     )
-    words = ["--detector", kept.folder, tmp_path / "mine.npz", "--format", "jsonl"]
+    words = ["--detector", kept.folder, place, "--format", "jsonl"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -296,6 +304,12 @@ def test_weights_of_another_network_are_refused(own):
     saved(own.weights.parent, ours(tiny(classes=10, seed=1)), "net.pth")
     ended = own.ask(own.photos / "01.png")
     assert ended.code == 2 and "holds another network than the detector" in ended.err
+
+
+def test_an_onnx_network_is_refused_with_what_to_do(own):
+    (own.weights.parent / "net.onnx").write_bytes(b"graph")
+    ended = own.ask(own.photos / "01.png", "--checkpoint", own.weights.parent / "net.onnx")
+    assert ended.code == 2 and "python run_networks.py --checkpoint" in ended.err
 
 
 def test_the_same_weights_in_another_file_are_the_same_network(own):

@@ -141,6 +141,8 @@ def test_every_file_is_there_and_no_other(chain):
         "scores_ID_digits",
         "scores_val_digits",
         *(f"scores_OOD_{name}" for name in SETS),
+        "accepted_ID_digits",
+        *(f"accepted_OOD_{name}" for name in SETS),
         "nc_metrics",
         "nc_per_class",
         "nc5_per_class",
@@ -163,6 +165,7 @@ def test_every_file_is_there_and_no_other(chain):
         *(f"{name}{suffix}" for name in tables for suffix in (".csv", ".json")),
         "ood_metrics.md",
         "ood_metrics.tex",
+        "detector.safetensors",
         *(f"{record}.json" for record in stages),
         "report.html",
     ]
@@ -509,12 +512,15 @@ def test_naming_the_output_folder_otherwise_redoes_nothing(again, tmp_path):
         (
             ["--force", "report"],
             ["report"],
-            ["ID_", "OOD_", "head", "nc_", "ood_", "scores_", "figures", "../"],
+            [
+                *("ID_", "OOD_", "head", "nc_", "ood_", "scores_", "accepted_", "detector"),
+                *("figures", "../"),
+            ],
         ),
         (
             ["--force", "collapse"],
             ["collapse", "report"],
-            ["ID_", "OOD_", "head", "ood_", "scores_", "../"],
+            ["ID_", "OOD_", "head", "ood_", "scores_", "accepted_", "detector", "../"],
         ),
         (["--force", "extract"], ["extract", "ood", "collapse", "report"], ["../"]),
         (["--force", "train"], STAGES, []),
@@ -695,7 +701,8 @@ def test_a_folder_of_photographs_is_scored_like_the_rest_with_its_paths(again, t
         for path in (tmp_path / "photographs").rglob("*.png")
     )
     assert list(features.columns) == [*FEATURES, "path"]
-    assert list(scored.columns)[:4] == ["path", "label", "prediction", "predicted_class"]
+    lead = ["path", "verdict", "predicted_class", "percentile", "p_value", "Energy", "label"]
+    assert list(scored.columns)[:7] == lead
     assert (
         list(scored["path"]) == list(features["path"]) == [path.as_posix() for path in paths]
         and len(paths) == 20
