@@ -261,8 +261,8 @@ def check_paths(
         if not is_parquet(path):
             look_through(path, numbers, ["label"])
         raise ValueError(
-            f"{place(path, start + first_true(empty), 'path')}: the cell is empty, expected the image's"
-            " path"
+            f"{place(path, start + first_true(empty), 'path')}: the cell is empty, expected the"
+            " image's path"
         )
 
 

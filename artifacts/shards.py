@@ -3,7 +3,7 @@
     ID_cifar100_train.parquet/      a folder, named as the file would be
         00000.parquet               the first rows; every shard is a feature file by itself
         00001.parquet
-    ID_cifar100_train.json          one sidecar for all: rows, width, and of each shard rows and hashes
+    ID_cifar100_train.json          one sidecar for all: rows, width, rows and hashes of each shard
 
 A shard has a sidecar of its own, 00001.json, until the set is whole. So a set without its sidecar
 whose shards have theirs is not finished, and what makes it can go on where it stopped. A folder
@@ -219,6 +219,6 @@ def check_widths(path: Path, again: str) -> None:
     for part, found in widths.items():
         if found != widths[first]:
             raise ValueError(
-                f"{part} is {found} features wide where {first.name} has {widths[first]}: they come from"
-                f" different networks; {again}"
+                f"{part} is {found} features wide where {first.name} has {widths[first]}: they come"
+                f" from different networks; {again}"
             )

@@ -130,14 +130,10 @@ def moments_of(inputs: Inputs, exact: bool) -> Moments:
 
 def decided(block: Block, inputs: Inputs, moments: Moments, exact: bool) -> metrics.Decisions:
     """NC4 of a block of rows."""
-    return metrics.nc4(
-        block.features, block.labels, inputs.W, inputs.b, moments.means, exact=exact
-    )
+    return metrics.nc4(block.features, block.labels, inputs.W, inputs.b, moments.means, exact=exact)
 
 
-def decisions_on(
-    found: Stored, inputs: Inputs, moments: Moments, exact: bool
-) -> metrics.Decisions:
+def decisions_on(found: Stored, inputs: Inputs, moments: Moments, exact: bool) -> metrics.Decisions:
     """NC4 of a set, in one pass."""
     return metrics.joined([decided(block, inputs, moments, exact) for block in found.blocks()])
 

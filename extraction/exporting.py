@@ -69,13 +69,12 @@ def write_npy(features: Path, files: list[Path], sidecar: dict) -> None:
     """The arrays as .npy files, without pickles."""
     rows, width = sidecar["rows"], sidecar["width"]
     labels, paths = np.empty(rows, np.int64), []
-    with replacing(files[0]) as temporary:
-        with open(temporary, "wb") as file:
-            write_npy_header(file, (rows, width))
-            for block in blocks.blocks(features):
-                file.write(little_endian(block.features, "<f4"))
-                labels[block.start : block.start + len(block.labels)] = block.labels
-                paths += block.paths or []
+    with replacing(files[0]) as temporary, open(temporary, "wb") as file:
+        write_npy_header(file, (rows, width))
+        for block in blocks.blocks(features):
+            file.write(little_endian(block.features, "<f4"))
+            labels[block.start : block.start + len(block.labels)] = block.labels
+            paths += block.paths or []
     others = {"labels": labels, "paths": np.array(paths, dtype=np.str_)}
     for path in files[1:]:
         with replacing(path) as temporary, open(temporary, "wb") as file:

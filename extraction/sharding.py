@@ -164,9 +164,7 @@ def make(work: Work, job: Job, number: int, span: slice, together: bool) -> Entr
     return entries
 
 
-def write(
-    work: Work, job: Job, number: int, span: slice, rows: Rows, covered: slice
-) -> Entries:
+def write(work: Work, job: Job, number: int, span: slice, rows: Rows, covered: slice) -> Entries:
     """Write one shard of the features and of each stage; `rows` are those that `covered` numbers,
     whole batches."""
     images, cut = job.images, slice(span.start - covered.start, span.stop - covered.start)

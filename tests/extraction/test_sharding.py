@@ -147,8 +147,9 @@ def test_shards_of_another_kind_are_not_mixed(network, own, words):
     before = times_of(own)
     extract(network, own, "--format", "parquet", "--shard-rows", ROWS, *words)
     train = own / "net" / "ID_digits_train.parquet"
-    assert not {path for path in before if path.parent == train and times_of(own).get(path) ==
-                before[path]}
+    assert not {
+        path for path in before if path.parent == train and times_of(own).get(path) == before[path]
+    }
     assert len(store.read_features(train).labels) == 1102
 
 
@@ -194,10 +195,13 @@ def test_two_processes_write_the_same_bytes(network, sharded, tmp_path):
     words += ["--format", "parquet", "--shard-rows", ROWS, "--output-dir", tmp_path / "two"]
     done = launch(script, *map(str, words))
     assert done.returncode == 0, done.stderr
-    found = {path.relative_to(tmp_path / "two"): content for path, content in
-             bytes_of(tmp_path / "two").items()}
-    assert found == {path.relative_to(sharded.parent): content for path, content in
-                     bytes_of(sharded).items()}
+    found = {
+        path.relative_to(tmp_path / "two"): content
+        for path, content in bytes_of(tmp_path / "two").items()
+    }
+    assert found == {
+        path.relative_to(sharded.parent): content for path, content in bytes_of(sharded).items()
+    }
 
 
 # ---- arrays for other programs -------------------------------------------------------------------
