@@ -667,7 +667,7 @@ def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kep
     errors = (said / "0.err").read_text()
     assert "Traceback" not in errors
     assert (
-        "error: rank 0 of 2 lost another one, which was killed" in errors
+        "error: rank 1 of 2 was killed, most likely because memory ran out" in errors
         and "; run the same with --resume: what was saved is kept" in errors
     )
     assert read_checkpoint(folder, "last")["epoch"] == 1
