@@ -151,6 +151,7 @@ class Digest:
         if not self.hashes:
             self.kinds = {name: str(kind) for name, kind in frame.schema.items()}
             self.hashes = {name: hashlib.sha256() for name in frame.columns}
+        values: bytes | memoryview
         for column in frame.get_columns():
             if column.dtype.is_numeric():
                 values = np.ascontiguousarray(column.to_numpy()).data
