@@ -71,10 +71,10 @@ import utils
 from artifacts import current, records
 from collapse import layers
 from extraction import (
+    array_files,
     batching,
     checks,
     expected_inputs,
-    exporting,
     fetching,
     making,
     members,
@@ -97,7 +97,7 @@ BATCH_HELP = (
     "images that go through the network at once; default: 500, on a CPU at most 512,000 pixels (10"
     " images of 224 x 224), and less where the device has little memory"
 )
-FORMATS = ("csv", "parquet", *exporting.FORMATS)
+FORMATS = ("csv", "parquet", *array_files.FORMATS)
 WORKERS_HELP = (
     "threads that decode images in files on a CPU, or processes that decode ahead of a GPU; "
     "default: one for each core"
@@ -379,7 +379,7 @@ def make(work: Work, job: Job) -> None:
         if work.world.first and is_test(job):
             say_accuracy(work, job)
         if work.world.first:
-            exporting.export(work.outputs(job).features, work.options.format)
+            array_files.export(work.outputs(job).features, work.options.format)
     work.files.extend(work.outputs(job).all)
 
 
