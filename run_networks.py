@@ -81,7 +81,6 @@ from extraction import (
     batching,
     checks,
     expected_inputs,
-    exporting,
     fetching,
     making,
     members,

@@ -12,7 +12,7 @@ from helpers import launch, ours, saved, tiny
 import feature_files
 import run_networks
 from artifacts import records, shards, store
-from extraction import exporting, sharding
+from extraction import array_files, sharding
 
 ROWS = "256"  # of a shard; batches of 100 images lie across the borders
 SETS = ("ID_digits_train", "ID_digits_val", "ID_digits_test", "OOD_gaussian_test")
@@ -209,7 +209,7 @@ def test_two_processes_write_the_same_bytes(network, sharded, tmp_path):
 
 def test_npy_files_hold_the_features(own):
     path = own / "net" / "ID_digits_test.parquet"
-    written = exporting.export(path, "npy")
+    written = array_files.export(path, "npy")
     found = store.read_features(path)
     assert [file.name for file in written] == [
         "ID_digits_test_features.npy",
@@ -221,18 +221,18 @@ def test_npy_files_hold_the_features(own):
 
 def test_a_safetensors_file_holds_the_features(own):
     path = own / "net" / "ID_digits_test.parquet"
-    (written,) = exporting.export(path, "safetensors")
+    (written,) = array_files.export(path, "safetensors")
     tensors = safetensors.numpy.load_file(written)
     found = store.read_features(path)
     assert tensors["features"].tobytes() == found.features.tobytes()
     assert tensors["labels"].tolist() == found.labels.tolist()
 
 
-@pytest.mark.parametrize("form", exporting.FORMATS)
+@pytest.mark.parametrize("form", array_files.FORMATS)
 def test_paths_go_with_the_arrays(tmp_path, form):
     path, names = tmp_path / "x.parquet", ["a/ü.png", "b, c.png"]
     store.write_features(path, np.ones((2, 3)), [0, 1], names)
-    written = exporting.export(path, form)
+    written = array_files.export(path, form)
     if form == "npy":
         assert np.load(written[2]).tolist() == names
     else:
@@ -240,27 +240,27 @@ def test_paths_go_with_the_arrays(tmp_path, form):
             assert json.loads(file.metadata()["paths"]) == names
 
 
-@pytest.mark.parametrize("form", exporting.FORMATS)
+@pytest.mark.parametrize("form", array_files.FORMATS)
 def test_arrays_are_kept_while_they_are_those_of_the_features(tmp_path, form):
     path = tmp_path / "x.parquet"
     store.write_features(path, np.ones((2, 3)), [0, 1])
-    (file, *_) = exporting.export(path, form)
+    (file, *_) = array_files.export(path, form)
     before = file.stat().st_mtime_ns
-    exporting.export(path, form)
+    array_files.export(path, form)
     assert file.stat().st_mtime_ns == before
     file.write_bytes(b"edited")
-    exporting.export(path, form)
+    array_files.export(path, form)
     assert file.read_bytes() != b"edited"
     store.write_features(path, np.zeros((2, 3)), [0, 1])
-    again = exporting.export(path, form)[0].read_bytes()
+    again = array_files.export(path, form)[0].read_bytes()
     assert np.ones(3, np.float32).tobytes() not in again
 
 
-@pytest.mark.parametrize("form", exporting.FORMATS)
+@pytest.mark.parametrize("form", array_files.FORMATS)
 def test_no_reader_of_ours_takes_arrays_for_features(own, form):
     folder = own / "net"
     for name in SETS:
-        exporting.export(folder / f"{name}.parquet", form)
+        array_files.export(folder / f"{name}.parquet", form)
         shutil.rmtree(folder / f"{name}.parquet")
     assert store.feature_file(folder, "ID_digits_train") is None
     with pytest.raises(ValueError, match="0 ID data sets"):
