@@ -81,6 +81,7 @@ from extraction import (
     batching,
     checks,
     expected_inputs,
+    exporting,
     fetching,
     making,
     members,
