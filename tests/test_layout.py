@@ -49,7 +49,7 @@ TABLE = {
     "training": {"collapse"},
     "extraction": {"collapse"},
     "detection": {"scores"},
-    "reporting": {"collapse"},
+    "reporting": {"collapse", "scores"},
     "collapse": set(),
     "scores": set(),
     "cli": set(),
@@ -60,6 +60,7 @@ ONLY = {
     ("run_networks", "collapse"): {"collapse.layers"},
     ("train", "extraction"): {"extraction.extractor"},
     ("reporting", "collapse"): {"collapse.rows"},
+    ("reporting", "scores"): {"scores.registry"},
     ("main", "training"): {"training.recipes"},
 }
 TORCH_FREE = (
