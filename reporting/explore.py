@@ -1,5 +1,5 @@
-"""What the page's one control switches: for each method its line, and for each OOD set its ROC curve
-and its histograms, reduced to a few hundred numbers by exact rules.
+"""What the page's one control switches: for each method its line, and for each OOD set its ROC
+curve and its histograms, reduced to a few hundred numbers by exact rules.
 
 ROC curve      every point is a threshold of the data, as two counts: OOD images and ID images that
                score at least as high. Kept are, of each grid value of the false-positive rate

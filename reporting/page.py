@@ -191,8 +191,8 @@ def page_of(summary: Summary, found: Found, shown: Gallery, folder: Path) -> Pag
 
 
 def document(folder: Path) -> str:
-    """docs/methods.md as a link from a page in a folder of this checkout; "" elsewhere, where such a
-    link would lead through other people's folders."""
+    """docs/methods.md as a link from a page in a folder of this checkout; "" elsewhere, where such
+    a link would lead through other people's folders."""
     folder = folder.resolve()
     if not folder.is_relative_to(ROOT):
         return ""

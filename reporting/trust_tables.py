@@ -1,5 +1,5 @@
-"""Tables of id_metrics.csv, ood_by_id_class.csv, ood_by_ood_class.csv and conformal.csv, each reduced
-to what one can read: the files hold the rest."""
+"""Tables of id_metrics.csv, ood_by_id_class.csv, ood_by_ood_class.csv and conformal.csv, each
+reduced to what one can read: the files hold the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,6 @@ CALIBRATION = {
     "nll": "negative log-likelihood, nats",
 }
 SHARES = ("accuracy", "confidence", "ece", "ece_equal_mass", "classwise_ece")
-NOTHING = "an image set, method or class without a number has too few images, or none, for it"
 
 
 @dataclass(frozen=True)

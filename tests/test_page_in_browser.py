@@ -177,8 +177,10 @@ def test_one_control_switches_line_curves_and_images(browser, pages):
         with Watched(browser, path) as watched:
             page = watched.page
             state = """() => [document.querySelector("#line").textContent,
-                document.querySelector("#histogram").innerHTML, document.querySelector("#roc").innerHTML,
-                [...document.querySelectorAll("ul[data-wall] span")].map(one => one.textContent).join()]"""
+                document.querySelector("#histogram").innerHTML,
+                document.querySelector("#roc").innerHTML,
+                [...document.querySelectorAll("ul[data-wall] span")]
+                    .map(one => one.textContent).join()]"""
             before = page.evaluate(state)
             page.locator("#method").select_option("MSP")
             after = page.evaluate(state)
