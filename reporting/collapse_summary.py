@@ -97,7 +97,9 @@ def simplex(values: Values) -> Bar | None:
         return None
     if distance is None:
         rule = "1 - norms' variation; the distance to a simplex ETF is undefined"
-        return Bar("NC2", WHAT["NC2"], percent(varying), ["of norms"], clipped(1 - varying), rule)
+        return Bar(
+            "NC2", WHAT["NC2"], percent(varying), ["variation of norms"], clipped(1 - varying), rule
+        )
     share = clipped(1 - distance / math.sqrt(2))
     rule = "1 - distance of the Gram matrices / √2: full collapse at 0, none at √2"
     return Bar("NC2", WHAT["NC2"], number(distance, 3), beside, share, rule)

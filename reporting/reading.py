@@ -48,7 +48,7 @@ def trained(summary: Summary) -> str:
     if run["dataset"] is not None:
         text += f", trained on {run['dataset']}"
     if run["epoch"] is not None:
-        text += f" for {run['epoch']} epochs"
+        text += f" for {run['epoch']} epoch{'' if run['epoch'] == 1 else 's'}"
     return f"{text}," if "," in text else text
 
 

@@ -99,7 +99,7 @@ function table() {
 
 /* ---- charts --------------------------------------------------------------------------------- */
 
-const WIDE = 480, HIGH = 300, LEFT = 52, RIGHT = 12, TOP = 14, FOOT = 44;
+const WIDE = 480, HIGH = 300, LEFT = 52, RIGHT = 20, TOP = 14, FOOT = 44;
 
 function drawing(parent, label) {
   const svg = byId("blank").cloneNode();  /* in the namespace that only the parser needs no name for */

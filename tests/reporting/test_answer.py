@@ -43,20 +43,27 @@ def test_a_best_method_that_tests_set_apart_is_settled():
     (verdict,) = found.verdicts
     assert (verdict.settled, verdict.runner_up) == ("yes", "MSP, 10.0 points behind")
     assert verdict.why == "paired tests on the same images set it apart from every other"
-    assert found.sentences == ["Settled on this set: the best method is set apart from every other."]
+    assert found.sentences == [
+        "Settled on this set: the best method is set apart from every other."
+    ]
 
 
 def test_what_intervals_leave_open_is_not_settled_and_names_who_is_near():
     near = ["MSP", "Energy", "KNN", "NECO", "GEN"]
     found = answer.answer(run({"a": row("ViM", 0.9, near=near), "b": row("KNN", 0.95, apart=True)}))
     first, second = found.verdicts
-    assert first.settled == "no" and first.why == "its interval meets that of MSP, Energy, KNN and 2 more"
+    assert (
+        first.settled == "no"
+        and first.why == "its interval meets that of MSP, Energy, KNN and 2 more"
+    )
     assert second.why == "its interval meets that of no other"
     assert found.sentences[0] == (
         "ViM has the highest mean AUROC over 2 OOD sets, 90.0%; next is MSP, less than 0.1 points"
         " behind."
     )
-    assert found.sentences[1].startswith("Settled on b, where") and found.sentences[1].endswith("on a.")
+    assert found.sentences[1].startswith("Settled on b, where") and found.sentences[1].endswith(
+        "on a."
+    )
 
 
 def test_a_tie_is_no_winner():

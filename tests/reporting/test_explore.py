@@ -43,7 +43,13 @@ def test_a_reduced_curve_keeps_thresholds_of_the_data_by_its_rule(ties):
 
 def test_perfect_and_equal_scores():
     perfect = explore.roc(np.array([2.0, 3.0]), np.array([0.0, 1.0]))
-    assert list(zip(perfect.ood, perfect.id, strict=True)) == [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2)]
+    assert list(zip(perfect.ood, perfect.id, strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 2),
+        (2, 2),
+    ]
     equal = explore.roc(np.ones(3), np.ones(5))
     assert equal.ood.tolist() == [0, 5] and equal.id.tolist() == [0, 3]
 

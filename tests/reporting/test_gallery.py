@@ -99,7 +99,9 @@ def test_a_path_never_leads_out_of_its_folder(run, tmp_path):
 
 def test_it_is_left_out_where_that_is_asked(run, tmp_path):
     made = hung(run, tmp_path, wanted=False)
-    assert made.thumbnails == {} and set(made.absent.values()) == {"left out, as --no-gallery asked"}
+    assert made.thumbnails == {} and set(made.absent.values()) == {
+        "left out, as --no-gallery asked"
+    }
 
 
 def test_a_method_without_room_is_left_out(run, tmp_path, monkeypatch):
