@@ -1,6 +1,7 @@
 # make demo        install, then the whole chain on handwritten digits (no download, about a minute)
 # make test        install, then the tests
 # make test-fast   the same without those that take more than about five seconds each
+# make test-page   install playwright and axe-core, then the report in headless Chromium, a package of the distribution
 # make lint        install, then ruff: its rules and its format, and mypy
 # make format      install, then put every file into ruff's format
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN = .venv/bin
 # One process of tests per core, each with one thread: small networks gain nothing from more.
 PARALLEL = -n auto --dist worksteal
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test test-fast test-page lint format clean
 
 demo: .venv/installed
 	$(BIN)/python main.py
@@ -18,6 +19,9 @@ test: .venv/installed-dev
 
 test-fast: .venv/installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+test-page: .venv/installed-page
+	$(BIN)/python -m pytest -rs tests/test_page_in_browser.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -36,6 +40,10 @@ format: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-onnx.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+.venv/installed-page: .venv/installed-dev requirements-page.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements-page.txt
 	touch $@
 
 clean:

@@ -3,17 +3,23 @@
     python report.py --checkpoint results/resnet18_best_s0.pth
     python report.py --checkpoint results/resnet18_best_s0        # or the folder
     python report.py --checkpoint results/resnet18_ensemble_s0-s1-s2
+    python report.py --checkpoint results/resnet18_best_s0.pth --no-gallery    # to publish the page
     # one table over checkpoints, with OpenOOD's published figures beside it
     python report.py --leaderboard results/*
 
-Reads what stands in results/<stem>/ (ood_metrics.csv, nc_metrics.csv, nc_per_class.csv, figures),
-the checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images, nor
-torch. In a folder of ood_methods.py --ensemble it finds the scores of all members together and of
-each alone, and the members' sidecars; collapse is each member's own. --leaderboard writes <output-
-dir>/leaderboard.csv (one row per checkpoint and method, near and far means as OpenOOD groups them),
-leaderboard_published.csv and leaderboard.md, in which both stand side by side. What is missing is
-named, with the command that makes it. report.html links to nothing: it can be mailed, printed and
-opened offline.
+Reads what stands in results/<stem>/ (tables, scores of images, sidecars, figures), the checkpoint's
+sidecar results/<stem>.json and its curves; needs neither features nor torch. The images that a
+score was most wrong about are shown where they are still at hand, from their folder or from
+--data-dir (CIFAR and its like by torch; nothing is downloaded), in at most 2 MB of thumbnails.
+In a folder of ood_methods.py --ensemble it finds the scores of all members together and of each
+alone, and the members' sidecars; collapse is each member's own. What is missing is named, with the
+command that makes it. report.html asks no other computer for anything: it can be mailed, printed
+and opened offline. With scripts its table sorts and filters, and one control switches the score
+whose histogram, ROC curve and images are shown; without them it shows the best one.
+
+--leaderboard writes <output-dir>/leaderboard.csv (one row per checkpoint and method, near and far
+means as OpenOOD groups them), leaderboard_published.csv and leaderboard.md, in which both stand
+side by side.
 """
 
 import re
@@ -29,7 +35,7 @@ import cli
 import feature_files
 import utils
 from artifacts import current, records, store
-from reporting import ensembles, leaderboard
+from reporting import ensembles, gallery, leaderboard, scored
 from reporting import page as reporting_page
 from reporting import summary as reporting_summary
 from reporting.found import Found, Missing
@@ -45,6 +51,22 @@ STAGES = ("run_networks", "ood_methods", "neural_collapse")  # whose records sta
 NOT_REPEATED = ("checkpoint", "output_dir", "replace", "allow_stale", "debug")
 DEFAULTS: dict[str, Any] = {"tpr": 0.95, "label": "tab:ood"}
 FIGURES = "figures/*.png"
+MORE = {  # further tables that are shown where they are there: the columns that the report needs
+    "id_metrics.csv": ["ood", "method", "measure", "at", "value", "low", "high", "temperature"],
+    "ood_by_id_class.csv": ["dataset", "images_of", "predicted_class", "images", "share"],
+    "ood_by_ood_class.csv": ["ood", "method", "ood_class", "images", "auroc", "fpr95"],
+    "conformal.csv": ["method", "guarantee", "level", "ood", "rejected_id", "rejected_ood"],
+}
+WORDS = (
+    "ood",
+    "method",
+    "measure",
+    "dataset",
+    "images_of",
+    "predicted_class",
+    "ood_class",
+    "guarantee",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +81,7 @@ class Table:
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "output-dir", "allow-stale")
+    cli.add_flags(parser, "checkpoint", "data-dir", "output-dir", "allow-stale")
     parser.add_argument(
         "--leaderboard",
         nargs="+",
@@ -69,6 +91,11 @@ def make_parser() -> cli.Parser:
             "in place of a report: one table over the checkpoints whose scores lie in these"
             " folders, and OpenOOD's published figures of the same ID sets beside it"
         ),
+    )
+    parser.add_argument(
+        "--no-gallery",
+        action="store_true",
+        help="leave out the images: mind the licence of a data set before you publish them",
     )
     return parser
 
@@ -93,7 +120,8 @@ def main(argv=None):
     inputs = current.fingerprints(present, folder)
     provenance = records.provenance(cli.material(args), stale, inputs=inputs)
     summary = reporting_summary.summarise(found, provenance)
-    page = reporting_page.render(summary, found)
+    shown = gallery.gallery(summary, found, Path(args.data_dir), not args.no_gallery)
+    page = reporting_page.render(summary, found, shown, folder)
     outputs = [folder / "summary.json", folder / "report.html"]
     utils.write_json(folder / "summary.json", summary)
     utils.write_text(folder / "report.html", page)
@@ -102,7 +130,7 @@ def main(argv=None):
         cli.material(args),
         found.files,
         outputs,
-        listings=[FIGURES],
+        listings=[FIGURES, *scored.LISTINGS],
         stale=stale,
     )
     print("\n".join(summary["reading"]))
@@ -144,6 +172,7 @@ def gather(
     """Read every table and list every figure of the run; ValueError without any, or with
     another's."""
     tables = expected_tables(checkpoint, folder, output_dir)
+    further = further_tables(folder, tables["ood"].command)
     refuse_nothing(tables, folder)
     network = identity(checkpoint, folder)
     trained = trained_as(checkpoint, folder)
@@ -157,6 +186,8 @@ def gather(
     if "ood_groups.csv" not in made_by.get("ood_methods", {}).get("outputs", ()):
         read["groups"] = None  # an older run left it behind
     images = figure_files(folder, made_by)
+    more = {name: read_checked(table, network, stale) for name, table in further.items()}
+    scores = [folder / name for form in scored.LISTINGS for name in records.listing(folder, form)]
     return Found(
         **read,
         stem=folder.name,
@@ -168,7 +199,9 @@ def gather(
         images=images,
         records=made_by,
         curves=read_curves(curves, sidecar, stale),
-        files=[*looked_for(trained, folder, tables), *candidates, *images],
+        more={name: table for name, table in more.items() if table is not None},
+        scored=scored.find(folder, read["ood"], stale, tables["ood"].command),
+        files=[*looked_for(trained, folder, tables | further), *candidates, *images, *scores],
         missing=list(missing_parts(trained, tables, sidecar, head, curves, images)),
         stale=stale_parts(stale, made_by),
     )
@@ -230,6 +263,16 @@ def expected_tables(checkpoint: str, folder: Path, output_dir: str = "results") 
         members = folder / "ood_members.csv"
         tables["members"] = Table(members, MEMBER_COLUMNS, OOD_NUMBERS, scoring)
     return tables
+
+
+def further_tables(folder: Path, command: str) -> dict[str, Table]:
+    """{file name: Table} of what stands beside ood_metrics.csv in newer runs."""
+    return {
+        name: Table(
+            folder / name, columns, [column for column in columns if column not in WORDS], command
+        )
+        for name, columns in MORE.items()
+    }
 
 
 def as_it_was_run(step: str, checkpoints: Sequence[str], folder: Path, output_dir: str) -> str:

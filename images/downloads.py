@@ -12,13 +12,26 @@ import hashlib
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 20  # bytes that are held at once while a file is hashed
 SHOWN = 3  # files that a message names
+
+allowed = True  # what holds in this process: without_downloads changes it
+
+
+@contextlib.contextmanager
+def without_downloads() -> Iterator[None]:
+    """Within it a set that is not at hand is refused, and nothing is downloaded."""
+    global allowed
+    before, allowed = allowed, False
+    try:
+        yield
+    finally:
+        allowed = before
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ def fetched(published: Published, build: Callable[..., Any]) -> Any:
             why = str(error) or type(error).__name__
             raise broken(published, list(published.files), why) from None
     refuse_elsewhere(published)
+    if not allowed:
+        raise ValueError(f"{published.title} is not under --data-dir {published.data_dir}")
     return downloaded(published, build)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from reporting.scored import ScoredRun
+
 Summary = Mapping[str, Any]  # summary.json's object
 
 
@@ -53,6 +55,8 @@ class Found:
     nc: pd.DataFrame | None  # nc_metrics.csv
     per_class: pd.DataFrame | None  # nc_per_class.csv
     curves: pd.DataFrame | None  # the training curves
+    more: dict[str, pd.DataFrame]  # {file name: table} of further tables that are there
+    scored: ScoredRun | None  # the scores of each image
     images: list[Path]  # PNGs
     files: list[Path]  # all that was looked for: when one comes, the report is no longer current
     missing: list[Missing]

@@ -4,17 +4,23 @@ This module gathers what the page says, as plain text in dataclasses; report.htm
 escapes it, with the macros of parts.html.j2 and the style of report.css.
 """
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from reporting import ensembles
+from reporting import ensembles, image_sets
+from reporting.answer import Answer, answer
+from reporting.collapse_summary import Bar, bars
+from reporting.explore import DOCUMENT, explore, ranked
 from reporting.found import Found, Summary
-from reporting.pictures import PictureGroup, pictures
+from reporting.gallery import ID, Exhibit, Gallery, is_small
+from reporting.methods import MethodLine, line_of
+from reporting.pictures import Subject, pictures
 from reporting.tables import (
     Collapse,
     Detection,
@@ -24,16 +30,21 @@ from reporting.tables import (
     detection,
     provenance,
 )
+from reporting.trust_tables import TrustTables, trust_tables
 from reporting.words import EMPTY, duration, interval, kept, listed, number, percent, show
 
 HEADINGS = {  # of the sections, in their order
     "run": "The run",
-    "ood": "Out-of-distribution detection",
-    "nc": "Neural collapse",
+    "ood": "Which score tells OOD images apart?",
+    "gallery": "One score at a time",
+    "nc": "How far has it collapsed?",
+    "details": "All of out-of-distribution detection",
+    "metrics": "All of neural collapse",
     "other": "Further figures",
     "how": "How to read this",
     "provenance": "Provenance",
 }
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,33 @@ class Section:
 
     name: str
     heading: str
-    pictures: list[PictureGroup]
+    subjects: list[Subject]
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A row of images: its key in the gallery, its heading, and whether its images are so small
+    that their pixels are shown as squares."""
+
+    key: str
+    name: str
+    small: bool
+
+
+@dataclass(frozen=True)
+class OneScore:
+    """What the control of the page switches, as it stands without its script: the best method."""
+
+    best: str
+    does: str
+    walls: list[Wall]  # of OOD images, and last of ID images
+    data: dict[str, Any] | None  # what the script reads; None without scores of images
+    gallery: Gallery
+
+    @property
+    def wall(self) -> dict[str, list[Exhibit]]:
+        """The best method's images by set."""
+        return self.gallery.walls.get(self.best, {})
 
 
 @dataclass(frozen=True)
@@ -76,17 +113,30 @@ class Page:
     stale: list[str]
     missing: list[dict[str, Any]]  # what, command
     facts: list[Fact]
+    cautions: list[str]
+    images: PlainTable | None
     members: PlainTable | None  # of an ensemble
     alone: PlainTable | None  # how each member of it does by itself
     ood: Detection | None
+    answer: Answer | None
+    lines: list[MethodLine]  # what each method is
+    document: str  # where docs/methods.md lies as seen from the page; "" where it is elsewhere
+    one: OneScore | None
+    trust: TrustTables
+    bars: list[Bar]
     nc: Collapse | None
     provenance: Provenance
     sections: list[Section]
 
+    @property
+    def has_script(self) -> bool:
+        return self.ood is not None
 
-def render(summary: Summary, found: Found) -> str:
-    """The whole of report.html, from summary.json's object and the tables and figures."""
-    return template().render(page=page_of(summary, found))
+
+def render(summary: Summary, found: Found, shown: Gallery, folder: Path) -> str:
+    """The whole of report.html in a folder, from summary.json's object, the tables, the figures and
+    the gallery."""
+    return template().render(page=page_of(summary, found, shown, folder))
 
 
 @cache
@@ -101,15 +151,17 @@ def template() -> Template:
         keep_trailing_newline=True,
     )
     environment.globals["EMPTY"] = EMPTY
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     return environment.get_template("report.html.j2")
 
 
-def page_of(summary: Summary, found: Found) -> Page:
+def page_of(summary: Summary, found: Found, shown: Gallery, folder: Path) -> Page:
     """What the page says."""
     run = summary["checkpoint"]
     titles = [ensembles.title(summary), run["dataset"]]
     ood = None if found.ood is None else detection(found.ood, summary)
     nc = None if found.nc is None else collapse(found.nc, found.per_class)
+    one = one_score(summary, found, shown)
     return Page(
         title=" on ".join(filter(None, titles)),
         subject=subject_of(summary),
@@ -120,14 +172,47 @@ def page_of(summary: Summary, found: Found) -> Page:
         reading=summary["reading"],
         stale=summary["stale"],
         missing=summary["missing"],
-        facts=facts(summary),
+        facts=facts(summary, found),
+        cautions=image_sets.cautions(found),
+        images=image_sets.image_table(found),
         members=ensembles.member_table(summary),
         alone=ensembles.alone_table(summary),
         ood=ood,
+        answer=answer(summary),
+        lines=[] if ood is None else [line_of(row.method) for row in ood.rows],
+        document=document(folder),
+        one=one,
+        trust=trust_tables(found.more, summary),
+        bars=bars(summary),
         nc=nc,
         provenance=provenance(summary, found),
-        sections=sections(ood, nc, pictures(summary, found)),
+        sections=sections(ood, nc, one, pictures(summary, found)),
     )
+
+
+def document(folder: Path) -> str:
+    """docs/methods.md as a link from a page in a folder of this checkout; "" elsewhere, where such
+    a link would lead through other people's folders."""
+    folder = folder.resolve()
+    if not folder.is_relative_to(ROOT):
+        return ""
+    return Path(os.path.relpath(ROOT / DOCUMENT, folder)).as_posix()
+
+
+def one_score(summary: Summary, found: Found, shown: Gallery) -> OneScore | None:
+    """The best method with its curves and images; None without scores of images."""
+    data = explore(summary, found)
+    if data is None or found.scored is None:
+        return None
+    best = ranked(summary, found.scored)[0]
+    rows = [Wall(part.name, part.name, is_small(part)) for part in found.scored.ood]
+    rows.append(Wall(ID, "ID", is_small(found.scored.id)))
+    walls = {
+        method: {key: [asdict(one) for one in wall] for key, wall in walls.items()}
+        for method, walls in shown.walls.items()
+    }
+    data |= {"walls": walls, "thumbnails": shown.thumbnails}
+    return OneScore(best, line_of(best).does, rows, data, shown)
 
 
 def subject_of(summary: Summary) -> str:
@@ -138,16 +223,28 @@ def subject_of(summary: Summary) -> str:
 
 
 def sections(
-    ood: Detection | None, nc: Collapse | None, shown: Mapping[str, list[PictureGroup]]
+    ood: Detection | None,
+    nc: Collapse | None,
+    one: OneScore | None,
+    shown: Mapping[str, list[Subject]],
 ) -> list[Section]:
     """The sections that hold anything, in their order."""
-    filled = {"run", "how", "provenance", *(name for name, groups in shown.items() if groups)}
+    figures = {
+        "details": shown.get("ood", []),
+        "metrics": shown.get("nc", []),
+        "run": shown.get("run", []),
+        "other": shown.get("other", []),
+    }
+    filled = {"run", "ood", "nc", "how", "provenance"}
+    filled |= {name for name, subjects in figures.items() if subjects}
     if ood is not None:
-        filled.add("ood")
+        filled.add("details")
+    if one is not None:
+        filled.add("gallery")
     if nc is not None:
-        filled.add("nc")
+        filled.add("metrics")
     return [
-        Section(name, heading, shown.get(name, []))
+        Section(name, heading, figures.get(name, []))
         for name, heading in HEADINGS.items()
         if name in filled
     ]
@@ -155,16 +252,31 @@ def sections(
 
 def tiles(summary: Summary) -> list[Tile]:
     """The few numbers that a reader looks for first; those that are missing are left out."""
-    values = {(row["metric"], row["split"]): row["value"] for row in summary["neural_collapse"]}
-    nc1 = number(values.get(("nc1", "train")), 3)
-    mismatch = percent(values.get(("nc4_mismatch", "test")), 2)
     shown = [
         Tile("test accuracy", percent(summary["accuracy"]["test"], 2)),
         *detection_tiles(summary),
-        Tile("NC1", nc1, "0 under full collapse"),
-        Tile("NC4 mismatch, test", mismatch, "0% under full collapse"),
+        *collapse_tiles(summary),
     ]
     return [tile for tile in shown if tile.value != EMPTY]
+
+
+def collapse_tiles(summary: Summary) -> list[Tile]:
+    """NC1, never without the trace ratio and CDNV, and NC4."""
+    values = {(row["metric"], row["split"]): row["value"] for row in summary["neural_collapse"]}
+    ratio, cdnv = (
+        number(values.get((f"nc1_{name}", "train")), 3) for name in ("trace_ratio", "cdnv")
+    )
+    beside = [f"trace ratio {ratio}", f"CDNV {cdnv}"]
+    known = [text for text in beside if not text.endswith(EMPTY)]
+    note = ", ".join([*known, "0 under full collapse"])
+    return [
+        Tile("NC1", number(values.get(("nc1", "train")), 3), note),
+        Tile(
+            "NC4 mismatch, test",
+            percent(values.get(("nc4_mismatch", "test")), 2),
+            "0% under full collapse",
+        ),
+    ]
 
 
 def detection_tiles(summary: Summary) -> list[Tile]:
@@ -184,14 +296,21 @@ def detection_tiles(summary: Summary) -> list[Tile]:
     ]
 
 
-def facts(summary: Summary) -> list[Fact]:
+def facts(summary: Summary, found: Found) -> list[Fact]:
     """What is known of the checkpoint and its training; what is missing is left out."""
+    known = image_sets.counts(found)
     run, accuracy, training = summary["checkpoint"], summary["accuracy"], summary["training"] or {}
     unit = "Epoch" if run["step"] is None else "Evaluation"
     rows = {
         "Model": run["model"],
+        "Trained": None if summary["trained_here"] else "elsewhere",
         **ensembles.facts(summary),
         "ID data set": run["dataset"],
+        "Classes, C": counted(known.get("classes"), image_sets.class_words(found.facts)),
+        "Features, D": counted(known.get("features")),
+        "Training images, N": counted(known.get("train")),
+        "Test images": counted(known.get("test")),
+        "Input": image_sets.preprocessing_words(found),
         "Recipe": run["mode"],
         "Classes held out": held_out(run),
         f"{unit} of this checkpoint": None if summary["ensemble"] else run["epoch"],
@@ -208,8 +327,16 @@ def facts(summary: Summary) -> list[Fact]:
         ),
         "Training time": duration(training.get("seconds") or run["seconds"]),
     }
-    known = {name: value for name, value in rows.items() if value not in (None, "", EMPTY)}
-    return [Fact(name, show(value)) for name, value in known.items()]
+    return [
+        Fact(name, show(value)) for name, value in rows.items() if value not in (None, "", EMPTY)
+    ]
+
+
+def counted(count: int | None, words: str = "") -> str:
+    """ "1,280", or "10: tench, church and 8 more"; "" where the number is not known."""
+    if count is None:
+        return ""
+    return f"{count:,}: {words}" if words else f"{count:,}"
 
 
 def held_out(run: Mapping[str, Any]) -> str:

@@ -16,35 +16,34 @@ from figures.style import read_caption, share_of_page
 from reporting.found import Found, Summary
 from reporting.words import listed
 
-PLACES = [  # file names and their section, in the order of the page; the first that matches
-    ("^training_curves", "run"),
-    ("^auroc", "ood"),
-    ("^(score|hist)", "ood"),
-    ("^(trust|swallowed)", "ood"),
-    ("^(principal_components$|pca)", "ood"),
-    ("^principal", "ood"),
-    ("^neco_dimensions", "ood"),
-    ("^(nc1|within)", "nc"),
-    ("^(nc2|cosine)", "nc"),
-    ("^nc_angles", "nc"),
-    ("^nc_gram", "nc"),
-    ("^class_mean_dist", "nc"),
-    ("^(nc3|weight)", "nc"),
-    ("^nc4_agree", "nc"),
-    ("^nc4_mis", "nc"),
-    ("^nc5$", "nc"),
-    ("^nc_centre", "nc"),
-    ("^nc_neco", "nc"),
-    ("^nc_pca", "nc"),
-    ("^nc_tsne", "nc"),
-    ("^nc_layers$", "nc"),
-    ("^nc5_layers", "nc"),
-    ("^nc_epochs", "nc"),
-    ("^nc5_epochs", "nc"),
-    ("^nc_layers_epochs", "nc"),
-    ("^nc_ood", "nc"),
-    ("^nc", "nc"),
-    ("", "other"),
+PLACES = [  # file names, section and subject, in the order of the page; the first that matches
+    ("^training_curves", "run", "Training"),
+    ("^auroc", "ood", "AUROC of all methods"),
+    ("^(score|hist)", "ood", "Histograms of scores"),
+    ("^(trust|swallowed)", "ood", "Trust in predictions, and which class takes in what"),
+    ("^(principal_components$|pca)", "ood", "Where the images lie"),
+    ("^(principal|neco_dim)", "ood", "Where the images lie"),
+    ("^(nc1|within)", "nc", "NC1: spread within classes"),
+    ("^(nc2|cosine)", "nc", "NC2: class means"),
+    ("^nc_angles", "nc", "NC2: class means"),
+    ("^nc_gram", "nc", "NC2: class means"),
+    ("^class_mean_dist", "nc", "NC2: class means"),
+    ("^(nc3|weight)", "nc", "NC3: weights and class means"),
+    ("^nc4_agree", "nc", "NC4: nearest class mean"),
+    ("^nc4_mis", "nc", "NC4: nearest class mean"),
+    ("^nc5$", "nc", "NC5: OOD images"),
+    ("^nc_centre", "nc", "NC5: OOD images"),
+    ("^nc_neco", "nc", "NC5: OOD images"),
+    ("^nc_pca", "nc", "Spectrum and maps of the features"),
+    ("^nc_tsne", "nc", "Spectrum and maps of the features"),
+    ("^nc_layers$", "nc", "Through layers and epochs"),
+    ("^nc5_layers", "nc", "Through layers and epochs"),
+    ("^nc_epochs", "nc", "Through layers and epochs"),
+    ("^nc5_epochs", "nc", "Through layers and epochs"),
+    ("^nc_layers_epochs", "nc", "Through layers and epochs"),
+    ("^nc_ood", "nc", "Collapse beside OOD detection"),
+    ("^nc", "nc", "Other figures of collapse"),
+    ("", "other", "Figures that no script of ours draws"),
 ]
 ALIKE = 3  # so many figures of one kind or more, and all but the first are folded
 
@@ -78,8 +77,20 @@ class PictureGroup:
     names: str
 
 
-def pictures(summary: Summary, found: Found) -> dict[str, list[PictureGroup]]:
-    """{section: its figures in the order of the page}"""
+@dataclass(frozen=True)
+class Subject:
+    """Figures of one subject, which fold away together."""
+
+    heading: str
+    groups: list[PictureGroup]
+
+    @property
+    def count(self) -> int:
+        return sum(len(group.shown) + len(group.folded) for group in self.groups)
+
+
+def pictures(summary: Summary, found: Found) -> dict[str, list[Subject]]:
+    """{section: its figures by subject, in the order of the page}"""
     means = summary["mean_over_sets"]
     best = means[0]["method"] if means else ""
     kinds: dict[tuple[int, str], list[Picture]] = {}
@@ -88,11 +99,14 @@ def pictures(summary: Summary, found: Found) -> dict[str, list[PictureGroup]]:
         data = base64.b64encode(image).decode("ascii")
         picture = Picture(stem, caption, data, share_of_page(image))
         kinds.setdefault((place_of(stem), caption), []).append(picture)
-    sections: dict[str, list[PictureGroup]] = {name: [] for _, name in PLACES}
+    subjects: dict[str, dict[str, list[PictureGroup]]] = {name: {} for _, name, _ in PLACES}
     for (place, _), alike in sorted(kinds.items()):
-        _, section = PLACES[place]
-        sections[section].append(group(alike, best))
-    return sections
+        _, section, heading = PLACES[place]
+        subjects[section].setdefault(heading, []).append(group(alike, best))
+    return {
+        section: [Subject(heading, groups) for heading, groups in found_here.items()]
+        for section, found_here in subjects.items()
+    }
 
 
 def drawn(found: Found) -> list[tuple[str, bytes]]:
@@ -106,7 +120,7 @@ def drawn(found: Found) -> list[tuple[str, bytes]]:
 
 def place_of(stem: str) -> int:
     """The row of PLACES that a file's stem belongs to."""
-    return next(place for place, (form, _) in enumerate(PLACES) if re.search(form, stem))
+    return next(place for place, (form, _, _) in enumerate(PLACES) if re.search(form, stem))
 
 
 def group(alike: list[Picture], best: str) -> PictureGroup:

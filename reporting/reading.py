@@ -37,15 +37,21 @@ def read_training(summary: Summary) -> list[str]:
 
 
 def trained(summary: Summary) -> str:
-    """The subject of the first sentence: "resnet18, trained on cifar100 for 200 epochs,"."""
+    """The subject of the first sentence: "resnet18, trained on cifar100 for 200 epochs,".
+
+    Of a network that was trained elsewhere nobody here knows on what."""
     run = summary["checkpoint"]
     text = ensembles.title(summary)
+    if not summary["trained_here"]:
+        return (
+            text if run["dataset"] is None else f"{text}, trained elsewhere, on {run['dataset']},"
+        )
     if run["dataset"] is not None:
         text += f", trained on {run['dataset']}"
     if run["step"] is not None:
         text += f" for {run['step']} steps"
     elif run["epoch"] is not None:
-        text += f" for {run['epoch']} epochs"
+        text += f" for {run['epoch']} epoch{'' if run['epoch'] == 1 else 's'}"
     return f"{text}," if "," in text else text
 
 
@@ -172,8 +178,10 @@ def read_below_chance(summary: Summary) -> list[str]:
 
 # ---- neural collapse -----------------------------------------------------------------------------
 
-FORMS = {  # of metrics on the training images
+FORMS = {  # of metrics on the training images; NC1 misleads where it stands alone
     "nc1": "NC1 is {:.3g} (0 under full collapse)",
+    "nc1_trace_ratio": "the trace ratio {:.3g}",
+    "nc1_cdnv": "the CDNV {:.3g}",
     "nc2_means_norm_cv": "the norms of the class means vary by {:.1%} of their mean",
     "nc3_cosine_mean": "weight rows and class means have a mean cosine of {:.3f}",
 }

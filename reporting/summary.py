@@ -24,6 +24,8 @@ RUN_KEYS = (
     "held_out",
     "val_size",
     "preprocessing",
+    "class_names",
+    "class_words",
     "seconds",
     "command",
     "git_commit",
@@ -39,8 +41,10 @@ def summarise(found: Found, provenance: Mapping[str, Any]) -> dict[str, Any]:
         "checkpoint": checkpoint_facts(found),
         "accuracy": accuracies(found),
         "training": summarise_curves(found.curves),
+        "trained_here": trained_here(found),
         "tpr": found.tpr,
         "best": {},
+        "ranking": {},
         "mean_over_sets": [],
         "averaged_sets": [],
         "groups": rows_of(found.groups),
@@ -53,6 +57,7 @@ def summarise(found: Found, provenance: Mapping[str, Any]) -> dict[str, Any]:
     if ood is not None:
         labelled = ood.assign(method=figures.method_labels(ood))
         summary["best"] = best_by_set(labelled)
+        summary["ranking"] = ranking_by_set(labelled)
         summary["mean_over_sets"] = mean_over_sets(labelled)
         summary["averaged_sets"] = averaged_sets(ood)
     summary["ensemble"] = ensembles.summarise(found.ensemble, summary)
@@ -67,6 +72,16 @@ def checkpoint_facts(found: Found) -> dict[str, Any]:
     if run["dataset"] is None and found.ood is not None and "dataset" in found.ood:
         run["dataset"] = str(found.ood["dataset"].iloc[0])
     return run
+
+
+def trained_here(found: Found) -> bool:
+    """False for a network that came from elsewhere: no sidecar of a training, no curves, no
+    recipe."""
+    if found.ensemble:
+        return all(
+            one.facts.get("mode") or one.facts.get("recipe") for one in found.ensemble.members
+        )
+    return bool(found.sidecar or found.curves is not None or found.facts.get("mode"))
 
 
 def accuracies(found: Found) -> dict[str, Any]:
@@ -136,6 +151,15 @@ def best_by_set(ood: pd.DataFrame) -> dict[str, dict[str, Any] | None]:
     for name, rows in ood.groupby("ood", sort=False):
         best = best_of(rows)
         found[str(name)] = None if best is None else asdict(best)
+    return found
+
+
+def ranking_by_set(ood: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """{OOD set: method and AUROC of those that are defined on it, the highest first}"""
+    found = {}
+    for name, rows in ood.groupby("ood", sort=False):
+        ranked = rows[has_interval(rows)].sort_values("auroc", ascending=False, kind="stable")
+        found[str(name)] = ranked[["method", "auroc"]].to_dict("records")
     return found
 
 

@@ -13,6 +13,7 @@ import figures
 import utils
 from collapse.rows import ROWS
 from reporting.found import Found, Summary
+from reporting.methods import line_of
 from reporting.words import (
     commit,
     duration,
@@ -52,10 +53,11 @@ def plain_table(frame: pd.DataFrame, caption: str, kind: str = "") -> PlainTable
 
 @dataclass(frozen=True)
 class MeanCell:
-    """A method's mean over several sets, in percent."""
+    """A method's mean over several sets, in percent; `values` are what rows are sorted by."""
 
     auroc: str
     fpr: str
+    values: tuple[float, float]  # AUROC and FPR in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class SetCell:
     kind: str = ""  # "best" or "near": class in report.css
     mark: int | None = None  # number of its note beneath the table
     why: str = ""
+    values: tuple[float, float] | None = None  # AUROC and FPR in [0, 1], by which rows are sorted
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class MethodRow:
     """A method's row; None stands for a mean that is undefined, and for a set not scored."""
 
     method: str
+    family: str  # of scores that go by the same kind of evidence
     means: list[MeanCell | None]
     sets: list[SetCell | None]
 
@@ -96,6 +100,7 @@ class Detection:
     means: list[str]
     sets: list[SetColumn]
     rows: list[MethodRow]
+    families: list[str]  # of the rows, in their order
     notes: list[str]  # the first has the mark 1
     every: PlainTable
 
@@ -126,13 +131,14 @@ def detection(ood: pd.DataFrame, summary: Summary) -> Detection:
         each = [
             set_cell(cells.get((method, name)), summary["best"][name], marks) for name, _ in sets
         ]
-        rows.append(MethodRow(method, over, each))
+        rows.append(MethodRow(method, line_of(method).family.name, over, each))
     return Detection(
         images=id_images(ood),
         groups=members(summary),
         means=[name for name, _ in means],
         sets=[SetColumn(name, ood_images(rows)) for name, rows in sets],
         rows=rows,
+        families=list(dict.fromkeys(row.family for row in rows)),
         notes=marks.notes,
         every=every_metric(ood),
     )
@@ -150,17 +156,22 @@ def every_metric(ood: pd.DataFrame) -> PlainTable:
 def mean_columns(summary: Summary) -> list[tuple[str, dict[str, dict[str, Any]]]]:
     """(name, {method: its row}) of the mean over all sets, and of each group's."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in summary["groups"]:
+    for row in groups_of_several(summary):
         groups.setdefault(row["group"], {})[row["method"]] = row
     over_all = {row["method"]: row for row in summary["mean_over_sets"]}
     return [("Mean", over_all), *groups.items()]
+
+
+def groups_of_several(summary: Summary) -> list[dict[str, Any]]:
+    """The rows of the groups of two sets or more: one of a single set is in that set's column."""
+    return [row for row in summary["groups"] if len(row["sets"].split()) > 1]
 
 
 def members(summary: Summary) -> str:
     """In words, which sets the mean leaves out and which ones each group has."""
     left_out = [name for name in summary["best"] if name not in summary["averaged_sets"]]
     parts = [f" but {listed(left_out)}"] if left_out else []
-    groups = dict.fromkeys((row["group"], row["sets"]) for row in summary["groups"])
+    groups = dict.fromkeys((row["group"], row["sets"]) for row in groups_of_several(summary))
     parts += [f"; {name}: {listed(sets.split())}" for name, sets in groups]
     return "".join(parts)
 
@@ -183,7 +194,8 @@ def ood_images(rows: pd.DataFrame) -> str:
 def mean_cell(row: Mapping[str, Any] | None) -> MeanCell | None:
     if row is None:
         return None
-    return MeanCell(rate(row["auroc"]), rate(row["fpr95"]))
+    values = (row["auroc"], row["fpr95"])
+    return MeanCell(rate(row["auroc"]), rate(row["fpr95"]), values)
 
 
 def set_cell(
@@ -202,6 +214,7 @@ def set_cell(
         fpr=rate(row["fpr95"]),
         kind=kind_of(row, best),
         mark=marks.of(note) if note else None,
+        values=(row["auroc"], row["fpr95"]),
     )
 
 

@@ -1,7 +1,7 @@
 """Text for the report: numbers, durations and lists in words."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import figures
@@ -43,6 +43,19 @@ def interval(row: Mapping[Any, Any]) -> str:
     if low == high and not low[0].isdigit():
         return low
     return f"{low}–{high}"
+
+
+def interval_of(low: Any, high: Any, text: Callable[[Any], str]) -> str:
+    """ "94.1–95.9" of any two ends, each as `text` writes it."""
+    return f"{text(low)}–{text(high)}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in points of percent: "0.3 points", "less than 0.1 points"."""
+    text = f"{100 * difference:.1f}"
+    if difference > 0 and float(text) == 0:
+        return "less than 0.1 points"
+    return f"{text} points"
 
 
 def number(value: Any, digits: int = 4) -> str:

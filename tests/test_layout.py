@@ -53,7 +53,7 @@ TABLE = {
     "training": {"collapse"},
     "extraction": {"collapse"},
     "detection": {"scores"},
-    "reporting": {"collapse"},
+    "reporting": {"collapse", "scores"},
     "collapse": set(),
     "scores": set(),
     "cli": set(),
@@ -65,6 +65,7 @@ ONLY = {
     ("train", "extraction"): {"extraction.extractor"},
     ("reporting", "collapse"): {"collapse.rows"},
     ("detect", "extraction"): {"extraction.streaming"},  # for images alone, imported late
+    ("reporting", "scores"): {"scores.registry"},
     ("main", "training"): {"training.recipes"},
 }
 TORCH_FREE = (
