@@ -118,7 +118,8 @@ def test_the_record_names_all_that_was_read_and_written(done):
         "what was absent, as absent"
     )
     assert record["listings"] == {
-        "OOD_*_test.*": sorted(path.name for path in done[0].glob("OOD_*_test.*"))
+        "OOD_*_test.*": sorted(path.name for path in done[0].glob("OOD_*_test.*")),
+        "CSID_*_test.*": [],
     }
     written = {
         str(path.relative_to(done[0]))
