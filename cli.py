@@ -269,8 +269,8 @@ class YesNo(argparse.BooleanOptionalAction):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.nargs = "?"
-        self.metavar = "True|False"
+        self.nargs, self.const = "?", True
+        self.type, self.metavar = truth, "True|False"
 
     def __call__(
         self,
@@ -280,14 +280,14 @@ class YesNo(argparse.BooleanOptionalAction):
         option_string: str | None = None,
     ) -> None:
         is_yes = not str(option_string).startswith("--no-")
-        setattr(namespace, self.dest, is_yes == said_by(parser, option_string, values))
+        setattr(namespace, self.dest, is_yes == values)
 
 
 class Switch(argparse.Action):
     """A flag that is on where it is given. True or False behind it means what it says."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        options |= {"nargs": "?", "metavar": "True|False"}
+        options |= {"nargs": "?", "const": True, "type": truth, "metavar": "True|False"}
         super().__init__(*args, **options)
 
     def __call__(
@@ -297,16 +297,7 @@ class Switch(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        is_on = said_by(parser, option_string, values)
-        setattr(namespace, self.dest, True if is_on else self.default)
-
-
-def said_by(parser: argparse.ArgumentParser, flag: str | None, value: Any) -> bool:
-    """What a flag with this value behind it, or None, says; a usage error for another word."""
-    try:
-        return True if value is None else truth(value)
-    except ArgumentTypeError as error:
-        parser.error(f"argument {flag}: {error}")
+        setattr(namespace, self.dest, True if values else self.default)
 
 
 class Parser(argparse.ArgumentParser):

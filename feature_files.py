@@ -90,6 +90,15 @@ class FeatureFiles:
     # {name: file} of ID images under a covariate shift
     csid: dict[str, Path] = field(default_factory=dict)
     odin_val: Path | None = None  # ID validation images, perturbed for ODIN
+    # changed for AdaSCALE: ID test and validation images, {name: file} of OOD sets
+    adascale_test: Path | None = None
+    adascale_val: Path | None = None
+    adascale_ood: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def has_adascale(self) -> bool:
+        """True where AdaSCALE can be scored: it needs validation images, plain and changed."""
+        return bool(self.val and self.adascale_test and self.adascale_val)
 
     @property
     def files(self) -> list[Path]:
@@ -103,7 +112,8 @@ class FeatureFiles:
             self.odin_val,
         )
         outside = (*self.csid.values(), *self.ood.values(), *self.odin_ood.values())
-        return [path for path in (*inside, *outside) if path]
+        changed = (self.adascale_test, self.adascale_val, *self.adascale_ood.values())
+        return [path for path in (*inside, *outside, *changed) if path]
 
     def command_with(self, flags: str) -> str:
         """The command that extracts, with more flags; none is known for features of other
@@ -127,8 +137,9 @@ class FeatureFiles:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
         stems = ["head", WHOLE_HEAD, f"ID_{self.dataset}_val"]
-        stems += [f"ODIN_ID_{self.dataset}_{split}" for split in ("test", "val")]
-        stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
+        for kind in ("ODIN", "ADASCALE"):
+            stems += [f"{kind}_ID_{self.dataset}_{split}" for split in ("test", "val")]
+            stems += [f"{kind}_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
 
@@ -139,13 +150,13 @@ def open_run(
     ood: Iterable[utils.SetName] | None = None,
     stale: records.Stale | None = None,
     needs_head: bool = True,
-    csid: Iterable[utils.SetName] | None = None,
+    csid: Iterable[utils.SetName] | None = (),
 ) -> FeatureFiles:
     """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not
     belong together.
 
     Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken,
-    and without `csid` every CSID_*_test file of the same checkpoint.
+    and with a `csid` of None every CSID_*_test file of the same checkpoint.
     Raises ValueError that names what is missing, or made by another checkpoint or head, and the
     command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
     features alone will do: `head` is then None."""
@@ -238,24 +249,35 @@ def belonging(
     origin = records.origin(found.files["head"] or train)
     val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
     odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
+    changed = own(store.feature_file(folder, f"ADASCALE_ID_{name}_test"), origin)
     head = found.files["head"]
-    whole_head = own(store.feature_file(folder, WHOLE_HEAD), origin) if head else None
     return FeatureFiles(
         folder=folder,
         dataset=name,
         head=head,
-        whole_head=whole_head,
+        whole_head=whole_head_in(folder, head),
         train=train,
         val=val,
         test=found.needed("test"),
         ood={asked.name: found.needed(ood_role(asked)) for asked in sets},
         odin_test=odin_test,
-        odin_ood=perturbed(folder, sets, origin) if odin_test else {},
+        odin_ood=perturbed("ODIN", folder, sets, origin) if odin_test else {},
         command=command,
         imported=is_imported(train),
         csid={csid: path for csid, path in shifted.items() if own(path, origin)},
         odin_val=own(store.feature_file(folder, f"ODIN_ID_{name}_val"), origin),
+        adascale_test=changed,
+        adascale_val=own(store.feature_file(folder, f"ADASCALE_ID_{name}_val"), origin),
+        adascale_ood=perturbed("ADASCALE", folder, sets, origin) if changed else {},
     )
+
+
+def whole_head_in(folder: Path, head: Path | None) -> Path | None:
+    """The file of all rows of the classifier that `head` holds some of; None where there is none
+    of its network."""
+    if head is None:
+        return None
+    return own(store.feature_file(folder, WHOLE_HEAD), records.origin(head))
 
 
 def is_imported(path: Path) -> bool:
@@ -264,12 +286,12 @@ def is_imported(path: Path) -> bool:
 
 
 def perturbed(
-    folder: Path, sets: Sequence[utils.SetName], origin: Mapping[str, Any]
+    kind: str, folder: Path, sets: Sequence[utils.SetName], origin: Mapping[str, Any]
 ) -> dict[str, Path]:
-    """{name: file} of the OOD sets whose images, perturbed for ODIN, are there."""
+    """{name: file} of the OOD sets whose images, changed for ODIN or ADASCALE, are there."""
     found = {}
     for asked in sets:
-        path = own(store.feature_file(folder, f"ODIN_OOD_{asked.name}_test"), origin)
+        path = own(store.feature_file(folder, f"{kind}_OOD_{asked.name}_test"), origin)
         if path:
             found[asked.name] = path
     return found
@@ -348,11 +370,16 @@ def only_dataset(
 ) -> str:
     """The name of the ID data set in a folder; ValueError if there is none, or several."""
     found = names_between(folder, "ID_", "_train")
-    if len(found) != 1:
+    if len(found) > 1:
         raise ValueError(
-            f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'});"
-            " expected one: name it with --dataset, or make it with:"
-            f" {remedy(checkpoint, output_dir=output_dir)}"
+            f"{folder} holds features of {len(found)} ID data sets ({', '.join(found)}); expected"
+            " one: name it with --dataset"
+        )
+    if not found:
+        made = store.feature_file(folder, "head")
+        raise ValueError(
+            f"{folder} holds features of 0 ID data sets (none); expected one: name it with"
+            f" --dataset, or make it with: {remedy(checkpoint, made=made, output_dir=output_dir)}"
         )
     return found[0]
 

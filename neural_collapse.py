@@ -26,9 +26,11 @@ import glob
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -41,7 +43,9 @@ from collapse import drawing, layers, measuring, stages, with_ood
 from collapse import epochs as series
 from collapse import rows as collapse_rows
 from collapse.measuring import COLUMNS, Inputs, Measured
+from moments import Moments
 from scores import registry
+from scores.statistics import Statistics
 
 # ---- arguments -----------------------------------------------------------------------------------
 
@@ -189,8 +193,8 @@ def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     inputs = measuring.read_inputs(checkpoint.run, checkpoint.layers, checkpoint.stale)
     found = measuring.measure(inputs, args.exact, args.bootstrap)
-    components = fit_components(inputs)
-    together = with_ood.tabulate(inputs, args.exact) if args.with_ood_class else None
+    components = fit_components(found.moments)
+    together = with_ood.tabulate(inputs, found.moments, args.exact) if args.with_ood_class else None
     remove_together(checkpoint.run.folder, together)
     tables = write_tables(found, together, args)
     drawn = drawing.draw(found, components, args.tsne)
@@ -203,14 +207,43 @@ def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     return Written(found.table, found.layers, inputs.stale.reasons)
 
 
-def fit_components(inputs: Inputs) -> drawing.Components:
-    """Fit NECO to the training features; ood_methods.py is where its warnings are said."""
-    train = registry.Training(inputs.train.features, inputs.train.labels, inputs.W, inputs.b)
+class OfMoments(Statistics):
+    """The training images as NECO sees them, by their moments: no row is read again."""
+
+    def __init__(self, moments: Moments):
+        self.moments = moments
+        self.classes = len(moments.means)
+        self.counts = moments.counts
+        self.present = moments.present
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.moments.means.shape[1]
+
+    @cached_property
+    def class_means(self) -> np.ndarray:
+        """(C, D)."""
+        return self.moments.means
+
+    @cached_property
+    def covariance_within(self) -> np.ndarray:
+        """(D, D)."""
+        return self.moments.within
+
+    def passes(self, function):
+        """None: there are no rows."""
+        raise NotImplementedError("moments have no rows")
+
+
+def fit_components(moments: Moments) -> drawing.Components:
+    """Fit NECO to the training images; ood_methods.py is where its warnings are said."""
+    train = OfMoments(moments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        fitted = registry.fit_all(train, ["NECO"], {})
-    neco = fitted["NECO"]
+        neco = registry.METHODS["NECO"].fit(cast(Any, train))  # which reads no row of it
     ascending = train.spectrum_standardised[0]
+    fitted = {"NECO": neco}
     return drawing.Components(
         variances=ascending[::-1].clip(0),
         dim=None if neco.undefined else neco.parameters["dim"],

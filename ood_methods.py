@@ -59,6 +59,7 @@ import feature_files
 import utils
 from artifacts import current, records, store
 from detection import (
+    adascale,
     asked,
     by_class,
     combining,
@@ -179,10 +180,10 @@ def add_method_flags(group: Any) -> None:
         type=method,
         metavar="METHOD",
         help=(
-            f"methods to compute; default: {', '.join(registry.DEFAULT)}, {odin.ODIN} if its"
-            f" perturbed images were extracted, and {', '.join(larger)} of a classifier with more"
-            " classes than the data. Variants are computed only if they are named:"
-            f" {', '.join(variants)}"
+            f"methods to compute; default: {', '.join(registry.DEFAULT)}, {odin.ODIN} and"
+            f" {', '.join(adascale.NAMES)} if their images were extracted, and"
+            f" {', '.join(larger)} of a classifier with more classes than the data. Variants are"
+            f" computed only if they are named: {', '.join(variants)}"
         ),
     )
     group.add_argument(
@@ -366,7 +367,7 @@ def why_incomplete(folder: Path, args: Arguments) -> str:
     them all, or --methods names what it is to have. For main.py."""
     if args.methods:
         return ""
-    whole = store.feature_file(folder, feature_files.WHOLE_HEAD)
+    whole = feature_files.whole_head_in(folder, store.feature_file(folder, "head"))
     lacking = joining.lacking(folder, registry.defaults(rest=whole is not None))
     if not lacking:
         return ""
@@ -492,7 +493,7 @@ def score(
 ) -> Scored:
     """The scores that are asked for, and the earlier ones beside them."""
     given = asked.parameters(args)
-    names = [name for name in task.names if name != odin.ODIN]
+    names = [name for name in task.names if name not in (odin.ODIN, *adascale.NAMES)]
     combined = asked.combinations(args)
     chosen: asked.Given = {}
     tuned: dict[str, Collection[str]] = {}  # {OOD set: methods whose parameters it chose}
@@ -510,6 +511,9 @@ def score(
     if odin.ODIN in task.names:
         assert found.head is not None, "without a head, methods_of leaves ODIN out"
         odin.add_odin(task.run, scored, found.head, task.stale)
+    scaled = [name for name in adascale.NAMES if name in task.names]
+    if scaled:
+        adascale.add(task.run, scored, found, scaled, task.stale)
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
     states = scored.states if args.with_bank else keeping.without_banks(scored.states)

@@ -16,6 +16,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ T = TypeVar("T")
 CONNECT = timedelta(minutes=10)  # nodes of one job may start some minutes apart
 # The first rank may load, measure or write for a long time while the others wait.
 PATIENCE = timedelta(hours=1)
+ANSWER = 5.0  # seconds in which ranks that live say so when contact is lost
 CHUNK = 1 << 26  # largest message in bytes when rows are gathered
 PORTS = range(20000, 32000)  # no common services, and below the ports that Linux assigns by itself
 
@@ -211,12 +213,15 @@ def join(device: torch.device | str, advice: str = "run the same again") -> Iter
             # the first rank may hold the store, so no rank leaves before the last one is done
             world.barrier()
     except (Exception, KeyboardInterrupt) as error:
-        if not reports_error(store):
+        if not reports_error(store, place):
             raise Elsewhere from None
         if is_lost_contact(error):
+            lost = named(missing_ranks(store, place))
             raise ValueError(
-                f"rank {place.rank} of {place.size} lost another one, which was killed or has no"
-                f" memory left ({str(error).splitlines()[0]}); {advice}: what was saved is kept"
+                f"{lost} of {place.size} was killed, most likely because memory ran out"
+                " (the log of the job, or of the kernel, then says oom-kill): give each rank more,"
+                " such as with --mem-per-cpu, or start fewer of them, or take a smaller"
+                f" --batch-size; {advice}: what was saved is kept"
             ) from None
         raise
     finally:
@@ -242,14 +247,43 @@ def quiet(silent: bool) -> Iterator[None]:
         yield
 
 
-def reports_error(store: "distributed.Store") -> bool:
-    """True if this rank is the first to fail, and so the one that reports the error."""
+def reports_error(store: "distributed.Store", place: "Place") -> bool:
+    """True if this rank is the first to fail, and so the one that reports the error.
+
+    Where the first rank holds the store and was killed, nobody can be asked: rank 1 reports it."""
     try:
+        store.set(failed_key(place.rank), "")
         return store.add("failed ranks", 1) == 1
-    except (
-        RuntimeError
-    ):  # the rank that holds the store has left, so it reports an error of its own
-        return False
+    except RuntimeError:
+        return place.rank == 1
+
+
+def failed_key(rank: int) -> str:
+    """Where a rank that failed by an exception, and so was not killed, leaves its word."""
+    return f"rank {rank} failed"
+
+
+def missing_ranks(store: "distributed.Store", place: "Place") -> list[int]:
+    """The ranks that say nothing within ANSWER: those that were killed.
+
+    The others fail too when contact is lost, and say so in the store."""
+    others = [rank for rank in range(place.size) if rank != place.rank]
+    end = time.monotonic() + ANSWER
+    try:
+        while others and time.monotonic() < end:
+            others = [rank for rank in others if not store.check([failed_key(rank)])]
+            time.sleep(0.1)
+    except RuntimeError:  # the first rank held the store
+        return [0]
+    return others
+
+
+def named(ranks: Sequence[int]) -> str:
+    """ "rank 1", or "one of the ranks 0, 2" where several say nothing."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    shown = ", ".join(map(str, ranks)) if ranks else "the others"
+    return f"one of the ranks {shown}"
 
 
 def is_lost_contact(error: BaseException) -> bool:

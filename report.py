@@ -89,7 +89,7 @@ def main(argv=None):
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     stale = records.Stale(args.allow_stale)
     found = gather(args.checkpoint, folder, stale, args.output_dir)
-    present = [file for file in found.files if file.is_file()]
+    present = [file for file in found.files if records.is_there(file)]
     inputs = current.fingerprints(present, folder)
     provenance = records.provenance(cli.material(args), stale, inputs=inputs)
     summary = reporting_summary.summarise(found, provenance)

@@ -238,6 +238,12 @@ def add_perturbation(group):
     add("--odin-epsilon", **several, metavar="E", help=odin_help)
     temperature_help = "of the softmax behind that step; only with --odin-epsilon"
     add("--temperature", **several, metavar="T", default=[1000.0], help=temperature_help)
+    adascale_help = (
+        "extract validation, test and OOD images a second time with the values that matter least to"
+        " the largest logit changed, for the scores AdaSCALE-A and AdaSCALE-L"
+    )
+    # None without it: records of runs before this flag stay current
+    add("--adascale", action="store_const", const=True, help=adascale_help)
     kind_help = (
         "down the gradient of the softmax's entropy, or of the cross-entropy of the predicted "
         "class, as ODIN does; default: entropy for members of an ensemble, otherwise argmax"

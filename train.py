@@ -211,10 +211,8 @@ def add_data_flags(group: Any) -> None:
     )
 
 
-def add_run_flags(group: Any) -> None:
-    """The flags of how a run computes, what it writes, and whether it continues another."""
-    cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
-    group.add_argument("--cache", choices=serving.CACHES, help=CACHE_HELP)
+def add_precision_flags(group: Any) -> None:
+    """The flags of the numbers that a step computes in; `settle` makes one of them."""
     group.add_argument(
         "--precision",
         choices=precision.NAMES,
@@ -225,6 +223,13 @@ def add_run_flags(group: Any) -> None:
     group.add_argument(
         "--no-amp", default=False, action=cli.Switch, help="the same as --precision fp32"
     )
+
+
+def add_run_flags(group: Any) -> None:
+    """The flags of how a run computes, what it writes, and whether it continues another."""
+    cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
+    group.add_argument("--cache", choices=serving.CACHES, help=CACHE_HELP)
+    add_precision_flags(group)
     group.add_argument(
         "--compile",
         default=False,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from arrays import BLOCK
+from arrays import BLOCK, first_outside
 from artifacts import csv_files, current, frames, records, shards
 from artifacts.frames import Digest
 
@@ -109,9 +109,10 @@ def whole(
 
 def expected_rows(path: str | os.PathLike, width: int) -> int:
     """About as many rows as a set has, found without reading its values."""
+    known = {shard.file: shard.rows for shard in shards.listed(records.read_sidecar(path))}
     rows = 0
     for part in shards.parts_of(path):
-        said = records.read_sidecar(part).get("rows")
+        said = known.get(part.name, records.read_sidecar(part).get("rows"))
         # a cell and its comma are two bytes at least: a sidecar may say anything
         most = os.path.getsize(part) // (2 * width) + 1
         if csv_files.is_parquet(part) or said is None or said > most:
@@ -139,6 +140,58 @@ def width_of(path: str | os.PathLike, remedy: str) -> int:
         return csv_files.width_of(first)
     except ValueError as error:
         raise ValueError(f"{error}; make it anew with: {remedy}") from None
+
+
+@dataclass(eq=False)
+class Stored:
+    """A set of features that is read block by block each time that it is asked for; the first pass
+    compares it with its sidecar."""
+
+    file: Path
+    stale: records.Stale | None = None
+    remedy: str = "the script that wrote it"
+    classes: int | None = None  # labels are to be below; None: any labels
+    checked: bool = False
+    rows: int = 0  # known after the first pass
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return width_of(self.file, self.remedy)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks in order. ValueError also for a label that is no class."""
+        rows = 0
+        for block in blocks(self.file, self.stale, self.remedy, check=not self.checked):
+            self.check_labels(block)
+            rows += len(block.labels)
+            yield block
+        self.checked, self.rows = True, rows
+
+    def read(self) -> Block:
+        """All rows at once, for what cannot do with blocks."""
+        return whole(self.file, self.stale, self.remedy)
+
+    def check_labels(self, block: Block) -> None:
+        """ValueError, with file and row, for a label that is not a class of the head."""
+        if self.classes is None:
+            return
+        row = first_outside(block.labels, self.classes)
+        if row is not None:
+            raise ValueError(
+                f"{place(self.file, block.start + row, 'label')}: found label"
+                f" {block.labels[row]}, and the head knows classes 0 to {self.classes - 1}"
+            )
+
+
+def place(path: Path, row: int, column: str) -> str:
+    """The position of a cell in words, the shard with it where there are several."""
+    for part in shards.parts_of(path):
+        own = 0 if part == path else sum(frame.height for frame in frames.frames(part))
+        if part == path or row < own:
+            return csv_files.place(part, row, column)
+        row -= own
+    return f"{path}, column {column}"
 
 
 # ---- checked -------------------------------------------------------------------------------------

@@ -210,12 +210,15 @@ def refuse_unfinished(path: Path, names: Iterable[str], remedy: str) -> None:
 
 def check_widths(path: Path, again: str) -> None:
     """ValueError for shards of different widths."""
-    first, *others = parts_of(path)
-    width = csv_files.width_of(first)
-    for part in others:
-        found = csv_files.width_of(part)
-        if found != width:
+    parts = parts_of(path)
+    try:
+        widths = {part: csv_files.width_of(part) for part in parts}
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from None
+    first = parts[0]
+    for part, found in widths.items():
+        if found != widths[first]:
             raise ValueError(
-                f"{part} is {found} features wide where {first.name} has {width}: they come from"
-                f" different networks; {again}"
+                f"{part} is {found} features wide where {first.name} has {widths[first]}: they come"
+                f" from different networks; {again}"
             )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 import figures
 import utils
+from artifacts.blocks import Stored
 from collapse import metrics, rows
 from collapse.measuring import Measured
 from head import Head
@@ -45,10 +46,8 @@ def draw_features(found: Measured, components: Components) -> dict[str, Figure]:
     inputs, moments = found.inputs, found.moments
     present = moments.present
     weights = None if inputs.W is None else inputs.W[present]
-    inside = metrics.centre_distances(inputs.test.features, moments.means)
-    outside = {}
-    for name, features in inputs.ood.items():
-        outside[name] = metrics.centre_distances(features, moments.means)
+    inside = distances(inputs.test, moments.means)
+    outside = {name: distances(found_set, moments.means) for name, found_set in inputs.ood.items()}
     drawn = {}
     if components.dim is not None:
         drawn["nc_pca_spectrum"] = figures.pca_spectrum(
@@ -69,14 +68,17 @@ def draw_head(found: Measured, head: Head, components: Components) -> dict[str, 
     seen = [inputs.class_names[index] for index in moments.present]
     decisions = found.decisions["test"]
 
-    def share_and_logit(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        largest = head.logits(features).max(axis=1)
-        return components.share(features), largest
+    def share_and_logit(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
+        shares, largest = [], []
+        for block in stored.blocks():
+            shares.append(components.share(block.features))
+            largest.append(head.logits(block.features).max(axis=1))
+        return np.concatenate(shares), np.concatenate(largest)
 
     drawn = {}
     if components.dim is not None:
         outside = {name: share_and_logit(features) for name, features in inputs.ood.items()}
-        inside = share_and_logit(inputs.test.features)
+        inside = share_and_logit(inputs.test)
         drawn["nc_neco_share"] = figures.neco_shares(inside, outside)
     drawn["weight_mean_alignment"] = figures.weight_mean_alignment(found.per_class)
     drawn["nc4_agreement"] = figures.nearest_mean_agreement(found.per_class)
@@ -89,12 +91,30 @@ def draw_head(found: Measured, head: Head, components: Components) -> dict[str, 
     return drawn
 
 
+def distances(stored: Stored, means: np.ndarray) -> np.ndarray:
+    """(n,) distances of a set's images to the nearest class mean (C, D)."""
+    parts = [metrics.centre_distances(block.features, means) for block in stored.blocks()]
+    return np.concatenate(parts)
+
+
+def sample_of(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
+    """At most SAMPLE images of a set, evenly spaced: features (m, D), labels (m,)."""
+    wanted = sample(np.arange(stored.rows), SAMPLE)
+    features, labels = [], []
+    for block in stored.blocks():
+        own = wanted[(wanted >= block.start) & (wanted < block.start + len(block.labels))]
+        features.append(block.features[own - block.start])
+        labels.append(block.labels[own - block.start])
+    return np.concatenate(features), np.concatenate(labels)
+
+
 def draw_embedding(found: Measured) -> Figure:
     """t-SNE of some ID and OOD test images."""
     inputs = found.inputs
-    inside, *others = embed([inputs.test.features, *inputs.ood.values()])
+    test, labels = sample_of(inputs.test)
+    sets = [sample_of(stored)[0] for stored in inputs.ood.values()]
+    inside, *others = embed([test, *sets])
     outside = dict(zip(inputs.ood, others, strict=True))
-    labels = sample(inputs.test.labels, SAMPLE)
     names = np.array([inputs.class_names[label] for label in labels])
     return figures.embedding(inside, outside, names)
 

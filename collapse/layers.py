@@ -21,6 +21,7 @@ import pandas as pd
 import polars as pl
 
 from artifacts import records, store
+from artifacts.blocks import Stored
 from collapse import metrics
 from collapse.probe import Probe, least_squares_head
 from moments import Accumulator, Moments
@@ -125,16 +126,19 @@ class Summary:
         )
 
 
-def summaries_of(features: dict[str, store.Features], classes: int) -> dict[str, Summary]:
+def summaries_of(features: dict[str, Stored], classes: int) -> dict[str, Summary]:
     """{split: features} of one layer -> {split: Summary}; "train" is what the moments and the probe
-    are of, and NC4 is of "train" and "test"."""
-    train = features["train"]
-    moments = Tally(classes).update(train.features, train.labels).moments
+    are of, and NC4 is of "train" and "test". Only a block of rows is in memory."""
+    first = Tally(classes)
+    for block in features["train"].blocks():
+        first.update(block.features, block.labels)
+    moments = first.moments
     fitted = probe(moments)
     summaries = {}
     for split, found in features.items():
         tally = Tally(probe=fitted if split in ("train", "test") else None)
-        tally.update(found.features, found.labels)
+        for block in found.blocks():
+            tally.update(block.features, block.labels)
         summaries[split] = Summary.of(tally, moments if split == "train" else None)
     return summaries
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from artifacts import records, store
+from artifacts.blocks import Block, Stored
 from collapse import bootstrap, metrics, stages, table
 from collapse.stages import Layer
 from feature_files import FeatureFiles
@@ -28,9 +29,9 @@ class Inputs:
     stale: records.Stale
     head: Head | None  # None of bare features
     class_names: list[str]
-    train: store.Features
-    test: store.Features
-    ood: dict[str, np.ndarray]  # features (n, D) by the set's name
+    train: Stored
+    test: Stored
+    ood: dict[str, Stored]  # by the set's name
     layers: list[Layer]
 
     @property
@@ -55,33 +56,35 @@ class Inputs:
 
 
 def read_inputs(run: FeatureFiles, layers: list[Layer], stale: records.Stale) -> Inputs:
-    """Read a run's head and features; ValueError for a changed file, unless `stale` allows it, and
-    for labels that are no classes."""
+    """Read a run's head, and open its features, which are read block by block when they are
+    measured; ValueError for a changed head, unless `stale` allows it."""
     head = store.read_head(run.head, stale, run.command) if run.head else None
-    train = store.read_features(run.train, stale, run.command)
-    test = store.read_features(run.test, stale, run.command)
-    for found, what in ((train, "labels"), (test, "test_labels")):
-        if not found.labelled:
-            raise ValueError(
-                f"{found.file} has no labels, and neural collapse is measured class by class; give"
-                f" them with: {run.command_for(what)}"
-            )
+    check_labelled(run)
+    train = Stored(run.train, stale, run.command)
     class_names = head.class_names if head else names_without_head(run, train)
-    for found in (train, test):
-        store.check_labels(found, class_names)
-    ood = {}
-    for name, path in run.ood.items():
-        ood[name] = store.read_features(path, stale, run.command).features
+    train.classes = len(class_names)
+    test = Stored(run.test, stale, run.command, len(class_names))
+    ood = {name: Stored(path, stale, run.command) for name, path in run.ood.items()}
     return Inputs(run, stale, head, class_names, train, test, ood, layers)
 
 
-def names_without_head(run: FeatureFiles, train: store.Features) -> list[str]:
+def check_labelled(run: FeatureFiles) -> None:
+    """ValueError where an import has no labels of the images."""
+    for path, what in ((run.train, "labels"), (run.test, "test_labels")):
+        if records.read_sidecar(path).get("labelled") is False:
+            raise ValueError(
+                f"{path} has no labels, and neural collapse is measured class by class; give"
+                f" them with: {run.command_for(what)}"
+            )
+
+
+def names_without_head(run: FeatureFiles, train: Stored) -> list[str]:
     """Class names of bare features: as their sidecar has them, else the numbers up to the highest
     label."""
     known = records.read_sidecar(run.train).get("class_names")
     if known:
         return known
-    highest = int(train.labels.max(initial=-1))
+    highest = max(int(block.labels.max(initial=-1)) for block in train.blocks())
     return [str(number) for number in range(highest + 1)]
 
 
@@ -105,19 +108,17 @@ def measure(inputs: Inputs, exact: bool = False, resamples: int | None = None) -
     """NC1, NC2 and NC3 of the training images, NC4 of training and test images, NC5 of each OOD set
     and the ID test set; with `resamples`, intervals of them.
 
-    exact: float64 throughout, where products are float32 by default."""
-    classes, width = len(inputs.class_names), inputs.train.features.shape[1]
-    accumulator = Accumulator(classes, width, exact=exact)
-    accumulator.update(inputs.train.features, inputs.train.labels)
-    moments = accumulator.finish()
-    decisions = {}
-    for split, images in (("train", inputs.train), ("test", inputs.test)):
-        decisions[split] = metrics.nc4(
-            images.features, images.labels, inputs.W, inputs.b, moments.means, exact=exact
-        )
-    alignments = {"test": metrics.nc5(moments, inputs.test.features)}
-    for name, features in inputs.ood.items():
-        alignments[f"ood:{name}"] = metrics.nc5(moments, features)
+    exact: float64 throughout, where products are float32 by default.
+
+    The training features are read twice, the others once, a block of rows at a time: the same bits
+    as of features in memory."""
+    moments = moments_of(inputs, exact)
+    decisions = {"train": decisions_on(inputs.train, inputs, moments, exact)}
+    means = {}
+    decisions["test"], means["test"] = measured_once(inputs.test, inputs, moments, exact)
+    for name, found in inputs.ood.items():
+        means[f"ood:{name}"] = mean_of(found)
+    alignments = {split: metrics.nc5(moments, mean) for split, mean in means.items()}
     rows = metrics_table(inputs, moments, decisions, alignments)
     if resamples:
         add_intervals(rows, intervals(inputs, moments, decisions, exact, resamples))
@@ -127,6 +128,45 @@ def measure(inputs: Inputs, exact: bool = False, resamples: int | None = None) -
     per_class = pd.DataFrame(columns)
     layers = layers_table(inputs)
     return Measured(inputs, moments, decisions, alignments, rows, per_class, layers)
+
+
+def moments_of(inputs: Inputs, exact: bool) -> Moments:
+    """The moments of the training images, in one pass."""
+    classes, width = len(inputs.class_names), inputs.train.width
+    accumulator = Accumulator(classes, width, exact=exact)
+    for block in inputs.train.blocks():
+        accumulator.update(block.features, block.labels)
+    return accumulator.finish()
+
+
+def decided(block: Block, inputs: Inputs, moments: Moments, exact: bool) -> metrics.Decisions:
+    """NC4 of a block of rows."""
+    return metrics.nc4(block.features, block.labels, inputs.W, inputs.b, moments.means, exact=exact)
+
+
+def decisions_on(found: Stored, inputs: Inputs, moments: Moments, exact: bool) -> metrics.Decisions:
+    """NC4 of a set, in one pass."""
+    return metrics.joined([decided(block, inputs, moments, exact) for block in found.blocks()])
+
+
+def measured_once(
+    found: Stored, inputs: Inputs, moments: Moments, exact: bool
+) -> tuple[metrics.Decisions, np.ndarray]:
+    """NC4 of a set and the mean (D,) of its features, in one pass."""
+    parts = []
+    total = np.zeros(found.width)
+    for block in found.blocks():
+        parts.append(decided(block, inputs, moments, exact))
+        total += metrics.sum_of_rows(block.features)
+    return metrics.joined(parts), total / found.rows
+
+
+def mean_of(found: Stored) -> np.ndarray:
+    """The mean (D,) of a set's features, in one pass."""
+    total = np.zeros(found.width)
+    for block in found.blocks():
+        total += metrics.sum_of_rows(block.features)
+    return total / found.rows
 
 
 def metrics_table(
@@ -184,7 +224,8 @@ def intervals(
 ) -> dict[tuple[str, str], bootstrap.Interval]:
     """{(metric, split): (low, high)} by resampling the images of each split; what rests on W alone
     has none."""
-    train, test = inputs.train, inputs.test
+    # A resample draws rows from everywhere: here alone all training features are in memory.
+    train, test = inputs.train.read(), inputs.test.read()
     classes = len(moments.means)
     by_split = {
         "train": bootstrap.nc1_to_nc3(
@@ -194,7 +235,8 @@ def intervals(
     }
     for split, found in decisions.items():
         by_split[split] |= bootstrap.nc4(found, resamples)
-    for name, features in inputs.ood.items():
+    for name, found_set in inputs.ood.items():
+        features = found_set.read().features
         by_split[f"ood:{name}"] = bootstrap.nc5(moments, features, None, resamples)
     bounds = {}
     for split, of_split in by_split.items():

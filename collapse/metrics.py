@@ -9,6 +9,7 @@ One pass gathers counts, class means and within-class scatter (`moments`); NC1, 
 are closed forms of these. NC4 reads the features again. A metric that is undefined is None, never
 0. Formulas, sources, hazards: docs/neural_collapse.md."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -325,13 +326,33 @@ def mean_of_set(other: np.ndarray, width: int) -> np.ndarray:
     other = np.asarray(other)
     mean = other
     if other.ndim == 2 and len(other):
-        mean = other.mean(axis=0, dtype=np.float64)
+        mean = sum_of_rows(other) / len(other)
     fits = mean.shape == (width,)
     if fits and np.isfinite(mean).all():
         return mean
     fault = "with NaN or infinity" if fits else "of another shape"
     raise ValueError(
         f"NC5 needs finite features of width {width}, found an array {other.shape} {fault}"
+    )
+
+
+def sum_of_rows(features: np.ndarray) -> np.ndarray:
+    """(n, D) -> (D,) float64, summed by blocks: the same bits where features come block by
+    block."""
+    total = np.zeros(features.shape[1])
+    for start in range(0, len(features), BLOCK):
+        total += features[start : start + BLOCK].sum(axis=0, dtype=np.float64)
+    return total
+
+
+def joined(parts: Sequence[Decisions]) -> Decisions:
+    """The decisions on the blocks of a set as those on the whole."""
+    predicted = [part.predicted for part in parts if part.predicted is not None]
+    return Decisions(
+        parts[0].classes,
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.nearest for part in parts]),
+        np.concatenate(predicted) if predicted else None,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from artifacts import records, store
+from artifacts.blocks import Stored
 from collapse import layers, metrics, table
 from collapse.layers import Summary
 from feature_files import FeatureFiles
@@ -164,7 +165,6 @@ def summarise_features(
     """{split: Summary} of a layer's features."""
     features = {}
     for split, path in layer.files.items():
-        features[split] = store.read_features(path, stale, remedy or f"{store.EXTRACT} --layers")
-    for split in ("train", "test"):
-        store.check_labels(features[split], class_names)
+        known = len(class_names) if split in ("train", "test") else None
+        features[split] = Stored(path, stale, remedy or f"{store.EXTRACT} --layers", known)
     return layers.summaries_of(features, len(class_names))

@@ -1,14 +1,17 @@
 """Collapse of ID and OOD together: an OOD set as class C + 1 of the training images.
 
-    table = with_ood.tabulate(inputs)     # one row per OOD set and metric
+    table = with_ood.tabulate(inputs, moments)     # one row per OOD set and metric
 
 NC1 and NC2 of C + 1 classes say whether OOD images lie as one more cluster (NC1 stays low) and
 whether its mean completes the simplex (NC2); the row of set "" is of the C classes alone. These
 numbers stand in a table of their own: nothing in nc_metrics.csv goes by them."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 
+from artifacts.blocks import Stored
 from collapse import table
 from collapse.measuring import Inputs
 from moments import Accumulator, Moments
@@ -24,23 +27,24 @@ PRINTED = {
 }
 
 
-def tabulate(inputs: Inputs, exact: bool = False) -> pd.DataFrame:
-    """nc_with_ood.csv: NC1 and NC2 of the training images, alone and with each OOD set as one more
-    class."""
-    parts = [rows(inputs, ALONE, moments_of(inputs, None, exact))]
-    for name, features in inputs.ood.items():
-        parts.append(rows(inputs, name, moments_of(inputs, features, exact)))
+def tabulate(inputs: Inputs, moments: Moments, exact: bool = False) -> pd.DataFrame:
+    """nc_with_ood.csv: NC1 and NC2 of the training images, alone, of which `moments` are, and with
+    each OOD set as one more class."""
+    parts = [rows(inputs, ALONE, moments)]
+    classes = len(inputs.class_names)
+    of_training = Accumulator(classes + 1, inputs.train.width, exact=exact)
+    for block in inputs.train.blocks():
+        of_training.update(block.features, block.labels)
+    for name, other in inputs.ood.items():
+        parts.append(rows(inputs, name, with_class(of_training, other, classes)))
     return pd.concat(parts, ignore_index=True)
 
 
-def moments_of(inputs: Inputs, other: np.ndarray | None, exact: bool) -> Moments:
-    """The moments of the training images, with features (n, D) as class C where they are given."""
-    classes, width = len(inputs.class_names), inputs.train.features.shape[1]
-    more = 0 if other is None else 1
-    accumulator = Accumulator(classes + more, width, exact=exact)
-    accumulator.update(inputs.train.features, inputs.train.labels)
-    if other is not None:
-        accumulator.update(other, np.full(len(other), classes))
+def with_class(of_training: Accumulator, other: Stored, label: int) -> Moments:
+    """The moments of the training images and of a set whose images all have one label."""
+    accumulator = copy.deepcopy(of_training)
+    for block in other.blocks():
+        accumulator.update(block.features, np.full(len(block.labels), label))
     return accumulator.finish()
 
 

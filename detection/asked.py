@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 import utils
-from detection import combining, members, odin, own, tables
+from detection import adascale, combining, members, odin, own, tables
 from images import openood
 from scores import registry
 
@@ -95,9 +95,10 @@ def check_ensemble_flags(args: Arguments) -> None:
         )
     if args.neco_curve:
         raise ValueError("--neco-curve is of a single network; leave it out with --ensemble")
-    if odin.ODIN in named(args):
+    alone = [name for name in (odin.ODIN, *adascale.NAMES) if name in named(args)]
+    if alone:
         raise ValueError(
-            f"--methods {odin.ODIN} is of a single network; leave it out with --ensemble"
+            f"--methods {alone[0]} is of a single network; leave it out with --ensemble"
         )
     for name in named(args):
         if name in registry.METHODS and registry.needs_rest(name):

@@ -345,14 +345,14 @@ def why_left_out(name: str, with_bank: bool) -> str:
     """Why a detector does not hold a method, in words; "" where it does, or may."""
     if ".py:" in name:
         return CODE
-    if name == registry.ODIN.name:
+    if name in [of_images.name for of_images in registry.OF_IMAGES]:
         return PERTURBED
     row = registry.METHODS.get(name)
     if row is None:
         return ""
     if row.source == rows.OWN:
         return CODE
-    if isinstance(row, registry.NeighbourMethod) and not with_bank:
+    if row.bank and not with_bank:
         return BANK
     return ""
 

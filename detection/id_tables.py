@@ -211,7 +211,7 @@ def scod(
 ) -> Iterator[Row]:
     """Selective classification in the presence of OOD data (Xia and Bouganis 2022, section 2):
     right predictions are to be kept, wrong ones and OOD images rejected."""
-    kept_right = np.concatenate([right, np.zeros(len(part), dtype=bool)])
+    kept_right = np.concatenate([right, np.zeros(len(part.scores[method]), dtype=bool)])
     curve = measures.risk_coverage_of(order, kept_right)
     yield Row("scod_aurc", measures.aurc(curve), method=method, ood=part.name)
     if not right.any():
@@ -227,7 +227,7 @@ def open_set(
     part: ScoredSet, method: str, order: metrics.Order, inside: np.ndarray, right: np.ndarray
 ) -> Iterator[Row]:
     """OSCR and CCR at FPR."""
-    n, m = len(right), len(part)
+    n, m = len(right), len(part.scores[method])
     is_id = np.arange(n + m) < n
     ood_below = metrics.placements_of(order, is_id)[0][:n]
     id_above = np.zeros(m)

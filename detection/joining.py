@@ -23,12 +23,13 @@ import feature_files
 import utils
 from artifacts import csv_files, current, records, store
 from detection import combining
+from detection.adascale import NAMES as ADASCALE
 from detection.odin import ODIN
 from detection.scored import Scored, ScoredSet
 from scores import registry
 
 RECORD = "ood_methods.json"
-ORDER = [*registry.METHODS, ODIN]
+ORDER = [*registry.METHODS, ODIN, *ADASCALE]
 
 Cell = tuple[str, str]  # (OOD set, method)
 Value = TypeVar("Value")
@@ -247,9 +248,10 @@ def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]
     whole = feature_files.WHOLE_HEAD
     if method in ORDER and registry.needs_rest(method) and not place.is_same(whole):
         return f"{whole} changed, came or went since; the earlier rows of {method} go"
-    if method == ODIN:
-        inside = [f"ODIN_ID_{place.dataset}_{split}" for split in ("test", "val")]
-        for stem in (*inside, f"ODIN_OOD_{name}_test"):
+    if method in (ODIN, *ADASCALE):
+        kind = "ODIN" if method == ODIN else "ADASCALE"
+        inside = [f"{kind}_ID_{place.dataset}_{split}" for split in ("test", "val")]
+        for stem in (*inside, f"{kind}_OOD_{name}_test"):
             if not place.is_same(stem):
                 return (
                     f"perturbed images of {name} changed, or are gone; the earlier row of {method}"

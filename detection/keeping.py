@@ -31,11 +31,7 @@ RUN_FACTS = ("command", "versions", "git_commit", "git_dirty")
 
 def without_banks(states: Mapping[str, Fitted]) -> dict[str, Fitted]:
     """The states that hold no training features, which memory need not keep."""
-    return {
-        name: state
-        for name, state in states.items()
-        if not isinstance(registry.METHODS[name], registry.NeighbourMethod)
-    }
+    return {name: state for name, state in states.items() if not registry.METHODS[name].bank}
 
 
 def earlier_states(folder: Path, earlier: Earlier) -> dict[str, Fitted]:

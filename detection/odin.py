@@ -74,9 +74,14 @@ def perturbed_features(
             f" say with which; delete it, or make both anew with: {remedy}"
         )
     features = store.read_features(path, stale, remedy).features
+    check_rows(path, features, rows, remedy)
+    return features
+
+
+def check_rows(path: Path, features: np.ndarray, rows: int, remedy: str) -> None:
+    """ValueError for another number of changed images than of plain ones."""
     if len(features) != rows:
         raise ValueError(
             f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew"
             f" with: {remedy}"
         )
-    return features

@@ -8,7 +8,7 @@ from pathlib import Path
 import feature_files
 import utils
 from artifacts import records, store
-from detection import asked, combining, joining, members, odin, own
+from detection import adascale, asked, combining, joining, members, odin, own
 from images.members import fold_pattern
 from scores import registry
 
@@ -94,7 +94,7 @@ def check_edited(earlier: joining.Earlier, names: Sequence[str], folder: Path) -
     if len(gone) > 5:
         some += " ..."
     all_anew = ""
-    if set(gone) <= {*registry.DEFAULT, odin.ODIN}:
+    if set(gone) <= {*registry.DEFAULT, odin.ODIN, *adascale.NAMES}:
         all_anew = "compute all anew by leaving --methods out, or "
     reason = next(iter(earlier.lost))
     raise ValueError(
@@ -113,6 +113,8 @@ def methods_of(
     names = asked.named(args) or registry.defaults(rest=run.whole_head is not None)
     if run.odin_test and not args.methods:
         names.append(odin.ODIN)
+    if run.has_adascale and not args.methods:
+        names += adascale.NAMES
     names, lines = without_head(run, args, names)
     names, more = without_labels(run, args, names)
     return names, [*lines, *more]
@@ -207,6 +209,12 @@ def check(run: feature_files.FeatureFiles, args: asked.Arguments) -> None:
     check_val_ood(run, args)
     check_groups(run, args)
     check_dimensions(run, args)
+    named = [name for name in adascale.NAMES if name in (args.methods or [])]
+    if named and not run.has_adascale:
+        raise ValueError(
+            f"{run.folder} lacks features of changed images for {', '.join(named)}, of ID"
+            f" validation images among them; make them with: {run.command_with('--adascale')}"
+        )
     if odin.ODIN in (args.methods or []) and not run.odin_test:
         raise ValueError(
             f"{run.folder} lacks features of perturbed images for ODIN; make them with: "

@@ -283,6 +283,8 @@ class Extractor:
         step = job.step
         if step is None:
             return images
+        if step.kind == perturbation.ADASCALE:
+            return perturbation.change_least(self.network, images, step.epsilon)
         signs = self.directions.find(self.network, images, step, job.name, row)
         return perturbation.move(images, signs, step.epsilon, self.preprocessing.std)
 

@@ -43,7 +43,8 @@ def prepare(path: str, options: Options, world: World) -> Work:
         match = matching.match_of(given, folder)
         given, choice = matching.matched(given, choice, match)
     check_val_ood(path, given, options.val_ood)
-    jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
+    steps = asked_steps(options, given.member)
+    jobs = plan.plan(given, steps, options.val_ood, bool(options.adascale))
     check_workers(jobs, options)
     stages = stages_of(trained, options)
     extractor = make_extractor(trained, stages, choice, options, world)
@@ -242,9 +243,15 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
 
 
 def check_shifted(trained: Trained, options: Options, member: Member | None, val_size: int) -> None:
-    """ValueError for --csid and --calibration where they say nothing of the checkpoint."""
-    if member and (options.csid or options.calibration):
-        flag = "--csid" if options.csid else "--calibration"
+    """ValueError for --csid, --calibration and --adascale where they say nothing of the
+    checkpoint."""
+    if options.adascale and not val_size and not options.calibration:
+        raise ValueError(
+            f"--adascale compares with ID validation images, and {trained.path} has none; give"
+            " some that it was not trained on with --calibration NAME=FOLDER"
+        )
+    if member and (options.csid or options.calibration or options.adascale):
+        flag = "--csid" if options.csid else "--adascale" if options.adascale else "--calibration"
         raise ValueError(
             f"{flag} is of a single network, and {trained.path} is a member of a leave-out"
             " ensemble; leave it out"

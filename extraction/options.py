@@ -44,6 +44,7 @@ class Options:
     format: str  # csv or parquet, npy or safetensors
     shard_rows: int | None  # of a shard; None: one file a set
     amp: bool
+    adascale: bool | None
     odin_epsilon: list[float] | None
     temperature: list[float] | None
     perturbation: str | None  # of perturbation.KINDS

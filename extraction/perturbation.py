@@ -15,6 +15,8 @@ from torch.nn import functional as F
 import feature_files
 
 KINDS = ("entropy", "argmax")
+ADASCALE = "adascale"
+LEAST_IMPORTANT = 0.05  # of an image's values, that AdaSCALE moves
 LARGEST = 0.5  # from here on an epsilon cannot be one of pixels in [0, 1]
 HELD_BYTES = 2**29  # of directions: 174,000 images of 32 pixels, 3,500 of 224
 
@@ -94,6 +96,24 @@ class Directions:
             self.batches[row] = found
             self.size += found.nelement()
         return found
+
+
+def change_least(network: torch.nn.Module, images: Tensor, size: float) -> Tensor:
+    """Images (N, 3, S, S), normalised -> the same with the 5% of each one's values that matter
+    least to its largest logit moved up the gradient by `size`, in normalised units (AdaSCALE: Regmi
+    2025, section 3)."""
+    with torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        logits = network(images)
+        (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), images)
+    flat = gradient.abs().flatten(1)
+    count = int(flat.shape[1] * LEAST_IMPORTANT)
+    least = flat.topk(count, dim=1, largest=False).indices
+    mask = torch.zeros_like(flat).scatter_(1, least, 1).view(gradient.shape)
+    return (images + size * gradient.sign() * mask).detach()
+
+
+ADASCALE_STEP = Step(ADASCALE, 0.5, 1.0)
 
 
 def certainty_loss(scaled: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import data
 import utils
 from artifacts import current, records
 from collapse import layers
-from extraction.perturbation import Step
+from extraction.perturbation import ADASCALE, ADASCALE_STEP, Step
 from images import corruptions, lists
 from images import folders as images_folders
 from images.members import Member
@@ -134,29 +134,50 @@ class Job:
 
 
 def plan(
-    given: Given, steps: Sequence[Step] = (), val_ood: utils.SetName | None = None
+    given: Given,
+    steps: Sequence[Step] = (),
+    val_ood: utils.SetName | None = None,
+    adascale: bool = False,
 ) -> list[Job]:
     """The jobs in the order of their making; nothing is opened yet.
 
     By each of `steps` the test images are moved; where `val_ood` is given, which chooses among
-    them, only the validation images and that set.
+    them, only the validation images and that set. With `adascale` all but training images are
+    changed as that score needs them.
     """
     data.check_id(given.id_set)
-    jobs = all_jobs(given, steps, val_ood)
+    jobs = all_jobs(given, steps, val_ood, adascale)
     if given.skip_broken:
         return jobs
-    readable = all_jobs(replace(given, skip_broken=True), steps, val_ood)
+    readable = all_jobs(replace(given, skip_broken=True), steps, val_ood, adascale)
     pairs = zip(jobs, readable, strict=True)
     return [replace(job, open_readable=other.open) for job, other in pairs]
 
 
-def all_jobs(given: Given, steps: Sequence[Step], val_ood: utils.SetName | None) -> list[Job]:
+def all_jobs(
+    given: Given, steps: Sequence[Step], val_ood: utils.SetName | None, adascale: bool
+) -> list[Job]:
     """The jobs, of which none is opened yet."""
     dataset, whole = openers(given)
     jobs = own_jobs(given, dataset, whole)
     if given.member:
         jobs += jobs_of_all(given, dataset, whole)
-    return jobs + perturbed_jobs(given, jobs, steps, val_ood)
+    changed = adascale_jobs(jobs) if adascale else []
+    return [*jobs, *perturbed_jobs(given, jobs, steps, val_ood), *changed]
+
+
+def adascale_jobs(jobs: list[Job]) -> list[Job]:
+    """The jobs of images that AdaSCALE changes; it needs those of validation too."""
+    return [
+        replace(
+            job,
+            stem=f"ADASCALE_{job.stem}",
+            step=ADASCALE_STEP,
+            own_facts={"perturbation": ADASCALE},
+        )
+        for job in jobs
+        if job.is_plain and job.split != "train"
+    ]
 
 
 def own_jobs(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Job]:
@@ -248,13 +269,11 @@ def csid_job(given: Given, asked: utils.SetName, dataset: Callable, test: Open) 
     """The job of ID images under a covariate shift: ID test images with a corruption, or those of
     a place of their own."""
     corruption = corruptions.parse(asked.name) if asked.folder is None else None
-    facts: dict[str, Any]
+    images, place = cache(partial(open_labelled, asked, given, test)), asked
     if corruption is not None:
         images = cache(partial(open_corrupted, corruption, given, dataset))
-        place, facts = given.id_set.split("test"), {"corruption": corruption.as_dict()}
-    else:
-        images = cache(partial(open_labelled, asked, given, test))
-        place, facts = asked, {"corruption": None}
+        place = given.id_set.split("test")
+    facts = {"corruption": corruption.as_dict() if corruption else None}
     return Job(f"CSID_{asked.name}_test", asked.name, images, place, own_facts=facts)
 
 

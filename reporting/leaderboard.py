@@ -219,12 +219,16 @@ def published_for(datasets: Sequence[str]) -> pd.DataFrame:
     """The published rows of these ID sets, without those that trained on outliers: our checkpoints
     did not. `ours` names the method as it is called here."""
     wanted = {openood.benchmark_of(name) for name in datasets}
-    parts = [read_published(path) for path in sorted(PUBLISHED.glob("*.csv"))]
+    parts = [read_published(path) for path in published_files()]
     table = pd.concat(parts, ignore_index=True)
     table = table[table["dataset"].isin(wanted) & (table["outlier_data"] == "no")]
     names = [OURS.get(name, name) for name in table["method"]]
     table.insert(4, "ours", names)
     return table.reset_index(drop=True)
+
+
+def published_files() -> list[Path]:
+    return [PUBLISHED / name for name in records.listing(PUBLISHED, "*.csv")]
 
 
 def read_published(path: Path) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from scores.common import (
     few_images,
     log_softmax,
     logsumexp,
+    noted,
     project,
     row_max,
     row_norm,
@@ -69,9 +70,7 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
     dim = _dimension(method, dim, train.width)
     if train.constant:
         return undefined(method, CONSTANT, {"dim": dim})
-    if train.b is None:
-        warn(method, "there is no head, so the residual is measured from the training mean")
-    elif not train.b.any():
+    if train.b is not None and not train.b.any():
         warn(method, "the head has no bias, so the residual is measured from the zero vector")
     matrix = train.vim_axes[:, : train.width - dim]
     state = Fitted(
@@ -80,6 +79,8 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
         matrix=matrix.astype(np.float32),
         offset=(train.mean - train.vim_origin) @ matrix,
     )
+    if train.b is None:
+        noted(method, "there is no head, so the residual is measured from the training mean", state)
 
     def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return row_norm(project(features, state)).sum()

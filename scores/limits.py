@@ -99,17 +99,19 @@ LIMITS = {
     "distance": Limits(
         "how far a row of weights is moved, over its length", above=0, called="distance"
     ),
-    "repeats": Limits("how many copies of the weights are moved", least=1, called="number"),
+    "repeats": Limits(
+        "how many copies of the weights are moved", least=1, called="number of copies"
+    ),
     "bins": Limits("number of bins of a histogram", least=2, called="number of bins"),
     "smooth": Limits("bins that are averaged", least=1, called="number of bins to average"),
     "smooth_perturbed": Limits(
         "bins that are averaged of perturbed logits", least=1, called="number of bins to average"
     ),
     "perturbed_weight": Limits(
-        "weight of the divergence of perturbed logits", least=0, called="weight"
+        "weight of the divergence of perturbed logits", least=0, called="weight of the logits"
     ),
     "msp_weight": Limits(
-        "weight of the largest softmax by moved weights", least=0, called="weight"
+        "weight of the largest softmax by moved weights", least=0, called="weight of the softmax"
     ),
     "power": Limits("the exponent of a likeness"),
     "threshold": Limits("the least likeness that counts"),

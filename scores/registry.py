@@ -13,8 +13,9 @@ image look?
 Every score is (N,) float64, higher = more in-distribution, and NaN only where it is undefined. N
 images, D features, C classes: features (N, D), logits (N, C), labels (N,), W (C, D), b (C,). NumPy
 and SciPy only. `scores.rows` describes each method; the methods themselves are in the file of their
-family: `logits`, `shaping`, `gaussians`, `geometry`, `class_means` and `neighbours`. `ROWS` also
-has ODIN, whose scores come from files of perturbed images and not from here.
+family: `logits`, `extremes`, `shaping`, `gaussians`, `geometry`, `class_means`, `neighbours`,
+`subspaces` and `sampled`. `ROWS` also has ODIN and AdaSCALE, whose scores come from files of
+changed images and not from here.
 """
 
 import difflib
@@ -29,6 +30,7 @@ from scores.blocks import blocks, side_by_side
 from scores.common import Fitted, Noted, compute_logits, max_softmax, unit_rows
 from scores.neighbours import score_neighbours
 from scores.rows import (
+    ADASCALE,
     ALL,
     ODIN,
     Description,
@@ -40,10 +42,12 @@ from scores.rows import (
 from scores.training_set import Training
 
 __all__ = [
+    "ADASCALE",
     "CORE",
     "DEFAULT",
     "METHODS",
     "ODIN",
+    "OF_IMAGES",
     "ROWS",
     "Fitted",
     "Method",
@@ -67,8 +71,9 @@ NEIGHBOUR_BLOCK = 2**15  # rows that search together: the more of a predicted cl
 # ---- the methods by name -------------------------------------------------------------------------
 
 METHODS: dict[str, Method] = {method.name: method for method in ALL}
-# with ODIN, which is not fitted
-ROWS: dict[str, Description] = {**METHODS, ODIN.name: ODIN}
+# with those that score features of changed images, and are not fitted
+OF_IMAGES = (ODIN, *ADASCALE)
+ROWS: dict[str, Description] = {**METHODS, **{row.name: row for row in OF_IMAGES}}
 # of a head that has the data's classes alone
 DEFAULT = tuple(method.name for method in ALL if not method.variant and "rest" not in method.needs)
 CORE = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO")

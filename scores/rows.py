@@ -145,6 +145,7 @@ class Method(Description, ABC):
     fit       fit(train, **parameters) -> Fitted
     grid      what --val-ood tries
     variant   of another row: computed only where it is asked for by name
+    bank      the fitted state holds the training features
 
     Its three kinds differ in what they can share: a PlainMethod nothing, a LinearMethod a product
     with the features, a NeighbourMethod the search among the training features.
@@ -153,6 +154,7 @@ class Method(Description, ABC):
     fit: Fit
     grid: Grid | None = None
     variant: bool = False
+    bank: bool = False
 
     @property
     def described(self) -> dict[str, Parameter]:
@@ -218,6 +220,7 @@ class NeighbourMethod(Method):
     of each image to the training images, or all of them."""
 
     finish: NeighbourFinish
+    bank: bool = True
 
     def searcher(self, state: Fitted) -> neighbours.Searcher:
         """What takes part in a search that several methods share."""
@@ -516,7 +519,7 @@ ALL: tuple[Method, ...] = (
     LinearMethod(
         name="Residual",
         does="how little of the features lies outside the training images' main directions",
-        formula="- |R'(h - u)|; without a head u is the training mean",
+        formula="- |R'(h - u)|",
         source="Wang et al., CVPR 2022",
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
@@ -837,6 +840,7 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2508.21695",
         fit=subspaces.actsub_fit,
         compute=subspaces.actsub_score,
+        bank=True,
         missing=NO_WEAK_PART,
         variant=True,
     ),
@@ -854,6 +858,26 @@ ALL: tuple[Method, ...] = (
         missing="none of its features, or of its logits, lies in the range of training",
         variant=True,
     ),
+)
+
+# Scored by detection.adascale: run_networks.py --adascale changes the images.
+ADASCALE = tuple(
+    Description(
+        name=name,
+        does=f"the energy with {what} scaled by how steady the largest activations are",
+        formula=f"{energy}; s = sum h / sum h' of the largest (100 - q)% of activations, q from 85 "
+        "down to 75 by the share of validation images with a smaller Q; Q = the sum over the "
+        "largest 5% of h of relu(h~_d) + 10 times that over the largest 1% of |h_d - h~_d|, h~ the "
+        "features of the image with its 5% least important values moved by 0.5",
+        source="Regmi, 2025",
+        link="https://arxiv.org/abs/2503.08023",
+        needs=("head", "images"),
+        missing="its changed image has no score, or its largest activations are 0",
+    )
+    for name, what, energy in (
+        ("AdaSCALE-A", "activations", "lse(W h exp(s) + b)"),
+        ("AdaSCALE-L", "logits", "lse(l s^2)"),
+    )
 )
 
 # Scored by detection.odin: run_networks.py perturbs the images, and nothing is fitted.

@@ -225,6 +225,7 @@ HEADLESS = [
     "Mahalanobis++",
     "RelativeMahalanobis++",
     "WDiscOOD",
+    "Residual",  # about the training mean, where the head would give another point
     "CoP",
     "NECO",
     "Cosine",
@@ -253,7 +254,8 @@ def test_bare_features_are_scored_by_what_needs_no_head(folder, tmp_path, sideca
     table = read_csv(folder / "ood_metrics.csv").set_index(["ood", "method"])
     assert list(table.loc["near"].index) == HEADLESS
     for name in ("auroc", "fpr95", "aupr_out"):
-        np.testing.assert_allclose(table[name], whole[name], atol=1e-3)
+        same = [cell for cell in table.index if cell[1] != "Residual"]
+        np.testing.assert_allclose(table.loc[same, name], whole.loc[same, name], atol=1e-3)
     assert (
         table["accuracy"].isna().all()
         and table["accuracy_at_tpr"].isna().all()

@@ -40,6 +40,7 @@ def cluster(tmp_path):
         "srun": 'exit "$CODE"',
         "scontrol": "exit 0",
         "squeue": 'echo "$STATE"',
+        "scancel": "exit 0",
         "sbatch": (
             f'echo "chain=${{CHAIN_LAST:-}} job=${{SLURM_JOB_ID:-}}" >> {tmp_path / "seen"}\n'
             f'echo $((100 + $(grep -c "^sbatch" {called})))'
@@ -58,10 +59,12 @@ def cluster(tmp_path):
     for path in ROOT.iterdir():
         if path.name != ".venv":
             (checkout / path.name).symlink_to(path)
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "activate").write_text("")
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SLURM_", "SRUN_", "OMP_"))
+        if not name.startswith(("SLURM_", "SRUN_", "OMP_", "VIRTUAL_ENV", "CONDA_"))
     }
 
     def run(script, *words, code=0, state="RUNNING", cwd=checkout, **environment):
@@ -82,7 +85,7 @@ def cluster(tmp_path):
         )
         return done, [shlex.split(line) for line in called.read_text().splitlines()]
 
-    run.seen = tmp_path / "seen"
+    run.seen, run.checkout, run.stands = tmp_path / "seen", checkout, stands
     return run
 
 
@@ -125,6 +128,29 @@ def test_elsewhere_than_in_the_repository_a_script_says_so_and_starts_nothing(
 ):
     done, calls = cluster(script, cwd=tmp_path, **JOB)
     assert done.returncode == 2 and "submit from the folder" in done.stderr and calls == []
+
+
+@pytest.mark.parametrize("script", ["train", "extract", "chain"])
+def test_a_missing_environment_is_said_and_nothing_starts(cluster, script):
+    shutil.rmtree(cluster.checkout / ".venv")
+    done, calls = cluster(script, "--dataset", "digits", **JOB)
+    assert done.returncode == 2 and calls == []
+    assert "no .venv in" in done.stderr and "make it with: make .venv/installed" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_an_environment_that_was_active_at_submission_will_do(cluster, name):
+    shutil.rmtree(cluster.checkout / ".venv")
+    done, calls = cluster("extract", **JOB, **{name: "/somewhere"})
+    assert done.returncode == 0 and call(calls, "srun")
+
+
+@pytest.mark.parametrize("script", ["train", "extract"])
+def test_threads_follow_the_cores_of_the_job_and_not_the_login_node(cluster, script):
+    srun = cluster.stands / "srun"
+    srun.write_text('#!/bin/bash\necho "threads $OMP_NUM_THREADS"\n')
+    done, _ = cluster(script, **JOB, OMP_NUM_THREADS="1")
+    assert "threads 3" in done.stdout
 
 
 # ---- train ---------------------------------------------------------------------------------------
@@ -281,6 +307,31 @@ def test_chain_submits_three_jobs_each_after_the_one_before(cluster, tmp_path):
     assert list(map(str, extracted.ood)) == ["held_out", "photos"]
     assert after_script(third, "slurm/chain.sbatch") == words
     assert cluster.seen.read_text().splitlines() == ["chain= job=", "chain= job=", "chain=yes job="]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("failing", "cancelled"), [(2, ["101"]), (3, ["101", "102"]), (1, [])])
+def test_a_chain_that_cannot_be_submitted_as_a_whole_leaves_no_job(
+    cluster, tmp_path, failing, cancelled
+):
+    sbatch = cluster.stands / "sbatch"
+    text = sbatch.read_text()
+    counting = f'[ "$(grep -c "^sbatch" {tmp_path / "called"})" -eq {failing} ] && exit 1\n'
+    head, _, body = text.partition('echo "chain=')
+    sbatch.write_text(f'{head}{counting}echo "chain={body}')
+    done, calls = cluster("chain", *CHAIN, "--output-dir", str(tmp_path / "results"))
+    assert done.returncode == 1
+    found = [words[1:] for words in calls if words[0] == "scancel"]
+    assert found == ([cancelled] if cancelled else [])
+    assert "the chain could not be submitted as a whole" in done.stderr
+
+
+def test_the_log_of_an_arrays_task_carries_the_tasks_number(cluster):
+    log = cluster.checkout / "slurm-train-9.out"
+    log.write_text("")
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4", "SLURM_JOB_NAME": "train"}
+    cluster("train", "--dataset", "digits", **{**JOB, **array, "SLURM_JOB_ID": "9"})
+    assert (cluster.checkout / "slurm-train-7_4.out").resolve() == log
 
 
 @pytest.mark.slow

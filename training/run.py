@@ -120,9 +120,12 @@ class Run:
     def resume(self, arguments: Mapping[str, Any]) -> None:
         """Continue from the run's newest state; ValueError where that belongs to another run."""
         ranks = self.state.resume(self.outputs.files.last, arguments)
-        text = f"resumed after {self.state.place}"
-        if self.state.partial:
-            text += f", step {self.state.partial.step} of the next {self.unit}"
+        state = self.state
+        text = f"resumed after epoch {state.epoch}"
+        if self.recipe.steps:
+            text = f"resumed after step {state.step}"
+        elif state.partial:
+            text += f", step {state.partial.step}"
         if ranks != self.world.size:
             text += f"; {self.world.size} processes where it had {ranks}: not bit for bit"
         before, now = self.state.threads_before, torch.get_num_threads()

@@ -130,6 +130,10 @@ def test_a_larger_head_of_another_checkpoint_is_left_out(folder):
     assert ended.code == 0
     assert "head_full.csv was made from another checkpoint and is left out" in ended.err
     assert set(read_csv(folder / "scores_ID_toy.csv")) & set(registry.METHODS) == {"MSP"}
+    score(folder)
+    args = ood_methods.parse_args(["--checkpoint", str(folder)])
+    with pytest.warns(UserWarning, match="was made from another checkpoint"):
+        assert ood_methods.why_incomplete(folder, args) == ""
 
 
 def test_only_rows_that_need_it_go_where_the_larger_head_changes(larger):

@@ -93,3 +93,25 @@ def test_a_class_that_the_network_does_not_know_is_named(own_digits_run, by_clas
     ended = extract(run.checkpoint, run.output_dir, "--csid", f"own={by_class}")
     assert ended.code and "the class folder 'tiger'" in ended.err
     assert f"those of other classes are an OOD set: --ood own={by_class}" in ended.err
+
+
+def test_images_are_changed_for_adascale_where_validation_images_are(own_digits_run, tmp_path):
+    run = own_digits_run
+    ended = extract(run.checkpoint, run.output_dir, "--adascale")
+    assert ended.code == 0, ended.err
+    made = {path.stem for path in run.folder.glob("ADASCALE_*.csv")}
+    assert made == {
+        "ADASCALE_ID_digits_val",
+        "ADASCALE_ID_digits_test",
+        "ADASCALE_OOD_photos_test",
+    }
+    plain, changed = (
+        read_csv(run.folder / f"{kind}ID_digits_test.csv") for kind in ("", "ADASCALE_")
+    )
+    assert list(plain["label"]) == list(changed["label"])
+    assert (plain["ct0"] - changed["ct0"]).abs().mean() > 0
+    content = torch.load(run.checkpoint, weights_only=True)
+    other = tmp_path / "resnet_cifar_foreign.pth"
+    torch.save({**content, "val_size": 0}, other)
+    ended = extract(other, tmp_path / "out", "--adascale")
+    assert ended.code and "--calibration NAME=FOLDER" in ended.err

@@ -46,12 +46,14 @@ def test_a_curve_says_along_what_it_runs():
             "split": ["train"] * 2,
             "value": [2.0, 1.0],
             "epoch": [1, 2],
+            "step": [90, 180],
             "depth": [1, 2],
             "layer": ["one", "two"],
         }
     )
     labels = {("nc1", "train"): "NC1"}
-    over_epochs, over_depth = figures.collapse_curves.captions
+    over_epochs, over_steps, over_depth = figures.collapse_curves.captions
+    assert figures.collapse_curves(table, labels, "step").caption == over_steps
     assert figures.collapse_curves(table, labels).caption == over_epochs
     assert figures.collapse_curves(table, labels, "depth").caption == over_depth
     assert figures.collapse_curves(table, labels, along="depth").caption == over_depth

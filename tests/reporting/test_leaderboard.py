@@ -99,7 +99,7 @@ def test_published_figures_stand_beside_and_in_files_of_their_own(tmp_path):
 
 
 def test_every_published_row_is_a_number_with_its_source():
-    for path in leaderboard.PUBLISHED.glob("*.csv"):
+    for path in leaderboard.published_files():
         table = leaderboard.read_published(path)
         assert table[["near_auroc", "far_auroc"]].notna().all().all(), path
         assert table["near_auroc"].between(20, 100).all() and table["source"].notna().all()

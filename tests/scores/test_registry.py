@@ -102,7 +102,8 @@ HEADLESS = {
 
 
 def test_what_needs_no_head_has_the_same_scores_without_one(case):
-    assert {name for name in registry.METHODS if not registry.needs_head(name)} == HEADLESS
+    without = {name for name in registry.METHODS if not registry.needs_head(name)}
+    assert without == HEADLESS | {"Residual"}  # which has another origin without one
     bare = registry.Training(case.features, case.labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -113,6 +114,22 @@ def test_what_needs_no_head_has_the_same_scores_without_one(case):
         np.testing.assert_allclose(
             alone[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).mean(), err_msg=name
         )
+
+
+def test_what_needs_no_labels_has_the_same_scores_without_them(case):
+    bare = registry.Training(case.features, None, case.W, case.b)
+    names = [name for name in registry.METHODS if not registry.needs_labels(name)]
+    assert "KNN" in names and "ViM" in names and "Mahalanobis" not in names
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        alone = registry.fit_all(bare, names, {"KNN": {"k": 20}})
+        states = registry.fit_all(case.train, names, {"KNN": {"k": 20}})
+    found = registry.score_all(case.test, alone, case.W, case.b)
+    for name, values in registry.score_all(case.test, states, case.W, case.b).items():
+        close = {"rtol": 1e-4, "atol": 5e-5 * np.nanmean(np.abs(values))}
+        np.testing.assert_allclose(found[name], values, **close, err_msg=name)
+    with pytest.raises(ValueError, match="Cosine needs the training images' labels"):
+        registry.fit_all(bare, ["Cosine"])
 
 
 def test_labels_alone_name_the_classes():

@@ -152,7 +152,8 @@ def test_a_run_by_steps_resumes_bit_for_bit(tmp_path, monkeypatch, words):
     assert codes == [75, 75, None]
     log = files_of(tmp_path / "cut").log.read_text()
     assert "stopped in step 4; go on with --resume" in log
-    assert "resumed after step 4, step 1 of the next evaluation" in log
+    assert "resumed after step 3\n" in log and "stopped in step 7; go on with --resume" in log
+    assert "resumed after step 6\n" in log
     for folder in ("cut", "whole"):
         files_of(tmp_path / folder).log.unlink()
     assert_same_end(tmp_path / "cut", tmp_path / "whole")

@@ -33,7 +33,7 @@ import machine_memory
 import train
 from artifacts import records
 from networks import loading
-from training import parts, recipes, signals, state
+from training import parts, precision, recipes, signals, state
 from training import run as training_run
 from training.evaluation import Evaluator
 
@@ -667,7 +667,7 @@ def test_where_one_process_is_killed_the_other_says_so_and_what_was_saved_is_kep
     errors = (said / "0.err").read_text()
     assert "Traceback" not in errors
     assert (
-        "error: rank 0 of 2 lost another one, which was killed" in errors
+        "error: rank 1 of 2 was killed, most likely because memory ran out" in errors
         and "; run the same with --resume: what was saved is kept" in errors
     )
     assert read_checkpoint(folder, "last")["epoch"] == 1
@@ -761,6 +761,27 @@ def test_augmented_test_accuracy_is_a_number_beside_the_others(tmp_path):
     assert f"with test-time augmentation {summary['test_acc_tta']:.2%}" in log
 
 
+@pytest.mark.slow
+def test_two_processes_by_steps_and_in_parts_learn_what_one_does(tmp_path):
+    """Gradients of parts are added up before the processes share them: equal weights but for
+    rounding."""
+    file = tmp_path / "net.py"
+    file.write_text(PLAIN)
+    words = ("--mode", "finetune", "--from-scratch", "--steps", "8", "--warmup-steps", "2")
+    words = (*words, "--no-amp", "--model", f"{file}:build", "--batch-size", "66", "--augment")
+    two = (tmp_path / "two", train.__file__, *words, "--grad-accumulation", "3")
+    ((codes, output),) = together(tmp_path, two)
+    assert codes == [0, 0], output
+    start_training(tmp_path / "one", *words)
+    one, other = (
+        torch.load(tmp_path / name / "net_build_final_run.pth", weights_only=True)
+        for name in ("one", "two")
+    )
+    for name, value in one["model_state_dict"].items():
+        torch.testing.assert_close(value, other["model_state_dict"][name], rtol=1e-4, atol=1e-5)
+    assert one["history"][0]["train_loss"] == pytest.approx(other["history"][0]["train_loss"])
+
+
 def test_a_run_by_winograds_algorithm_ends_near_the_other(tmp_path):
     words = ("--mode", "sgd", "--epochs", "1", "--no-amp", "--lr", "0.01")
     start_training(tmp_path / "plain", *words)
@@ -792,7 +813,7 @@ def test_a_run_goes_on_that_an_earlier_version_without_a_flag_began():
 def test_winograd_is_refused_where_it_would_not_pay(tmp_path, monkeypatch, words, native, message):
     monkeypatch.chdir(tmp_path)
     Path("plain.py").write_text(PLAIN)
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: native)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: native)
     with pytest.raises(ValueError, match=message):
         start_training(tmp_path, "--winograd", *words)
     assert not list(tmp_path.glob("*.pth"))
