@@ -19,7 +19,6 @@ from scores.common import Fitted
 
 NAMES = list(registry.METHODS)
 CASE = random_case(n=500, width=24, classes=5)
-REST = (CASE.W[::-1] + np.float32(0.3), CASE.b - 1)  # of a larger head
 
 
 def fitted(**more):
@@ -34,7 +33,7 @@ def fitted(**more):
             CASE.W,
             CASE.b,
             validation=held,
-            rest=REST,
+            rest=CASE.rest,
             **given,
         )
 
@@ -61,7 +60,7 @@ def test_a_loaded_detector_scores_every_method_to_the_bit(kept, name):
         CASE.W,
         CASE.b,
         (CASE.features[400:], CASE.labels[400:]),
-        REST,
+        CASE.rest,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -328,7 +328,7 @@ def test_scores_are_read_back_exactly(tmp_path):
     )
     values[7] = np.nan
     images = store.Features(None, np.zeros(2000, np.int64), None, None)
-    table = outputs.score_table(ScoredSet("ID", images, {"MSP": values}), {"MSP": 0.0}, None)
+    table = outputs.score_table(ScoredSet("ID", images, {"MSP": values}), None, None, 0.95)
     store.write_table(tmp_path / "scores_ID_toy.csv", table)
     found = joining.read_scores(tmp_path / "scores_ID_toy.csv", ["MSP"], 2000)["MSP"]
     np.testing.assert_array_equal(
