@@ -235,6 +235,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 # checkpoint is compared by its content, as every input is, and not by its path.
 IMMATERIAL = {
     "checkpoint",
+    "export_onnx",
     "device",
     "data_dir",
     "output_dir",
@@ -254,7 +255,58 @@ OUT_OF_MEMORY = (
     r"DefaultCPUAllocator|not enough memory|out of memory|bad_alloc|Cannot allocate memory"
 )
 
-YesNo = argparse.BooleanOptionalAction  # --flag, --no-flag, or neither: None
+
+def truth(text: str) -> bool:
+    """argparse type: True or False, in any case of letters."""
+    value = {"true": True, "false": False}.get(text.lower())
+    if value is None:
+        raise ArgumentTypeError(f"expected True, False, or nothing, found {text!r}")
+    return value
+
+
+class YesNo(argparse.BooleanOptionalAction):
+    """--flag, --no-flag, or neither: None. True or False behind it means what it says."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.nargs = "?"
+        self.metavar = "True|False"
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        is_yes = not str(option_string).startswith("--no-")
+        setattr(namespace, self.dest, is_yes == said_by(parser, option_string, values))
+
+
+class Switch(argparse.Action):
+    """A flag that is on where it is given. True or False behind it means what it says."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options |= {"nargs": "?", "metavar": "True|False"}
+        super().__init__(*args, **options)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        is_on = said_by(parser, option_string, values)
+        setattr(namespace, self.dest, True if is_on else self.default)
+
+
+def said_by(parser: argparse.ArgumentParser, flag: str | None, value: Any) -> bool:
+    """What a flag with this value behind it, or None, says; a usage error for another word."""
+    try:
+        return True if value is None else truth(value)
+    except ArgumentTypeError as error:
+        parser.error(f"argument {flag}: {error}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,10 +16,11 @@ import torch
 import torchvision
 from torchvision.transforms.v2 import functional as transforms
 
-from images import lists, noise, odin_sets, openood
+from images import corruptions, lists, noise, odin_sets, openood
+from images.corruptions import Corruption
 from images.downloads import Published, fetched
 from images.file_facts import Matched
-from images.folders import absence, first_folder, listing_hash, quoted
+from images.folders import absence, first_folder, listing, listing_hash, quoted
 from images.places import image_set, labelled_list, without_broken
 from images.sets import ImageFiles, Images, image_folder
 from utils import SPLIT, SetName
@@ -50,6 +51,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop_share: float = 1.0
     match: Matched | None = None  # each image is given this size and encoding first
+    corruption: Corruption | None = None  # what befalls each image once it has its size
 
     @property
     def resized(self) -> int:
@@ -67,6 +69,11 @@ class Preprocessing:
 
     def resize(self, image: Any) -> Any:
         """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
+        image = self.resized_alone(image)
+        return image if self.corruption is None else corrupted(image, self.corruption)
+
+    def resized_alone(self, image: Any) -> Any:
+        """The same without the corruption."""
         if self.match is not None:
             image = matched(image, self.match)
         if min(transforms.get_size(image)) != self.resized:
@@ -86,11 +93,10 @@ class Preprocessing:
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def as_dict(self) -> dict[str, Any]:
-        """The values as records keep them; `match` only where there is one."""
-        values = asdict(self)
-        if self.match is None:
-            del values["match"]
-        return values
+        """The values as records keep them; `match` and `corruption` only where there is one."""
+        optional = ("match", "corruption")
+        without = [name for name in optional if getattr(self, name) is None]
+        return {name: value for name, value in asdict(self).items() if name not in without}
 
 
 def channels(values: Sequence[float]) -> str:
@@ -106,6 +112,15 @@ def matched(image: Any, match: Matched) -> Any:
         return match.apply(image)
     arrays = image.permute(0, 2, 3, 1).contiguous().numpy()
     return torch.from_numpy(match.apply_all(arrays)).permute(0, 3, 1, 2)
+
+
+def corrupted(image: Any, corruption: Corruption) -> Any:
+    """PIL image or uint8 tensor (N, 3, S, S) -> a uint8 array, or tensor, of the same size."""
+    if not isinstance(image, torch.Tensor):
+        return corruption.apply(np.asarray(image))
+    arrays = image.permute(0, 2, 3, 1).contiguous().numpy()
+    changed = np.stack([corruption.apply(array) for array in arrays])
+    return torch.from_numpy(changed).permute(0, 3, 1, 2)
 
 
 @cache
@@ -560,6 +575,83 @@ def load_id(
         labels=number[images.labels],
         class_names=[images.class_names[index] for index in kept],
     )
+
+
+def load_corrupted(
+    dataset: Dataset,
+    corruption: Corruption,
+    preprocessing: Preprocessing,
+    data_dir: str | os.PathLike,
+    held_out: Collection[str] = (),
+) -> Images | ImageFiles:
+    """The test images of an ID set, corrupted, with their classes."""
+    changed = replace(preprocessing, corruption=corruption)
+    return load_id(dataset, "test", changed, data_dir, held_out)
+
+
+def load_labelled(
+    asked: SetName,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+    skip_broken: bool = False,
+) -> ImageFiles:
+    """Images of the classes that a network knows, in one folder per class or in a list, whose
+    labels number these names.
+
+    ValueError for images beside the class folders, and for other classes."""
+    place = str(asked.folder)
+    if lists.parts(place):
+        names = dict(enumerate(class_names))
+        return labelled_list(place, preprocessing, names, skip_broken)
+    unknown = [name for name in class_folders(place) if name not in class_names]
+    if unknown:
+        raise ValueError(
+            f"{place} has the class folder {unknown[0]!r}{and_more(unknown)}, which the network"
+            f" does not know: expected some of {', '.join(class_names[:5])} ..., for images under"
+            f" {asked.name} count as in-distribution; those of other classes are an OOD set:"
+            f" --ood {asked}"
+        )
+    images = image_folder(place, preprocessing, class_names)
+    refuse_strays(images)
+    return without_broken(images) if skip_broken else images
+
+
+def class_folders(place: str) -> list[str]:
+    """The first level of folders with images below a place."""
+    return sorted(set(map(first_folder, listing(place).paths)) - {""})
+
+
+def and_more(names: Sequence[str]) -> str:
+    """ " and 2 more" of those behind the first."""
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+
+
+def check_csid(sets: Sequence[SetName], others: Sequence[SetName]) -> None:
+    """ValueError, before any long work, for sets under covariate shift that are neither a
+    corruption nor in a place that is there, or whose name another set has."""
+    names = [asked.name for asked in (*sets, *others)]
+    for asked in sets:
+        if names.count(asked.name) > 1:
+            raise ValueError(
+                f"--csid {asked}: {asked.name} names two sets; give each a name of its own"
+            )
+        if asked.folder is None and corruptions.parse(asked.name) is None:
+            raise ValueError(
+                f"--csid {asked}: expected NAME=FOLDER with one folder of images per class, or a"
+                f" corruption of the ID test images: {corruptions.known()}"
+            )
+        if asked.folder is not None:
+            check_place(asked, f"--csid {asked}")
+
+
+def check_place(asked: SetName, flag: str) -> None:
+    """ValueError where the folder or list of a set is not there."""
+    folder = str(asked.folder)
+    if lists.exists(folder):
+        return
+    if found := lists.parts(folder):
+        lists.check_place(*found)
+    raise ValueError(f"{flag}: {folder} {absence(folder)}; expected one folder of images per class")
 
 
 def load_ood(

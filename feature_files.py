@@ -10,7 +10,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from images import file_facts, lists, openood
 # from elsewhere.
 REPEATED = (
     "model",
+    "feature_output",
+    "logits_output",
     "classes",
     "image_size",
     "crop_share",
@@ -33,12 +35,15 @@ REPEATED = (
     "match_format",
     "skip_broken",
     "amp",
+    "csid",
+    "calibration",
 )
 ELSEWHERE = (  # what no checkpoint and no sidecar stand behind
     "the program that wrote these features"
 )
 # a path that ends otherwise is a folder of features
 CHECKPOINTS = (
+    ".onnx",
     ".pth",
     ".pt",
     ".ckpt",
@@ -47,7 +52,18 @@ CHECKPOINTS = (
     ".npz",
 )
 
+WHOLE_HEAD = "head_full"  # all rows of a classifier that has more classes than the data
 PERTURBED = "perturbed"  # the folder of perturbed images, one folder per way in it
+
+
+# What may be lacking: the flags of run_networks.py and of import_features.py that make it.
+MORE = {
+    "ood": ("--ood svhn", "--ood NAME=FILE"),
+    "head": ("", "--head FILE"),
+    "val": ("", "--val FILE"),
+    "labels": ("", "--labels FILE"),
+    "test_labels": ("", "--test-labels FILE"),
+}
 
 
 def perturbed_folder(kind: str, temperature: float, epsilon: float) -> str:
@@ -62,33 +78,68 @@ class FeatureFiles:
     folder: Path
     dataset: str
     head: Path | None  # None if there are only features
+    whole_head: Path | None  # all rows of a classifier with more classes than the data
     train: Path
     val: Path | None  # None if the run kept no validation images
     test: Path
     ood: dict[str, Path]  # {name: file}
     odin_test: Path | None  # ID test images, perturbed for ODIN
     odin_ood: dict[str, Path]  # {name: file} of those that are there; empty without odin_test
-    command: str  # the command that extracts all of it anew
+    command: str  # the command that extracts, or imports, all of it anew
+    imported: bool = False  # by import_features.py: there is no network
+    # {name: file} of ID images under a covariate shift
+    csid: dict[str, Path] = field(default_factory=dict)
+    odin_val: Path | None = None  # ID validation images, perturbed for ODIN
+    # changed for AdaSCALE: ID test and validation images, {name: file} of OOD sets
+    adascale_test: Path | None = None
+    adascale_val: Path | None = None
+    adascale_ood: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def has_adascale(self) -> bool:
+        """True where AdaSCALE can be scored: it needs validation images, plain and changed."""
+        return bool(self.val and self.adascale_test and self.adascale_val)
 
     @property
     def files(self) -> list[Path]:
-        inside = (self.head, self.train, self.val, self.test, self.odin_test)
-        outside = (*self.ood.values(), *self.odin_ood.values())
-        return [path for path in (*inside, *outside) if path]
+        inside = (
+            self.head,
+            self.whole_head,
+            self.train,
+            self.val,
+            self.test,
+            self.odin_test,
+            self.odin_val,
+        )
+        outside = (*self.csid.values(), *self.ood.values(), *self.odin_ood.values())
+        changed = (self.adascale_test, self.adascale_val, *self.adascale_ood.values())
+        return [path for path in (*inside, *outside, *changed) if path]
 
     def command_with(self, flags: str) -> str:
         """The command that extracts, with more flags; none is known for features of other
-        programs."""
+        programs. What is asked for so needs the network: an import has it not."""
         if self.command == ELSEWHERE:
             return self.command
+        if self.imported:
+            return f"{store.EXTRACT} {flags}"
         return f"{self.command} {flags}"
+
+    def command_for(self, what: str) -> str:
+        """The command that makes one more thing of MORE, with the flags of its script."""
+        if self.command == ELSEWHERE:
+            return self.command
+        extracting, importing = MORE[what]
+        flags = importing if self.imported else extracting
+        return f"{self.command} {flags}".strip()
 
     @property
     def optional(self) -> list[Path]:
         """Every path that would be read if it were there: a record of a stage names those that were
         absent."""
-        stems = ["head", f"ID_{self.dataset}_val", f"ODIN_ID_{self.dataset}_test"]
-        stems += [f"ODIN_OOD_{name}_test" for name in self.ood]
+        stems = ["head", WHOLE_HEAD, f"ID_{self.dataset}_val"]
+        for kind in ("ODIN", "ADASCALE"):
+            stems += [f"{kind}_ID_{self.dataset}_{split}" for split in ("test", "val")]
+            stems += [f"{kind}_OOD_{name}_test" for name in self.ood]
         return [self.folder / f"{stem}{suffix}" for stem in stems for suffix in store.SUFFIXES]
 
 
@@ -99,11 +150,13 @@ def open_run(
     ood: Iterable[utils.SetName] | None = None,
     stale: records.Stale | None = None,
     needs_head: bool = True,
+    csid: Iterable[utils.SetName] | None = (),
 ) -> FeatureFiles:
     """Find head, ID and OOD features of a checkpoint (or of its folder) and refuse what does not
     belong together.
 
-    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken.
+    Without `dataset` the folder must hold one; without `ood` every OOD_*_test file in it is taken,
+    and with a `csid` of None every CSID_*_test file of the same checkpoint.
     Raises ValueError that names what is missing, or made by another checkpoint or head, and the
     command that makes it; `stale` may let the latter pass. With needs_head=False a folder of
     features alone will do: `head` is then None."""
@@ -113,7 +166,8 @@ def open_run(
     found = find_files(folder, name, sets)
     command = remedy(checkpoint, name, found.extracted(sets), found.made, output_dir)
     refuse_missing(found, needs_head, command)
-    run = belonging(found, name, sets, command)
+    shifted = shifted_files(folder, csid, command)
+    run = belonging(found, name, sets, command, shifted)
     check_widths(run)
     check_origin(run, Path(checkpoint), stale or records.Stale())
     return run
@@ -164,33 +218,80 @@ def refuse_missing(found: Found, needs_head: bool, command: str) -> None:
         raise ValueError(f"{found.folder} lacks {', '.join(missing)}; make it with: {command}")
 
 
-def belonging(found: Found, name: str, sets: Sequence[utils.SetName], command: str) -> FeatureFiles:
+def shifted_files(
+    folder: Path, asked: Iterable[utils.SetName] | None, command: str
+) -> dict[str, Path]:
+    """{name: file} of the csID sets that are asked for, or of all in the folder; ValueError, with
+    the command that makes it, for one that is not there."""
+    there = names_between(folder, "CSID_", "_test")
+    wanted = there if asked is None else [given.name for given in asked]
+    found = {}
+    for name in wanted:
+        path = store.feature_file(folder, f"CSID_{name}_test")
+        if path is None:
+            raise ValueError(
+                f"{folder} lacks CSID_{name}_test.csv; it has {', '.join(there) or 'no such set'};"
+                f" make it with: {command} --csid {name}"
+            )
+        found[name] = path
+    return found
+
+
+def belonging(
+    found: Found,
+    name: str,
+    sets: Sequence[utils.SetName],
+    command: str,
+    shifted: dict[str, Path],
+) -> FeatureFiles:
     """The files that were found, with the optional ones of the same checkpoint."""
     folder, train = found.folder, found.needed("train")
     origin = records.origin(found.files["head"] or train)
     val = own(store.feature_file(folder, f"ID_{name}_val"), origin)
     odin_test = own(store.feature_file(folder, f"ODIN_ID_{name}_test"), origin)
+    changed = own(store.feature_file(folder, f"ADASCALE_ID_{name}_test"), origin)
+    head = found.files["head"]
     return FeatureFiles(
         folder=folder,
         dataset=name,
-        head=found.files["head"],
+        head=head,
+        whole_head=whole_head_in(folder, head),
         train=train,
         val=val,
         test=found.needed("test"),
         ood={asked.name: found.needed(ood_role(asked)) for asked in sets},
         odin_test=odin_test,
-        odin_ood=perturbed(folder, sets, origin) if odin_test else {},
+        odin_ood=perturbed("ODIN", folder, sets, origin) if odin_test else {},
         command=command,
+        imported=is_imported(train),
+        csid={csid: path for csid, path in shifted.items() if own(path, origin)},
+        odin_val=own(store.feature_file(folder, f"ODIN_ID_{name}_val"), origin),
+        adascale_test=changed,
+        adascale_val=own(store.feature_file(folder, f"ADASCALE_ID_{name}_val"), origin),
+        adascale_ood=perturbed("ADASCALE", folder, sets, origin) if changed else {},
     )
 
 
+def whole_head_in(folder: Path, head: Path | None) -> Path | None:
+    """The file of all rows of the classifier that `head` holds some of; None where there is none
+    of its network."""
+    if head is None:
+        return None
+    return own(store.feature_file(folder, WHOLE_HEAD), records.origin(head))
+
+
+def is_imported(path: Path) -> bool:
+    """True for a file that import_features.py wrote."""
+    return records.read_sidecar(path).get("made_by") == records.IMPORTER
+
+
 def perturbed(
-    folder: Path, sets: Sequence[utils.SetName], origin: Mapping[str, Any]
+    kind: str, folder: Path, sets: Sequence[utils.SetName], origin: Mapping[str, Any]
 ) -> dict[str, Path]:
-    """{name: file} of the OOD sets whose images, perturbed for ODIN, are there."""
+    """{name: file} of the OOD sets whose images, changed for ODIN or ADASCALE, are there."""
     found = {}
     for asked in sets:
-        path = own(store.feature_file(folder, f"ODIN_OOD_{asked.name}_test"), origin)
+        path = own(store.feature_file(folder, f"{kind}_OOD_{asked.name}_test"), origin)
         if path:
             found[asked.name] = path
     return found
@@ -236,8 +337,23 @@ def file_notes(run: FeatureFiles) -> list[str]:
 
 
 def sets_in(folder: str | os.PathLike) -> list[utils.SetName]:
-    """All OOD sets in a folder, by name."""
-    return [utils.SetName.parse(name) for name in names_between(folder, "OOD_", "_test")]
+    """All OOD sets in a folder, by name; ValueError that names a file whose name is no set's."""
+    return [set_of_file(folder, name) for name in names_between(folder, "OOD_", "_test")]
+
+
+def set_of_file(folder: str | os.PathLike, name: str) -> utils.SetName:
+    """The set whose features a file OOD_<name>_test holds."""
+    try:
+        found = utils.SetName.parse(name)
+        if found.folder is None:
+            return found
+    except ValueError:
+        pass
+    file = store.feature_file(Path(folder), f"OOD_{name}_test")
+    raise ValueError(
+        f"{file} is named after no data set: {name!r} is not letters, digits, - and _ alone; rename"
+        " the file and its sidecar, or move them away"
+    )
 
 
 def names_between(folder: str | os.PathLike, before: str, after: str) -> list[str]:
@@ -254,11 +370,16 @@ def only_dataset(
 ) -> str:
     """The name of the ID data set in a folder; ValueError if there is none, or several."""
     found = names_between(folder, "ID_", "_train")
-    if len(found) != 1:
+    if len(found) > 1:
         raise ValueError(
-            f"{folder} holds features of {len(found)} ID data sets ({', '.join(found) or 'none'});"
-            " expected one: name it with --dataset, or make it with:"
-            f" {remedy(checkpoint, output_dir=output_dir)}"
+            f"{folder} holds features of {len(found)} ID data sets ({', '.join(found)}); expected"
+            " one: name it with --dataset"
+        )
+    if not found:
+        made = store.feature_file(folder, "head")
+        raise ValueError(
+            f"{folder} holds features of 0 ID data sets (none); expected one: name it with"
+            f" --dataset, or make it with: {remedy(checkpoint, made=made, output_dir=output_dir)}"
         )
     return found[0]
 
@@ -314,11 +435,14 @@ def remedy(
     """The command that extracts these features; `made`, one of the files, says by which arguments
     they were made."""
     sidecar = records.read_sidecar(made) if made else {}
+    if made and is_imported(made):
+        return imported_again(sidecar.get("arguments") or {}, made.parent, ood)
     file = checkpoint_file(checkpoint, made)
     if made and not sidecar and not Path(file).is_file():
         return ELSEWHERE
     arguments = sidecar.get("arguments") or {}
     repeated = {flag: arguments.get(flag) for flag in REPEATED}
+    repeated["max_pixels"] = sidecar.get("max_pixels")  # which changes no feature, but what is read
     if repeated["format"] == "csv":
         del repeated["format"]
     if str(output_dir) != "results":
@@ -334,6 +458,22 @@ def remedy(
             values = []
         words += [f"--{flag.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)
+
+
+def imported_again(arguments: Mapping[str, Any], folder: Path, ood: Sequence[str]) -> str:
+    """The command that imports these features anew, and replaces what is there."""
+    given = {name: value for name, value in arguments.items() if name != "replace"}
+    given["ood"] = list(ood) or given.get("ood")
+    if given.get("format") == "csv":
+        del given["format"]
+    if str(folder.parent) != "results":
+        given["output_dir"] = str(folder.parent)
+    words = ["python", records.IMPORTER]
+    for flag, value in given.items():
+        if value not in (None, [], False):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{flag.replace('_', '-')}", *map(str, values)]
+    return shlex.join([*words, "--replace"])
 
 
 def checkpoint_file(given: str | os.PathLike, made: Path | None = None) -> str:
@@ -364,7 +504,8 @@ def check_widths(run: FeatureFiles) -> None:
             shards.check_folder(path, run.command)
     width = width_of_head(first) if run.head else store.width_of(first)
     for path in run.files:
-        found = width if path == run.head else store.width_of(path)
+        heads = (run.head, run.whole_head)
+        found = width_of_head(path) if path in heads else store.width_of(path)
         if found != width:
             raise ValueError(
                 f"{path} is {found} features wide where {first} has {width}: they come from"
@@ -398,7 +539,7 @@ def check_origin(run: FeatureFiles, checkpoint: Path, stale: records.Stale) -> N
         other = [
             path
             for path, sidecar in named.items()
-            if path != run.head and not made_with(run.head, sidecar)
+            if path not in (run.head, run.whole_head) and not made_with(run.head, sidecar)
         ]
         refuse_other_head(run, other, stale)
 
@@ -431,10 +572,10 @@ def refuse_foreign(
     """Refuse files that were made from another checkpoint."""
     if not foreign:
         return
-    digest = expected.get("checkpoint_sha256") or expected.get("weights_sha256")
-    found = records.read_sidecar(foreign[0]).get("checkpoint_sha256")
-    which = f"({str(found)[:12]}, expected {str(digest)[:12]})"
-    reason = f"{foreign[0]} was made from another checkpoint {which}{and_others(foreign)}"
+    found = records.read_sidecar(foreign[0])
+    which = f"({records.short_hash(found)}, expected {records.short_hash(expected)})"
+    other = "with other training features" if run.imported else "from another checkpoint"
+    reason = f"{foreign[0]} was made {other} {which}{and_others(foreign)}"
     stale.found(reason, run.command)
 
 

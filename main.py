@@ -37,6 +37,7 @@ from typing import Any, Protocol
 
 import cli
 import data
+import feature_files
 import neural_collapse
 import ood_methods
 import report
@@ -47,7 +48,7 @@ from artifacts import current, records
 from images import openood
 from images.members import Member, fold_pattern
 from networks import checkpoints as networks
-from networks import pretrained
+from networks import onnx_graphs, pretrained
 from networks.messages import some
 from training import recipes
 
@@ -445,16 +446,40 @@ def prepare(argv: Sequence[str] | None) -> Chain:
     utils.writable_folder(args.output_dir)
     for name, own in words.items():
         STAGES[name].script.parse_args(own)
-    check_groups(args, words["ood"])
+    if trainings:
+        check_cache(args, words["train"])
+    check_groups(chain, words["ood"])
     return chain
 
 
-def check_groups(args: Arguments, words: Sequence[str]) -> None:
-    """ValueError where OpenOOD's groups are asked for and it has none for the ID set; where the
-    checkpoint alone names that, scoring says so."""
-    groups = dict(ood_methods.parse_args(words).groups)
+def check_cache(args: Arguments, words: Sequence[str]) -> None:
+    """ValueError for --cache none of a data set that is read as a whole, as training has it."""
+    if train.parse_args(words).cache == "none" and not is_in_files(args):
+        raise ValueError(
+            f"--cache none is of images in files, and {args.dataset} is read into memory as a"
+            " whole; leave it out"
+        )
+
+
+def check_groups(chain: Chain, words: Sequence[str]) -> None:
+    """ValueError where OpenOOD's groups are asked for and it has none for the ID set, or where a
+    group names a set that is neither in --ood nor in the folder; where the checkpoint alone names
+    the sets, scoring says so."""
+    args, asked = chain.args, ood_methods.parse_args(words)
+    groups = dict(asked.groups)
     if args.dataset is not None and groups.get(openood.GROUP) == []:
         openood.benchmark_for(args.dataset.name, "--groups")
+    named = [given.name for given in asked.ood or args.ood or []]
+    if not named or openood.GROUP in named:
+        return
+    there = [given.name for given in feature_files.sets_in(chain.folder)]
+    for group, members in groups.items():
+        for member in members:
+            if member not in [*named, *there]:
+                raise ValueError(
+                    f"--groups {group}={','.join(members)}: {member} is not among the OOD sets"
+                    f" {', '.join(named)}; name it in --ood too, or mend its name"
+                )
 
 
 def analysed(name: str, chain: Chain) -> list[str]:
@@ -467,7 +492,7 @@ def analysed(name: str, chain: Chain) -> list[str]:
 def refuse_member(checkpoint: Path) -> None:
     """ValueError for a checkpoint of one member of a leave-out ensemble: alone it does not know all
     classes. A file that is not there is named by the stage that needs it."""
-    if not checkpoint.is_file():
+    if not checkpoint.is_file() or onnx_graphs.is_onnx(checkpoint):
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # extraction reads the file again, and warns then

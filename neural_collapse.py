@@ -5,6 +5,8 @@ torch.
     python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 --ood svhn textures
     python neural_collapse.py --checkpoint results/resnet18_final_cifar100_s0 \\
         --exact --bootstrap 200
+    # each OOD set as one more class
+    python neural_collapse.py --checkpoint results/net_s0 --with-ood-class
     # through training
     python neural_collapse.py --checkpoint results/resnet18_epoch*_cifar100_s0.pth
 
@@ -13,10 +15,11 @@ nc_metrics.csv (one row per metric, with its split, centring and source), nc_per
 per class), nc5_per_class.csv (one row per class and set) and figures/. NC1, NC2 and NC3 are of
 clean training features, NC4 of training and test features, NC5 of each OOD set with the ID test set
 as the null. Bare features, without head.csv, have no NC2 of the weights, no NC3 and no comparison
-in NC4: those cells are empty, and their note says so. Where `run_networks.py --layers` left layers/
-or moments/, nc_layers.csv follows, with a least-squares probe in place of the head that a layer
-lacks. Several checkpoints of one network are each measured so, and the folder of the latest epoch
-gets nc_epochs.csv and, where ood_methods.py has scored all of them, nc_ood.csv and
+in NC4: those cells are empty, and their note says so. --with-ood-class writes nc_with_ood.csv, NC1
+and NC2 of the training images with each OOD set as class C + 1. Where `run_networks.py --layers`
+left layers/ or moments/, nc_layers.csv follows, with a least-squares probe in place of the head
+that a layer lacks. Several checkpoints of one network are each measured so, and the folder of the
+latest epoch gets nc_epochs.csv and, where ood_methods.py has scored all of them, nc_ood.csv and
 nc_ood_correlation.csv. docs/neural_collapse.md explains each."""
 
 import glob
@@ -36,7 +39,7 @@ import feature_files
 import figures
 import utils
 from artifacts import current, records, store
-from collapse import drawing, layers, measuring, stages
+from collapse import drawing, layers, measuring, stages, with_ood
 from collapse import epochs as series
 from collapse import rows as collapse_rows
 from collapse.measuring import COLUMNS, Inputs, Measured
@@ -57,6 +60,7 @@ class Arguments(Protocol):
     allow_stale: bool
     exact: bool
     bootstrap: int | None
+    with_ood_class: bool | None
     tsne: bool
 
 
@@ -95,6 +99,16 @@ def make_parser() -> cli.Parser:
         help=(
             "add 95%% intervals from N resamples of the "
             "images within classes; of NC1 to NC3 each costs a pass over the training features"
+        ),
+    )
+    group.add_argument(
+        "--with-ood-class",
+        # None without it: records of runs before this flag stay current
+        action="store_const",
+        const=True,
+        help=(
+            "measure NC1 and NC2 of ID and OOD together too, each OOD set as class C + 1 of the"
+            " training images (nc_with_ood.csv)"
         ),
     )
     group.add_argument(
@@ -180,11 +194,16 @@ def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     inputs = measuring.read_inputs(checkpoint.run, checkpoint.layers, checkpoint.stale)
     found = measuring.measure(inputs, args.exact, args.bootstrap)
     components = fit_components(found.moments)
-    tables = write_tables(found, args)
+    together = with_ood.tabulate(inputs, args.exact) if args.with_ood_class else None
+    remove_together(checkpoint.run.folder, together)
+    tables = write_tables(found, together, args)
     drawn = drawing.draw(found, components, args.tsne)
     pictures = drawing.save(checkpoint.run.folder / "figures", drawn)
     write_record(inputs, [*tables, *pictures], args)
     print_measured(found)
+    if together is not None:
+        title = "NC1 and NC2 with each OOD set as class C+1 -> nc_with_ood.csv"
+        cli.print_table(with_ood.shown(together), title)
     return Written(found.table, found.layers, inputs.stale.reasons)
 
 
@@ -232,8 +251,8 @@ def fit_components(moments: Moments) -> drawing.Components:
     )
 
 
-def write_tables(found: Measured, args: Arguments) -> list[Path]:
-    """The tables of one checkpoint -> their paths."""
+def write_tables(found: Measured, together: pd.DataFrame | None, args: Arguments) -> list[Path]:
+    """The tables of one checkpoint -> their paths; `together` is that of --with-ood-class."""
     run, stale = found.inputs.run, found.inputs.stale
     tables = {
         "nc_metrics": found.table,
@@ -242,6 +261,8 @@ def write_tables(found: Measured, args: Arguments) -> list[Path]:
     }
     if found.layers is not None:
         tables["nc_layers"] = found.layers
+    if together is not None:
+        tables["nc_with_ood"] = together
     sidecar = {
         **records.provenance(cli.material(args), stale),
         **records.origin(run.head or run.train),
@@ -252,6 +273,14 @@ def write_tables(found: Measured, args: Arguments) -> list[Path]:
         store.write_table(path, table, sidecar)
         paths.append(path)
     return paths
+
+
+def remove_together(folder: Path, together: pd.DataFrame | None) -> None:
+    """Remove nc_with_ood.csv of an earlier run where it is not asked for: it may be of other
+    features."""
+    if together is None:
+        for suffix in (".csv", ".json"):
+            (folder / f"nc_with_ood{suffix}").unlink(missing_ok=True)
 
 
 def write_record(inputs: Inputs, written: Sequence[Path], args: Arguments) -> None:
@@ -339,7 +368,8 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
     epochs = checkpoints.epochs
     latest = epochs[-1]
     tables = {folder: found.table for folder, found in written.items()}
-    table = series.over_epochs(epochs, tables)[["checkpoint", "epoch", "train_acc", *COLUMNS]]
+    columns = ["checkpoint", *series.places(epochs), "train_acc", *COLUMNS]
+    table = series.over_epochs(epochs, tables)[columns]
     reasons = [reason for found in written.values() for reason in found.allowed]
     sidecar = {
         **records.provenance(cli.material(args), records.Stale(args.allow_stale, reasons)),
@@ -349,7 +379,7 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
     inputs = [epoch.folder / "nc_metrics.csv" for epoch in epochs]
     write_joined(latest.folder, "nc_epochs", table, drawn, inputs, sidecar)
     cli.print_table(
-        along(table, "epoch"),
+        along(table, series.along(epochs)),
         f"through training, {len(epochs)} checkpoints -> {latest.folder / 'nc_epochs.csv'}",
     )
     # what an earlier run left would be of other checkpoints
@@ -371,9 +401,10 @@ def draw_epochs(
     epochs: Sequence[series.Epoch], table: pd.DataFrame, written: dict[Path, Written]
 ) -> dict[str, Figure]:
     """{name: figure} of the metrics over epochs and, with layers of all checkpoints, over both."""
+    unit = series.along(epochs)
     drawn = {
-        "nc_epochs": figures.collapse_curves(table, collapse_rows.curves()),
-        "nc5_epochs": figures.nc5_curves(table),
+        "nc_epochs": figures.collapse_curves(table, collapse_rows.curves(), unit),
+        "nc5_epochs": figures.nc5_curves(table, unit),
     }
     deep = {}
     for folder, found in written.items():
@@ -381,7 +412,7 @@ def draw_epochs(
             deep[folder] = found.layers
     if len(deep) == len(written):
         drawn["nc_layers_epochs"] = figures.layer_epoch_maps(
-            series.over_epochs(epochs, deep), collapse_rows.layers()
+            series.over_epochs(epochs, deep), collapse_rows.layers(), unit
         )
     return drawn
 

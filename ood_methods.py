@@ -22,13 +22,18 @@ network and no torch.
     python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --combine MSP,KNN
     # a score of your own, a class with fit and score
     python ood_methods.py --checkpoint results/net_s0 --methods MSP my_score.py:Toy
+    # ID images under a covariate shift count as ID in a second table
+    python ood_methods.py --checkpoint results/resnet18_best_cifar100_s0 --csid fog3 sketches
     # several networks as one
     python ood_methods.py --ensemble --checkpoint results/resnet18_best_cifar100_s{0,1,2}.pth
     python ood_methods.py --ensemble --checkpoint results/toynet_final_cifar10_s0_fold*of5.pth
 
 Reads results/<stem>/ (the folder may be named in place of the checkpoint) and writes there:
-scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image, one column per method, and
-whether each score passes the threshold that keeps 95% of ID), ood_metrics.csv (one row per OOD set
+scores_ID_<dataset>.csv and scores_OOD_<name>.csv (one row per image: the verdict of the
+recommended method, and one column per method), accepted_ID_<dataset>.csv and
+accepted_OOD_<name>.csv (whether each score passes the threshold that keeps 95% of ID),
+detector.safetensors (every fitted method, for detect.py, which needs no training data),
+ood_metrics.csv (one row per OOD set
 and method) with ood_metrics.md and, on demand, .tex, id_metrics.csv (selective classification, open
 sets, calibration), ood_by_id_class.csv and ood_by_ood_class.csv, conformal.csv (thresholds with a
 guarantee, from ID validation images), and figures/. Scores that an earlier run
@@ -41,6 +46,7 @@ method."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +59,21 @@ import feature_files
 import utils
 from artifacts import current, records, store
 from detection import (
+    adascale,
     asked,
     by_class,
     combining,
     conformal_table,
     drawing,
     evaluation,
+    full_spectrum,
     grid,
     id_tables,
     inputs,
     joining,
+    keeping,
     members,
+    neco_curve,
     odin,
     outputs,
     own,
@@ -72,6 +82,7 @@ from detection import (
     together,
     tuning,
 )
+from detection import detector as detectors
 from detection.asked import Arguments
 from detection.scored import Scored
 from head import Head
@@ -86,8 +97,11 @@ def make_parser() -> cli.Parser:
     add_ensemble_flags(parser.add_argument_group("an ensemble"))
     methods = parser.add_argument_group("methods and their parameters")
     add_method_flags(methods)
+    add_bank_flag(methods)
     add_parameter_flags(methods)
-    add_evaluation_flags(parser.add_argument_group("evaluation"))
+    evaluated = parser.add_argument_group("evaluation")
+    add_csid_flag(evaluated)
+    add_evaluation_flags(evaluated)
     add_table_flags(parser.add_argument_group("tables"))
     return parser
 
@@ -118,6 +132,20 @@ def add_input_flags(parser: cli.Parser) -> None:
     )
 
 
+def add_csid_flag(group: Any) -> None:
+    """The flag that chooses ID sets under a covariate shift."""
+    group.add_argument(
+        "--csid",
+        nargs="+",
+        type=cli.data_set,
+        metavar="NAME",
+        help=(
+            "ID sets under a covariate shift, as run_networks.py --csid extracted them, which count"
+            " as ID in the full-spectrum tables; default: all in the folder"
+        ),
+    )
+
+
 def add_ensemble_flags(group: Any) -> None:
     """The flags that make several checkpoints one classifier."""
     group.add_argument(
@@ -143,16 +171,19 @@ def add_ensemble_flags(group: Any) -> None:
 
 def add_method_flags(group: Any) -> None:
     """The flags that choose methods and any of their parameters."""
-    variants = [name for name in registry.METHODS if name not in registry.DEFAULT]
+    by_default = registry.defaults(rest=True)
+    larger = [name for name in by_default if name not in registry.DEFAULT]
+    variants = [name for name in registry.METHODS if name not in by_default]
     group.add_argument(
         "--methods",
         nargs="+",
         type=method,
         metavar="METHOD",
         help=(
-            f"methods to compute; default: {', '.join(registry.DEFAULT)}, and {odin.ODIN} if its"
-            f" perturbed images were extracted. Variants are computed only if they are named:"
-            f" {', '.join(variants)}"
+            f"methods to compute; default: {', '.join(registry.DEFAULT)}, {odin.ODIN} and"
+            f" {', '.join(adascale.NAMES)} if their images were extracted, and"
+            f" {', '.join(larger)} of a classifier with more classes than the data. Variants are"
+            f" computed only if they are named: {', '.join(variants)}"
         ),
     )
     group.add_argument(
@@ -174,6 +205,19 @@ def add_method_flags(group: Any) -> None:
         help=(
             "values for any parameters of any methods, such as KNN.k=200 SCALE.percentile=90;"
             " docs/methods.md lists the parameters. The flags below are short for some of them"
+        ),
+    )
+
+
+def add_bank_flag(group: Any) -> None:
+    """The flag of the fitted detector."""
+    group.add_argument(
+        "--with-bank",
+        action="store_const",
+        const=True,  # None without it: records of runs before this flag stay current
+        help=(
+            "keep all training features in detector.safetensors, which KNN, NNGuide and Relation"
+            " need; without it the file holds the other methods"
         ),
     )
 
@@ -220,6 +264,16 @@ def add_parameter_flags(group: Any) -> None:
         action="store_const",
         const=True,
         help="NECO: multiply the score by the largest logit, as its authors do for transformers",
+    )
+    group.add_argument(
+        "--neco-curve",
+        # None without it: records of runs before this flag stay current
+        action="store_const",
+        const=True,
+        help=(
+            "NECO: draw the AUROC against each OOD set over the number of components, seen with OOD"
+            " data (figures/neco_dimensions_<method>.png); it chooses nothing"
+        ),
     )
 
 
@@ -285,6 +339,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     args.tpr, args.more_tpr = asked.shares_of(args.tpr)
     asked.parameters(args)
     asked.check_ensemble_flags(args)
+    asked.check_neco_curve(args)
     return args
 
 
@@ -312,7 +367,8 @@ def why_incomplete(folder: Path, args: Arguments) -> str:
     them all, or --methods names what it is to have. For main.py."""
     if args.methods:
         return ""
-    lacking = joining.lacking(folder, registry.DEFAULT)
+    whole = feature_files.whole_head_in(folder, store.feature_file(folder, "head"))
+    lacking = joining.lacking(folder, registry.defaults(rest=whole is not None))
     if not lacking:
         return ""
     return f"its table was made without {', '.join(lacking)}"
@@ -393,18 +449,31 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     with cli.timed(seconds, "scoring"):
         fitted = inputs.fit(found)
         scored = score(task, fitted, found, args)
+    with cli.timed(seconds, "detector"):
+        detector = keep_detector(task, args, scored, found.head)
     with cli.timed(seconds, "tables"):
         right, said = found.right(), probabilities(task, args, found, fitted, scored)
+        risks = id_tables.risk_curves(scored, right)
         table = tables.tabulate(run, scored, right, args.tpr, args.more_tpr)
-        more = more_tables(run, scored, found.head, right, said, args.tpr)
-        written = write(task, args, table, scored, found.head, more)
+        more = more_tables(run, scored, found.head, right, said, args.tpr, risks)
+        pooled = full_spectrum.pooled(scored)
+        full = full_spectrum.tabulate(run, scored, pooled, found.head, args.tpr, args.more_tpr)
+        more |= full_spectrum_tables(run, args, scored, found.head, pooled, full)
+        written = write(task, args, table, scored, found.head, more, detector)
     with cli.timed(seconds, "figures"):
         folder = run.folder / "figures"
-        pictures = more_figures(scored, found.head, right, said, registry.CORE, table, more)
+        pictures = more_figures(scored, found.head, risks, said, registry.CORE, table, more)
+        if args.neco_curve:
+            given = asked.parameters(args)
+            pictures |= neco_curve.draw(fitted, task.names, given, scored)
         written += drawing.draw(
             folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
         )
-    finish(task, args, table, written, seconds)
+    finish(task, args, table, [*written, run.folder / keeping.FILE], seconds)
+    if full is not None:
+        groups = asked.groups_in(args, full)
+        cli.print_table(tables.by_method(full, groups), full_spectrum.heading(full, run.dataset))
+    print(keeping.said(detector, run.folder / keeping.FILE))
     line = conformal_table.said(scored, run.dataset)
     if line:
         print(line)
@@ -424,7 +493,7 @@ def score(
 ) -> Scored:
     """The scores that are asked for, and the earlier ones beside them."""
     given = asked.parameters(args)
-    names = [name for name in task.names if name != odin.ODIN]
+    names = [name for name in task.names if name not in (odin.ODIN, *adascale.NAMES)]
     combined = asked.combinations(args)
     chosen: asked.Given = {}
     tuned: dict[str, Collection[str]] = {}  # {OOD set: methods whose parameters it chose}
@@ -433,16 +502,34 @@ def score(
         chosen = tuning.tune(fitted, [*fitted_names], given, found.ood[args.val_ood].features)
         tuned[args.val_ood] = chosen
     ood = {name: found.ood[name] for name in task.tested}
-    scored = evaluation.score(fitted, names, {**chosen, **given}, found.test, ood, tuned, combined)
+    scored = evaluation.score(
+        fitted, names, {**chosen, **given}, found.test, ood, tuned, combined, found.csid
+    )
     for name, values in scored.parameters.items():
         if not chosen.keys().isdisjoint({name, *values.get("members", ())}):
             scored.parameters[name] = values | {"val_ood": args.val_ood}
     if odin.ODIN in task.names:
         assert found.head is not None, "without a head, methods_of leaves ODIN out"
         odin.add_odin(task.run, scored, found.head, task.stale)
+    scaled = [name for name in adascale.NAMES if name in task.names]
+    if scaled:
+        adascale.add(task.run, scored, found, scaled, task.stale)
     evaluation.note_undefined(scored)
     evaluation.note_direction(scored, own.names(names))
+    states = scored.states if args.with_bank else keeping.without_banks(scored.states)
+    earlier = keeping.earlier_states(task.run.folder, task.earlier)
+    scored = replace(scored, states=joining.in_order({**earlier, **states}))
     return joining.join(scored, task.earlier, task.run.folder, task.run.dataset)
+
+
+def keep_detector(
+    task: plan.Task, args: Arguments, scored: Scored, head: Head | None
+) -> detectors.Detector:
+    """Write the detector of all methods of the table -> it."""
+    made = records.provenance(cli.material(args), task.stale)
+    detector = keeping.detector_of(task.run, scored, head, bool(args.with_bank), made)
+    detector.save(task.run.folder / keeping.FILE)
+    return detector
 
 
 def probabilities(
@@ -467,20 +554,39 @@ def more_tables(
     right: np.ndarray | None,
     said: id_tables.Probabilities | None,
     tpr: float,
+    risks: id_tables.RiskCurves,
 ) -> dict[str, pd.DataFrame | None]:
     """{file name: tidy table} beside ood_metrics.csv; None where there is nothing to say."""
     return {
-        "id_metrics.csv": id_tables.tabulate(run, scored, right, said, tpr),
+        "id_metrics.csv": id_tables.tabulate(run, scored, right, said, tpr, risks),
         "ood_by_id_class.csv": by_class.by_id_class(run, scored, classifier, tpr),
         "ood_by_ood_class.csv": by_class.by_ood_class(run, scored, tpr),
         "conformal.csv": conformal_table.tabulate(run, scored),
     }
 
 
+def full_spectrum_tables(
+    run: tables.Place,
+    args: Arguments,
+    scored: Scored,
+    head: Head | None,
+    pooled: Scored | None,
+    full: pd.DataFrame | None,
+) -> dict[str, pd.DataFrame | None]:
+    """{file name: tidy table} of csID sets; None where there are none."""
+    groups = asked.groups_in(args, full) if full is not None else []
+    means = tables.over_groups(full, groups, pooled) if groups and full is not None else None
+    return {
+        "fsood_metrics.csv": full,
+        "fsood_groups.csv": means,
+        "csid_metrics.csv": full_spectrum.by_set(run, scored, head, args.tpr),
+    }
+
+
 def more_figures(
     scored: Scored,
     classifier: outputs.Classifier | None,
-    right: np.ndarray | None,
+    risks: id_tables.RiskCurves,
     said: id_tables.Probabilities | None,
     core: Collection[str],
     table: pd.DataFrame,
@@ -489,7 +595,7 @@ def more_figures(
     """{name: figure} of the classifier's predictions; None where there is nothing to draw."""
     names = list(classifier.class_names) if classifier else []
     return {
-        "trust": id_tables.trust_figure(scored, right, said, core),
+        "trust": id_tables.trust_figure(said, risks, core),
         "swallowed": by_class.swallowed(more["ood_by_id_class.csv"], table, scored, names),
     }
 
@@ -501,6 +607,7 @@ def write(
     scored: Scored,
     head: Head | None,
     more: dict[str, pd.DataFrame | None],
+    detector: detectors.Detector,
 ) -> list[Path]:
     """Write the tables, among them {file name: table} in `more`, and the score files -> their
     paths."""
@@ -514,7 +621,9 @@ def write(
     options = outputs.TableOptions(args.tpr, groups, args.latex, args.caption, args.label)
     written = outputs.write_tables(run.folder, table, scored, options, sidecar)
     written += outputs.write_more(run.folder, more, sidecar)
-    written += outputs.write_scores(run.folder, run.dataset, scored, head, args.tpr, sidecar)
+    written += outputs.write_scores(
+        run.folder, run.dataset, scored, head, args.tpr, sidecar, detector
+    )
     return written
 
 
@@ -534,11 +643,17 @@ def finish(
         cli.material(args),
         task.inputs,
         written,
-        listings=() if args.ood else ("OOD_*_test.*",),
+        listings=listings(args),
         stale=task.stale,
         seconds=seconds,
     )
     show(table, args, folder, removed, feature_files.file_notes(task.run))
+
+
+def listings(args: Arguments) -> list[str]:
+    """Patterns of the sets that this run took because they were there."""
+    asked_or_all = [(args.ood, "OOD_*_test.*"), (args.csid, "CSID_*_test.*")]
+    return [pattern for asked_sets, pattern in asked_or_all if not asked_sets]
 
 
 def show(
@@ -587,10 +702,11 @@ def score_ensemble(args: Arguments) -> None:
         result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr, args.more_tpr)
     written = write_grid(ensemble, choice, args, stale)
-    more = more_tables(ensemble, result.scored, result.classes, result.right, None, args.tpr)
+    risks = id_tables.risk_curves(result.scored, result.right)
+    more = more_tables(ensemble, result.scored, result.classes, result.right, None, args.tpr, risks)
     written += write_ensemble(ensemble, args, table, result, more, stale)
     core = [name for name in together.CORE if name in result.scored.id.scores]
-    pictures = more_figures(result.scored, result.classes, result.right, None, core, table, more)
+    pictures = more_figures(result.scored, result.classes, risks, None, core, table, more)
     written += drawing.draw(
         figures_folder, None, table, result.scored, args.tpr, core=core, more=pictures
     )
@@ -606,6 +722,7 @@ def score_ensemble(args: Arguments) -> None:
         seconds=seconds,
     )
     show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
+    print(f"no {keeping.FILE}: detectors are of single networks")
 
 
 def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:

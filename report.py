@@ -3,13 +3,17 @@
     python report.py --checkpoint results/resnet18_best_s0.pth
     python report.py --checkpoint results/resnet18_best_s0        # or the folder
     python report.py --checkpoint results/resnet18_ensemble_s0-s1-s2
+    # one table over checkpoints, with OpenOOD's published figures beside it
+    python report.py --leaderboard results/*
 
 Reads what stands in results/<stem>/ (ood_metrics.csv, nc_metrics.csv, nc_per_class.csv, figures),
-the checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images,
-nor torch. In a folder of ood_methods.py --ensemble it finds the scores of all members together and
-of each alone, and the members' sidecars; collapse is each member's own. What is missing is named,
-with the command that makes it. report.html links to nothing: it can be mailed, printed and opened
-offline.
+the checkpoint's sidecar results/<stem>.json and its curves; needs neither features, nor images, nor
+torch. In a folder of ood_methods.py --ensemble it finds the scores of all members together and of
+each alone, and the members' sidecars; collapse is each member's own. --leaderboard writes <output-
+dir>/leaderboard.csv (one row per checkpoint and method, near and far means as OpenOOD groups them),
+leaderboard_published.csv and leaderboard.md, in which both stand side by side. What is missing is
+named, with the command that makes it. report.html links to nothing: it can be mailed, printed and
+opened offline.
 """
 
 import re
@@ -25,7 +29,7 @@ import cli
 import feature_files
 import utils
 from artifacts import current, records, store
-from reporting import ensembles
+from reporting import ensembles, leaderboard
 from reporting import page as reporting_page
 from reporting import summary as reporting_summary
 from reporting.found import Found, Missing
@@ -55,16 +59,33 @@ class Table:
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "output-dir", "allow-stale", checkpoint={"required": True})
+    cli.add_flags(parser, "checkpoint", "output-dir", "allow-stale")
+    parser.add_argument(
+        "--leaderboard",
+        nargs="+",
+        type=cli.path,
+        metavar="FOLDER",
+        help=(
+            "in place of a report: one table over the checkpoints whose scores lie in these"
+            " folders, and OpenOOD's published figures of the same ID sets beside it"
+        ),
+    )
     return parser
 
 
 def parse_args(argv=None):
-    return make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if bool(args.checkpoint) == bool(args.leaderboard):
+        parser.error("give --checkpoint for a report, or --leaderboard for a table over folders")
+    return args
 
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.leaderboard:
+        write_leaderboard(args)
+        return
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     stale = records.Stale(args.allow_stale)
     found = gather(args.checkpoint, folder, stale, args.output_dir)
@@ -88,6 +109,23 @@ def main(argv=None):
     for part in found.missing:
         print(words_of(part))
     print(f"report: {folder / 'report.html'}")
+
+
+def write_leaderboard(args: Any) -> None:
+    """Write and print the table over checkpoints, and the published figures beside it."""
+    folders = [Path(name) for name in args.leaderboard if Path(name).is_dir()]
+    board = leaderboard.make(folders)
+    folder = utils.writable_folder(args.output_dir)
+    provenance = records.provenance(cli.material(args), records.Stale(args.allow_stale))
+    paths = [folder / f"leaderboard{end}" for end in (".csv", "_published.csv", ".md")]
+    store.write_table(paths[0], board.ours, provenance)
+    store.write_table(paths[1], board.published, provenance)
+    utils.write_text(paths[2], leaderboard.markdown(board))
+    cli.print_table(leaderboard.shown(board), "AUROC in percent: ours, and as OpenOOD published it")
+    for note in board.notes:
+        print(note)
+    print(leaderboard.PROTOCOL)
+    print(f"leaderboard: {', '.join(map(str, paths))}")
 
 
 def words_of(part: Missing) -> str:
@@ -278,7 +316,7 @@ def read_checked(
     made_from = records.origin(table.file)
     known = any(made_from.values()) and any(network.values())
     if known and not records.same_network(made_from, network):
-        was, expected = (str(one.get("checkpoint_sha256"))[:12] for one in (made_from, network))
+        was, expected = map(records.short_hash, (made_from, network))
         reason = f"{table.file} was made from another checkpoint ({was}, expected {expected})"
         stale.found(reason, table.command)
     frame = store.read_table(table.file, table.columns, stale, table.command)

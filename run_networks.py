@@ -6,6 +6,12 @@
     python run_networks.py --checkpoint old.pth --model resnet18 --dataset cifar100 --mean 0 --std 1
     # with the weights that timm publishes
     python run_networks.py --model timm/resnet50 --pretrained --dataset birds=birds --ood textures
+    # an ONNX file, which holds features and logits; and the other way round
+    python run_networks.py --checkpoint net.onnx --dataset cifar10 --ood svhn --mean 0.5 --std 0.25
+    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --export-onnx net.onnx
+    # ID images under a covariate shift: corrupted test images, and a folder of one's own
+    python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --csid fog3 \\
+        sketches=path/to/sketches
     # only download, where there is a network
     python run_networks.py --fetch --dataset cifar100 --ood svhn textures
     python run_networks.py --checkpoint results/resnet18_best_cifar100_s0.pth --odin-epsilon 0.0014
@@ -16,11 +22,11 @@
 
 Writes into results/<stem>/: head.csv, ID_<dataset>_train.csv (the images that the network was
 trained on, held-out classes left out), ID_<dataset>_val.csv (the validation images, where there are
-any), ID_<dataset>_test.csv, OOD_<name>_test.csv, each with a .json that says how it was made. Every
-image goes through the checkpoint's own preprocessing, in eval mode, in data-set order, without
-augmentation. A member of a leave-out ensemble (train.py --mode leave-out) is a network whose
-held-out classes are those that it leaves out; all/ID_<dataset>_test.csv and _val.csv hold the
-images of all classes of its ensemble.
+any), ID_<dataset>_test.csv, OOD_<name>_test.csv, CSID_<name>_test.csv (ID images under a covariate
+shift, --csid), each with a .json that says how it was made. Every image goes through the
+checkpoint's own preprocessing, in eval mode, in data-set order, without augmentation. A member of a
+leave-out ensemble (train.py --mode leave-out) is a network whose held-out classes are those that it
+leaves out; all/ID_<dataset>_test.csv and _val.csv hold the images of all classes of its ensemble.
 
 A file that is there already and would come out the same is kept, and its images need not be there
 any more. One that was edited is made anew, unless --allow-stale keeps it; --force makes all anew.
@@ -75,15 +81,18 @@ from extraction import (
     batching,
     checks,
     expected_inputs,
+    exporting,
     fetching,
     making,
     members,
+    onnx_files,
     opening,
     perturbation,
     places,
     sharding,
     writing,
 )
+from extraction.head_rows import Rows
 from extraction.options import Options, default_ood, preprocessing_flags
 from extraction.plan import Job
 from extraction.wording import counted, images_in_words
@@ -117,6 +126,7 @@ def make_parser():
     add_inputs(parser.add_argument_group("what a network from elsewhere expects of its images"))
     add_outputs(parser.add_argument_group("what is made of each image"))
     add_perturbation(parser.add_argument_group("perturbed images"))
+    add_shifted(parser.add_argument_group("more in-distribution images"))
     add_run_flags(parser.add_argument_group("run"))
     return parser
 
@@ -133,8 +143,39 @@ def add_inputs(group):
         " the names of the data's classes choose its rows"
     )
     group.add_argument("--classes", type=cli.path, metavar="FILE", help=classes_help)
+    add_onnx(group)
     cli.add_flags(group, "image-size", "crop-share", "mean", "std")
     cli.add_flags(group, "interpolation", interpolation={"choices": entries.INTERPOLATIONS})
+
+
+def add_onnx(group):
+    """The flags that say what an ONNX file's outputs are."""
+    feature_help = (
+        "of an ONNX file: the output, or any value within the graph, that holds the features;"
+        " default: where it is obvious"
+    )
+    group.add_argument("--feature-output", type=str, metavar="NAME", help=feature_help)
+    logits_help = "of an ONNX file: the output that holds the logits; default: the other one"
+    group.add_argument("--logits-output", type=str, metavar="NAME", help=logits_help)
+
+
+def add_shifted(group):
+    """The flags that name ID images beside those of training and test."""
+    csid_help = (
+        "ID images under a covariate shift: a folder with one folder of images per class, or a"
+        " corruption of the ID test images with a severity from 1 to 5, such as fog3, or corrupted,"
+        " any kind and severity image by image"
+    )
+    group.add_argument(
+        "--csid", nargs="+", type=cli.data_set, metavar="NAME|NAME=FOLDER", help=csid_help
+    )
+    calibration_help = (
+        "ID images that the network was not trained on, one folder per class, for p-values and"
+        " thresholds with a guarantee; of a network whose own validation images are not known"
+    )
+    group.add_argument(
+        "--calibration", type=cli.data_set, metavar="NAME=FOLDER", help=calibration_help
+    )
 
 
 def add_run_flags(group):
@@ -143,6 +184,8 @@ def add_run_flags(group):
     cli.add_flags(group, "max-pixels", "skip-broken", max_pixels=most)
     cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
     flag = partial(group.add_argument, action="store_true")
+    export_help = "only write the network as an ONNX file, and compare the two on test images"
+    group.add_argument("--export-onnx", type=cli.path, metavar="FILE", help=export_help)
     flag("--fetch", help="only see that all data is at hand, downloading what is not")
     flag("--force", help="extract again what is there already")
     flag(
@@ -195,6 +238,12 @@ def add_perturbation(group):
     add("--odin-epsilon", **several, metavar="E", help=odin_help)
     temperature_help = "of the softmax behind that step; only with --odin-epsilon"
     add("--temperature", **several, metavar="T", default=[1000.0], help=temperature_help)
+    adascale_help = (
+        "extract validation, test and OOD images a second time with the values that matter least to"
+        " the largest logit changed, for the scores AdaSCALE-A and AdaSCALE-L"
+    )
+    # None without it: records of runs before this flag stay current
+    add("--adascale", action="store_const", const=True, help=adascale_help)
     kind_help = (
         "down the gradient of the softmax's entropy, or of the cross-entropy of the predicted "
         "class, as ODIN does; default: entropy for members of an ensemble, otherwise argmax"
@@ -299,11 +348,29 @@ def main(argv=None):
             args.checkpoint = [str(saved_weights(args, options, world))]
         with world.together():
             paths = places.distinct(args.checkpoint, options)
+            if args.export_onnx:
+                exporting.check(paths, args.export_onnx, args.force)
             if world.first and (said := members.check_together(paths, options)):
                 print(said)
+        if args.export_onnx:
+            with world.together():
+                export(paths[0], args.export_onnx, options, world)
+            return
         seen = checks.Seen()
         for path in paths:
             extract_all(path, options, world, seen)
+
+
+def export(path: str, target: str, options: Options, world: World) -> None:
+    """Write a checkpoint's network as an ONNX file, on the first rank."""
+    if not world.first:
+        return
+    work = opening.prepare(path, options, world)
+    work.rows = opening.classes_of(work)
+    work.shelf.origin["class_names"] = work.chosen.names
+    found = exporting.export(work, target)
+    print(f"{path} -> {target}: {found.words}")
+    print(f"  preprocessing: {work.choice}")
 
 
 def saved_weights(args: Any, options: Options, world: World) -> Path:
@@ -332,11 +399,11 @@ def extract_all(path: str, options: Options, world: World, seen: checks.Seen) ->
     """
     work = opened(path, options, world, seen)
     with world.together():
+        said = [*onnx_files.say(work.trained), onnx_files.complete(work)]
+    with world.together():
         if world.first:
-            work.files.append(writing.write_head(work))
-            if work.chosen.whole is not None:
-                work.files.append(work.whole_head)
-    say_network(work)
+            work.files += writing.write_head(work)
+    say_network(work, said)
     say_left_out(work, seen)
     say_edited(work)
     for job in work.jobs:
@@ -352,7 +419,7 @@ def opened(path: str, options: Options, world: World, seen: checks.Seen) -> Work
     with world.together():
         work = opening.prepare(path, options, world)
     with world.together():
-        rows = opening.classes_of(work) if world.first else None
+        rows = classes_of(work) if world.first else None
     work.rows = world.broadcast_object(rows)
     work.shelf.origin["class_names"] = work.chosen.names
     with world.together():
@@ -363,6 +430,15 @@ def opened(path: str, options: Options, world: World, seen: checks.Seen) -> Work
         if world.first:
             checks.check_files(work, seen)
     return work
+
+
+def classes_of(work: Work) -> Rows:
+    """The data's classes as rows of the classifier; ValueError where the folder is another ID
+    set's."""
+    rows = opening.classes_of(work)
+    dataset, folder = work.given.dataset, work.shelf.folder
+    places.check_dataset(folder, work.path, dataset, rows.names, work.options)
+    return rows
 
 
 def make(work: Work, job: Job) -> None:
@@ -376,7 +452,7 @@ def make(work: Work, job: Job) -> None:
     else:
         extract(work, job)
     with work.world.together():
-        if work.world.first and is_test(job):
+        if work.world.first and (is_test(job) or job.is_csid):
             say_accuracy(work, job)
         if work.world.first:
             array_files.export(work.outputs(job).features, work.options.format)
@@ -387,7 +463,7 @@ def keep(work: Work, job: Job) -> None:
     """Leave the files of one job as they are, and let their sidecars say where the images are."""
     verdict = work.verdicts[job.stem]
     assert verdict.rows is not None
-    work.shelf.renew(job, records.sha256(work.head))
+    work.shelf.renew(job, records.sha256(work.head) if work.has_head else None)
     say_job(work, job, verdict.rows, verdict.said)
 
 
@@ -429,13 +505,15 @@ def finish(work: Work) -> None:
 # ---- what is printed -----------------------------------------------------------------------------
 
 
-def say_network(work: Work) -> None:
+def say_network(work: Work, of_graph: list[str]) -> None:
     """Print what the network is, where its features go, and how images are prepared for it."""
-    classes, width = classifiers.weight_of(work.trained.classifier).shape[:2]
-    print(
-        f"{work.path}: {work.trained.model}, {width} features, {classes} classes -> "
-        f"{work.shelf.folder}"
-    )
+    what = "features alone, without a classifier"
+    if work.has_head:
+        classes, width = classifiers.weight_of(work.trained.classifier).shape[:2]
+        what = f"{width} features, {classes} classes"
+    print(f"{work.path}: {work.trained.model}, {what} -> {work.shelf.folder}")
+    for line in filter(None, of_graph):
+        print(f"  {line}")
     if said := work.chosen.said():
         print(f"  classes: {said}; head_full.csv has all of them")
     if member := work.given.member:
@@ -506,7 +584,12 @@ def say_files(work: Work) -> None:
 
 def say_accuracy(work: Work, job: Job) -> None:
     """Print the test accuracy, and warn where it makes the preprocessing doubtful."""
+    if not work.has_head:
+        return
     sidecar = records.read_sidecar(work.outputs(job).features)
+    if job.is_csid:
+        print(f"  {sidecar['accuracy']:.2%} of them are classified right")
+        return
     stated = expected_inputs.stated_accuracy(work.checkpoint)
     print(f"  {expected_inputs.say_accuracy(sidecar['accuracy'], stated)}")
     if "accuracy_full" in sidecar:

@@ -8,6 +8,10 @@
     python train.py --dataset cifar100 --model resnet18 --resume
     # from the weights of a file, whose classifier is drawn anew where its classes are others
     python train.py --dataset birds=birds --model timm/resnet50 --weights model.safetensors
+    # fine-tuning by steps; the classifier alone, on features that are computed once
+    python train.py --dataset birds=birds --model timm/resnet50 --mode finetune --pretrained
+    python train.py --dataset birds=birds --model timm/vit_tiny_patch16_224 --mode finetune \\
+        --weights vit.npz --freeze --suffix birds_head
     # one of five networks that each leave out two classes, or all five in turn
     python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold 1
     python train.py --dataset cifar10 --model densenet_bc100_12 --mode leave-out --fold all
@@ -18,8 +22,9 @@ Writes into --output-dir: <model>_best_<suffix>.pth (highest validation accuracy
 <model>_final_<suffix>.pth (last epoch), each with a .json that records how it was made;
 <model>_curves_<suffix>.csv and .png; <model>_training_history_<suffix>.json;
 <model>_log_<suffix>.txt; with --save-every also <model>_epoch<E>_<suffix>.pth, to follow neural
-collapse over training. Members of a leave-out ensemble have _fold<K>of<N> behind their suffix.
-During the run <model>_last_<suffix>.pth holds its newest complete state;
+collapse over training, and with --save-every-eval <model>_step<S>_<suffix>.pth. Members of a
+leave-out ensemble have _fold<K>of<N> behind their suffix. During the run
+<model>_last_<suffix>.pth holds its newest complete state;
 SIGTERM, SIGUSR1 and Ctrl-C save it and exit with code 75.
 
 Several processes (torchrun, or srun in a Slurm job) split each batch: --batch-size and --lr apply
@@ -30,7 +35,9 @@ import contextlib
 import copy
 import math
 import os
+import shlex
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -55,17 +62,27 @@ from extraction import extractor
 from images import folders, openood, reading, serving
 from images.serving import Serving
 from images.sets import ImageFiles, Set
-from networks import checkpoints, classifiers, library_names, loading, registry, source_files
+from networks import classifiers, library_names, pretrained, registry, source_files
 from processes import World
-from training import augment, leave_out, recipes, signals, tta, winograd
+from training import (
+    augment,
+    frozen,
+    leave_out,
+    precision,
+    recipes,
+    signals,
+    start,
+    tta,
+    winograd,
+)
 from training.files import RunFiles
 from training.outputs import Outputs
-from training.parts import has_bfloat16
 from training.run import Options, Run
 from training.signals import StopRequest
 from training.state import Facts, State
 
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: a batch script requeues on it
+FINETUNE = "finetune"  # the mode that starts from weights
 NAME_BYTES = 255  # longest file name on nearly every file system
 
 WORKERS_HELP = (
@@ -87,6 +104,7 @@ def make_parser() -> cli.Parser:
     add_recipe_flags(parser.add_argument_group("recipe"))
     add_data_flags(parser.add_argument_group("data"))
     add_run_flags(parser.add_argument_group("run"))
+    add_old_flags(parser.add_argument_group("older spellings, of NECO's and of Google's ViT code"))
     return parser
 
 
@@ -172,7 +190,24 @@ def add_data_flags(group: Any) -> None:
         type=cli.path,
         metavar="FILE",
         help="start from these weights (.pth, .safetensors, a ViT's .npz), with their"
-        " preprocessing; a classifier of other classes is drawn anew",
+        " preprocessing; a classifier of other classes is drawn anew, or as --head says",
+    )
+    group.add_argument(
+        "--pretrained",
+        action=cli.Switch,
+        help="start from the weights that the library of --model timm/NAME, torchvision/NAME has",
+    )
+    group.add_argument(
+        "--from-scratch",
+        action=cli.Switch,
+        help="with --mode finetune: start from random weights, as other modes do by themselves",
+    )
+    group.add_argument(
+        "--head",
+        choices=start.HEADS,
+        help="how the classifier starts: zeros, drawn at random, or those rows of --weights that"
+        " have the names of the classes (WordNet ids); default: as the weights have it where their"
+        " classes are the same, else zeros with --mode finetune and drawn in other modes",
     )
 
 
@@ -181,18 +216,25 @@ def add_run_flags(group: Any) -> None:
     cli.add_flags(group, "workers", workers={"help": WORKERS_HELP})
     group.add_argument("--cache", choices=serving.CACHES, help=CACHE_HELP)
     group.add_argument(
-        "--no-amp",
-        action="store_true",
-        help="compute in float32 where bfloat16 autocast would be used",
+        "--precision",
+        choices=precision.NAMES,
+        help="numbers that training steps compute in: float32, or autocast to bfloat16 or float16"
+        " (with a scaled loss); default: bf16 where the device multiplies it natively",
+    )
+    group.add_argument("--amp", action=cli.Switch, help="the same as --precision bf16")
+    group.add_argument(
+        "--no-amp", default=False, action=cli.Switch, help="the same as --precision fp32"
     )
     group.add_argument(
         "--compile",
-        action="store_true",
+        default=False,
+        action=cli.Switch,
         help="compile the network with torch.compile; the first steps take about a minute",
     )
     group.add_argument(
         "--winograd",
-        action="store_true",
+        default=False,
+        action=cli.Switch,
         help="on a CPU in float32: compute wide 3x3 convolutions of training steps by Winograd's"
         " algorithm, in about half of the time; rounding differs",
     )
@@ -204,29 +246,53 @@ def add_run_flags(group: Any) -> None:
     )
     group.add_argument(
         "--tensorboard",
-        action="store_true",
+        default=False,
+        action=cli.Switch,
         help="also write the curves for TensorBoard, under tensorboard/",
     )
     group.add_argument(
         "--save-every",
         type=cli.positive,
         metavar="N",
-        help="save a checkpoint every N epochs",
+        help="save a checkpoint every N epochs; in a mode that counts steps: every N evaluations",
+    )
+    group.add_argument(
+        "--save-every-eval",
+        action=cli.Switch,
+        help="in a mode that counts steps: save a checkpoint at every evaluation",
     )
     group.add_argument(
         "--track-nc",
         type=cli.positive,
         metavar="N",
-        help="add NC1 to NC4 of clean training features to the curves every N epochs",
+        help="add NC1 to NC4 of clean training features to the curves every N epochs, or"
+        " evaluations",
     )
     group.add_argument(
         "--resume",
-        action="store_true",
+        default=False,
+        action=cli.Switch,
         help="continue from the run's newest state; start from the beginning if there is none",
     )
     group.add_argument(
-        "--force", action="store_true", help="start over and replace the run's files"
+        "--force",
+        default=False,
+        action=cli.Switch,
+        help="start over and replace the run's files",
     )
+
+
+def add_old_flags(group: Any) -> None:
+    """What other projects call flags of ours; parse_args settles what they mean."""
+    group.add_argument("--num-steps", dest="steps", type=int, help="--steps")
+    group.add_argument("--img-size", dest="image_size", type=cli.positive, help="--image-size")
+    group.add_argument("--pretrained-dir", dest="weights", type=cli.path, help="--weights")
+    group.add_argument("--name", dest="suffix", type=cli.part_of_a_name, help="--suffix")
+    group.add_argument(
+        "--test-NC", dest="save_every_eval", action=cli.Switch, help="--save-every-eval"
+    )
+    group.add_argument("--fp16", action=cli.Switch, help="--precision fp16")
+    group.add_argument("--SHUFFLE", action=cli.Switch, help="accepted, without effect")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Arguments:
@@ -238,11 +304,77 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     if folder is None:
         args.dataset = utils.SetName(name, name)  # an alias is recorded by the set's own name
     args.suffix = args.suffix or f"{name}_s{args.seed}"
+    settle(args)
+    check_start(args)
     check_fold(args)
     check_length(runs(args)[-1])
     if args.held_out is None:
         args.held_out = [] if folder else list(data.ID[name].held_out)
     return args
+
+
+def settle(args: Arguments) -> None:
+    """One spelling for each thing that flags say in several; ValueError where they contradict each
+    other, or do nothing in this mode."""
+    if args.SHUFFLE is not None:
+        warnings.warn(
+            "--SHUFFLE has no effect: training images come in a random order in every pass, and"
+            " features in the order of the data set",
+            stacklevel=2,
+        )
+    said = {"bf16": args.amp, "fp16": args.fp16, "fp32": args.no_amp or None}
+    if args.precision:
+        said[args.precision] = True
+    asked = [name for name, is_on in said.items() if is_on]
+    if len(asked) > 1:
+        raise ValueError(
+            f"the flags ask for two precisions, {' and '.join(asked)}; give one: --precision"
+            f" {asked[0]}"
+        )
+    args.precision = None if args.no_amp else next(iter(asked), None)
+    del args.SHUFFLE, args.amp, args.fp16
+    recipes.refuse_other_unit(args.mode, vars(args))
+    recipes.check_given_steps(vars(args))
+    if args.save_every_eval and not recipes.RECIPES[args.mode].steps:
+        raise ValueError(
+            f"--save-every-eval is of modes that count steps, and --mode {args.mode} counts epochs;"
+            " give --save-every N"
+        )
+    if args.save_every_eval and args.save_every:
+        raise ValueError("--save-every-eval is --save-every 1; give one of the two")
+
+
+def check_start(args: Arguments) -> None:
+    """ValueError unless the flags say what the run starts from, once, and the mode needs no other
+    start."""
+    ways = {"--weights": args.weights, "--pretrained": args.pretrained}
+    given = [flag for flag, value in ways.items() if value]
+    if args.from_scratch:
+        given.append("--from-scratch")
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]} both say what to start from; give one")
+    if args.from_scratch and args.mode != FINETUNE:
+        raise ValueError(
+            f"--from-scratch is of --mode {FINETUNE}; --mode {args.mode} starts from random weights"
+            " by itself: leave it out"
+        )
+    if args.freeze and not (args.weights or args.pretrained):
+        raise ValueError(
+            "--freeze trains the classifier alone, and features of random weights are of no use;"
+            " name weights with --weights FILE, or give --pretrained"
+        )
+    if args.mode == FINETUNE and not given:
+        raise ValueError(
+            f"--mode {FINETUNE} starts from weights; name them with --weights FILE, give"
+            " --pretrained with --model timm/NAME or torchvision/NAME, or say --from-scratch"
+        )
+    if args.pretrained and not library_names.is_name(args.model):
+        raise ValueError(
+            "--pretrained needs a network of timm or torchvision, such as --model timm/resnet50;"
+            f" found {args.model}: give --weights FILE"
+        )
+    if args.head and not (args.weights or args.pretrained):
+        raise ValueError("--head is of runs from --weights or --pretrained; leave it out")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -290,6 +422,8 @@ def run_one(args: Arguments, world: World, stop: StopRequest) -> int | None:
     if refuse_or_skip(args, files):
         return None
     with world.together(first_ahead=True):
+        if args.pretrained:
+            fetch_pretrained(args)
         setup = prepare(args, world)
     with sole_writer(files, world):
         begin(args, files, world)
@@ -304,9 +438,9 @@ def train(
     cli.seed_everything(setup.seed)
     options = Options(
         setup.seed,
-        amp=not args.no_amp,
+        precision="fp32" if args.no_amp else args.precision,
         compile=args.compile,
-        save_every=args.save_every,
+        save_every=1 if args.save_every_eval else args.save_every,
         track_nc=args.track_nc,
         tta=args.tta,
         winograd=args.winograd,
@@ -319,7 +453,7 @@ def train(
     said = ""
     if not resumes:
         state.initialise(setup.train)
-        said = start_from_weights(args, state) if args.weights else ""
+        said = start_from_weights(args, state) if weights_of(args) else ""
     run = Run(state, outputs, options, stop)
     if resumes:
         run.resume(cli.material(args))
@@ -329,6 +463,11 @@ def train(
         outputs.log(said)
     for note in notes(setup, args):
         outputs.log(note)
+    if setup.facts.recipe.freeze:
+        found = features_of(setup, run)
+        if found is None:
+            return RESUME_ME
+        setup = found
     with step_bar(setup, state) as bar:
         done = run.fit(*setup.with_outliers(), bar)
     if not done or not run.finish(setup.train, setup.test):
@@ -349,14 +488,20 @@ def headline(setup: "Setup", args: Arguments, run: Run) -> str:
     classes = f"{len(setup.facts.class_names)} classes"
     network = f"{args.model}, {run.state.parameters:,} parameters"
     devices = f"{world.size} x {world.device}" if world.size > 1 else f"{world.device}"
-    precision = " in bfloat16" if run.amp else ""
+    numbers = precision.WORDS[run.precision]
     if args.winograd:
-        precision = " by Winograd's algorithm"
+        numbers = " by Winograd's algorithm"
     mixing = [name for name in ("mixup", "cutmix") if getattr(recipe, name)]
     augmentation = " ".join([*recipe.augment, *mixing]) or "none"
+    length = f"{recipe.epochs} epochs"
+    if recipe.steps:
+        length = f"{recipe.steps} steps of {recipe.batch_size} images"
+    if recipe.grad_accumulation > 1:
+        length += f", in {recipe.grad_accumulation} parts each,"
+    what = "the classifier alone, " if recipe.freeze else ""
     return (
-        f"{setup.name}: {images}, {classes}; {network}, {args.mode},"
-        f" {recipe.epochs} epochs on {devices}{precision}, augmentation: {augmentation}"
+        f"{setup.name}: {images}, {classes}; {network}, {args.mode}, {what}"
+        f"{length} on {devices}{numbers}, augmentation: {augmentation}"
     )
 
 
@@ -374,9 +519,10 @@ def notes(setup: "Setup", args: Arguments) -> Iterator[str]:
     if args.dataset.folder and utils.split_folder(args.dataset.folder, "test").endswith("/val"):
         yield f"{args.dataset.folder} has no folder test: the images in its folder val are the test"
     if args.save_every and args.save_every > recipe.epochs:
+        unit = "evaluations" if recipe.steps else "epochs"
         yield (
             f"--save-every {args.save_every} writes nothing: the run ends after"
-            f" {recipe.epochs} epochs"
+            f" {recipe.epochs} {unit}"
         )
 
 
@@ -385,8 +531,8 @@ def step_bar(setup: "Setup", state: State) -> Any:
     recipe = setup.facts.recipe
     steps = math.ceil(len(setup.train) / recipe.batch_size)
     return cli.progress(
-        total=recipe.epochs * steps,
-        initial=state.epoch * steps + state.steps_done,
+        total=recipe.steps or recipe.epochs * steps,
+        initial=state.step if recipe.steps else state.epoch * steps + state.steps_done,
         desc="training",
         unit="step",
         disable=None if state.world.first else True,
@@ -421,10 +567,11 @@ def check_winograd(args: Arguments) -> None:
         )
     if args.compile:
         raise ValueError("--winograd and --compile do not go together; leave one of them out")
-    if has_bfloat16(device) and not args.no_amp:
+    asked = "fp32" if args.no_amp else args.precision
+    if precision.choose(asked, device) != "fp32":
         raise ValueError(
-            "--winograd computes in float32, and this CPU multiplies bfloat16, which is faster;"
-            " leave it out, or add --no-amp"
+            "--winograd computes in float32, and this run would compute in bfloat16 or float16,"
+            " which is faster where the CPU multiplies it; leave it out, or add --no-amp"
         )
 
 
@@ -505,7 +652,7 @@ def prepare(args: Arguments, world: World) -> Setup:
         outliers = outliers_of(args, recipe, train, val)
         train, val, test = (outliers.member.known_of(part) for part in (train, val, test))
         seed = leave_out.member_seed(seed, outliers.member.fold)
-    check_batch_size(recipe.batch_size, len(train), world.size)
+    check_batch_size(recipe, len(train), world.size)
     check_network(args, recipe, train.class_names, preprocessing.size)
     if served.cache == "none" and world.first:
         check_readable(images, test)
@@ -533,7 +680,8 @@ def prepare(args: Arguments, world: World) -> Setup:
 
 def inputs_of(args: Arguments) -> tuple[data.Dataset, data.Preprocessing]:
     """The data set, and how its images are prepared: as for --weights, where that is known."""
-    known = weights_inputs(args)
+    weights = weights_of(args)
+    known = start.preprocessing_of(weights, args.model) if weights else {}
     size = args.image_size or known.get("size")
     statistics = (known["mean"], known["std"]) if known else None
     dataset = data.id_set(
@@ -544,26 +692,52 @@ def inputs_of(args: Arguments) -> tuple[data.Dataset, data.Preprocessing]:
     return dataset, data.Preprocessing(**{**known, "size": dataset.size})
 
 
-def weights_inputs(args: Arguments) -> dict[str, Any]:
-    """What the images of --weights were like, by their file or else by the network's library; {}
-    where neither says, or without --weights."""
-    if not args.weights:
-        return {}
-    own = checkpoints.read(args.weights).get("preprocessing")
-    if own:
-        return {**own, "mean": tuple(own["mean"]), "std": tuple(own["std"])}
-    if library_names.is_name(args.model):
-        return library_names.preprocessing_named(args.model)
-    return {}
+def weights_of(args: Arguments) -> str | None:
+    """The file that a run starts from: --weights, or what --pretrained has saved."""
+    if args.pretrained:
+        return str(pretrained.path_of(args.model, args.output_dir))
+    return args.weights
+
+
+def fetch_pretrained(args: Arguments) -> None:
+    """Save the weights of --pretrained as a checkpoint, where it is not there yet; ValueError where
+    they cannot be had."""
+
+    def taking(file: str) -> str:
+        words = [word for word in sys.argv[1:] if word != "--pretrained"]
+        return shlex.join(["python", "train.py", *words, "--weights", file])
+
+    pretrained.save(args.model, args.output_dir, records.provenance(cli.material(args)), taking)
 
 
 def start_from_weights(args: Arguments, state: State) -> str:
-    """Give the network the weights of --weights -> what is said of it."""
-    fresh = loading.start_from(args.weights, state.network, args.model)
+    """Give the network the weights that it starts from -> what is said of it."""
+    path = weights_of(args)
+    assert path is not None
+    head = with_weights(args, path, state.network, state.facts.class_names)
     if state.average:
         state.average.network.load_state_dict(state.network.state_dict())
-    head = "its classifier drawn anew" if fresh else "its classifier too"
-    return f"starts from {args.weights}, {head}; images: {state.facts.preprocessing.words}"
+    return f"starts from {path}, {head}; images: {state.facts.preprocessing.words}"
+
+
+def with_weights(args: Arguments, path: str, network: nn.Module, class_names: list[str]) -> str:
+    """Give a network the weights of a file, and its classifier a start -> what is said of that."""
+    otherwise = "zeros" if args.mode == FINETUNE else None
+    return start.from_weights(path, network, args.model, class_names, args.head, otherwise)
+
+
+def features_of(setup: "Setup", run: Run) -> "Setup | None":
+    """The setup with features in place of images, for --freeze; None where a signal came before
+    they were made."""
+    images = (setup.train, setup.val, setup.test)
+    folder = run.outputs.files.folder
+    try:
+        train, val, test = frozen.sets(run, images, folder, run.outputs.log)
+    except signals.Stopped:
+        run.state.save(run.outputs.files.last)
+        run.outputs.log("stopped while the features were made; go on with --resume")
+        return None
+    return replace(setup, train=train, val=val, test=test)
 
 
 def outliers_of(
@@ -606,8 +780,20 @@ def print_left_out(title: str, images: Set) -> None:
         print(f"{title}: {len(images):,} images; {images.left_out}")
 
 
-def check_batch_size(batch_size: int, images: int, world_size: int) -> None:
-    """ValueError for a batch of more images than there are, or of less than two per process."""
+def check_batch_size(recipe: recipes.Recipe, images: int, world_size: int) -> None:
+    """ValueError for a batch of more images than there are, or of less than two per process, or of
+    less than one for each of its parts."""
+    batch_size, parts = recipe.batch_size, recipe.grad_accumulation
+    if recipe.freeze and world_size > 1:
+        raise ValueError(
+            "--freeze trains one linear layer, for which one process is enough; start it without"
+            " torchrun or srun"
+        )
+    if parts > 1 and batch_size // world_size < parts:
+        raise ValueError(
+            f"--grad-accumulation {parts} divides the {batch_size // world_size} images that a"
+            f" process takes of --batch-size {batch_size}; expected at most as many parts"
+        )
     if batch_size > images:
         raise ValueError(
             f"--batch-size {batch_size} is larger than the training set of {images} images"
@@ -648,8 +834,10 @@ def check_network(
         ) from None
     if args.model not in registry.MODELS:
         rehearse(args.model, network, len(class_names), size)
-    if args.weights:
-        loading.start_from(args.weights, network, args.model)
+    if weights := weights_of(args):
+        with_weights(args, weights, network, class_names)
+    if recipe.freeze:
+        frozen.check_classifier(network, args.model)
     if args.winograd and not winograd.replace(network):
         raise ValueError(
             f"--winograd does nothing for {args.model}, which has no 3x3 convolution of"
@@ -703,6 +891,9 @@ def resolve(args: Arguments, dataset: data.Dataset) -> recipes.Recipe:
     recipe = recipes.overridden(recipe, vars(args))
     recipes.check(recipe)
     recipes.refuse_idle(recipe, vars(args))
+    frozen.check(recipe, vars(args))
+    if recipe.freeze:
+        recipe = replace(recipe, augment=())
     augment.check(recipe.augment)
     return recipe
 

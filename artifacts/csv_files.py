@@ -33,13 +33,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 import numpy as np
-import pandas as pd
 import polars as pl
 
 from arrays import BLOCK
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = (".csv", ".parquet")
 # The name of an index column that pandas wrote by mistake, and the name that it gets when pandas
@@ -269,17 +271,21 @@ def check_paths(
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def read_table(path: str | os.PathLike) -> pd.DataFrame:
+def read_table(path: str | os.PathLike) -> "pd.DataFrame":
     """A table of this project as pandas: names are text, an empty cell is NaN."""
     frame = read_typed(path)
+    import pandas as pd  # half of the start, and for tables of this kind alone
+
     return pd.DataFrame({column.name: as_pandas(column) for column in frame})
 
 
-def as_pandas(column: pl.Series) -> np.ndarray | pd.Series:
+def as_pandas(column: pl.Series) -> "np.ndarray | pd.Series":
     """A column as pandas.read_csv would give it: an empty cell is NaN, and whole numbers with an
     empty cell among them are floats."""
     if column.dtype.is_numeric():
         return column.to_numpy()
+    import pandas as pd
+
     values = [np.nan if value is None else value for value in column.to_list()]
     is_empty = column.null_count() == len(column)
     return pd.Series(values, dtype=object if is_empty else None)
@@ -614,16 +620,16 @@ def check_end(path: str | os.PathLike) -> None:
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def write_frame(path: str | os.PathLike, frame: pl.DataFrame | pd.DataFrame) -> None:
+def write_frame(path: str | os.PathLike, frame: "pl.DataFrame | pd.DataFrame") -> None:
     """Write a frame as CSV, or as Parquet if the name says so. Missing values become empty cells.
 
     float32 is written in the shortest form that reads back to the same float32.
     """
     try:
-        if isinstance(frame, pd.DataFrame):
-            write_pandas(path, frame)
-        else:
+        if isinstance(frame, pl.DataFrame):
             write_polars(path, frame)
+        else:
+            write_pandas(path, frame)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise with_file_name(error, path) from None
 
@@ -647,11 +653,17 @@ def write_polars(path: str | os.PathLike, frame: pl.DataFrame) -> None:
         if is_parquet(path):
             frame.write_parquet(file, row_group_size=BLOCK)
             return
-        texts = [column for column in frame if column.dtype == pl.String]
-        frame.with_columns(guarded(column) for column in texts).write_csv(file)
+        append_polars(file, frame)
 
 
-def write_pandas(path: str | os.PathLike, frame: pd.DataFrame) -> None:
+def append_polars(file: IO[bytes], frame: pl.DataFrame, header: bool = True) -> None:
+    """Write a frame's rows into an open CSV, behind a header or not."""
+    texts = [column for column in frame if column.dtype == pl.String]
+    safe = frame.with_columns(guarded(column) for column in texts)
+    safe.write_csv(file, include_header=header)
+
+
+def write_pandas(path: str | os.PathLike, frame: "pd.DataFrame") -> None:
     texts = frame.select_dtypes(exclude=["number", "bool"]).columns
     frame = frame.assign(**{name: frame[name].map(guarded_cell) for name in texts})
     cells = [cell for name in texts for cell in frame[name] if isinstance(cell, str)]

@@ -32,7 +32,8 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "p
 # Keys that only train.py writes beside a checkpoint.
 TRAINED = {"checkpoint_sha256", "weights_sha256", "recipe", "curves"}
 # Keys by which a sidecar names the network that its file came from.
-NETWORK = ("checkpoint_sha256", "weights_sha256")
+NETWORK = ("checkpoint_sha256", "weights_sha256", "imported_sha256")
+IMPORTER = "import_features.py"  # under `made_by` in sidecars of features from elsewhere
 
 
 # ---- hashes --------------------------------------------------------------------------------------
@@ -297,6 +298,8 @@ KINDS = {
             "checkpoint",
             "checkpoint_sha256",
             "weights_sha256",
+            "imported_sha256",
+            "made_by",
             "head_sha256",
             "sha256",
             "content_sha256",
@@ -433,10 +436,16 @@ def same_network(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     They are compared by weights if both know them, otherwise by the checkpoint file. Weights come
     first because one file that is read with another --model is another network.
     """
-    for name in ("weights_sha256", "checkpoint_sha256"):
+    for name in ("weights_sha256", "checkpoint_sha256", "imported_sha256"):
         if one.get(name) and other.get(name):
             return one[name] == other[name]
     return False
+
+
+def short_hash(network: Mapping[str, Any]) -> str:
+    """The first digits of what identifies a network, or an import, for a message."""
+    known = [network[name] for name in NETWORK if network.get(name)]
+    return str(known[0])[:12] if known else "unknown"
 
 
 # ---- names in a folder ---------------------------------------------------------------------------

@@ -14,10 +14,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pandas as pd
 import polars as pl
 from numpy.typing import ArrayLike
 
@@ -25,6 +24,9 @@ from arrays import first_outside
 from artifacts import blocks, csv_files, current, records, shards
 from artifacts.csv_files import SUFFIXES, columns_of
 from head import Head
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "SUFFIXES",
@@ -56,13 +58,18 @@ class Features:
     paths: list[str] | None  # [N] the image files, if the images came from files
     file: Path
 
+    @property
+    def labelled(self) -> bool:
+        """False where every label is -1: of OOD images, and of ID images that nobody labelled."""
+        return bool((self.labels != -1).any())
+
 
 # ---- writing -------------------------------------------------------------------------------------
 
 
 def write_table(
     path: str | os.PathLike,
-    frame: pl.DataFrame | pd.DataFrame,
+    frame: "pl.DataFrame | pd.DataFrame",
     sidecar: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> None:
@@ -110,13 +117,24 @@ def write_features(
     float32 is written in the shortest decimal form that reads back to the same float32. If the same
     features exist in the other format, that file is deleted, because both have one sidecar.
     """
-    columns = numbered_columns("ct", features)
-    frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
-    if paths is not None:
-        frame = frame.with_columns(text_column("path", paths))
+    frame = feature_frame(features, labels, paths)
     if shards.is_folder(path):
         shards.remove(path)
-    write_parsed(path, frame, sidecar, len(columns))
+    write_parsed(path, frame, sidecar, np.shape(features)[1])
+    remove_other_format(path)
+
+
+def feature_frame(
+    features: ArrayLike, labels: ArrayLike, paths: Iterable[str | os.PathLike] | None = None
+) -> pl.DataFrame:
+    """Features (N, D), labels (N,) and paths [N] as the columns of a feature file."""
+    columns = numbered_columns("ct", features)
+    frame = pl.DataFrame({**columns, "label": np.asarray(labels, np.int64)})
+    return frame if paths is None else frame.with_columns(text_column("path", paths))
+
+
+def remove_other_format(path: str | os.PathLike) -> None:
+    """Remove the same features in the other format: both have one sidecar."""
     for suffix in SUFFIXES:
         if suffix != Path(path).suffix:
             shards.remove(Path(path).with_suffix(suffix))
@@ -200,7 +218,7 @@ def read_table(
     columns: Iterable[str] = (),
     stale: records.Stale | None = None,
     remedy: str = "the script that wrote it",
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Read a table that this project wrote, as pandas.
 
     ValueError if it lacks one of `columns`, has no rows, or differs from its sidecar.

@@ -28,7 +28,7 @@ class Epoch:
 
     @property
     def number(self) -> int:
-        """The epoch after which the checkpoint was saved."""
+        """The epoch after which the checkpoint was saved; of a run by steps, its evaluation."""
         return self.facts["epoch"]
 
 
@@ -97,14 +97,27 @@ def shape(run: FeatureFiles, stale: records.Stale) -> tuple[int | None, int]:
 # ---- their tables --------------------------------------------------------------------------------
 
 
+def along(epochs: Sequence[Epoch]) -> str:
+    """What the checkpoints of a series run along: "step" where each says its own, else "epoch"."""
+    return "step" if all(epoch.facts.get("step") is not None for epoch in epochs) else "epoch"
+
+
+def places(epochs: Sequence[Epoch]) -> list[str]:
+    """The columns that say where in the run a checkpoint stands."""
+    return list(dict.fromkeys(["epoch", along(epochs)]))
+
+
 def over_epochs(epochs: Sequence[Epoch], tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
     """Each checkpoint's table, by its folder, with its epoch and training accuracy, one under the
-    other."""
+    other; of a run by steps, with its step too."""
+    by_steps = along(epochs) == "step"
     parts = []
     for epoch in epochs:
+        step = {"step": epoch.facts["step"]} if by_steps else {}
         part = tables[epoch.folder].assign(
             checkpoint=epoch.folder.name,
             epoch=epoch.number,
+            **step,
             train_acc=epoch.facts.get("train_acc"),
         )
         parts.append(part)
@@ -145,12 +158,13 @@ def join(
         part = scored[epoch.folder][SCORED]
         parts.append(part.assign(epoch=epoch.number))
     auroc = pd.concat(parts)
-    metrics = table[["checkpoint", "epoch", "metric", "split", "value"]]
+    where = places(epochs)
+    metrics = table[["checkpoint", *where, "metric", "split", "value"]]
     joined = auroc.merge(metrics, on="epoch")
     is_of_a_set = joined["split"].str.startswith("ood:")
     is_another_set = joined["split"] != "ood:" + joined["ood"]
     kept = joined[~(is_of_a_set & is_another_set)]
-    return kept[["checkpoint", "epoch", *SCORED[:-1], "metric", "split", "value", "auroc"]]
+    return kept[["checkpoint", *where, *SCORED[:-1], "metric", "split", "value", "auroc"]]
 
 
 def correlate(joined: pd.DataFrame) -> pd.DataFrame:

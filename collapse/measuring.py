@@ -63,6 +63,8 @@ def read_inputs(run: FeatureFiles, layers: list[Layer], stale: records.Stale) ->
     class_names = head.class_names if head else names_without_head(run, train)
     train.classes = len(class_names)
     test = Stored(run.test, stale, run.command, len(class_names))
+    for found, what in ((train, "labels"), (test, "test_labels")):
+        found.labelled_by = run.command_for(what)
     ood = {name: Stored(path, stale, run.command) for name, path in run.ood.items()}
     return Inputs(run, stale, head, class_names, train, test, ood, layers)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 import utils
-from detection import combining, members, odin, own, tables
+from detection import adascale, combining, members, odin, own, tables
 from images import openood
 from scores import registry
 
@@ -15,7 +15,7 @@ PARAMETERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "temperature": ("temperature", ("Energy",)),
     "ridge": ("ridge", ("Mahalanobis",)),
     "vim_dim": ("dim", ("ViM", "Residual")),
-    "neco_dim": ("dim", ("NECO", "NECO-NoScaler", "NECO-MaxLogit")),
+    "neco_dim": ("dim", ("NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ViT", "NECO-DeiT")),
     "no_neco_scaler": ("scaler", ("NECO", "NECO-MaxLogit", "NECO-ETF")),
     "neco_max_logit": ("max_logit", ("NECO", "NECO-NoScaler", "NECO-ETF")),
 }
@@ -29,6 +29,7 @@ class Arguments(Protocol):
     checkpoint: list[str]
     dataset: utils.SetName | None
     ood: list[utils.SetName] | None
+    csid: list[utils.SetName] | None
     output_dir: str
     allow_stale: bool
     # an ensemble
@@ -38,12 +39,14 @@ class Arguments(Protocol):
     methods: list[str] | None
     combine: list[str] | None
     set: list[str] | None
+    with_bank: bool | None
     temperature: float | None
     ridge: float | None
     vim_dim: int | None
     neco_dim: int | None
     no_neco_scaler: bool | None
     neco_max_logit: bool | None
+    neco_curve: bool | None
     # evaluation
     val_ood: str | None
     groups: list[tuple[str, list[str]]]
@@ -80,15 +83,35 @@ def check_ensemble_flags(args: Arguments) -> None:
             "--perturbed names the temperature and epsilon that --val-ood would choose; give one of"
             " the two"
         )
+    if args.csid:
+        raise ValueError(
+            "--csid is of a single network, and members of an ensemble have no such sets; leave it"
+            " out with --ensemble"
+        )
     if args.combine:
         raise ValueError(
             "--combine is of a single network; with --ensemble every method is averaged over the"
             " members by rank"
         )
-    if odin.ODIN in named(args):
+    if args.neco_curve:
+        raise ValueError("--neco-curve is of a single network; leave it out with --ensemble")
+    alone = [name for name in (odin.ODIN, *adascale.NAMES) if name in named(args)]
+    if alone:
         raise ValueError(
-            f"--methods {odin.ODIN} is of a single network; leave it out with --ensemble"
+            f"--methods {alone[0]} is of a single network; leave it out with --ensemble"
         )
+    for name in named(args):
+        if name in registry.METHODS and registry.needs_rest(name):
+            raise ValueError(
+                f"--methods {name} is of a single network; leave it out with --ensemble"
+            )
+
+
+def check_neco_curve(args: Arguments) -> None:
+    """ValueError for --neco-curve where no method of NECO's family is computed."""
+    family = PARAMETERS["neco_dim"][1]
+    if args.neco_curve and args.methods and set(family).isdisjoint(named(args)):
+        raise ValueError(f"--neco-curve is of {', '.join(family)}, which --methods leaves out")
 
 
 def pair_of(args: Arguments) -> members.Pair | None:

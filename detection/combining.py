@@ -84,7 +84,7 @@ def add(
     scales = {name: Scale(values.mean(), values.std()) for name, values in reference.items()}
     for combination in combinations:
         held_out = [scored.held_out] if scored.held_out else []
-        for part in (scored.id, *scored.ood, *held_out):
+        for part in (scored.id, *scored.csid, *scored.ood, *held_out):
             _add_to(part, combination, scales, split)
         scored.parameters[combination.name] = parameters_of(combination, split, scored)
 

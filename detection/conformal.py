@@ -8,7 +8,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtr
 
 
 class Threshold(NamedTuple):
@@ -49,6 +48,8 @@ def conditional_threshold(held_out: np.ndarray, level: float, doubt: float) -> T
 
     The share that the k-th lowest score rejects is at most a beta variable (k, n + 1 - k), which
     exceeds `level` with the chance that fewer than k of n uniform variables lie below it."""
+    from scipy.special import bdtr  # slow to import, and for this threshold alone
+
     n = len(held_out)
     places = np.arange(1, n + 1)
     chances = bdtr(places - 1, n, level)

@@ -21,6 +21,7 @@ def score(
     ood: dict[str, store.Features],
     tuned: dict[str, Collection[str]] | None = None,
     combinations: Sequence[combining.Combination] = (),
+    csid: dict[str, store.Features] | None = None,
 ) -> Scored:
     """Fit each method once and score each test set once.
 
@@ -38,10 +39,18 @@ def score(
         tested = {method: state for method, state in states.items() if method not in left_out}
         scores = registry.score_all(images.features, tested, fitted.W, fitted.b)
         outside.append(ScoredSet(name, images, scores, notes_of(tested)))
+    shifted = []
+    for name, images in (csid or {}).items():
+        scores = registry.score_all(images.features, states, fitted.W, fitted.b)
+        shifted.append(ScoredSet(name, images, scores))
     parameters = {name: state.parameters for name, state in states.items()}
     held_out = score_held_out(fitted, states)
-    scored = Scored(ScoredSet("ID", test, inside), outside, parameters, held_out)
+    alike = {name: state.alike for name, state in states.items()}
+    of_names = {name: states[name] for name in names}
+    inside_set = ScoredSet("ID", test, inside)
+    scored = Scored(inside_set, outside, parameters, held_out, shifted, states=of_names)
     combining.add(scored, combinations, fitted, states)
+    note_constant(scored, alike)
     for name in members:
         scored.parameters.pop(name)
         for part in parts_of(scored):
@@ -63,9 +72,10 @@ def score_held_out(
 
 
 def parts_of(scored: Scored) -> list[ScoredSet]:
-    """All sets of images: ID test images, OOD sets, held-out ID images where there are some."""
+    """All sets of images: ID test images, csID and OOD sets, held-out ID images where there are
+    some."""
     held_out = [scored.held_out] if scored.held_out else []
-    return [scored.id, *scored.ood, *held_out]
+    return [scored.id, *scored.csid, *scored.ood, *held_out]
 
 
 def fit(
@@ -91,13 +101,46 @@ def note_undefined(scored: Scored) -> None:
     """
     for part in scored.ood:
         for method, values in part.scores.items():
-            reasons = [
-                why_undefined(scored.id.scores[method], scored.id.name, method),
-                why_undefined(values, part.name, method),
-            ]
-            found = [reason for reason in reasons if reason]
-            if found:
-                part.notes.setdefault(method, "; ".join(found))
+            inside = scored.id.scores[method]
+            if np.isnan(values).all() and method in part.notes:
+                continue
+            add_note(part, method, why_undefined(inside, scored.id.name, method))
+            add_note(part, method, why_undefined(values, part.name, method))
+
+
+def add_note(part: ScoredSet, method: str, text: str | None) -> None:
+    """Add a text, if there is one, to what is noted of a method on a set."""
+    if text:
+        before = part.notes.get(method)
+        part.notes[method] = f"{before}; {text}" if before else text
+
+
+def note_constant(scored: Scored, alike: dict[str, str]) -> None:
+    """Note each method whose score is the same for all ID test images, with the value and, where
+    the fit knows it (`alike`, {method: why}), the reason."""
+    for part in scored.ood:
+        for method, values in part.scores.items():
+            text = why_constant(scored.id.scores[method], values, part.name)
+            if text and alike.get(method):
+                text = f"{text}: {alike[method]}"
+            add_note(part, method, text)
+
+
+def why_constant(inside: np.ndarray, outside: np.ndarray, name: str) -> str | None:
+    """What is constant, in words; None where the scores (N,) of the ID test images, or those (M,)
+    of an OOD set beside them, differ, or there is one ID image."""
+    if len(inside) < 2 or inside.min() != inside.max():
+        return None
+    value = f"{inside[0]:.6g}"
+    if outside.min() == outside.max() == inside[0]:
+        return (
+            f"the score is {value} for all {len(inside):,} ID test images and for all"
+            f" {len(outside):,} of {name}: it tells nothing apart"
+        )
+    return (
+        f"the score is {value} for all {len(inside):,} ID test images: no threshold can keep a part"
+        " of them"
+    )
 
 
 def note_direction(scored: Scored, methods: list[str]) -> None:

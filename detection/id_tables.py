@@ -39,6 +39,17 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
+class RiskCurve:
+    """The ID test images in the order of a score, and the selective risk that follows."""
+
+    order: metrics.Order
+    risk: measures.RiskCoverage
+
+
+RiskCurves = dict[str, RiskCurve]  # by method
+
+
+@dataclass(frozen=True, eq=False)
 class Probabilities:
     """What a single network says of the N ID test images: logits (N, C) and labels (N,), and the
     temperature that ID validation images fitted, None without any."""
@@ -56,14 +67,17 @@ class Probabilities:
 def probabilities(
     found: Inputs, fitted: registry.Training, known: dict[str, Any] | None = None
 ) -> Probabilities | None:
-    """None without a head. known: the parameters of TempScaling, if it was fitted already."""
-    if found.head is None:
+    """None without a head or labels. known: the parameters of TempScaling, if it was fitted
+    already."""
+    if found.head is None or not found.test.labelled:
         return None
     logits = found.head.logits(found.test.features).astype(np.float64)
     labels = found.test.labels
     if fitted.validation is None:
         why = "no ID validation images, on which a temperature would be fitted"
         return Probabilities(logits, labels, None, why)
+    if known is None and not fitted.labelled:
+        return Probabilities(logits, labels, None, "the training images have no labels")
     if known is None:
         known = evaluation.fit(fitted, ["TempScaling"], {})["TempScaling"].parameters
     why = "the loss falls all the way to this temperature, the last that is tried"
@@ -71,12 +85,17 @@ def probabilities(
 
 
 def tabulate(
-    run: Place, scored: Scored, right: np.ndarray | None, said: Probabilities | None, tpr: float
+    run: Place,
+    scored: Scored,
+    right: np.ndarray | None,
+    said: Probabilities | None,
+    tpr: float,
+    curves: RiskCurves,
 ) -> pd.DataFrame | None:
     """The tidy table; None where it is not known which ID images are classified right."""
     if right is None:
         return None
-    rows = [*calibration(said), *selective(scored, right), *with_ood(scored, right, tpr)]
+    rows = [*calibration(said), *selective(scored, right, curves), *with_ood(scored, right, tpr)]
     names = {"checkpoint": run.folder.name, "dataset": run.dataset}
     return pd.DataFrame([{**names, **as_columns(row)} for row in rows])
 
@@ -134,27 +153,40 @@ def calibration_at(temperature: float, said: Probabilities, note: str) -> Iterat
 # ---- of a score on ID images ---------------------------------------------------------------------
 
 
-def selective(scored: Scored, right: np.ndarray) -> Iterator[Row]:
-    """Which predictions to trust, by each method."""
+def risk_curves(scored: Scored, right: np.ndarray | None) -> RiskCurves:
+    """{method: its selective risk by coverage, and the order of the ID test images by it}, of the
+    methods that are defined for all of them; empty without a classifier."""
+    if right is None:
+        return {}
+    found = {}
     for method, values in scored.id.scores.items():
-        if np.isnan(values).any():
+        if not np.isnan(values).any():
+            order = metrics.Order.of(np.asarray(values, dtype=np.float64))
+            found[method] = RiskCurve(order, measures.risk_coverage_of(order, right))
+    return found
+
+
+def selective(scored: Scored, right: np.ndarray, curves: RiskCurves) -> Iterator[Row]:
+    """Which predictions to trust, by each method."""
+    for method in scored.id.scores:
+        if method not in curves:
             yield Row("aurc", NAN, method=method, note="undefined for some ID test image")
             continue
-        curve = measures.risk_coverage(right, values)
+        curve = curves[method].risk
         yield Row("aurc", measures.aurc(curve), method=method)
         yield Row("e_aurc", measures.excess_aurc(curve), method=method)
         for coverage in COVERAGES:
             risk, interval = measures.risk_at(curve, coverage)
             yield Row("risk", risk, interval, method, at=coverage)
-        yield failure_auroc(method, values, right)
+        yield failure_auroc(method, curves[method].order, right)
 
 
-def failure_auroc(method: str, values: np.ndarray, right: np.ndarray) -> Row:
+def failure_auroc(method: str, order: metrics.Order, right: np.ndarray) -> Row:
     """Right predictions against wrong ones."""
     if right.all() or not right.any():
         note = f"{int(right.sum()):,} of {len(right):,} ID test images are classified right"
         return Row("failure_auroc", NAN, method=method, note=note)
-    found = metrics.delong(values[right], values[~right])
+    found = metrics.delong_of(order, right)
     return Row("failure_auroc", found.auroc, Interval(found.low, found.high), method)
 
 
@@ -164,46 +196,49 @@ def failure_auroc(method: str, values: np.ndarray, right: np.ndarray) -> Row:
 def with_ood(scored: Scored, right: np.ndarray, tpr: float) -> Iterator[Row]:
     """Wrong and OOD images rejected together, and open sets, by each method and set."""
     for part in scored.ood:
-        for method, values in part.scores.items():
-            inside = scored.id.scores[method]
-            if np.isnan(inside).any() or np.isnan(values).any():
+        for method in part.scores:
+            order = scored.order(part, method)
+            if order is None:
                 note = "undefined for some image"
                 yield Row("scod_aurc", NAN, method=method, ood=part.name, note=note)
                 continue
-            yield from scod(part, method, inside, right, tpr)
-            yield from open_set(part, method, inside, right)
+            yield from scod(part, method, order, right, tpr)
+            yield from open_set(part, method, order, scored.id.scores[method], right)
 
 
 def scod(
-    part: ScoredSet, method: str, inside: np.ndarray, right: np.ndarray, tpr: float
+    part: ScoredSet, method: str, order: metrics.Order, right: np.ndarray, tpr: float
 ) -> Iterator[Row]:
     """Selective classification in the presence of OOD data (Xia and Bouganis 2022, section 2):
     right predictions are to be kept, wrong ones and OOD images rejected."""
-    outside = part.scores[method]
-    kept_right = np.concatenate([right, np.zeros(len(outside), dtype=bool)])
-    curve = measures.risk_coverage(kept_right, np.concatenate([inside, outside]))
+    kept_right = np.concatenate([right, np.zeros(len(part.scores[method]), dtype=bool)])
+    curve = measures.risk_coverage_of(order, kept_right)
     yield Row("scod_aurc", measures.aurc(curve), method=method, ood=part.name)
     if not right.any():
         return
-    failures = np.concatenate([inside[~right], outside])
-    found = metrics.delong(inside[right], failures)
+    found = metrics.delong_of(order, kept_right)
     interval = Interval(found.low, found.high)
     yield Row("scod_auroc", found.auroc, interval, method, part.name)
-    rate = metrics.fpr_at_tpr(inside[right], failures, tpr)
+    rate = metrics.fpr_of(order, kept_right, tpr)
     yield Row("scod_fpr", rate, method=method, ood=part.name, at=tpr)
 
 
-def open_set(part: ScoredSet, method: str, inside: np.ndarray, right: np.ndarray) -> Iterator[Row]:
+def open_set(
+    part: ScoredSet, method: str, order: metrics.Order, inside: np.ndarray, right: np.ndarray
+) -> Iterator[Row]:
     """OSCR and CCR at FPR."""
-    outside = part.scores[method]
-    ood_below, _ = metrics.placements(inside, outside)
-    id_above = np.zeros(len(outside))
+    n, m = len(right), len(part.scores[method])
+    is_id = np.arange(n + m) < n
+    ood_below = metrics.placements_of(order, is_id)[0][:n]
+    id_above = np.zeros(m)
     if right.any():
-        _, of_right = metrics.placements(inside[right], outside)
+        kept_right = np.concatenate([right, np.zeros(m, dtype=bool)])
+        of_right = metrics.placements_of(order, kept_right)[1][n:]
         id_above = of_right * right.mean()
     area, interval = measures.oscr(right, ood_below, id_above)
     yield Row("oscr", area, interval, method, part.name)
-    ordered = np.sort(outside)
+    from_lowest = order.places[~is_id[order.places]][::-1] - n
+    ordered = part.scores[method][from_lowest]
     for fpr in FPRS:
         rate, interval = measures.ccr_at_fpr(right, inside, ordered, fpr)
         yield Row("ccr", rate, interval, method, part.name, at=fpr)
@@ -226,28 +261,15 @@ def reliability_bins(said: Probabilities | None) -> list[figures.Bins]:
     return found
 
 
-def risk_curves(
-    scored: Scored, right: np.ndarray, methods: Collection[str]
-) -> dict[str, measures.RiskCoverage]:
-    """{method: its selective risk by coverage}."""
-    found = {}
-    for method, values in scored.id.scores.items():
-        if method in methods and not np.isnan(values).any():
-            found[method] = measures.risk_coverage(right, values)
-    return found
-
-
 def trust_figure(
-    scored: Scored,
-    right: np.ndarray | None,
-    said: Probabilities | None,
-    methods: Collection[str],
+    said: Probabilities | None, risks: RiskCurves, methods: Collection[str]
 ) -> Figure | None:
     """Reliability, and selective risk by coverage of these methods; None without a classifier."""
-    if right is None:
+    if said is None and not risks:
         return None
     curves = {
-        method: (curve.coverage, curve.risk)
-        for method, curve in risk_curves(scored, right, methods).items()
+        method: (found.risk.coverage, found.risk.risk)
+        for method, found in risks.items()
+        if method in methods
     }
     return figures.trust(reliability_bins(said), curves)

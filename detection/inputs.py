@@ -3,7 +3,7 @@ which every method is fitted."""
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ class Inputs:
     """The features of one checkpoint and its head.
 
     `val` is None without ID validation images or without a head, `head` in a folder of features
-    alone. `ood` is {name of the OOD set: its features}.
+    alone. `ood` is {name of the OOD set: its features}. `rest` is W (R, D) and b (R,) of the other
+    classes of a head that has more than the data; None where there are none.
     """
 
     train: store.Features
@@ -28,10 +29,14 @@ class Inputs:
     test: store.Features
     ood: dict[str, store.Features]
     head: Head | None
+    rest: tuple[np.ndarray, np.ndarray] | None = None
+    # ID images under a covariate shift
+    csid: dict[str, store.Features] = field(default_factory=dict)
 
     def right(self) -> np.ndarray | None:
-        """(N,) True for each ID test image that is classified right; None without a head."""
-        if self.head is None:
+        """(N,) True for each ID test image that is classified right; None without a head, or
+        without labels."""
+        if self.head is None or not self.test.labelled:
             return None
         predicted = self.head.logits(self.test.features).argmax(1)
         return predicted == self.test.labels
@@ -43,15 +48,34 @@ def read(run: FeatureFiles, stale: records.Stale) -> Inputs:
     def features(path: Path) -> store.Features:
         return store.read_features(path, stale, run.command)
 
-    head, val = None, None
+    head, val, rest = None, None, None
     if run.head:
         head = store.read_head(run.head, stale, run.command)
+        rest = other_rows(run, head, stale)
     if run.head and run.val:
         val = features(run.val)
     ood = {name: features(path) for name, path in run.ood.items()}
-    found = Inputs(features(run.train), val, features(run.test), ood, head)
+    csid = {name: features(path) for name, path in run.csid.items()}
+    found = Inputs(features(run.train), val, features(run.test), ood, head, rest, csid)
     check(found)
     return found
+
+
+def other_rows(
+    run: FeatureFiles, head: Head, stale: records.Stale
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """W (R, D) and b (R,) of the classes that head_full.csv has beside those of head.csv; None
+    without it. ValueError where the two are not of one classifier."""
+    if run.whole_head is None:
+        return None
+    whole = store.read_head(run.whole_head, stale, run.command)
+    try:
+        return head.others(whole)
+    except ValueError as error:
+        raise ValueError(
+            f"{run.whole_head} does not belong to {run.head}: {error}; delete it, or make both anew"
+            f" with: {run.command}"
+        ) from None
 
 
 def check(found: Inputs) -> None:
@@ -59,10 +83,12 @@ def check(found: Inputs) -> None:
 
     `fit` checks the training features when it makes the training set.
     """
-    not_fitted = [images for images in (found.val, found.test) if images is not None]
+    inside = (found.val, found.test, *found.csid.values())
+    not_fitted = [images for images in inside if images is not None]
     if found.head is not None:
         for images in (found.train, *not_fitted):
-            store.check_labels(images, found.head.class_names)
+            if images.labelled:
+                store.check_labels(images, found.head.class_names)
     for images in (*not_fitted, *found.ood.values()):
         with naming(images.file):
             scorable_features(images.features)
@@ -75,8 +101,9 @@ def fit(found: Inputs) -> registry.Training:
         W, b = found.head.W, found.head.b
     if found.val is not None:
         val = found.val.features, found.val.labels
+    labels = found.train.labels if found.train.labelled else None
     with naming(found.train.file):
-        return registry.Training(found.train.features, found.train.labels, W, b, val)
+        return registry.Training(found.train.features, labels, W, b, val, found.rest)
 
 
 @contextlib.contextmanager

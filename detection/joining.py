@@ -19,15 +19,17 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
+import feature_files
 import utils
 from artifacts import csv_files, current, records, store
 from detection import combining
+from detection.adascale import NAMES as ADASCALE
 from detection.odin import ODIN
 from detection.scored import Scored, ScoredSet
 from scores import registry
 
 RECORD = "ood_methods.json"
-ORDER = [*registry.METHODS, ODIN]
+ORDER = [*registry.METHODS, ODIN, *ADASCALE]
 
 Cell = tuple[str, str]  # (OOD set, method)
 Value = TypeVar("Value")
@@ -243,8 +245,13 @@ def why_row_goes(place: Place, name: str, method: str, values: Mapping[str, Any]
                 f"{stem}, which chose the parameters of {method}, changed or is gone; the earlier"
                 f" rows of {method} go"
             )
-    if method == ODIN:
-        for stem in (f"ODIN_ID_{place.dataset}_test", f"ODIN_OOD_{name}_test"):
+    whole = feature_files.WHOLE_HEAD
+    if method in ORDER and registry.needs_rest(method) and not place.is_same(whole):
+        return f"{whole} changed, came or went since; the earlier rows of {method} go"
+    if method in (ODIN, *ADASCALE):
+        kind = "ODIN" if method == ODIN else "ADASCALE"
+        inside = [f"{kind}_ID_{place.dataset}_{split}" for split in ("test", "val")]
+        for stem in (*inside, f"{kind}_OOD_{name}_test"):
             if not place.is_same(stem):
                 return (
                     f"perturbed images of {name} changed, or are gone; the earlier row of {method}"
@@ -268,7 +275,19 @@ def join(scored: Scored, earlier: Earlier, folder: Path, dataset: str) -> Scored
         outside.append(joined(part, path, earlier.notes_of(part.name)))
     parameters = in_order({**earlier.parameters, **scored.parameters})
     held_out = joined_held_out(scored.held_out, held_out_path(folder, dataset), no_notes)
-    return Scored(inside, outside, parameters, held_out)
+    csid = [joined_csid(part, folder, dataset, no_notes) for part in scored.csid]
+    return Scored(inside, outside, parameters, held_out, csid, states=scored.states)
+
+
+def joined_csid(part: ScoredSet, folder: Path, dataset: str, notes: dict[str, str]) -> ScoredSet:
+    """A csID set with those of the earlier scores that were computed on the same images."""
+    record = current.Record.read(folder / RECORD)
+    path = folder / f"scores_CSID_{part.name}.csv"
+    is_same = Place(folder, dataset, record).is_same(f"CSID_{part.name}_test")
+    if not is_same or path.name not in record.outputs or not path.is_file():
+        return part
+    there = csv_files.read_table(path).columns
+    return joined(part, path, {method: note for method, note in notes.items() if method in there})
 
 
 def held_out_path(folder: Path, dataset: str) -> Path:

@@ -14,6 +14,7 @@ from scipy.special import betaincinv
 
 from detection import intervals
 from detection.intervals import LEVEL, UNKNOWN, Interval
+from detection.metrics import Order
 from scores import common
 
 BINS = 15  # of a calibration error (Guo et al. 2017)
@@ -63,12 +64,14 @@ class RiskCoverage(NamedTuple):
 
 def risk_coverage(right: np.ndarray, scores: np.ndarray) -> RiskCoverage:
     """The selective risk when the i best scores are kept, for each i (El-Yaniv and Wiener 2010)."""
-    n = len(scores)
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    wrong = np.concatenate([[0.0], np.cumsum(~right[order])])
-    last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), n - 1) + 1
-    ends = np.concatenate([[0], last])
+    return risk_coverage_of(Order.of(scores), right)
+
+
+def risk_coverage_of(order: Order, right: np.ndarray) -> RiskCoverage:
+    """The same from the order of the scores."""
+    n = len(right)
+    wrong = np.concatenate([[0.0], np.cumsum(~right[order.places])])
+    ends = np.concatenate([[0], order.last + 1])
     kept = np.arange(1, n + 1)
     # in mean over the orders of equal scores, errors among them come evenly
     errors = np.interp(kept, ends, wrong[ends])

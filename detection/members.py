@@ -26,7 +26,9 @@ from head import Head
 from images import members as image_members
 
 ALL = "all"  # the folder of images of all classes
-KINDS = re.compile(r"best|final|last|epoch\d+")  # how a checkpoint's name says which epoch it is
+KINDS = re.compile(
+    r"best|final|last|epoch\d+|step\d+"
+)  # how a checkpoint's name says which epoch it is
 FOLD = re.compile(r"fold\d+of\d+")
 
 

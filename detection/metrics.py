@@ -96,6 +96,52 @@ class _Curve:
         return int(self.ood_kept[-1])
 
 
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Scores in order, from the highest down: one sort for every measure of the same images.
+
+    places   whose score stands where, numbers of images; equal scores in no order
+    last     where each distinct score ends
+    """
+
+    places: np.ndarray
+    last: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray) -> "Order":
+        """Of scores (N,), none of them NaN."""
+        order = np.argsort(scores)[::-1]
+        ordered = scores[order]
+        last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), scores.size - 1)
+        return cls(order.astype(np.int32), last.astype(np.int32))
+
+    def curve(self, positive: np.ndarray) -> "_Curve":
+        """Counts where these images (N,) bool are the positive ones."""
+        id_kept = np.cumsum(positive[self.places])[self.last]
+        ood_kept = self.last + 1 - id_kept
+        return _Curve(
+            id_here=np.diff(id_kept, prepend=0),
+            ood_here=np.diff(ood_kept, prepend=0),
+            id_kept=id_kept,
+            ood_kept=ood_kept,
+        )
+
+    def by_image(self, values: np.ndarray) -> np.ndarray:
+        """A value of each distinct score -> that of each image (N,)."""
+        found = np.empty(len(self.places))
+        found[self.places] = np.repeat(values, np.diff(self.last, prepend=-1))
+        return found
+
+
+def order_of(id_scores: ArrayLike, ood_scores: ArrayLike) -> Order | None:
+    """ID images, then OOD images, in the order of their scores; None where a score is NaN, for then
+    no metric is defined."""
+    inside = checked_scores(id_scores, "ID")
+    outside = checked_scores(ood_scores, "OOD")
+    scores = np.concatenate([inside, outside])
+    return None if np.isnan(scores).any() else Order.of(scores)
+
+
 def _share(tpr: float) -> float:
     if not 0 < tpr <= 1:
         raise ValueError(
@@ -105,24 +151,11 @@ def _share(tpr: float) -> float:
 
 
 def _curve(id_scores: ArrayLike, ood_scores: ArrayLike) -> _Curve | None:
-    """Sort once and count; None where a score is NaN, for then no metric is defined."""
-    inside = checked_scores(id_scores, "ID")
-    outside = checked_scores(ood_scores, "OOD")
-    scores = np.concatenate([inside, outside])
-    if np.isnan(scores).any():
+    """Sort once and count; None where a score is NaN."""
+    order = order_of(id_scores, ood_scores)
+    if order is None:
         return None
-    order = np.argsort(scores)[::-1]
-    scores = scores[order]
-    # where each distinct score ends
-    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1)
-    id_kept = np.cumsum(order < inside.size)[last]
-    ood_kept = last + 1 - id_kept
-    return _Curve(
-        id_here=np.diff(id_kept, prepend=0),
-        ood_here=np.diff(ood_kept, prepend=0),
-        id_kept=id_kept,
-        ood_kept=ood_kept,
-    )
+    return order.curve(np.arange(len(order.places)) < np.size(id_scores))
 
 
 def _auroc(curve: _Curve) -> float:
@@ -218,6 +251,25 @@ def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Area under the ROC curve: the chance that an ID image outscores an OOD one, ties half (Mann,
     Whitney 1947)."""
     return _measure(id_scores, ood_scores, _auroc)
+
+
+def delong_of(order: Order, positive: np.ndarray, level: float = intervals.LEVEL) -> Delong:
+    """`delong` of these images (N,) bool against all others, from their order."""
+    return _delong(order.curve(positive), level)
+
+
+def fpr_of(order: Order, positive: np.ndarray, tpr: float) -> float:
+    """`fpr_at_tpr` of these images (N,) bool against all others, from their order."""
+    return _false_positives(order.curve(positive), tpr)
+
+
+def placements_of(order: Order, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image (N,): the share of the other images below it, and the share of these images
+    above it; ties half."""
+    curve = order.curve(positive)
+    others_below = (2 * (curve.m - curve.ood_kept) + curve.ood_here) / (2 * curve.m)
+    not_above = (2 * (curve.n - curve.id_kept) + curve.id_here) / (2 * curve.n)
+    return order.by_image(others_below), order.by_image(1 - not_above)
 
 
 def delong(id_scores: ArrayLike, ood_scores: ArrayLike, level: float = 0.95) -> Delong:
@@ -385,11 +437,18 @@ def accuracy_at_coverage(correct: ArrayLike, id_scores: ArrayLike, coverage: flo
 
 
 def evaluate(
-    id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, more: Sequence[float] = ()
+    id_scores: ArrayLike,
+    ood_scores: ArrayLike,
+    tpr: float = 0.95,
+    more: Sequence[float] = (),
+    order: Order | None = None,
 ) -> dict[str, float]:
     """All metric columns of ood_metrics.csv, from one sort; `fpr95` and `fpr95_ood_positive` are
-    taken at `tpr`, and at each share in `more` another pair, without an interval."""
-    curve = _curve(id_scores, ood_scores)
+    taken at `tpr`, and at each share in `more` another pair, without an interval.
+
+    order: that of `order_of`, where it is known already."""
+    order = order or order_of(id_scores, ood_scores)
+    curve = order.curve(np.arange(len(order.places)) < np.size(id_scores)) if order else None
     measured = _all_metrics(curve, tpr, more) if curve else {}
     if curve:
         measured["autc"] = autc(id_scores, ood_scores)

@@ -21,7 +21,8 @@ ODIN = registry.ODIN.name
 def add_odin(
     run: FeatureFiles, scored: Scored, head: Head, stale: records.Stale | None = None
 ) -> None:
-    """Add ODIN's scores to every set; a set without perturbed images gets NaN and a note.
+    """Add ODIN's scores to every set; a set without perturbed images gets NaN and a note, and
+    validation images without any get none.
 
     Needs `run.odin_test`. ValueError as `perturbed_features` raises it.
     """
@@ -36,6 +37,8 @@ def add_odin(
         return registry.max_softmax(logits, parameters["temperature"])
 
     scored.id.scores[ODIN] = score(id_path, len(scored.id))
+    if run.odin_val and scored.held_out:
+        scored.held_out.scores[ODIN] = score(run.odin_val, len(scored.held_out))
     for part in scored.ood:
         if part.name in run.odin_ood:
             part.scores[ODIN] = score(run.odin_ood[part.name], len(part))
@@ -71,9 +74,14 @@ def perturbed_features(
             f" say with which; delete it, or make both anew with: {remedy}"
         )
     features = store.read_features(path, stale, remedy).features
+    check_rows(path, features, rows, remedy)
+    return features
+
+
+def check_rows(path: Path, features: np.ndarray, rows: int, remedy: str) -> None:
+    """ValueError for another number of changed images than of plain ones."""
     if len(features) != rows:
         raise ValueError(
             f"{path} holds {len(features)} images where the plain ones are {rows}; make it anew"
             f" with: {remedy}"
         )
-    return features

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import polars as pl
 import utils
 from artifacts import current, records, store
 from detection import conformal, metrics, tables
+from detection.detector import Detector
 from detection.joining import held_out_path
 from detection.scored import Scored, ScoredSet
 
@@ -26,6 +27,10 @@ DERIVED = (
     "ood_by_id_class.csv",
     "ood_by_ood_class.csv",
     "conformal.csv",
+    "fsood_metrics.csv",
+    "fsood_groups.csv",
+    "csid_metrics.csv",
+    "detector.safetensors",
 )
 
 
@@ -85,20 +90,28 @@ def write_scores(
     classifier: Classifier | None,
     tpr: float,
     sidecar: dict,
+    detector: Detector | None = None,
 ) -> list[Path]:
-    """Write one file of scores per set -> their paths; `classifier` says which class each image is
-    taken for."""
+    """Write two files per set, of scores and of which thresholds each image passes -> their paths.
+
+    `classifier` says which class each image is taken for, `detector` gives its verdict."""
     thresholds = {
         method: metrics.threshold_at_tpr(values, tpr) for method, values in scored.id.scores.items()
     }
-    files = {f"scores_ID_{dataset}.csv": scored.id}
-    files |= {f"scores_OOD_{part.name}.csv": part for part in scored.ood}
+    files = {f"ID_{dataset}.csv": scored.id}
+    files |= {f"CSID_{part.name}.csv": part for part in scored.csid}
+    files |= {f"OOD_{part.name}.csv": part for part in scored.ood}
     held_out = scored.held_out.scores if scored.held_out else {}
+    written = []
     for name, part in files.items():
         own = {method: thresholds[method] for method in part.scores}
-        frame = score_table(part, own, classifier).with_columns(p_columns(part, held_out))
-        store.write_table(folder / name, frame, sidecar, thresholds=own)
-    return [*(folder / name for name in files), *write_held_out(folder, dataset, scored, sidecar)]
+        frame = score_table(part, classifier, detector, tpr)
+        frame = frame.with_columns(p_columns(part, held_out))
+        paths = [folder / f"scores_{name}", folder / f"accepted_{name}"]
+        for path, table in zip(paths, (frame, accepted_table(part, own)), strict=True):
+            store.write_table(path, table, sidecar, thresholds=own)
+        written += paths
+    return [*written, *write_held_out(folder, dataset, scored, sidecar)]
 
 
 def p_columns(part: ScoredSet, held_out: dict[str, np.ndarray]) -> list[pl.Series]:
@@ -124,20 +137,56 @@ def write_held_out(folder: Path, dataset: str, scored: Scored, sidecar: dict) ->
 
 
 def score_table(
-    part: ScoredSet, thresholds: dict[str, float], classifier: Classifier | None
+    part: ScoredSet, classifier: Classifier | None, detector: Detector | None, tpr: float
 ) -> pl.DataFrame:
-    """One row per image: path, label, predicted class, every score, and whether it passes its
-    method's threshold."""
+    """One row per image: path, the detector's verdict with what it goes by, label, predicted class,
+    and every score."""
+    columns: dict = {"path": part.images.paths} if part.images.paths else {}
+    prediction: dict[str, Any] = {}
+    if classifier:
+        numbers = classifier.classify(part.name, part.images.features)
+        names = [classifier.class_names[number] for number in numbers]
+        prediction = {"prediction": numbers, "predicted_class": names}
+    scores = {name: pl.Series(values).fill_nan(None) for name, values in part.scores.items()}
+    if detector is not None and detector.method:
+        columns |= verdict_columns(part, detector, tpr, prediction.pop("predicted_class", None))
+        if detector.method in scores:
+            columns[detector.method] = scores.pop(detector.method)
+    columns["label"] = part.images.labels
+    return pl.DataFrame({**columns, **prediction, **scores})
+
+
+def verdict_columns(
+    part: ScoredSet, detector: Detector, tpr: float, classes: list[str] | None
+) -> dict[str, Any]:
+    """verdict, predicted_class, percentile and p_value, by the recommended score; empty where that
+    was not computed on a set.
+
+    Test images that calibrate the detector themselves say nothing of their own p-value."""
+    named = {} if classes is None else {"predicted_class": classes}
+    scores = part.scores.get(detector.method)
+    if scores is None:
+        empty = [None] * len(part)
+        return {"verdict": empty, **named, "percentile": empty, "p_value": empty}
+    found = detector.judge(scores, None, tpr)
+    p_value = pl.Series(found.p_value.astype(np.float32))
+    if detector.calibrated_on != "validation":
+        p_value = pl.Series([None] * len(part), dtype=pl.Float32)
+    return {
+        "verdict": found.verdict,
+        **named,
+        "percentile": pl.Series(found.percentile.astype(np.float32)).fill_nan(None),
+        "p_value": p_value.fill_nan(None),
+    }
+
+
+def accepted_table(part: ScoredSet, thresholds: dict[str, float]) -> pl.DataFrame:
+    """One row per image: path, label, and whether each score passes its method's threshold."""
     columns: dict = {"path": part.images.paths} if part.images.paths else {}
     columns["label"] = part.images.labels
-    if classifier:
-        prediction = classifier.classify(part.name, part.images.features)
-        columns["prediction"] = prediction
-        columns["predicted_class"] = [classifier.class_names[index] for index in prediction]
     for method, values in part.scores.items():
-        columns[method] = pl.Series(values).fill_nan(None)
-    for method in part.scores:
-        columns[f"{method}_accepted"] = accepted(columns[method], thresholds[method])
+        scores = pl.Series(values).fill_nan(None)
+        columns[f"{method}_accepted"] = accepted(scores, thresholds[method])
     return pl.DataFrame(columns)
 
 

@@ -21,12 +21,11 @@ import numpy as np
 from artifacts import records
 from scores import registry
 from scores.common import Fitted
-from scores.rows import PlainMethod
+from scores.rows import OWN, PlainMethod
 from scores.training_set import Training
 
 SMALL = 60  # random training images that a score is tried on, and as many others that it scores
 CLASSES, WIDTH = 3, 8  # of them
-OWN = "a file of one's own"  # in place of authors
 
 
 def is_own(text: str) -> bool:

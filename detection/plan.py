@@ -8,7 +8,7 @@ from pathlib import Path
 import feature_files
 import utils
 from artifacts import records, store
-from detection import asked, combining, joining, members, odin, own
+from detection import adascale, asked, combining, joining, members, odin, own
 from images.members import fold_pattern
 from scores import registry
 
@@ -48,7 +48,13 @@ def prepare(checkpoint: str, args: asked.Arguments) -> Task:
     asked_sets = [given.name for given in sets]
     more = [utils.SetName.parse(name) for name in earlier.sets if name not in asked_sets]
     run = feature_files.open_run(
-        checkpoint, args.output_dir, args.dataset, [*sets, *more], stale, needs_head=False
+        checkpoint,
+        args.output_dir,
+        args.dataset,
+        [*sets, *more],
+        stale,
+        needs_head=False,
+        csid=args.csid,
     )
     check_no_member(run)
     names, lines = methods_of(run, args)
@@ -88,7 +94,7 @@ def check_edited(earlier: joining.Earlier, names: Sequence[str], folder: Path) -
     if len(gone) > 5:
         some += " ..."
     all_anew = ""
-    if set(gone) <= {*registry.DEFAULT, odin.ODIN}:
+    if set(gone) <= {*registry.DEFAULT, odin.ODIN, *adascale.NAMES}:
         all_anew = "compute all anew by leaving --methods out, or "
     reason = next(iter(earlier.lost))
     raise ValueError(
@@ -99,17 +105,52 @@ def check_edited(earlier: joining.Earlier, names: Sequence[str], folder: Path) -
 def methods_of(
     run: feature_files.FeatureFiles, args: asked.Arguments
 ) -> tuple[list[str], list[str]]:
-    """The methods to compute, and lines that name those which are left out without a head.
+    """The methods to compute, and lines that name those which are left out without a head, or
+    without labels of the training images.
 
-    ValueError if a method that needs the head was named, and there is none.
+    ValueError if a method that needs what is not there was named.
     """
-    names = asked.named(args) or list(registry.DEFAULT)
+    names = asked.named(args) or registry.defaults(rest=run.whole_head is not None)
     if run.odin_test and not args.methods:
         names.append(odin.ODIN)
+    if run.has_adascale and not args.methods:
+        names += adascale.NAMES
+    names, lines = without_head(run, args, names)
+    names, more = without_labels(run, args, names)
+    return names, [*lines, *more]
+
+
+def without_labels(
+    run: feature_files.FeatureFiles, args: asked.Arguments, names: list[str]
+) -> tuple[list[str], list[str]]:
+    """Those of the methods that run without training labels, where an import has none."""
+    if records.read_sidecar(run.train).get("labelled") is not False:
+        return names, []
+    combined = combining.members_of(asked.combinations(args))
+    lacking = [name for name in [*names, *combined] if registry.needs_labels(name)]
+    if lacking and (args.methods or not set(combined).isdisjoint(lacking)):
+        raise ValueError(
+            f"{run.train} has no labels, without which there is no {', '.join(lacking)}; give them"
+            f" with: {run.command_for('labels')}"
+        )
+    if not lacking:
+        return names, []
+    line = (
+        f"no labels in {run.train}: left out are {', '.join(lacking)}; give them with:"
+        f" {run.command_for('labels')}"
+    )
+    return [name for name in names if name not in lacking], [line]
+
+
+def without_head(
+    run: feature_files.FeatureFiles, args: asked.Arguments, names: list[str]
+) -> tuple[list[str], list[str]]:
+    """Those of the methods that run without a head, where there is none."""
+    combined = combining.members_of(asked.combinations(args))
     if run.head:
+        check_whole_head(run, [*names, *combined])
         return names, []
     given = asked.parameters(args)
-    combined = combining.members_of(asked.combinations(args))
     lacking = [name for name in [*names, *combined] if registry.needs_head(name, given.get(name))]
     if not lacking:
         return names, []
@@ -117,13 +158,26 @@ def methods_of(
     if args.methods or times_max_logit or not set(combined).isdisjoint(lacking):
         raise ValueError(
             f"{run.folder} has no head.csv, without which there is no {', '.join(lacking)};"
-            f" expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
+            f" expected columns class, w0 .. w{{D-1}}, bias, as written by:"
+            f" {run.command_for('head')}"
         )
     line = f"no head.csv in {run.folder}: left out are the accuracy, {', '.join(lacking)}"
-    if records.read_sidecar(run.train).get("head_sha256"):
-        # run_networks.py made these features, and makes the head too
-        line += f"; make it with: {run.command}"
+    if run.imported or records.read_sidecar(run.train).get("head_sha256"):
+        # what made these features makes the head too
+        line += f"; make it with: {run.command_for('head')}"
     return [name for name in names if name not in lacking], [line]
+
+
+def check_whole_head(run: feature_files.FeatureFiles, names: Sequence[str]) -> None:
+    """ValueError for a method that needs the other rows of a larger head, where there are none."""
+    needing = [name for name in names if registry.needs_rest(name)]
+    if not needing or run.whole_head:
+        return
+    raise ValueError(
+        f"{run.folder} has no {feature_files.WHOLE_HEAD}.csv, without which there is no"
+        f" {', '.join(needing)}: run_networks.py writes it where a classifier has more classes than"
+        " the data (docs/pretrained.md); leave it out"
+    )
 
 
 def check_together(tasks: Sequence[Task]) -> None:
@@ -150,11 +204,17 @@ def check(run: feature_files.FeatureFiles, args: asked.Arguments) -> None:
     """ValueError for mistakes that can be found before anything large is read."""
     if not run.ood:
         raise ValueError(
-            f"{run.folder} holds no OOD features; make some with: {run.command_with('--ood svhn')}"
+            f"{run.folder} holds no OOD features; make some with: {run.command_for('ood')}"
         )
     check_val_ood(run, args)
     check_groups(run, args)
     check_dimensions(run, args)
+    named = [name for name in adascale.NAMES if name in (args.methods or [])]
+    if named and not run.has_adascale:
+        raise ValueError(
+            f"{run.folder} lacks features of changed images for {', '.join(named)}, of ID"
+            f" validation images among them; make them with: {run.command_with('--adascale')}"
+        )
     if odin.ODIN in (args.methods or []) and not run.odin_test:
         raise ValueError(
             f"{run.folder} lacks features of perturbed images for ODIN; make them with: "
@@ -194,6 +254,11 @@ def check_val_ood(run: feature_files.FeatureFiles, args: asked.Arguments) -> Non
             f"{args.val_ood} is the only OOD set, and what chooses hyper-parameters cannot test"
             " them; add another"
         )
+    if run.val is None and run.imported:
+        raise ValueError(
+            f"{run.folder} has no ID_{run.dataset}_val.csv: --val-ood compares with ID validation"
+            f" images; give them with: {run.command_for('val')}"
+        )
     if run.val is None:
         raise ValueError(
             f"{run.folder} has no ID_{run.dataset}_val.csv of this checkpoint: --val-ood compares"
@@ -203,7 +268,8 @@ def check_val_ood(run: feature_files.FeatureFiles, args: asked.Arguments) -> Non
     if run.head is None:
         raise ValueError(
             f"{run.folder} has no head.csv, which the ID validation images of --val-ood are scored"
-            f" with; expected columns class, w0 .. w{{D-1}}, bias, as written by: {run.command}"
+            f" with; expected columns class, w0 .. w{{D-1}}, bias, as written by:"
+            f" {run.command_for('head')}"
         )
 
 

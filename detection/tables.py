@@ -56,7 +56,9 @@ def tabulate(
     rows = []
     for part in scored.ood:
         measured = {
-            method: metrics.evaluate(scored.id.scores[method], values, tpr, more_tpr)
+            method: metrics.evaluate(
+                scored.id.scores[method], values, tpr, more_tpr, scored.order(part, method)
+            )
             for method, values in part.scores.items()
         }
         leader = significant_leader(measured, scored.id.scores, part.scores)
@@ -261,8 +263,8 @@ def notes(table: pd.DataFrame) -> list[str]:
         sets = together(name for _, name in cells)
         lines.append(f"{methods} ({sets}): {text}")
     lines += [
-        f"{name}: rates over one image have no interval and are left out; its scores, and whether"
-        f" each accepts it, are in scores_OOD_{name}.csv"
+        f"{name}: rates over one image have no interval and are left out; its scores are in"
+        f" scores_OOD_{name}.csv, and whether each accepts it in accepted_OOD_{name}.csv"
         for name in single(table)
     ]
     if table["n_id"].iloc[0] == 1:

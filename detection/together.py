@@ -15,6 +15,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from detection.members import Ensemble, Member
 from detection.scored import Scored, ScoredSet
 
 LEAVE_OUT = "LeaveOut"
+# ID validation images, which go the way of a set; no set's name has a space
+HELD_OUT = "held out"
 CORE = (LEAVE_OUT, "EnsembleMSP", "EnsembleEntropy", "MutualInformation")  # each has its histogram
 Given = dict[str, dict[str, Any]]  # {method: {parameter: value}}
 ByMember = list[dict[str, np.ndarray]]  # [member] {set: (N,) or (N, C_k)}
@@ -81,6 +84,8 @@ def score(
     by_member: list[Scored] = []
     rights: list[np.ndarray | None] = []
     logits, perturbed = [], []
+    if all(member.val for member in ensemble.members):
+        sets = [*sets, HELD_OUT]
     for member in progress(ensemble.members, desc="members", unit="member"):
         found = read(member, methods, sets, stale)
         if by_member:
@@ -98,7 +103,7 @@ def score(
     classes = Classes(ensemble.class_names, by_set)
     right = classes.by_set["ID"] == by_member[0].id.images.labels
     scored = joined(ensemble, by_member, logits, sums, perturbed, choice)
-    return Result(scored, classes, right, by_member, rights)
+    return Result(scored, classes, right, [without_held_out(one) for one in by_member], rights)
 
 
 # ---- one member ----------------------------------------------------------------------------------
@@ -106,8 +111,17 @@ def score(
 
 def read(member: Member, methods: Methods, sets: list[str], stale: records.Stale) -> Inputs:
     """The features of one member, and of the validation OOD set where there is one."""
-    wanted = [*sets, methods.val_ood] if methods.val_ood else sets
-    return members.read(member, wanted, stale)
+    wanted = [name for name in sets if name != HELD_OUT]
+    found = members.read(member, [*wanted, *filter(None, [methods.val_ood])], stale)
+    if HELD_OUT in sets:
+        assert member.val is not None, "score has looked"
+        found.ood[HELD_OUT] = store.read_features(member.val, stale, member.run.command)
+    return found
+
+
+def without_held_out(scored: Scored) -> Scored:
+    """The same without ID validation images among the sets."""
+    return replace(scored, ood=[part for part in scored.ood if part.name != HELD_OUT])
 
 
 @contextlib.contextmanager
@@ -157,23 +171,29 @@ def logits_of(found: Inputs, sets: Collection[str]) -> dict[str, np.ndarray]:
 def perturbed_logits(
     member: Member, found: Inputs, choice: Choice, sets: Collection[str], stale: records.Stale
 ) -> dict[str, np.ndarray]:
-    """{set: (N, C_k)} of the perturbed images.
+    """{set: (N, C_k)} of the perturbed images; ID validation images need not have been perturbed.
 
     ValueError where a file of perturbed images has other rows than the plain one."""
     assert found.head is not None
     values = {}
     plain = {"ID": found.test, **{name: found.ood[name] for name in sets}}
     for name, images in plain.items():
-        path = (
-            member.id_file("test", choice.pair)
-            if name == "ID"
-            else member.ood_file(name, choice.pair)
-        )
+        path = perturbed_file(member, name, choice)
+        if path is None and name == HELD_OUT:
+            continue
         assert path is not None, "grid.require has looked for it"
         moved = store.read_features(path, stale, member.run.command_with(choice.pair.flags))
         members.check_rows(images, moved)
         values[name] = found.head.logits(moved.features)
     return values
+
+
+def perturbed_file(member: Member, name: str, choice: Choice) -> Path | None:
+    """Where the perturbed images of a set lie."""
+    splits = {"ID": "test", HELD_OUT: "val"}
+    if name in splits:
+        return member.id_file(splits[name], choice.pair)
+    return member.ood_file(name, choice.pair)
 
 
 def check_rows(first: Scored, found: Inputs) -> None:
@@ -210,7 +230,7 @@ def joined(
     for name in parts:
         own = [values[name] for values in logits]
         scores[name] = {}
-        if ensemble.is_leave_out:
+        if ensemble.is_leave_out and all(name in values for values in perturbed):
             moved = [values[name] for values in perturbed]
             scores[name][LEAVE_OUT] = formulas.score(moved, choice.pair.temperature)
         scores[name] |= formulas.uncertainties(own, sums[name])
@@ -218,8 +238,9 @@ def joined(
             del scores[name]["MutualInformation"]
         scores[name] |= mean_ranks(name, by_member)
     parameters = parameters_of(ensemble, by_member, choice, list(scores["ID"]))
-    sets = [ScoredSet(name, part.images, scores[name]) for name, part in parts.items()]
-    scored = Scored(sets[0], sets[1:], parameters)
+    sets = {name: ScoredSet(name, part.images, scores[name]) for name, part in parts.items()}
+    held_out, inside = sets.pop(HELD_OUT, None), sets.pop("ID")
+    scored = Scored(inside, list(sets.values()), parameters, held_out)
     evaluation.note_undefined(scored)
     return scored
 

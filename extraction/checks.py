@@ -58,6 +58,8 @@ def guesses(path: str, content: Mapping[str, Any]) -> dict[str, str]:
     """{flag: value} for an example: a network of the registry that the file fits, and a data set of
     as many classes."""
     for name in registry.MODELS:
+        if "model_state_dict" not in content:  # an ONNX file
+            break
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

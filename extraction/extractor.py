@@ -30,6 +30,7 @@ from extraction.plan import Job
 from images import serving
 from images.sets import ImageFiles, Set
 from networks import classifiers, source_files
+from networks.classifiers import NoClassifier
 from processes import World
 
 SAY_WHICH = (
@@ -143,6 +144,7 @@ class Extractor:
     progress: Callable[..., AbstractContextManager[Any]] = silent  # such as cli.progress
     batch_size_from: str = "--batch-size"
     workers: int | None = None  # that decode images in files; None: as many as suit the device
+    directions: perturbation.Directions = field(default_factory=perturbation.Directions)
 
     def shard(self, count: int, span: slice | None = None) -> slice:
         """This rank's slice of `count` images, or of those of them in `span`: whole batches, in the
@@ -217,11 +219,12 @@ class Extractor:
         done = own.start
         try:
             for pixels in self.batches(job, own):
-                images = self.prepared(job, pixels)
+                images = self.prepared(job, pixels, done)
                 with self.precision():
                     logits = self.logits(images)
-                if done == own.start:
+                if done == own.start and not isinstance(self.classifier, NoClassifier):
                     check_hook(caught.features, logits, self.classifier, self.amp)
+                if done == own.start:
                     check_stages(stages, caught.stages)
                 features = pooled(caught.features)
                 outputs = {name: self.pooled(name, rows) for name, rows in caught.stages.items()}
@@ -273,13 +276,17 @@ class Extractor:
             workers = serving.usual_workers(device, processes.count_here())
         return replace(images, workers=workers, device=device)
 
-    def prepared(self, job: Job, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, 3, S, S) -> what goes into the network: normalised, and perturbed where the
-        job says so."""
+    def prepared(self, job: Job, pixels: torch.Tensor, row: int = 0) -> torch.Tensor:
+        """uint8 (n, 3, S, S), the images of a job from `row` on -> what goes into the network:
+        normalised, and perturbed where the job says so."""
         images = self.preprocessing.normalise(pixels.to(self.world.device))
-        if job.step is None:
+        step = job.step
+        if step is None:
             return images
-        return perturbation.perturb(self.network, images, job.step, self.preprocessing.std)
+        if step.kind == perturbation.ADASCALE:
+            return perturbation.change_least(self.network, images, step.epsilon)
+        signs = self.directions.find(self.network, images, step, job.name, row)
+        return perturbation.move(images, signs, step.epsilon, self.preprocessing.std)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Within the block the network computes in bfloat16, where --amp asks for it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from extraction.options import Options
 from images.members import Member
-from networks import checkpoints
+from networks import checkpoints, onnx_graphs
 from utils import SetName
 
 Content = Mapping[str, Any]
@@ -46,7 +46,7 @@ def facts_of(path: str) -> Content:
     """What a checkpoint says beside its weights, of which only one network's are in memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is read again, and warns then
-        content = checkpoints.read(path)
+        content = {} if onnx_graphs.is_onnx(path) else checkpoints.read(path)
     return {name: content.get(name) for name in (*COMMON, "leave_out")}
 
 

@@ -11,7 +11,7 @@ import torch
 import data
 import utils
 from artifacts import records
-from extraction import batching, checks, head_rows, inputs, matching, places, plan
+from extraction import batching, checks, head_rows, inputs, matching, onnx_files, places, plan
 from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor, silent
 from extraction.head_rows import Named, Rows
@@ -19,7 +19,7 @@ from extraction.options import Options, default_ood
 from extraction.perturbation import Step
 from extraction.work import Trained, Work
 from images.members import Member
-from networks import checkpoints, classifiers, loading
+from networks import checkpoints, classifiers, loading, onnx_graphs
 from networks.messages import some
 from processes import World
 from utils import SetName
@@ -30,25 +30,36 @@ def prepare(path: str, options: Options, world: World) -> Work:
 
     ValueError for a file that cannot be read or used, for a folder that holds another network's
     features, and for what neither the file nor the command line says."""
-    content = checkpoints.read(path)
-    checks.check_described(path, content, options)
-    trained = Trained(path, *loading.load(path, options.model, content, options.image_size))
+    onnx_files.check_flags(path, options)
+    trained = read(path, options)
     check_parameters(trained)
     origin = origin_of(trained)
     folder = utils.writable_folder(options.output_dir) / places.folder_name(path, options)
     places.check_folder(folder, path, origin, options)
     choice = inputs.choose_inputs(trained, options)
+    onnx_files.check_size(trained, choice.preprocessing.size)
     given = given_by(trained, options, choice, folder)
     if options.match_format:
         match = matching.match_of(given, folder)
         given, choice = matching.matched(given, choice, match)
     check_val_ood(path, given, options.val_ood)
-    jobs = plan.plan(given, asked_steps(options, given.member), options.val_ood)
+    steps = asked_steps(options, given.member)
+    jobs = plan.plan(given, steps, options.val_ood, bool(options.adascale))
     check_workers(jobs, options)
     stages = stages_of(trained, options)
     extractor = make_extractor(trained, stages, choice, options, world)
     shelf = make_shelf(utils.writable_folder(folder), origin, stages, given, options)
     return Work(trained, options, extractor, choice, given, jobs, shelf)
+
+
+def read(path: str, options: Options) -> Trained:
+    """The network in a checkpoint, or in an ONNX file."""
+    if onnx_graphs.is_onnx(path):
+        checks.check_described(path, {"model": path}, options)
+        return onnx_files.opened(path, options)
+    content = checkpoints.read(path)
+    checks.check_described(path, content, options)
+    return Trained(path, *loading.load(path, options.model, content, options.image_size))
 
 
 def stages_of(trained: Trained, options: Options) -> dict[str, torch.nn.Module]:
@@ -213,6 +224,9 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
     data.check_ood(ood, dataset.name, options.data_dir, held_out, kept)
     val_size = trained.content.get("val_size", 0)
     member = Member.of(trained.content)
+    csid = options.csid or []
+    check_shifted(trained, options, member, val_size)
+    data.check_csid(csid, [*ood, dataset])
     return plan.Given(
         dataset,
         held_out,
@@ -223,7 +237,38 @@ def given_by(trained: Trained, options: Options, choice: Choice, folder: Path) -
         member,
         bool(options.skip_broken),
         placed,
+        csid,
+        options.calibration,
     )
+
+
+def check_shifted(trained: Trained, options: Options, member: Member | None, val_size: int) -> None:
+    """ValueError for --csid, --calibration and --adascale where they say nothing of the
+    checkpoint."""
+    if options.adascale and not val_size and not options.calibration:
+        raise ValueError(
+            f"--adascale compares with ID validation images, and {trained.path} has none; give"
+            " some that it was not trained on with --calibration NAME=FOLDER"
+        )
+    if member and (options.csid or options.calibration or options.adascale):
+        flag = "--csid" if options.csid else "--adascale" if options.adascale else "--calibration"
+        raise ValueError(
+            f"{flag} is of a single network, and {trained.path} is a member of a leave-out"
+            " ensemble; leave it out"
+        )
+    if options.calibration is None:
+        return
+    if val_size:
+        raise ValueError(
+            f"--calibration: {trained.path} was trained with {val_size:,} validation images held"
+            " out, which serve as such; leave it out"
+        )
+    if options.calibration.folder is None:
+        raise ValueError(
+            f"--calibration {options.calibration}: expected NAME=FOLDER with one folder of images"
+            " per class, none of which the network was trained on"
+        )
+    data.check_place(options.calibration, f"--calibration {options.calibration}")
 
 
 def held_out_by(trained: Trained, options: Options) -> list[str]:
@@ -271,6 +316,8 @@ def classes_of(work: Work) -> Rows:
             )
         return Rows(list(own))
     names = names_of_head(work) or list(work.training.images.class_names)
+    if classes is None:
+        return Rows(names)
     known = named_rows(work, names)
     if known:
         return chosen_rows(work, known, names)
@@ -288,6 +335,7 @@ def named_rows(work: Work, names: list[str]) -> Named | None:
     """The names of the classifier's rows: by --classes, by the checkpoint, or of ImageNet's heads
     by their size; None where nobody says."""
     classes = work.trained.classes
+    assert classes is not None, "classes_of returns before"
     if work.options.classes:
         return head_rows.read_list(work.options.classes, classes, names)
     own = work.checkpoint.get("class_names")

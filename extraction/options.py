@@ -22,10 +22,14 @@ class Options:
     model: str | None
     dataset: SetName | None
     ood: list[SetName] | None
+    csid: list[SetName] | None
+    calibration: SetName | None
     held_out: list[str] | None
     skip_broken: bool | None
     match_format: bool | None
     classes: str | None  # a file with the names of the classifier's rows
+    feature_output: str | None  # of an ONNX file
+    logits_output: str | None
     data_dir: str
     output_dir: str
     # how an image is prepared
@@ -40,6 +44,7 @@ class Options:
     format: str  # csv or parquet, npy or safetensors
     shard_rows: int | None  # of a shard; None: one file a set
     amp: bool
+    adascale: bool | None
     odin_epsilon: list[float] | None
     temperature: list[float] | None
     perturbation: str | None  # of perturbation.KINDS

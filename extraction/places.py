@@ -1,11 +1,12 @@
 """Where the files of each checkpoint go: into a folder named after it, and no two into one."""
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from artifacts import records
+from artifacts import records, store
 from extraction.options import Options
 
 MATCHED = "_matched"  # behind the stem, with --match-format
@@ -33,6 +34,35 @@ def distinct(given: Iterable[str], options: Options) -> list[str]:
     raise ValueError(
         f"{' and '.join(same)} would all be written into {Path(options.output_dir) / clash}; give "
         f"each a folder of its own with: {' && '.join(commands)}"
+    )
+
+
+def check_dataset(
+    folder: Path, path: str, dataset: str, names: list[str], options: Options
+) -> None:
+    """ValueError where the folder holds the features of another ID set with other classes: head.csv
+    holds the rows of one set's classes, and those features would lose theirs.
+
+    names: the classes of the data, as rows of the head. With the same classes both sets may lie in
+    one folder, and a warning says what that means."""
+    head = records.read_sidecar(folder / "head.csv")
+    other = head.get("dataset")
+    if options.force or other in (None, dataset):
+        return
+    if store.feature_file(folder, f"ID_{other}_train") is None:
+        return
+    place = Path(options.output_dir) / dataset
+    elsewhere = options.command(checkpoint=[path], output_dir=place)
+    if head.get("class_names") != names:
+        raise ValueError(
+            f"{folder} holds the features of the ID data set {other}, whose classes head.csv is of;"
+            f" put those of {dataset} into a folder of their own with: {elsewhere}"
+        )
+    warnings.warn(
+        f"{folder} holds features of the ID data set {other} too: later scripts need --dataset"
+        f" {dataset} or --dataset {other}, and the tables of one replace those of the other; a"
+        f" folder of its own comes with: {elsewhere}",
+        stacklevel=2,
     )
 
 

@@ -6,9 +6,10 @@ times of their files, or else by content. So a set whose features are kept is no
 need not be there any more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,9 +17,9 @@ import data
 import utils
 from artifacts import current, records
 from collapse import layers
-from extraction.perturbation import Step
+from extraction.perturbation import ADASCALE, ADASCALE_STEP, Step
+from images import corruptions, lists
 from images import folders as images_folders
-from images import lists
 from images.members import Member
 from images.places import broken_images
 from images.sets import ImageFiles, Images
@@ -40,6 +41,9 @@ class Given:
     member: Member | None = None  # of a leave-out ensemble
     skip_broken: bool = False
     placed: data.Placed | None = None  # where the OOD sets were found
+    csid: list[utils.SetName] = field(default_factory=list)  # ID images under a covariate shift
+    # held-out ID images of a network that has no validation images of its own
+    calibration: utils.SetName | None = None
 
     @property
     def dataset(self):
@@ -74,10 +78,24 @@ class Job:
     place: utils.SetName  # by which data.source_of knows the images
     step: Step | None = None
     own_facts: dict = field(default_factory=dict)  # in place of what all sidecars say
+    # the same without those that cannot be read, as --skip-broken has them; None with the flag
+    open_readable: Open | None = None
 
     @property
     def images(self):
         return self.open()
+
+    def images_of(self, sidecar: dict) -> Any:
+        """The images as the features of this sidecar were made of them: without those that cannot
+        be read, where such were left out."""
+        if sidecar.get("skipped") and self.open_readable:
+            return self.open_readable()
+        return self.images
+
+    @property
+    def name(self) -> str:
+        """The file's name, whatever its folder: that of its images."""
+        return PurePosixPath(self.stem).name
 
     @property
     def split(self):
@@ -85,12 +103,17 @@ class Job:
 
     @property
     def in_distribution(self):
-        return PurePosixPath(self.stem).name.startswith("ID_")
+        return self.name.startswith("ID_")
+
+    @property
+    def is_csid(self):
+        """True for images of the network's classes under a covariate shift."""
+        return self.name.startswith("CSID_")
 
     @property
     def is_plain(self):
         """True for what the network itself knows, or does not know, in images as they are."""
-        return self.step is None and "/" not in self.stem
+        return self.step is None and "/" not in self.stem and not self.is_csid
 
     @property
     def folder(self):
@@ -111,19 +134,50 @@ class Job:
 
 
 def plan(
-    given: Given, steps: Sequence[Step] = (), val_ood: utils.SetName | None = None
+    given: Given,
+    steps: Sequence[Step] = (),
+    val_ood: utils.SetName | None = None,
+    adascale: bool = False,
 ) -> list[Job]:
     """The jobs in the order of their making; nothing is opened yet.
 
     By each of `steps` the test images are moved; where `val_ood` is given, which chooses among
-    them, only the validation images and that set.
+    them, only the validation images and that set. With `adascale` all but training images are
+    changed as that score needs them.
     """
     data.check_id(given.id_set)
+    jobs = all_jobs(given, steps, val_ood, adascale)
+    if given.skip_broken:
+        return jobs
+    readable = all_jobs(replace(given, skip_broken=True), steps, val_ood, adascale)
+    pairs = zip(jobs, readable, strict=True)
+    return [replace(job, open_readable=other.open) for job, other in pairs]
+
+
+def all_jobs(
+    given: Given, steps: Sequence[Step], val_ood: utils.SetName | None, adascale: bool
+) -> list[Job]:
+    """The jobs, of which none is opened yet."""
     dataset, whole = openers(given)
     jobs = own_jobs(given, dataset, whole)
     if given.member:
         jobs += jobs_of_all(given, dataset, whole)
-    return jobs + perturbed_jobs(given, jobs, steps, val_ood)
+    changed = adascale_jobs(jobs) if adascale else []
+    return [*jobs, *perturbed_jobs(given, jobs, steps, val_ood), *changed]
+
+
+def adascale_jobs(jobs: list[Job]) -> list[Job]:
+    """The jobs of images that AdaSCALE changes; it needs those of validation too."""
+    return [
+        replace(
+            job,
+            stem=f"ADASCALE_{job.stem}",
+            step=ADASCALE_STEP,
+            own_facts={"perturbation": ADASCALE},
+        )
+        for job in jobs
+        if job.is_plain and job.split != "train"
+    ]
 
 
 def own_jobs(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Job]:
@@ -133,6 +187,7 @@ def own_jobs(given: Given, dataset: Callable, whole: dict[str, Open]) -> list[Jo
         if given.member:
             images = cache(partial(known, given.member, images))
         jobs.append(id_job(given, split, images))
+    jobs += [csid_job(given, asked, dataset, whole["test"]) for asked in given.csid]
     jobs += [ood_job(given, asked, dataset, given.held_out) for asked in given.ood]
     return jobs
 
@@ -152,14 +207,28 @@ def perturbed_jobs(
     given: Given, jobs: list[Job], steps: Sequence[Step], val_ood: utils.SetName | None
 ) -> list[Job]:
     """The jobs of moved images; of an ensemble those that its members have in common."""
-    sets = shared(given, jobs)
+    sets = [job for job in shared(given, jobs) if not job.is_csid]
+    if is_odin(given, steps, val_ood):  # of validation images too, for p-values
+        sets = [job for job in sets if job.split != "train"]
+        return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
     if val_ood is None:
         sets = [job for job in sets if job.split == "test"]
     else:
         sets = [job for job in sets if job.split == "val" or is_ood(job, val_ood)]
     if is_odin(given, steps, val_ood):
         return [replace(job, stem=f"ODIN_{job.stem}", step=steps[0]) for job in sets]
-    return [moved(given, job, step) for step in steps if step.epsilon for job in sets]
+    return [moved(given, job, step) for job, step in in_order_of_gradients(sets, steps)]
+
+
+def in_order_of_gradients(sets: Sequence[Job], steps: Sequence[Step]) -> Iterator[tuple[Job, Step]]:
+    """Each set with each step that moves it: the steps down one gradient follow each other, so that
+    it is computed once (perturbation.Directions)."""
+    moving = [step for step in steps if step.epsilon]
+    for _, alike in groupby(moving, lambda step: (step.kind, step.temperature)):
+        together = list(alike)
+        for job in sets:
+            for step in together:
+                yield job, step
 
 
 def shared(given: Given, jobs: list[Job]) -> list[Job]:
@@ -185,14 +254,41 @@ def is_ood(job: Job, asked: utils.SetName) -> bool:
 def moved(given: Given, job: Job, step: Step) -> Job:
     """The job of the same images after a step."""
     facts = {**given.facts_of_all, "perturbation": step.kind}
-    name = PurePosixPath(job.stem).name
-    return replace(job, stem=f"{step.folder}{name}", step=step, own_facts=facts)
+    return replace(job, stem=f"{step.folder}{job.name}", step=step, own_facts=facts)
 
 
 def id_job(given: Given, split: str, images: Open) -> Job:
     """The job of ID images: "train", "val" or "test"."""
     place = given.id_set.split("test" if split == "test" else "train")
+    if split == "val" and given.calibration:
+        place = given.calibration
     return Job(f"ID_{given.dataset}_{split}", given.dataset, images, place)
+
+
+def csid_job(given: Given, asked: utils.SetName, dataset: Callable, test: Open) -> Job:
+    """The job of ID images under a covariate shift: ID test images with a corruption, or those of
+    a place of their own."""
+    corruption = corruptions.parse(asked.name) if asked.folder is None else None
+    images, place = cache(partial(open_labelled, asked, given, test)), asked
+    if corruption is not None:
+        images = cache(partial(open_corrupted, corruption, given, dataset))
+        place = given.id_set.split("test")
+    facts = {"corruption": corruption.as_dict() if corruption else None}
+    return Job(f"CSID_{asked.name}_test", asked.name, images, place, own_facts=facts)
+
+
+def open_corrupted(
+    corruption: corruptions.Corruption, given: Given, dataset: Callable[[], data.Dataset]
+) -> Images | ImageFiles:
+    return data.load_corrupted(
+        dataset(), corruption, given.preprocessing, given.data_dir, given.held_out
+    )
+
+
+def open_labelled(asked: utils.SetName, given: Given, test: Open) -> Images | ImageFiles:
+    """Images of the classes of the ID test images."""
+    names = test().class_names
+    return data.load_labelled(asked, names, given.preprocessing, given.skip_broken)
 
 
 def ood_job(given: Given, asked: utils.SetName, dataset: Callable, held_out: list[str]) -> Job:
@@ -226,6 +322,10 @@ def openers(given: Given) -> tuple[Callable, dict[str, Open]]:
         return images.take(data.split_validation(len(images), given.val_size)[number].sort().values)
 
     whole: dict[str, Open] = {"val": partial(part, 1)} if given.val_size else {}
+    if given.calibration:
+        whole["val"] = cache(
+            partial(open_labelled, given.calibration, given, partial(split, "test"))
+        )
     whole |= {"train": partial(part, 0), "test": partial(split, "test")}
     return dataset, whole
 
@@ -349,7 +449,7 @@ class Shelf:
             gone = f"; its images, {job.folder or job.dataset}, are no longer there"
             return gone if same_place(job.place, sidecar.get("place")) else None
         seen = current.SeenImages(sidecar.get("source"), sidecar.get("source_content") or None)
-        if not seen.same(source, lambda: job.images.content(), self.verify):
+        if not seen.same(source, lambda: content_of(job, sidecar), self.verify):
             return None
         by_content = source != seen.listing or self.verify
         return "; its images have the same content" if by_content and job.folder else ""
@@ -383,10 +483,12 @@ class Shelf:
             if then is not None and is_old and listed in (None, then.get("listing")):
                 found[job.folder] = then
             elif listed is not None:
-                found[job.folder] = {"listing": listed, "content": whole_content(job)}
+                sidecar = records.read_sidecar(self.outputs(job).features)
+                content = whole_content(job, job.images_of(sidecar).hashes)
+                found[job.folder] = {"listing": listed, "content": content}
         return found
 
-    def renew(self, job: Job, head_sha256: str) -> None:
+    def renew(self, job: Job, head_sha256: str | None) -> None:
         """Let the sidecars of kept files say where their images, and what their head, now are.
 
         Without that, files of the same content with other times would be read again each time.
@@ -405,10 +507,20 @@ class Shelf:
                 utils.write_json(path, {**sidecar, **now, "arguments": arguments})
 
 
-def whole_content(job: Job) -> str:
-    """What all files in a job's folder are by content, those included that are another job's."""
+def content_of(job: Job, sidecar: dict) -> str:
+    """What the images are by content that the features of this sidecar would be made of now; ""
+    where others can be read, or cannot, than then."""
+    images = job.images_of(sidecar)
+    if set(getattr(images, "skipped", ())) != set(sidecar.get("skipped") or ()):
+        return ""
+    return images.content()
+
+
+def whole_content(job: Job, hashes: dict[str, str]) -> str:
+    """What all files in a job's folder are by content, those included that are another job's;
+    hashes: {path: SHA-256} of those that were read."""
     listing = images_folders.listing(job.folder)
-    return images_folders.whole_content(listing, job.images.hashes)
+    return images_folders.whole_content(listing, hashes)
 
 
 def without(sidecar: dict) -> str:

@@ -12,6 +12,7 @@ from extraction.expected_inputs import Choice
 from extraction.extractor import Extractor
 from extraction.head_rows import Rows
 from extraction.options import Options
+from networks.classifiers import NoClassifier
 from processes import World
 
 
@@ -30,8 +31,8 @@ class Trained:
         return self.content["model"]
 
     @property
-    def classes(self) -> int:
-        """The number of classes that the network tells apart."""
+    def classes(self) -> int | None:
+        """The number of classes that the network tells apart; None of features alone."""
         return self.content["classes"]
 
 
@@ -94,6 +95,11 @@ class Work:
     def whole_head(self) -> Path:
         """The file of all rows of the classifier, where head.csv holds some of them."""
         return self.shelf.folder / "head_full.csv"
+
+    @property
+    def has_head(self) -> bool:
+        """False of a network of features alone."""
+        return not isinstance(self.trained.classifier, NoClassifier)
 
     @property
     def chosen(self) -> Rows:

@@ -14,7 +14,7 @@ from extraction import head_rows, plan
 from extraction.making import Made
 from extraction.plan import Job
 from extraction.work import Work, is_test
-from images import file_facts
+from images import file_facts, reading
 from images.sets import ImageFiles
 from networks import classifiers
 
@@ -29,7 +29,7 @@ def write(work: Work, job: Job, made: Made) -> None:
     """Write one job's files; the same layers stored the other way would go stale, and go."""
     files, images = work.outputs(job), job.images
     common = facts_of_images(work, job)
-    if is_test(job):
+    if (is_test(job) or job.is_csid) and work.has_head:
         common |= accuracy(work, made.features, images.labels.numpy())
     training = training_facts(work, job, made)
     features = {
@@ -63,8 +63,12 @@ def write(work: Work, job: Job, made: Made) -> None:
 
 
 def sidecar_start(work: Work) -> dict[str, Any]:
-    """How a file came about: the command, the arguments, versions, and the time."""
-    return records.provenance(work.options.material, work.shelf.stale)
+    """How a file came about: the command, the arguments, versions, and the time; and how many
+    pixels an image may have, where that is not the default."""
+    start = records.provenance(work.options.material, work.shelf.stale)
+    if reading.max_pixels != reading.MAX_PIXELS:
+        start["max_pixels"] = reading.max_pixels
+    return start
 
 
 def training_facts(work: Work, job: Job, made: Made) -> list[Any] | None:
@@ -78,7 +82,6 @@ def facts_of_images(work: Work, job: Job) -> dict[str, Any]:
     """What all sidecars of a job say of its images, and of how they were prepared."""
     images = job.images
     facts = {
-        "head_sha256": records.sha256(work.head),
         "preprocessing_from": work.choice.origin,
         "source": images.source,
         "source_content": images.content(),
@@ -87,6 +90,8 @@ def facts_of_images(work: Work, job: Job) -> dict[str, Any]:
         "batch_size": work.extractor.batch_size,
         "batch_size_from": work.extractor.batch_size_from,
     }
+    if work.has_head:
+        facts["head_sha256"] = records.sha256(work.head)
     if skipped := getattr(images, "skipped", {}):
         facts["skipped"] = skipped  # {path: why}; images.places leaves them out
     if job.is_plain and job.split == "test" and isinstance(images, ImageFiles):
@@ -128,10 +133,22 @@ def remove_other_way(folder: Path, file: Path) -> None:
 # ---- the head ------------------------------------------------------------------------------------
 
 
-def write_head(work: Work) -> Path:
+def write_head(work: Work) -> list[Path]:
     """head.csv, kept where it would come out the same: the features that name it stay valid.
 
-    Where the data has some of the classifier's classes, head_full.csv beside it holds all rows."""
+    Where the data has some of the classifier's classes, head_full.csv beside it holds all rows. A
+    network of features alone has neither: those of another one go."""
+    if not work.has_head:
+        for path in (work.head, work.whole_head):
+            path.unlink(missing_ok=True)
+            records.sidecar_path(path).unlink(missing_ok=True)
+        return []
+    whole = [work.whole_head] if work.chosen.whole is not None else []
+    return [kept_or_written_head(work), *whole]
+
+
+def kept_or_written_head(work: Work) -> Path:
+    """head.csv, written unless it would come out the same."""
     facts = head_facts(work)
     if not work.options.force and keeps_head(work, facts):
         return work.head
@@ -159,6 +176,8 @@ def head_facts(work: Work) -> dict[str, Any]:
     facts = dict(work.shelf.origin)
     for name in TRAINED:
         facts[name] = work.checkpoint.get(name)
+    if "step" in work.checkpoint:  # of a run by steps
+        facts["step"] = work.checkpoint["step"]
     facts["model"] = work.trained.model
     facts["dataset"] = work.given.dataset
     if work.chosen.rows is not None:

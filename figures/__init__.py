@@ -29,7 +29,13 @@ from figures.collapse import (
 )
 from figures.grid import grid_map, grid_scores
 from figures.scatter import embedding, neco_shares, principal_components, three_components
-from figures.scores import auroc_bars, centre_distances, method_labels, score_histograms
+from figures.scores import (
+    auroc_bars,
+    centre_distances,
+    method_labels,
+    neco_dimensions,
+    score_histograms,
+)
 from figures.series import collapse_curves, correlation_maps, layer_epoch_maps, nc5_curves
 from figures.style import ID_COLOUR, LONG, OOD_COLOURS, ood_colour, percent
 from figures.training import training_curves
@@ -57,6 +63,7 @@ __all__ = [
     "nc5_bars",
     "nc5_curves",
     "nearest_mean_agreement",
+    "neco_dimensions",
     "neco_shares",
     "ood_colour",
     "pca_spectrum",

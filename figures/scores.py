@@ -1,16 +1,17 @@
 """Figures of OOD scores: their densities, and AUROC by method and set; `figures` holds them all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from figures.style import (
     DASHES,
+    FAINT,
     INK,
     QUIET,
     Array,
@@ -22,6 +23,7 @@ from figures.style import (
     close_grid,
     finite,
     grid_shape,
+    label_ends,
     ood_colour,
     panel_title,
     percent,
@@ -214,3 +216,36 @@ def _why_no_bar(value: float, scored: bool) -> str:
     if not scored:
         return "not scored"
     return "no interval" if np.isfinite(value) else "undefined"
+
+
+# ---- a parameter ---------------------------------------------------------------------------------
+
+
+@captioned(
+    "NECO's AUROC over the number of components, seen with OOD data: it shows how much the number "
+    "matters, and chooses nothing. Dashed: the number in the table, which the ID training images "
+    "chose unless it was given."
+)
+def neco_dimensions(
+    dims: Sequence[int], areas: Mapping[str, Sequence[float]], chosen: int, method: str = "NECO"
+) -> Figure:
+    """AUROC at each of K numbers of components, one line per OOD set.
+
+    dims (K,): ascending; areas: name -> (K,) in [0, 1]; chosen: the number that the table has."""
+    title = f"{method} over its number of components, seen with OOD data"
+    figure, grid = canvas(1, 1, 3.6, title)
+    axes = grid[0, 0]
+    axes.set_xscale("log")
+    ends = []
+    for position, (name, values) in enumerate(areas.items()):
+        colour = ood_colour(position)
+        axes.plot(dims, values, color=colour, lw=1.5, marker="o", ms=2.5)
+        ends.append((float(dims[-1]), float(values[-1]), shorten(name, 14), colour))
+    axes.axvline(chosen, color=QUIET, ls=DASHES, lw=1)
+    axes.grid(axis="y", color=FAINT, lw=0.6)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(f"components; dashed: {chosen}, as in the table")
+    axes.set_ylabel("AUROC")
+    label_ends(axes, ends)
+    return figure

@@ -38,6 +38,7 @@ from figures.style import (
 Labels = Mapping[tuple[str, str], str]
 
 COLUMNS = 3  # panels side by side
+TIMES = ("epoch", "step")  # what the metrics of a series of checkpoints run along
 
 
 @captioned(
@@ -45,11 +46,15 @@ COLUMNS = 3  # panels side by side
         "Each metric over training. Dashed: the first checkpoint with every clean training "
         "image right."
     ),
+    step=(
+        "Each metric over the steps of training. Dashed: the first checkpoint with every clean "
+        "training image right."
+    ),
     depth=("Each metric against depth, with a least-squares probe in place of the head."),
 )
 def collapse_curves(table: pd.DataFrame, labels: Labels, along: str = "epoch") -> Figure:
-    """One panel per metric over `along`: "epoch", or "depth" with the names of the layers (column
-    `layer`) as ticks.
+    """One panel per metric over `along`: "epoch", "step", or "depth" with the names of the layers
+    (column `layer`) as ticks.
 
     table: metric, split, value and the column `along`. Over epochs a dashed line stands at the
     first one after which the classifier has every training image right (nc4_head_accuracy of split
@@ -57,7 +62,7 @@ def collapse_curves(table: pd.DataFrame, labels: Labels, along: str = "epoch") -
     title = f"Neural collapse {_through(along)}"
     rows = math.ceil(len(labels) / COLUMNS)
     figure, grid = canvas(rows, COLUMNS, 0.9 + 1.75 * rows, title, sharex=True)
-    fitted = _first_fitted(table) if along == "epoch" else None
+    fitted = _first_fitted(table, along) if along in TIMES else None
     for axes, (key, name) in zip(grid.flat, labels.items(), strict=False):
         x, values = _series(table, key, along)
         axes.plot(x, values, color=ID_COLOUR, lw=1.5, marker="o", ms=3.5)
@@ -86,7 +91,7 @@ def collapse_curves(table: pd.DataFrame, labels: Labels, along: str = "epoch") -
 
 
 def _through(along: str) -> str:
-    return "during training" if along == "epoch" else "through the layers"
+    return "during training" if along in TIMES else "through the layers"
 
 
 def few_decades(axis: Axis, values: Array) -> None:
@@ -103,13 +108,14 @@ def few_decades(axis: Axis, values: Array) -> None:
 
 @captioned(
     epoch=("NC5 of each OOD set over training; dashed blue: the ID test images, the null."),
+    step=("NC5 of each OOD set over training steps; dashed blue: the ID test images, the null."),
     depth=("NC5 of each OOD set against depth; dashed blue: the ID test images, the null."),
 )
 def nc5_curves(table: pd.DataFrame, along: str = "epoch") -> Figure:
-    """NC5 of every OOD set over epochs, or layers, uncentred and centred; the ID test images, the
-    null, dashed in blue."""
+    """NC5 of every OOD set over epochs, steps, or layers, uncentred and centred; the ID test
+    images, the null, dashed in blue."""
     figure, grid = canvas(1, 2, 3.4, f"NC5 of each OOD set {_through(along)}", sharex=True)
-    fitted = _first_fitted(table) if along == "epoch" else None
+    fitted = _first_fitted(table, along) if along in TIMES else None
     panels = (("nc5", "uncentred, as published"), ("nc5_centred", "centred"))
     for axes, (metric, name) in zip(grid[0], panels, strict=True):
         ends = _nc5_lines(axes, table, metric, along)
@@ -153,16 +159,17 @@ def _series(table: pd.DataFrame, key: tuple[str, str], along: str) -> tuple[Arra
     return rows[along].to_numpy(), rows["value"].to_numpy(dtype=np.float64)
 
 
-def _first_fitted(table: pd.DataFrame) -> float | None:
-    """The first epoch whose checkpoint classifies every clean training image right, or None."""
-    epochs, accuracy = _series(table, ("nc4_head_accuracy", "train"), "epoch")
+def _first_fitted(table: pd.DataFrame, along: str) -> float | None:
+    """The first epoch, or step, whose checkpoint classifies every clean training image right, or
+    None."""
+    epochs, accuracy = _series(table, ("nc4_head_accuracy", "train"), along)
     fitted = epochs[accuracy == 1]
     return fitted[0] if len(fitted) else None
 
 
 def _ticks(axes: Axes, table: pd.DataFrame, along: str) -> None:
-    """Whole epochs, or the names of the layers, along the horizontal axis."""
-    if along == "epoch":
+    """Whole epochs or steps, or the names of the layers, along the horizontal axis."""
+    if along in TIMES:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         return
     layers = table.drop_duplicates("depth").sort_values("depth")
@@ -172,27 +179,30 @@ def _ticks(axes: Axes, table: pd.DataFrame, along: str) -> None:
 
 def _say_axis(figure: Figure, along: str, fitted: float | None) -> None:
     """What runs along the horizontal axis, and what its dashed line is."""
-    text = "epoch" if along == "epoch" else "layer, from the image to the classifier"
+    text = along if along in TIMES else "layer, from the image to the classifier"
     if fitted is not None:
-        text += f"      ┆ first checkpoint with every training image right: epoch {fitted:g}"
+        text += f"      ┆ first checkpoint with every training image right: {along} {fitted:g}"
     figure.supxlabel(text, fontsize=9, color=INK)
 
 
-@captioned("Layer by epoch: where and when collapse happens.")
-def layer_epoch_maps(table: pd.DataFrame, labels: Labels) -> Figure:
-    """One heat map per metric: layers upwards in depth, epochs to the right. table: epoch, depth,
-    layer, metric, split, value."""
+@captioned(
+    epoch="Layer by epoch: where and when collapse happens.",
+    step="Layer by training step: where and when collapse happens.",
+)
+def layer_epoch_maps(table: pd.DataFrame, labels: Labels, along: str = "epoch") -> Figure:
+    """One heat map per metric: layers upwards in depth, epochs (or steps) to the right. table: the
+    column `along`, depth, layer, metric, split, value."""
     rows = math.ceil(len(labels) / COLUMNS)
     layers = table.drop_duplicates("depth").set_index("depth")["layer"]
     height = 0.9 + rows * (0.75 + 0.2 * max(len(layers), 4))
     figure, grid = canvas(rows, COLUMNS, height, "Neural collapse through layers and training")
     for axes, ((metric, split), name) in zip(grid.flat, labels.items(), strict=False):
         found = table[(table["metric"] == metric) & (table["split"] == split)]
-        wide = found.pivot(index="depth", columns="epoch", values="value").sort_index()
+        wide = found.pivot(index="depth", columns=along, values="value").sort_index()
         _layer_epoch_map(figure, axes, wide, layers)
         panel_title(axes, shorten(name, 34))
     close_grid(grid, len(labels))
-    figure.supxlabel("epoch", fontsize=9, color=INK)
+    figure.supxlabel(along, fontsize=9, color=INK)
     return figure
 
 

@@ -73,6 +73,11 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}; train one with: python train.py")
+    if path.suffix.lower() == ".onnx":
+        raise ValueError(
+            f"{path} is an ONNX graph, whose weights are not read here; extract its features with:"
+            f" {utils.command('run_networks', [path])}"
+        )
     read_weights = weight_files.reader(path) or unpickling.unpickled
     content = read_weights(path)
     if not isinstance(content, dict):

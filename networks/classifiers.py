@@ -24,6 +24,10 @@ LISTS = (nn.ModuleList, nn.ModuleDict)  # they hold modules and are never called
 NEAREST = 5  # paths that a message suggests
 
 
+class NoClassifier(nn.Identity):
+    """Stands where a classifier would, in a network of features alone: it hands them on."""
+
+
 def readouts(network: nn.Module) -> dict[str, nn.Module]:
     """{path: layer} of what could be a classifier, in order: nn.Linear, and 1x1 convolutions of
     every position."""

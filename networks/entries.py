@@ -204,6 +204,7 @@ EXPECTED = {
     "arguments": Entry(is_dict, "a dict"),
     "mode": Entry(is_text, "the name of a recipe"),
     "epoch": Entry(is_count, "a whole number of epochs"),
+    "step": Entry(is_count, "a whole number of steps"),
     "history": Entry(is_history, "a list of dicts, one per epoch"),
     "best": Entry(is_best, "a dict with val_acc and epoch"),
     "partial": Entry(is_partial, "a dict, or None"),

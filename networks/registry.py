@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 import resnet
-from networks import densenet, fastnet, library_names, source_files, toynet, wide_resnet
+from networks import densenet, fastnet, library_names, source_files, toynet, vit_cifar, wide_resnet
 from networks.messages import shown
 
 
@@ -61,6 +61,15 @@ def dense_row(depth: int, growth: int) -> Model:
     )
 
 
+def vit_row(width: int, depth: int, heads: int) -> Model:
+    """The row of a vision transformer for 32-pixel images, whose stages are every other block."""
+    return Model(
+        partial(vit_cifar.build, width=width, depth=depth, heads=heads),
+        stages=tuple(f"blocks.{number}" for number in range(1, depth, 2)),
+        classifier="head",
+    )
+
+
 MODELS = {
     "resnet_cifar": Model(resnet.ResNet_CIFAR, stages=("stack1", "stack2", "stack3")),
     "resnet18": resnet_row(resnet.BasicBlock, (2, 2, 2, 2)),
@@ -74,6 +83,8 @@ MODELS = {
     "wide_resnet16_2": wide_row(16, 2),
     "densenet_bc100_12": dense_row(100, 12),
     "densenet_bc40_12": dense_row(40, 12),
+    "vit_cifar": vit_row(192, 6, 3),
+    "vit_cifar_small": vit_row(128, 6, 4),
     "toynet": Model(toynet.ToyNet, stages=("conv1", "conv2", "fc1"), classifier="fc3"),
 }
 

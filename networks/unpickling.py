@@ -34,6 +34,28 @@ class Record:
         pass
 
 
+class Array(Record):
+    """Stands for what rebuilds a NumPy array: its `values`, where they are plain numbers or texts.
+
+    Objects in an array stay unread: `values` is then None."""
+
+    values: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            return
+        _, shape, dtype, fortran, raw = state
+        plain = isinstance(dtype, Dtype) and re.fullmatch(r"[biufSU]\d{1,4}", str(dtype.code))
+        if not plain or not isinstance(raw, bytes) or not isinstance(shape, tuple):
+            return
+        of_type = np.dtype(dtype.order + dtype.code)
+        if not raw or not of_type.itemsize:
+            return
+        flat = np.frombuffer(raw, of_type)
+        if flat.size == np.prod(shape, dtype=np.int64):
+            self.values = flat.reshape(shape, order="F" if fortran else "C")
+
+
 class Dtype:
     """Stands for numpy.dtype: the code of its type, such as "f8", and its byte order."""
 
@@ -84,8 +106,6 @@ RECORDS = (
     "argparse.Namespace",
     "types.SimpleNamespace",
     "numpy.ndarray",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
     "datetime.datetime",
     "datetime.date",
     "datetime.timedelta",
@@ -97,6 +117,7 @@ RECORDS = (
     "builtins.dict",
     "builtins.tuple",
 )
+ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 PATH_MODULES = ("pathlib", "pathlib._local")
 PATH_CLASSES = (
@@ -113,6 +134,7 @@ PATHS = tuple(f"{module}.{name}" for module in PATH_MODULES for name in PATH_CLA
 # torch's own rebuilding of tensors: none looks at a file, imports, or makes more than it was given.
 INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((Record, name) for name in RECORDS),
+    *((Array, name) for name in ARRAYS),
     *((scalar, name) for name in SCALARS),
     (Dtype, "numpy.dtype"),
     *((path_text, name) for name in PATHS),

@@ -187,19 +187,23 @@ def detection_tiles(summary: Summary) -> list[Tile]:
 def facts(summary: Summary) -> list[Fact]:
     """What is known of the checkpoint and its training; what is missing is left out."""
     run, accuracy, training = summary["checkpoint"], summary["accuracy"], summary["training"] or {}
+    unit = "Epoch" if run["step"] is None else "Evaluation"
     rows = {
         "Model": run["model"],
         **ensembles.facts(summary),
         "ID data set": run["dataset"],
         "Recipe": run["mode"],
         "Classes held out": held_out(run),
-        "Epoch of this checkpoint": None if summary["ensemble"] else run["epoch"],
-        "Epochs trained": training.get("epochs") or run["epochs"],
+        f"{unit} of this checkpoint": None if summary["ensemble"] else run["epoch"],
+        "Epochs trained" if run["step"] is None else "Evaluations": training.get("epochs")
+        or run["epochs"],
+        "Step of this checkpoint": None if summary["ensemble"] else run["step"],
+        "Steps trained": run["steps"],
         "Training accuracy": percent(accuracy["train"], 2),
         "Validation accuracy": percent(accuracy["val"], 2),
         "Test accuracy": percent(accuracy["test"], 2),
-        "Best validation epoch": training.get("best_val_epoch"),
-        "First epoch with every training image right": training.get(
+        f"Best validation {unit.lower()}": training.get("best_val_epoch"),
+        f"First {unit.lower()} with every training image right": training.get(
             "first_epoch_all_training_images_right"
         ),
         "Training time": duration(training.get("seconds") or run["seconds"]),

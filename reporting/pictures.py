@@ -23,6 +23,7 @@ PLACES = [  # file names and their section, in the order of the page; the first 
     ("^(trust|swallowed)", "ood"),
     ("^(principal_components$|pca)", "ood"),
     ("^principal", "ood"),
+    ("^neco_dimensions", "ood"),
     ("^(nc1|within)", "nc"),
     ("^(nc2|cosine)", "nc"),
     ("^nc_angles", "nc"),

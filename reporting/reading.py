@@ -29,8 +29,9 @@ def read_training(summary: Summary) -> list[str]:
     training = summary["training"] or {}
     since = training.get("first_epoch_all_training_images_right")
     if finite(since):
+        unit = "Epoch" if run["step"] is None else "Evaluation"
         said.append(
-            f"Epoch {since} of {training['epochs']} was the first with every training image right."
+            f"{unit} {since} of {training['epochs']} was the first with every training image right."
         )
     return said
 
@@ -41,7 +42,9 @@ def trained(summary: Summary) -> str:
     text = ensembles.title(summary)
     if run["dataset"] is not None:
         text += f", trained on {run['dataset']}"
-    if run["epoch"] is not None:
+    if run["step"] is not None:
+        text += f" for {run['step']} steps"
+    elif run["epoch"] is not None:
         text += f" for {run['epoch']} epochs"
     return f"{text}," if "," in text else text
 

@@ -19,6 +19,8 @@ RUN_KEYS = (
     "mode",
     "epoch",
     "epochs",
+    "step",
+    "steps",
     "held_out",
     "val_size",
     "preprocessing",

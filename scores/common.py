@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from arrays import SMALLEST
 
@@ -20,11 +19,13 @@ class Fitted(SimpleNamespace):
 
     parameters    as the fit resolved them, {name: value}
     note          why the score has no value at all, or what to know of it; empty if nothing
+    alike         why it would be the same for all images, where the fit knows; empty if nothing
     undefined     True if the training set leaves the score of every image without a value
     """
 
     parameters: dict[str, Any]
     note: str = ""
+    alike: str = ""
     undefined: bool = False
 
 
@@ -53,6 +54,18 @@ def noted(method: str, text: str, state: Fitted) -> Fitted:
     state.note = text
     warnings.warn(f"{method}: {text}", Noted, stacklevel=2)
     return state
+
+
+def few_images(n: int, width: int) -> str:
+    """Why a method that goes by a covariance has little to go by, in words; "" where it has
+    enough."""
+    if n >= width:
+        return ""
+    return (
+        f"{n:,} training images are fewer than the {width:,} features: some directions hold none of"
+        " them, and a distance by their covariance is rough; more images help, and"
+        " --methods Mahalanobis-LW RelativeMahalanobis-LW shrink the covariance (docs/methods.md)"
+    )
 
 
 def undefined(method: str, text: str, parameters: dict[str, Any]) -> Fitted:
@@ -129,6 +142,8 @@ def class_sums(
 ) -> np.ndarray:
     """(n, D), (n,) -> (classes, D) float64: the sum of the rows of each class, each row times its
     weight (n,). A sparse product, as fast as memory."""
+    from scipy.sparse import csr_matrix  # half the time of a start, and for a fit alone
+
     n = len(labels)
     if weights is None:
         weights = np.ones(n)

@@ -7,6 +7,8 @@ fitted.matrix + fitted.offset`. The letters of the formulas are those of docs/me
 equation number is given where the paper's text could be checked.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from scores import limits
@@ -15,15 +17,17 @@ from scores.common import (
     ZERO,
     Fitted,
     class_sums,
+    few_images,
     log_softmax,
     logsumexp,
+    noted,
     project,
     row_max,
     row_norm,
     undefined,
     warn,
 )
-from scores.spectra import CUTOFF, spectrum
+from scores.spectra import CUTOFF, dimension_with, spectrum
 from scores.training_set import Training
 
 CONSTANT = "all training images have the same features"
@@ -55,6 +59,8 @@ def _vim_dimension(width: int) -> int:
 def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
     """R, the directions of least second moment about u, not mean-centred: all but the first `dim`.
 
+    u is the point where all logits are 0; without a head, the training mean.
+
     The state has `mean_residual`, the mean of |R'(h - u)| over the training images.
     """
     if train.width == 1:
@@ -64,8 +70,7 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
     dim = _dimension(method, dim, train.width)
     if train.constant:
         return undefined(method, CONSTANT, {"dim": dim})
-    _, b = train.last_layer
-    if not b.any():
+    if train.b is not None and not train.b.any():
         warn(method, "the head has no bias, so the residual is measured from the zero vector")
     matrix = train.vim_axes[:, : train.width - dim]
     state = Fitted(
@@ -74,6 +79,8 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
         matrix=matrix.astype(np.float32),
         offset=(train.mean - train.vim_origin) @ matrix,
     )
+    if train.b is None:
+        noted(method, "there is no head, so the residual is measured from the training mean", state)
 
     def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return row_norm(project(features, state)).sum()
@@ -87,6 +94,7 @@ def _residual_space(train: Training, method: str, dim: int | None) -> Fitted:
             f"the training features leave no residual beyond {dim} dimensions; give a smaller dim",
             {"dim": dim},
         )
+    state.note = few_images(len(train), train.width)
     return state
 
 
@@ -124,15 +132,6 @@ def residual_finish(
     return -row_norm(residual)
 
 
-def _dimension_with(share: float, values: np.ndarray) -> int:
-    """Eigenvalues (D,), largest first -> the least number of them that hold this share of their
-    sum, at most D - 1."""
-    shares = np.cumsum(values)
-    needed = int(np.searchsorted(shares, share * values.sum())) + 1
-    most = max(1, len(values) - 1)
-    return min(needed, most)
-
-
 def neco_fit(
     train: Training, dim: int | None = None, scaler: bool = True, max_logit: bool = False
 ) -> Fitted:
@@ -161,7 +160,7 @@ def neco_fit(
         values, vectors = train.spectrum
         scale, shift = np.ones(train.width), np.zeros(train.width)
     if dim is None:
-        dim = _dimension_with(0.9, values[::-1].clip(0))
+        dim = dimension_with(0.9, values[::-1].clip(0))
     dim = _dimension("NECO", dim, train.width)
     components = vectors[:, ::-1][:, :dim]
     return Fitted(
@@ -180,6 +179,32 @@ def neco_etf_fit(train: Training, scaler: bool = True, max_logit: bool = False) 
     is ours)."""
     dim = max(1, min(train.classes - 1, train.width - 1))
     return neco_fit(train, dim, scaler, max_logit)
+
+
+def neco_raw_norm_fit(train: Training, dim: int | None = None, max_logit: bool = True) -> Fitted:
+    """|P'z| / |h| times max l, z = (h - mu) / std: components of standardised features over the
+    norm of raw ones, as the authors' code has it for DeiT and Swin; `dim` as in `neco_fit`.
+
+    It is no share: z and h have different units, so that it may exceed 1."""
+    state = neco_fit(train, dim, scaler=True, max_logit=max_logit)
+    del state.parameters["scaler"]
+    if not state.undefined:
+        state.shift = np.zeros_like(state.shift)
+        state.scale = np.ones_like(state.scale)
+    return state
+
+
+def neco_over_dimensions(
+    features: np.ndarray, logits: np.ndarray, state: Fitted, dims: Sequence[int]
+) -> np.ndarray:
+    """(N, D) -> (N, K): the score that a state of D - 1 components would have with the first d of
+    them, for each of K numbers d."""
+    squares = project(features, state).astype(np.float64) ** 2
+    lengths = np.sqrt(np.cumsum(squares, axis=1)[:, np.asarray(dims) - 1])
+    whole = row_norm((features - state.shift) / state.scale)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = lengths / whole[:, None]
+    return shares * row_max(logits)[:, None] if state.parameters["max_logit"] else shares
 
 
 def neco_finish(
@@ -208,7 +233,7 @@ def cop_fit(train: Training, share: float = 0.85) -> Fitted:
     if train.unit.constant:
         return undefined("CoP", "all training images have the same direction", parameters)
     values, vectors = train.unit.spectrum
-    rest = vectors[:, : train.width - _dimension_with(share, values[::-1].clip(0))]
+    rest = vectors[:, : train.width - dimension_with(share, values[::-1].clip(0))]
     return Fitted(
         parameters=parameters,
         centre=train.unit.mean,

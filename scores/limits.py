@@ -85,6 +85,34 @@ LIMITS = {
     "span": Limits("whether the residual is orthogonal to all weights, not the predicted class's"),
     "alpha": Limits("weight of the features' L1 norm", least=0, called="weight alpha"),
     "k": Limits("number of neighbours", least=1, called="number of neighbours"),
+    "tail": Limits(
+        "how many of a class's largest distances a Weibull distribution is fitted to",
+        least=2,
+        called="number of distances",
+    ),
+    "kernel_gamma": Limits(
+        "gamma of the Gaussian kernel exp(-gamma |u - v|^2)", above=0, called="gamma of the kernel"
+    ),
+    "random_features": Limits(
+        "how many random features stand for the kernel", least=2, called="number of random features"
+    ),
+    "distance": Limits(
+        "how far a row of weights is moved, over its length", above=0, called="distance"
+    ),
+    "repeats": Limits(
+        "how many copies of the weights are moved", least=1, called="number of copies"
+    ),
+    "bins": Limits("number of bins of a histogram", least=2, called="number of bins"),
+    "smooth": Limits("bins that are averaged", least=1, called="number of bins to average"),
+    "smooth_perturbed": Limits(
+        "bins that are averaged of perturbed logits", least=1, called="number of bins to average"
+    ),
+    "perturbed_weight": Limits(
+        "weight of the divergence of perturbed logits", least=0, called="weight of the logits"
+    ),
+    "msp_weight": Limits(
+        "weight of the largest softmax by moved weights", least=0, called="weight of the softmax"
+    ),
     "power": Limits("the exponent of a likeness"),
     "threshold": Limits("the least likeness that counts"),
 }

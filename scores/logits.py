@@ -74,6 +74,41 @@ def energy_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.
     return temperature * logsumexp(divided)
 
 
+# ---- the other classes of a larger head ----------------------------------------------------------
+
+
+def other_rows_fit(train: Training) -> Fitted:
+    """The product that gives the logits of the head's other classes, l' (N, R).
+
+    For EnergyMargin and Energy-FullHead, of a classifier with more classes than the data."""
+    W, b = train.other_rows
+    return Fitted(
+        parameters={"other_classes": len(W)},
+        centre=train.mean,
+        matrix=W.T.astype(np.float32),
+        offset=b + W.astype(np.float64) @ train.mean,
+    )
+
+
+def energy_margin_finish(
+    others: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+) -> np.ndarray:
+    """lse(l) - lse(l'), l' (N, R) the logits of the head's other classes.
+
+    Its logistic, 1 / (1 + exp(-score)), is the share of the softmax over all C + R classes that
+    falls to the C: share and difference rank alike, and the difference does not saturate at 1. The
+    share is NegLabel's score (Jiang et al., ICLR 2024) with the other classes for negative
+    labels, where NegLabel has a text encoder's words."""
+    return logsumexp(logits) - logsumexp(others)
+
+
+def full_energy_finish(
+    others: np.ndarray, features: np.ndarray, logits: np.ndarray, state: Fitted
+) -> np.ndarray:
+    """log(exp lse(l) + exp lse(l')): the energy over all C + R classes of the head."""
+    return np.logaddexp(logsumexp(logits), logsumexp(others))
+
+
 # ---- entropy -------------------------------------------------------------------------------------
 
 

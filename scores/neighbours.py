@@ -123,7 +123,7 @@ def _near(cosines: np.ndarray, searcher: Searcher, memory: np.ndarray) -> np.nda
 # ---- the methods ---------------------------------------------------------------------------------
 
 
-def _neighbours(method: str, k: int, train: Training) -> int:
+def number_of_neighbours(method: str, k: int, train: Training) -> int:
     """k, or all training images where there are fewer."""
     limits.check(method, "k", k)
     if k > len(train):
@@ -137,7 +137,7 @@ def knn_fit(train: Training, k: int = 50) -> Fitted:
 
     k = 50 as the authors for CIFAR-10 and OpenOOD for all; the authors have 200 for CIFAR-100, 1000
     for ImageNet."""
-    parameters = {"k": _neighbours("KNN", k, train)}
+    parameters = {"k": number_of_neighbours("KNN", k, train)}
     if train.zero:
         return undefined("KNN", ZERO, parameters)
     return Fitted(parameters=parameters, bank=train.bank, weights=None)
@@ -155,7 +155,7 @@ def nnguide_fit(train: Training, k: int = 10) -> Fitted:
 
     k = 10 as the authors; OpenOOD has 100. The bank is all training images; the authors keep 1% of
     ImageNet's."""
-    parameters = {"k": _neighbours("NNGuide", k, train)}
+    parameters = {"k": number_of_neighbours("NNGuide", k, train)}
     if train.zero:
         return undefined("NNGuide", ZERO, parameters)
 

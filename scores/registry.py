@@ -13,8 +13,9 @@ image look?
 Every score is (N,) float64, higher = more in-distribution, and NaN only where it is undefined. N
 images, D features, C classes: features (N, D), logits (N, C), labels (N,), W (C, D), b (C,). NumPy
 and SciPy only. `scores.rows` describes each method; the methods themselves are in the file of their
-family: `logits`, `shaping`, `gaussians`, `geometry`, `class_means` and `neighbours`. `ROWS` also
-has ODIN, whose scores come from files of perturbed images and not from here.
+family: `logits`, `extremes`, `shaping`, `gaussians`, `geometry`, `class_means`, `neighbours`,
+`subspaces` and `sampled`. `ROWS` also has ODIN and AdaSCALE, whose scores come from files of
+changed images and not from here.
 """
 
 import difflib
@@ -29,6 +30,7 @@ from scores.blocks import blocks, side_by_side
 from scores.common import Fitted, Noted, compute_logits, max_softmax, unit_rows
 from scores.neighbours import score_neighbours
 from scores.rows import (
+    ADASCALE,
     ALL,
     ODIN,
     Description,
@@ -40,10 +42,12 @@ from scores.rows import (
 from scores.training_set import Training
 
 __all__ = [
+    "ADASCALE",
     "CORE",
     "DEFAULT",
     "METHODS",
     "ODIN",
+    "OF_IMAGES",
     "ROWS",
     "Fitted",
     "Method",
@@ -51,9 +55,12 @@ __all__ = [
     "Noted",
     "Training",
     "compute_logits",
+    "defaults",
     "fit_all",
     "max_softmax",
     "needs_head",
+    "needs_labels",
+    "needs_rest",
     "parse_setting",
     "score_all",
 ]
@@ -64,10 +71,27 @@ NEIGHBOUR_BLOCK = 2**15  # rows that search together: the more of a predicted cl
 # ---- the methods by name -------------------------------------------------------------------------
 
 METHODS: dict[str, Method] = {method.name: method for method in ALL}
-# with ODIN, which is not fitted
-ROWS: dict[str, Description] = {**METHODS, ODIN.name: ODIN}
-DEFAULT = tuple(method.name for method in ALL if not method.variant)
+# with those that score features of changed images, and are not fitted
+OF_IMAGES = (ODIN, *ADASCALE)
+ROWS: dict[str, Description] = {**METHODS, **{row.name: row for row in OF_IMAGES}}
+# of a head that has the data's classes alone
+DEFAULT = tuple(method.name for method in ALL if not method.variant and "rest" not in method.needs)
 CORE = ("MSP", "MaxLogit", "Energy", "Mahalanobis", "ViM", "NECO")
+
+
+def defaults(rest: bool) -> list[str]:
+    """The methods that are computed where none are named; with `rest`, those too that need the
+    other rows of a larger head."""
+    return [
+        method.name
+        for method in ALL
+        if not method.variant and (rest or not needs_rest(method.name))
+    ]
+
+
+def needs_rest(name: str) -> bool:
+    """True if a method needs the other rows of a head that has more classes than the data."""
+    return "rest" in ROWS[name].needs
 
 
 def needs_head(name: str, parameters: dict[str, Any] | None = None) -> bool:
@@ -76,6 +100,11 @@ def needs_head(name: str, parameters: dict[str, Any] | None = None) -> bool:
     if parameters and parameters.get("max_logit"):
         return True
     return "head" in ROWS[name].needs
+
+
+def needs_labels(name: str) -> bool:
+    """True if a method is fitted to the classes of the training images."""
+    return "labels" in ROWS[name].needs
 
 
 def plain_name(text: str) -> str:
@@ -140,6 +169,12 @@ def _check_fit(train: Training, name: str, parameters: dict[str, Any]) -> None:
         raise ValueError(f"{name} has no parameter {strange[0]}; it has {listed}")
     if train.W is None and needs_head(name, parameters):
         raise ValueError(f"{name} needs the last layer, W and b, which this training set lacks")
+    if not train.labelled and needs_labels(name):
+        raise ValueError(f"{name} needs the training images' labels, which this training set lacks")
+    if train.rest is None and needs_rest(name):
+        raise ValueError(
+            f"{name} needs the other rows of a larger head, `rest`, which are not there"
+        )
 
 
 def score_all(

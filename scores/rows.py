@@ -13,7 +13,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scores import class_means, gaussians, geometry, logits, neighbours, shaping
+from scores import (
+    class_means,
+    extremes,
+    gaussians,
+    geometry,
+    logits,
+    neighbours,
+    sampled,
+    shaping,
+    subspaces,
+)
 from scores.common import (
     Fitted,
     LinearFinish,
@@ -26,6 +36,7 @@ from scores.common import (
 from scores.limits import LIMITS
 from scores.training_set import Training
 
+OWN = "a file of one's own"  # in place of the authors of a score that a person wrote
 TRUE, FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -112,8 +123,9 @@ class Description:
     formula   in the words of docs/methods.md
     source    authors, venue, year
     link      where the paper can be read
-    needs     "head" and "labels": what the fit or the score cannot do without; "images": it scores
-              features of perturbed images, which are files of their own
+    needs     "head" and "labels": what the fit or the score cannot do without; "rest": the other
+              rows of a head with more classes than the data; "images": it scores features of
+              perturbed images, which are files of their own
     missing   why a single image may have no score
     """
 
@@ -133,6 +145,7 @@ class Method(Description, ABC):
     fit       fit(train, **parameters) -> Fitted
     grid      what --val-ood tries
     variant   of another row: computed only where it is asked for by name
+    bank      the fitted state holds the training features
 
     Its three kinds differ in what they can share: a PlainMethod nothing, a LinearMethod a product
     with the features, a NeighbourMethod the search among the training features.
@@ -141,6 +154,7 @@ class Method(Description, ABC):
     fit: Fit
     grid: Grid | None = None
     variant: bool = False
+    bank: bool = False
 
     @property
     def described(self) -> dict[str, Parameter]:
@@ -206,6 +220,7 @@ class NeighbourMethod(Method):
     of each image to the training images, or all of them."""
 
     finish: NeighbourFinish
+    bank: bool = True
 
     def searcher(self, state: Fitted) -> neighbours.Searcher:
         """What takes part in a search that several methods share."""
@@ -225,6 +240,7 @@ NO_MEAN = "no training image is predicted as its class, or its features are all 
 NO_ENERGY = f"its energy is not above 0, {NO_MEAN}"
 AT_CLASS_MEANS = "its features are the mean of the class means"
 NO_RESIDUAL = "its features, or the mean of its class, have no part orthogonal to the weights"
+NO_WEAK_PART = "its likeness is not defined: the weak part of its features is 0, or one of training"
 NO_PATTERN = "no training image of the class that it is predicted as is classified right"
 
 ALL: tuple[Method, ...] = (
@@ -315,6 +331,30 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2510.20134",
         fit=logits.logit_gap_fit,
         compute=logits.logit_gap_score,
+    ),
+    LinearMethod(
+        name="EnergyMargin",
+        does="how much more evidence there is for the data's classes than for the head's others",
+        formula="lse(l) - lse(l'), l' the logits of the head's other classes; its logistic is the "
+        "share of the softmax over all that falls to the data's",
+        source="Jiang et al., ICLR 2024",
+        link="https://arxiv.org/abs/2403.20078",
+        fit=logits.other_rows_fit,
+        finish=logits.energy_margin_finish,
+        needs=("head", "rest"),
+    ),
+    PlainMethod(
+        name="OpenMax",
+        does="the confidence where unlikely distances of the logits count for an unknown class",
+        formula="max_c v_c - log(sum_c exp v_c + exp v_0); v_c = l_c (1 - o_c F_c(|l - m_c|)), v_0 "
+        "= sum_c l_c - v_c; m_c the mean logits of the right training images of class c, F_c the "
+        "Weibull distribution of their `tail` largest distances to it, o_c = (top + 1 - rank) / "
+        "top for the `top` largest logits, else 0",
+        source="Bendale and Boult, CVPR 2016",
+        link="https://arxiv.org/abs/1511.06233",
+        fit=extremes.openmax_fit,
+        compute=extremes.openmax_score,
+        needs=("head", "labels"),
     ),
     PlainMethod(
         name="ReAct",
@@ -484,6 +524,7 @@ ALL: tuple[Method, ...] = (
         link="https://arxiv.org/abs/2203.10807",
         fit=geometry.residual_fit,
         finish=geometry.residual_finish,
+        needs=(),
     ),
     LinearMethod(
         name="CoP",
@@ -660,6 +701,41 @@ ALL: tuple[Method, ...] = (
         missing=NO_DIRECTION,
     ),
     LinearMethod(
+        name="Energy-FullHead",
+        does="how much evidence there is for all classes of a head that has more than the data",
+        formula="log(exp lse(l) + exp lse(l'))",
+        source="Liu et al., NeurIPS 2020",
+        link="https://arxiv.org/abs/2010.03759",
+        fit=logits.other_rows_fit,
+        finish=logits.full_energy_finish,
+        needs=("head", "rest"),
+        variant=True,
+    ),
+    LinearMethod(
+        name="Mahalanobis-LW",
+        does="Mahalanobis with a covariance shrunk towards equal variances, for few images",
+        formula="- min_c (h - mu_c)' S^-1 (h - mu_c); S = (1 - s) Sigma_W + s (tr Sigma_W / D) I, "
+        "s the share of Ledoit and Wolf (2004)",
+        source="Lee et al., NeurIPS 2018",
+        link="https://arxiv.org/abs/1807.03888",
+        fit=gaussians.mahalanobis_shrunk_fit,
+        finish=gaussians.mahalanobis_finish,
+        needs=("labels",),
+        variant=True,
+    ),
+    LinearMethod(
+        name="RelativeMahalanobis-LW",
+        does="RelativeMahalanobis with the covariance within classes shrunk so",
+        formula="as `RelativeMahalanobis` with S of `Mahalanobis-LW` for Sigma_W, and for Sigma "
+        "S + Sigma - Sigma_W",
+        source="Ren et al., 2021",
+        link="https://arxiv.org/abs/2106.09022",
+        fit=gaussians.relative_mahalanobis_shrunk_fit,
+        finish=gaussians.relative_mahalanobis_finish,
+        needs=("labels",),
+        variant=True,
+    ),
+    LinearMethod(
         name="NECO-NoScaler",
         does="NECO without standardising the features",
         formula="as `NECO`",
@@ -683,6 +759,28 @@ ALL: tuple[Method, ...] = (
         variant=True,
     ),
     LinearMethod(
+        name="NECO-ViT",
+        does="NECO as its authors run it on ViT: raw features, times the largest logit",
+        formula="as `NECO`",
+        source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
+        fit=partial(geometry.neco_fit, scaler=False, max_logit=True),
+        finish=geometry.neco_finish,
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    LinearMethod(
+        name="NECO-DeiT",
+        does="NECO as its authors run it on DeiT and Swin: standardised over raw",
+        formula="|P'z| / |h|, z = (h - mu) / std; with `max_logit`, times max l",
+        source="Ben Ammar et al., ICLR 2024",
+        link="https://arxiv.org/abs/2310.06823",
+        fit=geometry.neco_raw_norm_fit,
+        finish=geometry.neco_finish,
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    LinearMethod(
         name="NECO-ETF",
         does="NECO in as many directions as the classes of a collapsed network span",
         formula="as `NECO`, `dim` = C - 1, at most D - 1",
@@ -694,6 +792,92 @@ ALL: tuple[Method, ...] = (
         missing=AT_MEAN,
         variant=True,
     ),
+    PlainMethod(
+        name="GMM",
+        does="the log density by a Gaussian of its own for each class",
+        formula="max_c log N(h; mu_c, Sigma_c + ridge v I); Sigma_c the covariance of class c, v "
+        "the mean variance within classes",
+        source="Mueller and Hein, ICML 2025",
+        link="https://arxiv.org/abs/2505.18032",
+        fit=gaussians.gmm_fit,
+        compute=gaussians.gmm_score,
+        needs=("labels",),
+        variant=True,
+    ),
+    PlainMethod(
+        name="GMM++",
+        does="the same of the features' direction alone",
+        formula="as `GMM`, of h / |h| in training and test",
+        source="Mueller and Hein, ICML 2025",
+        link="https://arxiv.org/abs/2505.18032",
+        fit=gaussians.gmm_unit_fit,
+        compute=gaussians.gmm_score,
+        needs=("labels",),
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    PlainMethod(
+        name="CoRP",
+        does="what the principal directions of random features of the directions leave",
+        formula="- |R'(f(u) - mu_f)|, u = h / |h|; f(u) = sqrt(2 / M) cos(A u + t) of M random A "
+        "and t, whose inner products are near exp(-kernel_gamma |u - v|^2); R all principal "
+        "directions of f(u) but those that hold `share` of the variance",
+        source="Fang et al., NeurIPS 2024",
+        link="https://arxiv.org/abs/2402.02949",
+        fit=sampled.corp_fit,
+        compute=sampled.corp_score,
+        needs=(),
+        missing=NO_DIRECTION,
+        variant=True,
+    ),
+    PlainMethod(
+        name="ActSub",
+        does="the energy of the part that decides the class, times the likeness of the rest",
+        formula="lse(W d exp(sum d / sum d') + b) (- log(1 - s))^power; d the part of h along the "
+        "`dim` strongest right singular vectors of W, d' its largest activations, s the mean of "
+        "the k largest cosines of h - d with those of training images",
+        source="Zöngür et al., ICCV 2025",
+        link="https://arxiv.org/abs/2508.21695",
+        fit=subspaces.actsub_fit,
+        compute=subspaces.actsub_score,
+        bank=True,
+        missing=NO_WEAK_PART,
+        variant=True,
+    ),
+    PlainMethod(
+        name="WeiPer+KLD",
+        does="how ordinary the histograms of features and of logits by perturbed weights are",
+        formula="- K(h) - perturbed_weight K(l~) + msp_weight m(l~); l~ the logits by `repeats` "
+        "copies of W, each w_c moved by `distance` |w_c| in a random direction, m their mean "
+        "largest softmax, K the symmetric KL divergence of an image's smoothed histogram and that "
+        "of all training images",
+        source="Granz et al., NeurIPS 2024",
+        link="https://arxiv.org/abs/2405.17164",
+        fit=sampled.weiper_fit,
+        compute=sampled.weiper_score,
+        missing="none of its features, or of its logits, lies in the range of training",
+        variant=True,
+    ),
+)
+
+# Scored by detection.adascale: run_networks.py --adascale changes the images.
+ADASCALE = tuple(
+    Description(
+        name=name,
+        does=f"the energy with {what} scaled by how steady the largest activations are",
+        formula=f"{energy}; s = sum h / sum h' of the largest (100 - q)% of activations, q from 85 "
+        "down to 75 by the share of validation images with a smaller Q; Q = the sum over the "
+        "largest 5% of h of relu(h~_d) + 10 times that over the largest 1% of |h_d - h~_d|, h~ the "
+        "features of the image with its 5% least important values moved by 0.5",
+        source="Regmi, 2025",
+        link="https://arxiv.org/abs/2503.08023",
+        needs=("head", "images"),
+        missing="its changed image has no score, or its largest activations are 0",
+    )
+    for name, what, energy in (
+        ("AdaSCALE-A", "activations", "lse(W h exp(s) + b)"),
+        ("AdaSCALE-L", "logits", "lse(l s^2)"),
+    )
 )
 
 # Scored by detection.odin: run_networks.py perturbs the images, and nothing is fitted.

@@ -43,6 +43,12 @@ def react_fit(train: Training, percentile: float = 90.0) -> Fitted:
     state = _keep_head("ReAct", train, percentile)
     activations = train.features[spaced_rows(train)]
     state.threshold = np.float32(np.percentile(activations, percentile))
+    if state.threshold <= train.smallest:
+        state.alike = (
+            f"its threshold, {state.threshold:.4g}, the percentile {percentile:g} of all training"
+            " activations, is not above the smallest one, so that all are clipped to it; a larger"
+            " percentile helps"
+        )
     return state
 
 
@@ -174,7 +180,7 @@ def _prune(features: np.ndarray, state: Fitted) -> np.ndarray:
     return pruned
 
 
-def _sharpening(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def sharpening(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """(N, 1): exp(sum of all activations / sum of the kept ones); NaN where nothing is kept but
     zeros."""
     sum_of_all = features.sum(axis=1, dtype=np.float64)
@@ -201,7 +207,7 @@ def ash_b_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
 def ash_s_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of the pruned features times exp(sum of all / sum of kept)."""
     pruned = _prune(features, state)
-    scaled = (pruned @ state.W.T) * _sharpening(features, pruned)
+    scaled = (pruned @ state.W.T) * sharpening(features, pruned)
     return logsumexp(scaled + state.b)
 
 
@@ -210,7 +216,7 @@ def scale_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
     ones."""
     kept = _kept(features, state)
     largest = np.partition(features, -kept, axis=1)[:, -kept:]
-    scaled = (logits - state.b) * _sharpening(features, largest)
+    scaled = (logits - state.b) * sharpening(features, largest)
     return logsumexp(scaled + state.b)
 
 

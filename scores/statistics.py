@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from scores import spectra
-from scores.common import class_sums
+from scores.common import class_sums, row_norm
 
 CONSTANT = 1e-9  # of the mean: float64 sums of equal numbers differ by less
 
@@ -93,6 +93,17 @@ class Statistics(ABC):
         """(D, D) float64: the mean of (h - origin)(h - origin)' over images, origin (D,)."""
         away = self.mean - origin
         return self.covariance + np.outer(away, away)
+
+    @cached_property
+    def shrinkage_within(self) -> float:
+        """Ledoit and Wolf's share for the rows about their class means."""
+        means = self.class_means.astype(np.float32)
+
+        def fourth(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            return (row_norm(rows - means[labels]) ** 4).sum()
+
+        values, _ = self.spectrum_within
+        return spectra.ledoit_wolf(values, float(self.sum_of(fourth)), len(self))
 
     # ---- spreads of single features --------------------------------------------------------------
 

@@ -33,30 +33,38 @@ class Training(Statistics):
     where there is one.
 
     Without a head, the classes are those that the labels name; the scores that need a head cannot
-    be fitted.
+    be fitted. Without labels (None) all images count as of one class, and the scores that need
+    labels cannot be fitted.
 
     `validation`, ID images that trained nothing, as (features (n, D), labels (n,)), serves the
-    scores that calibrate. Statistics are computed on first use, once, with float64 sums. Raises
-    ValueError for shapes that do not fit, values that are not finite, and labels outside the
+    scores that calibrate. `rest`, where the classifier has more classes than W, is W (R, D) and
+    b (R,) of the others, for the scores that take these as evidence. Statistics are computed on
+    first use, once, with float64 sums. Raises ValueError for shapes that do not fit, values that
+    are not finite, and labels outside the
     classes."""
 
     def __init__(
         self,
         features: np.ndarray,
-        labels: np.ndarray,
+        labels: np.ndarray | None,
         W: np.ndarray | None = None,
         b: np.ndarray | None = None,
         validation: tuple[np.ndarray, np.ndarray] | None = None,
+        rest: tuple[np.ndarray, np.ndarray] | None = None,
     ):
         self.W: np.ndarray | None = None
         self.b: np.ndarray | None = None
         self.validation: tuple[np.ndarray, np.ndarray] | None = None
+        self.rest: tuple[np.ndarray, np.ndarray] | None = None
         width = None
         if W is not None:
             self.W, self.b = scorable_head(W, b)
             width = self.W.shape[1]
         self.features = scorable_features(features, width)
         self.zero = all_zero(self.features)
+        self.labelled = labels is not None
+        if labels is None:
+            labels = np.zeros(len(self.features), np.int64)
         if self.W is None:
             self.labels, self.classes = places_of_labels(labels, len(self.features))
         else:
@@ -66,6 +74,13 @@ class Training(Statistics):
             held = scorable_features(validation[0], self.width)
             held_labels = checked_labels(validation[1], len(held), self.classes)
             self.validation = held, held_labels
+        if rest is not None:
+            self.rest = scorable_head(*rest)
+            if self.rest[0].shape[1] != self.width:
+                raise ValueError(
+                    f"the rest of the head has {self.rest[0].shape[1]} weights per class; expected"
+                    f" {self.width}, as the features have"
+                )
         self.counts = np.bincount(self.labels, minlength=self.classes)
         self.present = np.flatnonzero(self.counts)
 
@@ -83,6 +98,13 @@ class Training(Statistics):
         assert self.W is not None
         assert self.b is not None
         return self.W, self.b
+
+    @property
+    def other_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """W (R, D) and b (R,) of the classes that the data has not. `registry.fit_all` refuses a
+        method that needs what is not there."""
+        assert self.rest is not None
+        return self.rest
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """(n, D) -> (n, C) by the last layer."""
@@ -125,7 +147,9 @@ class Training(Statistics):
 
     @cached_property
     def vim_origin(self) -> np.ndarray:
-        """(D,) float64, the point where all logits are 0."""
+        """(D,) float64, the point where all logits are 0; the mean without a head."""
+        if self.W is None:
+            return self.mean
         return spectra.vim_origin(*self.last_layer)
 
     @cached_property

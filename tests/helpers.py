@@ -29,6 +29,7 @@ import run_networks
 import train
 import utils
 from artifacts import records, store
+from detection import recommending
 from networks import registry
 from scores import registry as scores_registry
 from training.state import State
@@ -525,6 +526,16 @@ def clean(**more):
 
 
 # ---- folders of features and their tables --------------------------------------------------------
+
+
+def score_columns(methods, first=(), led_by=None, held_out=True, head=True):
+    """The columns of a file of scores; `led_by` is the recommended method."""
+    led_by = led_by or recommending.recommend(methods)[0]
+    named, predicted = (["predicted_class"], ["prediction"]) if head else ([], [])
+    others = [name for name in methods if name != led_by]
+    p_values = [f"{name}_p" for name in methods] if held_out else []
+    lead = [*first, "verdict", *named, "percentile", "p_value", led_by]
+    return [*lead, "label", *predicted, *others, *p_values]
 
 
 def logits_of(folder, stem):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
-from sklearn.covariance import EmpiricalCovariance
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
@@ -14,11 +14,14 @@ from sklearn.preprocessing import StandardScaler
 
 from scores import registry
 
+# of scores that sample, so that tests are quick
+CHEAP = {"CoRP": {"random_features": 256}, "WeiPer+KLD": {"repeats": 10}}
 OVERRIDES = {
     "KNN": {"k": 20},
     "TempScaling": {"temperature": 2.5},
     "ViM": {"dim": 12},
     "Residual": {"dim": 12},
+    **CHEAP,
 }
 
 
@@ -33,8 +36,15 @@ class Case:
     test: np.ndarray
 
     @property
+    def rest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Five more rows of the head, W (5, D) and b (5,), of classes that the data has not."""
+        rng = np.random.default_rng(1)
+        width = self.features.shape[1]
+        return rng.normal(size=(5, width)).astype(np.float32), np.arange(5, dtype=np.float32)
+
+    @property
     def train(self) -> registry.Training:
-        return registry.Training(self.features, self.labels, self.W, self.b)
+        return registry.Training(self.features, self.labels, self.W, self.b, rest=self.rest)
 
     @property
     def logits(self) -> np.ndarray:
@@ -112,6 +122,19 @@ def energy64(case, x):
     return special.logsumexp(x @ case.W.T.astype(np.float64) + case.b, axis=1)
 
 
+def slow_share(case, x, logits):
+    """The share of the softmax over all 5 + C classes that falls to the C of the data, (N,)."""
+    W, b = case.rest
+    whole = np.hstack([logits.astype(np.float64), x @ W.T.astype(np.float64) + b])
+    return special.softmax(whole, axis=1)[:, : logits.shape[1]].sum(axis=1)
+
+
+def slow_full_energy(case, x, logits):
+    W, b = case.rest
+    whole = np.hstack([logits.astype(np.float64), x @ W.T.astype(np.float64) + b])
+    return special.logsumexp(whole, axis=1)
+
+
 def slow_shaped(case, x, kind, percentile):
     shaped = []
     for row in x:
@@ -156,6 +179,23 @@ def slow_relative_mahalanobis(case, x, logits):
     return slow_mahalanobis(case, x, logits) + squared_distances(x, whole.location_, precision)
 
 
+def slow_shrunk(case, x, logits):
+    """By scikit-learn's estimate of the features about their class means."""
+    z = case.features.astype(np.float64)
+    means = np.array([z[case.labels == c].mean(axis=0) for c in range(len(case.W))])
+    precision = LedoitWolf(assume_centered=True).fit(z - means[case.labels]).precision_
+    return -np.min([squared_distances(x, mean, precision) for mean in means], axis=0)
+
+
+def slow_relative_shrunk(case, x, logits):
+    z = case.features.astype(np.float64)
+    means = np.array([z[case.labels == c].mean(axis=0) for c in range(len(case.W))])[case.labels]
+    within = LedoitWolf(assume_centered=True).fit(z - means).covariance_
+    between = EmpiricalCovariance().fit(means).covariance_
+    away = squared_distances(x, z.mean(axis=0), np.linalg.inv(within + between))
+    return slow_shrunk(case, x, logits) + away
+
+
 def slow_residual(case, x, dim=12):
     u = -np.linalg.pinv(case.W.astype(np.float64), rcond=1e-6) @ case.b
     moments = EmpiricalCovariance(assume_centered=True).fit(case.features - u).covariance_
@@ -179,6 +219,17 @@ def slow_neco(case, x, logits, scaler=True, max_logit=False, dim=None):
     dim = dim or int(np.argmax(np.cumsum(pca.explained_variance_ratio_) >= 0.9)) + 1
     share = np.linalg.norm(pca.transform(x)[:, :dim], axis=1) / np.linalg.norm(x, axis=1)
     return share * logits.max(axis=1) if max_logit else share
+
+
+def slow_neco_of_deit(case, x, logits):
+    """Components of standardised features over the length of raw ones, by scikit-learn."""
+    standard = StandardScaler().fit(case.features.astype(np.float64))
+    z = standard.transform(case.features.astype(np.float64))
+    pca = PCA().fit(z)
+    dim = int(np.argmax(np.cumsum(pca.explained_variance_ratio_) >= 0.9)) + 1
+    components = pca.transform(standard.transform(x))[:, :dim]
+    lengths = np.linalg.norm(components, axis=1) / np.linalg.norm(x, axis=1)
+    return lengths * logits.max(axis=1)
 
 
 def slow_nci(case, x, logits):

@@ -121,7 +121,7 @@ def test_every_measure_is_explained():
     scored, right = Scored(inside, [outside], {}), np.arange(30) % 4 > 0
     rows = [
         *id_tables.calibration(said),
-        *id_tables.selective(scored, right),
+        *id_tables.selective(scored, right, id_tables.risk_curves(scored, right)),
         *id_tables.with_ood(scored, right, 0.95),
     ]
     assert {row.measure for row in rows} == set(described(METHODS, "measure", "formula"))
@@ -146,7 +146,12 @@ def test_the_tuning_grids_shown_are_those_of_the_code():
 
 def test_every_flag_shown_exists():
     # of run_networks.py
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", METHODS)) - {"--odin-epsilon"}
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", METHODS)) - {
+        "--odin-epsilon",
+        "--adascale",
+        "--calibration",
+        "--leaderboard",
+    }
     parser = ood_methods.make_parser()
     assert len(flags) > 8
     assert not [flag for flag in flags if not parser.knows(flag)]
@@ -206,3 +211,20 @@ def test_every_test_file_that_a_page_names_is_there(page):
     )
     missing = [name for name in named if not (DOCS.parent / "tests" / name).is_file()]
     assert missing == []
+
+
+# ---- python.md -----------------------------------------------------------------------------------
+
+
+def test_the_examples_of_python_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 5
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "recommended: Cosine" in said and "rejected" in said and "0.98" in said
+    assert names["signs"].shape == (8,) and set(names["signs"]) <= {1, -1}
+    assert (names["margins"] < 0).any()

@@ -125,6 +125,21 @@ def test_a_name_with_a_dot_is_not_cut_short(tmp_path):
         feature_files.open_run(folder, dataset=named("toy"))
 
 
+def test_a_file_of_a_name_that_is_no_sets_is_named(opened, run_folder):
+    (run_folder / "OOD_=1+1_test.csv").write_text("ct0,label\n0,-1\n")
+    with pytest.raises(ValueError, match=r"OOD_=1\+1_test\.csv is named after no data set: '=1"):
+        opened()
+    (run_folder / "OOD_=1+1_test.csv").rename(run_folder / "OOD_a=b_test.csv")
+    with pytest.raises(ValueError, match=r"OOD_a=b_test\.csv is named after no data set"):
+        opened()
+
+
+def test_the_command_that_extracts_anew_repeats_how_many_pixels_are_let_in(run_folder):
+    change_json(run_folder / "head.json", lambda facts: facts.update(max_pixels=123))
+    command = feature_files.remedy("net.pth", "toy", made=run_folder / "head.csv")
+    assert " --max-pixels 123 " in command
+
+
 def test_two_id_sets_need_a_name_and_none_needs_a_command(opened, run_folder):
     for split in ("train", "test"):
         (run_folder / f"ID_other_{split}.csv").write_bytes(

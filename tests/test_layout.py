@@ -16,11 +16,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 STAGES = ("train", "run_networks", "ood_methods", "neural_collapse", "report")
-SCRIPTS = ("main", *STAGES, "noise_ood_datasets_generator")
+SCRIPTS = ("main", *STAGES, "detect", "import_features", "noise_ood_datasets_generator")
 # What every wing may know, in their order: each may import those below it alone.
 SHARED = (
     "figures",
     "feature_files",
+    "dumps",
     "data",
     "networks",
     "resnet",
@@ -32,6 +33,7 @@ SHARED = (
     "images.folders",
     "images.lists",
     "utils",
+    "head_from_logits",
     "head",
     "arrays",
     "threads",
@@ -43,8 +45,10 @@ TABLE = {
     "train": {"training", "extraction", "cli"},
     "run_networks": {"extraction", "collapse", "cli"},
     "ood_methods": {"detection", "scores", "cli"},
+    "detect": {"detection", "scores", "extraction", "cli"},
     "neural_collapse": {"collapse", "scores", "cli"},
     "report": {"reporting", "cli"},
+    "import_features": {"cli"},
     "noise_ood_datasets_generator": {"cli"},
     "training": {"collapse"},
     "extraction": {"collapse"},
@@ -60,12 +64,16 @@ ONLY = {
     ("run_networks", "collapse"): {"collapse.layers"},
     ("train", "extraction"): {"extraction.extractor"},
     ("reporting", "collapse"): {"collapse.rows"},
+    ("detect", "extraction"): {"extraction.streaming"},  # for images alone, imported late
     ("main", "training"): {"training.recipes"},
 }
 TORCH_FREE = (
     "ood_methods",
+    "detect",
     "neural_collapse",
     "report",
+    "import_features",
+    "head_from_logits",
     "reporting",
     "detection",
     "scores",
@@ -282,7 +290,7 @@ def test_the_scorers_side_names_torch_nowhere(module):
 
 def test_the_scorers_and_the_report_start_without_torch():
     check = (
-        "import sys, ood_methods, neural_collapse, report; "
+        "import sys, ood_methods, detect, neural_collapse, report, import_features; "
         "sys.exit(', '.join(sorted({'torch', 'torchvision'} & set(sys.modules))) or 0)"
     )
     done = subprocess.run(

@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import blank_figures, named, read_csv, shell, write_blank
+from helpers import (
+    blank_figures,
+    class_folders,
+    named,
+    read_csv,
+    score_columns,
+    shell,
+    write_blank,
+)
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
@@ -133,6 +141,8 @@ def test_every_file_is_there_and_no_other(chain):
         "scores_ID_digits",
         "scores_val_digits",
         *(f"scores_OOD_{name}" for name in SETS),
+        "accepted_ID_digits",
+        *(f"accepted_OOD_{name}" for name in SETS),
         "nc_metrics",
         "nc_per_class",
         "nc5_per_class",
@@ -155,6 +165,7 @@ def test_every_file_is_there_and_no_other(chain):
         *(f"{name}{suffix}" for name in tables for suffix in (".csv", ".json")),
         "ood_metrics.md",
         "ood_metrics.tex",
+        "detector.safetensors",
         *(f"{record}.json" for record in stages),
         "report.html",
     ]
@@ -183,16 +194,8 @@ def test_every_csv_has_its_columns_and_rows(chain):
         **{f"OOD_{name}": count for name, count in SETS.items()},
     }.items():
         found = table(chain, f"scores_{name}")
-        accepted = [f"{method}_accepted" for method in methods]
-        assert list(found.columns) == [
-            "label",
-            "prediction",
-            "predicted_class",
-            *methods,
-            *accepted,
-            *(f"{method}_p" for method in methods),
-        ]
-        assert len(found) == count, name
+        assert list(found.columns) == score_columns(methods)
+        assert len(found) == len(table(chain, f"accepted_{name}")) == count, name
     assert list(table(chain, "head").columns) == ["class", *(f"w{d}" for d in range(64)), "bias"]
     assert list(table(chain, "head")["class"].astype(str)) == list("01234567")
     assert list(table(chain, "ood_metrics").columns) == [
@@ -509,12 +512,15 @@ def test_naming_the_output_folder_otherwise_redoes_nothing(again, tmp_path):
         (
             ["--force", "report"],
             ["report"],
-            ["ID_", "OOD_", "head", "nc_", "ood_", "scores_", "figures", "../"],
+            [
+                *("ID_", "OOD_", "head", "nc_", "ood_", "scores_", "accepted_", "detector"),
+                *("figures", "../"),
+            ],
         ),
         (
             ["--force", "collapse"],
             ["collapse", "report"],
-            ["ID_", "OOD_", "head", "ood_", "scores_", "../"],
+            ["ID_", "OOD_", "head", "ood_", "scores_", "accepted_", "detector", "../"],
         ),
         (["--force", "extract"], ["extract", "ood", "collapse", "report"], ["../"]),
         (["--force", "train"], STAGES, []),
@@ -695,7 +701,8 @@ def test_a_folder_of_photographs_is_scored_like_the_rest_with_its_paths(again, t
         for path in (tmp_path / "photographs").rglob("*.png")
     )
     assert list(features.columns) == [*FEATURES, "path"]
-    assert list(scored.columns)[:4] == ["path", "label", "prediction", "predicted_class"]
+    lead = ["path", "verdict", "predicted_class", "percentile", "p_value", "Energy", "label"]
+    assert list(scored.columns)[:7] == lead
     assert (
         list(scored["path"]) == list(features["path"]) == [path.as_posix() for path in paths]
         and len(paths) == 20
@@ -1062,6 +1069,29 @@ def test_openoods_groups_of_another_set_are_refused_before_anything_runs(words, 
     assert "--groups openood" in ended.err and "the ID set here is digits" in ended.err
     words[words.index("openood")] = "openood=photos"  # a group that is only called so
     assert shell(main.main, *words, "--ood", "photos").code == 0
+
+
+def test_a_groups_member_that_no_stage_knows_is_refused_before_training(tmp_path):
+    words = ["--plan", "--output-dir", str(tmp_path), "--ood", "photos", "uniform"]
+    ended = shell(main.main, *words, "--groups", "far=photos,unifrom")
+    assert ended.code == 2 and ended.out == ""
+    assert "unifrom is not among the OOD sets photos, uniform" in ended.err
+    assert shell(main.main, *words, "--groups", "far=photos,uniform").code == 0
+    folder = tmp_path / "resnet_cifar_final_digits_s0"
+    folder.mkdir()
+    (folder / "OOD_earlier_test.csv").write_text("ct0,label\n")  # of an earlier run
+    assert shell(main.main, *words, "--groups", "far=photos,earlier").code == 0
+
+
+def test_a_cache_that_does_nothing_is_refused_in_the_plan_too(tmp_path):
+    words = ["--plan", "--output-dir", str(tmp_path)]
+    ended = shell(main.main, *words, "--dataset", "digits", "--cache", "none")
+    assert ended.code == 2 and ended.out == ""
+    assert "--cache none is of images in files, and digits is read into memory" in ended.err
+    assert shell(main.main, *words, "--dataset", "digits", "--cache", "memory").code == 0
+    class_folders(tmp_path / "set", ("a", "b"), 2, (8, 8))
+    own = ["--dataset", f"x={tmp_path}/set", "--ood", "uniform", "--cache", "none"]
+    assert shell(main.main, *words, *own).code == 0
 
 
 # ---- an ensemble ---------------------------------------------------------------------------------

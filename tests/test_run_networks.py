@@ -410,6 +410,7 @@ def test_another_epsilon_is_extracted_anew_and_the_clean_features_are_kept(own_d
     after = modified(own_digits_run.folder)
     assert {name for name in after if after[name] != before[name]} == {
         "ODIN_ID_digits_test.csv",
+        "ODIN_ID_digits_val.csv",
         "ODIN_OOD_photos_test.csv",
     }
 

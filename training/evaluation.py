@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from collapse import etf, metrics
-from data import Preprocessing
 from images.sets import Set
 from moments import Accumulator
 from networks import classifiers
@@ -22,6 +22,13 @@ from processes import World
 from training import leave_out, tta
 
 BATCH = 500  # images per step of a pass without gradients, at most
+
+
+class Normalising(Protocol):
+    """What a pass has to know of data.Preprocessing."""
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Images as a set holds them -> as the network takes them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Evaluator:
     def __init__(
         self,
         world: World,
-        preprocessing: Preprocessing,
+        preprocessing: Normalising,
         autocast: Callable[[], AbstractContextManager],
         stop_if_asked: Callable[[], None],
         batch_size: int = BATCH,
@@ -119,11 +126,11 @@ class Evaluator:
         return means[0], means[1]
 
     @torch.inference_mode()
-    def collapse(
+    def features(
         self, network: nn.Module, classifier: nn.Module, images: Set
-    ) -> dict[str, float | None]:
-        """NC1 to NC4 of the features that enter `classifier`, in float32: columns of the curves
-        (docs/neural_collapse.md). Only the first process has them, the others get {}."""
+    ) -> torch.Tensor | None:
+        """What enters `classifier`, (N, D) float32 on the CPU, in the order of the images. Only the
+        first process has it, the others get None."""
         network = self.ready(network)
         caught: list[torch.Tensor] = []
         features = []
@@ -131,7 +138,15 @@ class Evaluator:
             for inputs, _ in self.batches(images):
                 network(inputs)
                 features.append(classifiers.vectors(caught.pop()).float().cpu())
-        gathered = self.world.gather(torch.cat(features))
+        return self.world.gather(torch.cat(features))
+
+    @torch.inference_mode()
+    def collapse(
+        self, network: nn.Module, classifier: nn.Module, images: Set
+    ) -> dict[str, float | None]:
+        """NC1 to NC4 of the features that enter `classifier`, in float32: columns of the curves
+        (docs/neural_collapse.md). Only the first process has them, the others get {}."""
+        gathered = self.features(network, classifier, images)
         if gathered is None:
             return {}
         labels = images.labels.cpu().numpy()

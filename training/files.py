@@ -4,6 +4,7 @@ resnet18_best_cifar100_s0.pth       highest validation accuracy
 resnet18_final_cifar100_s0.pth      last epoch
 resnet18_last_cifar100_s0.pth       the newest complete state, while the run goes on
 resnet18_epoch25_cifar100_s0.pth    every Nth epoch, with --save-every N
+resnet18_step90_cifar100_s0.pth     of a run by steps: of an evaluation
 resnet18_curves_cifar100_s0.csv     and .png
 resnet18_training_history_cifar100_s0.json
 resnet18_log_cifar100_s0.txt
@@ -79,11 +80,15 @@ class RunFiles:
         """The checkpoint of an epoch."""
         return self.named(f"epoch{number}", "pth")
 
+    def step(self, number: int) -> Path:
+        """The checkpoint after a step."""
+        return self.named(f"step{number}", "pth")
+
     def is_epoch(self, name: str) -> bool:
-        """True if a file of this name is the checkpoint of an epoch of this run."""
+        """True if a file of this name is the checkpoint of an epoch, or step, of this run."""
         model = re.escape(self.model)
         suffix = re.escape(self.suffix)
-        pattern = rf"{model}_epoch\d+_{suffix}\.pth"
+        pattern = rf"{model}_(epoch|step)\d+_{suffix}\.pth"
         return re.fullmatch(pattern, name) is not None
 
     def named(self, part: str, ending: str) -> Path:

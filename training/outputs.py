@@ -62,7 +62,8 @@ class Outputs:
         self.board.flush()
 
     def write_epoch_sidecar(self, path: Path, row: Row) -> None:
-        """The sidecar of an epoch's checkpoint (--save-every): the epoch's row of the curves."""
+        """The sidecar of an epoch's checkpoint (--save-every), or an evaluation's: its row of the
+        curves."""
         if not self.world.first:
             return
         digest = records.sha256(path)
@@ -85,6 +86,7 @@ class Outputs:
             **facts.as_dict(),
             "epoch": state.epoch,
             "epochs": facts.recipe.epochs,
+            **({"step": state.step, "steps": facts.recipe.steps} if facts.recipe.steps else {}),
             **accuracies,
             "val_acc": val_acc,
             "processes": state.processes(),
@@ -101,4 +103,4 @@ class Outputs:
         shown.append(f"test {accuracies['test_acc']:.2%}")
         if "test_acc_tta" in accuracies:
             shown.append(f"with test-time augmentation {accuracies['test_acc_tta']:.2%}")
-        self.log(f"{kind}: epoch {state.epoch}, {', '.join(shown)} -> {path}")
+        self.log(f"{kind}: {state.place}, {', '.join(shown)} -> {path}")

@@ -166,10 +166,11 @@ def has_bfloat16(device: torch.device) -> bool:
 def make_schedule(recipe: Recipe) -> Schedule:
     """A linear warm-up from 0, then the recipe's milestones or, without any, a fall to `lr_min`.
 
-    The fall begins where the warm-up ends. Milestones are shares of the whole run, or epochs,
-    warm-up included.
+    The fall begins where the warm-up ends. Milestones are shares of the whole run, or epochs (of a
+    run by steps: steps), warm-up included.
     """
-    warmup = recipe.warmup_share or recipe.warmup_epochs / recipe.epochs
+    rise = recipe.warmup_steps or recipe.warmup_epochs
+    warmup = recipe.warmup_share or rise / recipe.length
     if recipe.milestones:
         decay = by_milestones(recipe)
     else:
@@ -186,7 +187,7 @@ def make_schedule(recipe: Recipe) -> Schedule:
 
 def by_milestones(recipe: Recipe) -> Schedule:
     """The rate times gamma at each milestone that is passed."""
-    shares = [when if when < 1 else when / recipe.epochs for when in recipe.milestones]
+    shares = [when if when < 1 else when / recipe.length for when in recipe.milestones]
 
     def schedule(progress: float) -> float:
         passed = sum(progress >= share for share in shares)

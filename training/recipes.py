@@ -35,6 +35,9 @@ class Recipe:
     milestones  at which the learning rate is multiplied by gamma: shares of the run below 1, so
                 that --epochs stretches a schedule and keeps its shape, or numbers of epochs;
                 without any the rate falls to lr_min by `decay`, step by step
+    steps       length of a run that counts steps: it is measured every eval_every steps, and what
+                happens once an epoch in other runs happens then, so that `epochs` is the number of
+                these evaluations; 0 in a run that counts epochs
     batch_size  images per step, of all processes together; a member of a leave-out ensemble sees as
                 many outliers besides
     keep        the checkpoint that main.py continues with: "best" or "final"
@@ -45,6 +48,18 @@ class Recipe:
     epochs: int
     lr: float = flag(type=float, help="override the recipe's learning rate")
     weight_decay: float = flag(type=float, help="override the recipe's weight decay")
+    steps: int = flag(
+        0,
+        type=int,
+        help="length of the run, in a mode that counts steps (finetune); others take --epochs",
+    )
+    eval_every: int = flag(
+        0,
+        type=int,
+        metavar="STEPS",
+        help="in a mode that counts steps: measure, log and choose the best checkpoint every so"
+        " many",
+    )
     optimizer: str = flag("sgd", choices=OPTIMIZERS, help="override the recipe's optimiser")
     momentum: float = flag(0.9, type=float, help="override the recipe's momentum; of SGD")
     nesterov: bool = flag(
@@ -84,6 +99,13 @@ class Recipe:
         help="shrink gradients of a larger norm to this norm; 0: never",
     )
     batch_size: int = 128
+    grad_accumulation: int = flag(
+        1,
+        type=int,
+        metavar="PARTS",
+        help="send a step's --batch-size images through the network in so many parts, of less"
+        " memory each; gradients are those of the whole",
+    )
     warmup_epochs: float = flag(
         0.0,
         type=float,
@@ -96,6 +118,12 @@ class Recipe:
         type=float,
         metavar="SHARE",
         help="in place of --warmup: raise it over this share of the run, such as 0.2",
+    )
+    warmup_steps: int = flag(
+        0,
+        type=int,
+        metavar="STEPS",
+        help="in a mode that counts steps: raise the learning rate linearly from 0 over so many",
     )
     decay: str = flag(
         "cosine",
@@ -113,8 +141,8 @@ class Recipe:
         type=float,
         nargs="*",
         metavar="WHEN",
-        help="multiply the learning rate by --gamma at each of these epochs, or shares of the run "
-        "below 1; without a value: none, and the rate falls by --decay",
+        help="multiply the learning rate by --gamma at each of these epochs (or steps), or shares "
+        "of the run below 1; without a value: none, and the rate falls by --decay",
     )
     gamma: float = flag(0.1, type=float, help="factor of the learning rate at each milestone")
     augment: tuple[str, ...] = flag(
@@ -181,7 +209,8 @@ class Recipe:
     patience: int = flag(
         0,
         type=int,
-        help="stop after this many epochs without a better validation accuracy; 0: never",
+        help="stop after this many epochs (or evaluations) without a better validation accuracy; "
+        "0: never",
     )
     folds: int = flag(
         0,
@@ -199,7 +228,22 @@ class Recipe:
     beta: float = flag(
         0.2, type=float, metavar="WEIGHT", help="with --folds: weight of that in the loss"
     )
+    freeze: bool = flag(
+        False,
+        type=bool,
+        help="train the classifier alone, on features of clean images that the network computes "
+        "once; needs --weights or --pretrained",
+    )
     keep: str = "best"
+
+    @property
+    def length(self) -> int:
+        """The length of the run, in its own unit: steps or epochs."""
+        return self.steps or self.epochs
+
+    def steps_before(self, epochs: int) -> int:
+        """Of a run by steps: the steps that lie before the end of so many evaluations."""
+        return min(epochs * self.eval_every, self.steps)
 
 
 SHARED_FLAGS = ("epochs", "batch_size")  # of cli.FLAGS, which every script spells alike
@@ -233,7 +277,38 @@ def overridden(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     for name, value in chosen.items():
         if isinstance(value, list):
             chosen[name] = tuple(value)
-    return replace(recipe, **chosen)
+    return counted(replace(recipe, **chosen))
+
+
+def counted(recipe: Recipe) -> Recipe:
+    """The recipe; of a run by steps, with as many epochs as it has evaluations."""
+    if not recipe.steps or recipe.eval_every < 1:
+        return recipe
+    return replace(recipe, epochs=math.ceil(recipe.steps / recipe.eval_every))
+
+
+# Flags of the one kind of run, and what the other kind has in their place.
+BY_STEPS = {"steps": "--epochs", "eval_every": "--save-every", "warmup_steps": "--warmup"}
+BY_EPOCHS = {"epochs": "--steps", "warmup_epochs": "--warmup-steps"}
+
+
+def refuse_other_unit(mode: str, given: Mapping[str, Any]) -> None:
+    """ValueError that names a flag for runs by steps where the mode counts epochs, or the other way
+    round."""
+    counts, others, other = "epochs", BY_STEPS, "steps"
+    if RECIPES[mode].steps:
+        counts, others, other = "steps", BY_EPOCHS, "epochs"
+    for name, instead in others.items():
+        if given.get(name) is None:
+            continue
+        spelled = "--epochs" if name == "epochs" else flags()[name].spelled
+        modes = [
+            one for one, recipe in RECIPES.items() if bool(recipe.steps) != (counts == "steps")
+        ]
+        raise ValueError(
+            f"{spelled} is of modes that count {other} ({', '.join(modes)}), and --mode {mode}"
+            f" counts {counts}; give {instead}, or another --mode"
+        )
 
 
 def defaults() -> dict[str, Any]:
@@ -289,6 +364,21 @@ RECIPES: dict[str, Recipe] = {
         folds=5,
         keep="final",
     ),
+    # Dosovitskiy et al. 2021, section 4.1 and table 4, as the code of NECO (Ammar et al. 2024) runs
+    # it: SGD of 512 images a step without weight decay, rate 0.03, gradients clipped at norm 1.
+    # Both crop training images at random scales; here they are shifted and mirrored.
+    "finetune": counted(
+        Recipe(
+            epochs=1,
+            steps=1000,
+            eval_every=90,
+            lr=3e-2,
+            weight_decay=0.0,
+            clip=1.0,
+            batch_size=512,
+            warmup_steps=200,
+        )
+    ),
 }
 
 
@@ -304,6 +394,8 @@ LIMITS = {
     "warmup_share": (0, 1),
     "norm_lr": (0, math.inf),
     "clip": (0, math.inf),
+    "grad_accumulation": (1, math.inf),
+    "warmup_steps": (0, math.inf),
     "gamma": (0, math.inf),
     "dropout": (0, 1),
     "patience": (0, math.inf),
@@ -369,16 +461,7 @@ def check(recipe: Recipe) -> Recipe:
         if not low <= value < high:
             flag = "learning rate --lr" if name == "lr" else f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} is {value:g}; expected at least {low} and below {high:g}")
-    if not 0 <= recipe.warmup_epochs < recipe.epochs:
-        raise ValueError(
-            f"--warmup is {recipe.warmup_epochs:g}; expected at least 0 and below"
-            f" {recipe.epochs:g}, the number of epochs"
-        )
-    if recipe.warmup_epochs and recipe.warmup_share:
-        raise ValueError(
-            f"--warmup is {recipe.warmup_epochs:g} epochs and --warmup-share"
-            f" {recipe.warmup_share:g} of the run; expected one of the two, and 0 for the other"
-        )
+    check_warmup(recipe)
     for name in ("start_size", "full_size_at", "mix_prob"):
         share = getattr(recipe, name)
         if not 0 < share <= 1:
@@ -390,6 +473,11 @@ def check(recipe: Recipe) -> Recipe:
             "--mixup and --cutmix would mix images with outliers, which have no class; leave them"
             " out of a leave-out ensemble"
         )
+    if recipe.folds and recipe.grad_accumulation > 1:
+        raise ValueError(
+            "--grad-accumulation: the loss of a leave-out ensemble goes by the mean entropies of a"
+            " whole batch; leave it out"
+        )
     if recipe.lr_min > recipe.lr:
         raise ValueError(
             f"--lr-min is {recipe.lr_min:g}, above the learning rate {recipe.lr:g}, from which it"
@@ -399,9 +487,10 @@ def check(recipe: Recipe) -> Recipe:
         if not 0 <= beta < 1:
             raise ValueError(f"--betas has {beta:g}; expected at least 0 and below 1")
     for when in recipe.milestones:
-        if not 0 < when < recipe.epochs:
+        if not 0 < when < recipe.length:
+            unit = "steps" if recipe.steps else "epochs"
             raise ValueError(
-                f"--milestones has {when:g}; expected epochs above 0 and below {recipe.epochs:g},"
+                f"--milestones has {when:g}; expected {unit} above 0 and below {recipe.length:g},"
                 " or shares of the run below 1"
             )
     if not recipe.norm_lr:
@@ -412,3 +501,35 @@ def check(recipe: Recipe) -> Recipe:
             f" {recipe.optimizer}, momentum {recipe.momentum:g}: leave it out, or add --no-nesterov"
         )
     return recipe
+
+
+def check_warmup(recipe: Recipe) -> None:
+    """ValueError for a warm-up that does not end within the run, and for two of them."""
+    if not 0 <= recipe.warmup_epochs < recipe.epochs:
+        raise ValueError(
+            f"--warmup is {recipe.warmup_epochs:g}; expected at least 0 and below"
+            f" {recipe.epochs:g}, the number of epochs"
+        )
+    if recipe.warmup_epochs and recipe.warmup_share:
+        raise ValueError(
+            f"--warmup is {recipe.warmup_epochs:g} epochs and --warmup-share"
+            f" {recipe.warmup_share:g} of the run; expected one of the two, and 0 for the other"
+        )
+    if recipe.warmup_steps and recipe.warmup_share:
+        raise ValueError(
+            f"--warmup-steps is {recipe.warmup_steps} and --warmup-share {recipe.warmup_share:g} of"
+            " the run; expected one of the two, and 0 for the other"
+        )
+    if recipe.steps and recipe.warmup_steps >= recipe.steps:
+        raise ValueError(
+            f"--warmup-steps is {recipe.warmup_steps}; expected below {recipe.steps}, the number of"
+            f" --steps; the recipe's share would be: --warmup-steps {recipe.steps // 5}"
+        )
+
+
+def check_given_steps(given: Mapping[str, Any]) -> None:
+    """ValueError for a length of the run, or of the stretch between evaluations, below one step."""
+    for name in ("steps", "eval_every"):
+        value = given.get(name)
+        if value is not None and value < 1:
+            raise ValueError(f"{flags()[name].spelled} is {value}; expected at least 1")

@@ -18,7 +18,7 @@ import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from images.sets import Batch, Set
 from networks import checkpoints, classifiers
-from training import leave_out, memory, mixing, parts, tta, winograd
+from training import batches, frozen, leave_out, memory, mixing, parts, precision, tta, winograd
 from training.augment import Moment
-from training.evaluation import Evaluator, Result
+from training.evaluation import Evaluator, Normalising, Result
 from training.outputs import Outputs
 from training.signals import Stopped, StopRequest
 from training.state import Best, Partial, Row, State
@@ -44,7 +44,7 @@ class Options:
     """Run options that are not part of the recipe."""
 
     seed: int
-    amp: bool = True
+    precision: str | None = None  # of precision.NAMES; None: what the device gains by
     compile: bool = False
     save_every: int | None = None  # epochs
     track_nc: int | None = None  # epochs
@@ -52,11 +52,20 @@ class Options:
     winograd: bool = False
 
 
+@dataclass
+class Seen:
+    """What a step saw of its images: their share of the batch's mean loss, and right answers."""
+
+    loss: Any = 0.0
+    correct: Any = 0
+
+
 class Run:
     """Epochs of steps, what is measured and written after each, and what stops them.
 
     Batches and augmentation are drawn by generators seeded with (seed, epoch, step). A resumed run
-    thus needs only its epoch and step to draw what the uninterrupted one would have drawn.
+    thus needs only its epoch and step to draw what the uninterrupted one would have drawn. Where a
+    recipe counts steps, an epoch is what lies between two evaluations.
     """
 
     def __init__(self, state: State, outputs: Outputs, options: Options, stop: StopRequest) -> None:
@@ -67,25 +76,35 @@ class Run:
         self.recipe = state.recipe
         self.world = state.world
         self.device = state.world.device
-        self.amp = options.amp and parts.has_bfloat16(self.device)
+        asked = options.precision or ("fp32" if self.recipe.freeze else None)
+        self.precision = precision.choose(asked, self.device)
+        state.scaler = precision.scaler(self.precision, self.device)
         if options.winograd:
             winograd.replace(state.network)
         self.forward = self.wrapped_network()
         preprocessing = state.facts.preprocessing
         self.schedule = parts.make_schedule(self.recipe)
         self.augment = parts.make_augmentation(self.recipe, preprocessing)
+        normalising: Normalising = preprocessing
+        if self.recipe.freeze:
+            normalising, self.augment = frozen.AsTheyAre(), frozen.unchanged
         self.mix = parts.make_mixing(self.recipe, len(state.facts.class_names))
         self.generator = torch.Generator(self.device)
         self.evaluator = Evaluator(
-            self.world, preprocessing, self.autocast, self.stop_if_asked, self.recipe.batch_size
+            self.world,
+            normalising,
+            self.autocast,
+            self.stop_if_asked,
+            self.recipe.batch_size // self.recipe.grad_accumulation,
         )
         self.epoch_start = 0.0  # time.perf_counter() of the current epoch's start
+        self.images = 1  # that the run draws from
         if not self.world.first:  # equal weights everywhere, but every process has its own dropout
             torch.manual_seed(options.seed + self.world.rank)
 
     def wrapped_network(self) -> Any:
         """What a step calls: the network itself, in DistributedDataParallel, compiled, or both."""
-        network = self.state.network
+        network = self.state.learner
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             network = torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
@@ -101,9 +120,9 @@ class Run:
     def resume(self, arguments: Mapping[str, Any]) -> None:
         """Continue from the run's newest state; ValueError where that belongs to another run."""
         ranks = self.state.resume(self.outputs.files.last, arguments)
-        text = f"resumed after epoch {self.state.epoch}"
+        text = f"resumed after {self.state.place}"
         if self.state.partial:
-            text += f", step {self.state.partial.step}"
+            text += f", step {self.state.partial.step} of the next {self.unit}"
         if ranks != self.world.size:
             text += f"; {self.world.size} processes where it had {ranks}: not bit for bit"
         before, now = self.state.threads_before, torch.get_num_threads()
@@ -133,7 +152,7 @@ class Run:
                 if state.partial:
                     state.partial.seconds = time.perf_counter() - self.epoch_start
                 state.save(files.last)
-                self.outputs.log(f"stopped in epoch {state.epoch + 1}; go on with --resume")
+                self.outputs.log(f"stopped in {self.now()}; go on with --resume")
                 return False
             self.end_epoch(row)
             shown = {name: row[name] for name in SHOWN if row[name] is not None}
@@ -141,69 +160,96 @@ class Run:
         return True
 
     def train_epoch(self, train: Set, val: Set, bar: Any) -> Row:
-        """One epoch: a step for each batch of training images, then the measures -> its row of the
-        curves. Raises Stopped where a signal came; `state.partial` then tells how far it came."""
+        """One epoch, or the steps up to an evaluation: a step for each batch of training images,
+        then the measures -> its row of the curves. Raises Stopped where a signal came;
+        `state.partial` then tells how far it came."""
         state, world, recipe = self.state, self.world, self.recipe
-        batches = self.draw_batches(train)
-        partial = state.begin_epoch(len(batches))
-        parts = [self.share(batch) for batch in batches]
-        stream = train.stream(parts[partial.step :])
+        drawn = self.draw_batches(train)
+        partial = state.begin_epoch(len(drawn))
+        shares = [self.share(batch) for batch in drawn]
+        stream = train.stream(shares[partial.step :])
         self.epoch_start = time.perf_counter() - partial.seconds
-        state.network.train()
-        for step in range(partial.step, len(batches)):
+        state.learner.train()
+        for step in range(partial.step, len(drawn)):
             partial.step = step
             self.stop_if_asked(partial.losses[:step])
 
             # schedule
-            progress = (state.epoch + step / len(batches)) / recipe.epochs
+            progress = self.progress(step, len(drawn))
             state.set_learning_rate(self.schedule(progress))
 
-            # forward, loss (the last step's gradients go first, to make room)
+            # forward and backward (the last step's gradients go first, to make room)
             state.optimizer.zero_grad(set_to_none=True)
-            moment = Moment(parts[step], state.epoch, progress, self.options.seed)
+            moment = Moment(shares[step], self.passes(step), progress, self.options.seed)
             images, targets = self.make_inputs(next(stream), moment, self.seeded_generator(step))
-            with self.autocast():
-                logits = self.forward(images)
-                loss = self.loss(logits, targets)
-
-            # backward: DistributedDataParallel takes the plain mean of the processes' gradients
-            weight = len(parts[step]) / len(batches[step])
-            (loss * (weight * world.size)).backward()
+            made = self.gradients(images, targets, len(drawn[step]))
+            partial.losses[step] = made.loss
+            partial.correct += made.correct
 
             # step
             if recipe.clip:
-                torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
-            state.optimizer.step()
+                state.scaler.unscale_(state.optimizer)
+                torch.nn.utils.clip_grad_norm_(state.learner.parameters(), recipe.clip)
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
             if state.average:
                 state.average.update()
 
-            partial.losses[step] = loss.detach() * weight
-            partial.correct += (logits.argmax(1) == mixing.heavier(targets)).sum()
-            if step % CHECK_EVERY == 0 or step == len(batches) - 1:
+            if step % CHECK_EVERY == 0 or step == len(drawn) - 1:
                 self.check_finite(partial.losses[: step + 1])
             bar.update()
         stream.close()  # its workers end
 
         # measures
-        whole = replace(partial, step=len(batches)).all_reduce(world)
+        whole = replace(partial, step=len(drawn)).all_reduce(world)
         state.partial = whole.on_first(world)
-        trained = averages(whole, batches, leave_out.count_known(train))
-        return self.measured(trained, train, val)
+        seen = sum(map(len, drawn))
+        answers = leave_out.count_known(train) if recipe.folds else seen
+        trained = averages(whole, drawn, answers)
+        return self.measured(trained, len(train) if recipe.folds else seen, train, val)
 
-    def measured(self, trained: Result, train: Set, val: Set) -> Row:
-        """The row of an epoch whose steps are over: what they saw, and what is measured now."""
-        state = self.state
+    def gradients(self, images: torch.Tensor, targets: torch.Tensor, batch: int) -> Seen:
+        """Forward and backward of this process's share (B, 3, S, S) of a `batch`, in the recipe's
+        number of parts -> its loss, as a share of the batch's mean, and its right answers.
+
+        Each part's mean loss counts by its images, so that gradients are those of the whole batch
+        at once. DistributedDataParallel takes the plain mean of the processes' gradients, once,
+        with the last part."""
+        world, count = self.world, self.recipe.grad_accumulation
+        pieces = list(zip(images.tensor_split(count), targets.tensor_split(count), strict=True))
+        seen = Seen()
+        for number, (part, wanted) in enumerate(pieces, start=1):
+            with self.alone() if number < count else nullcontext():
+                with self.autocast():
+                    logits = self.forward(part)
+                    loss = self.loss(logits, wanted)
+                weight = len(part) / batch
+                self.state.scaler.scale(loss * (weight * world.size)).backward()
+            seen.loss = seen.loss + loss.detach() * weight
+            seen.correct = seen.correct + (logits.argmax(1) == mixing.heavier(wanted)).sum()
+        return seen
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Within the block gradients are added up and not shared with other processes yet."""
+        return getattr(self.forward, "no_sync", nullcontext)()
+
+    def measured(self, trained: Result, images: int, train: Set, val: Set) -> Row:
+        """The row of an epoch whose steps are over: what they saw of so many images, and what is
+        measured now."""
+        state, recipe = self.state, self.recipe
         seconds = time.perf_counter() - self.epoch_start
-        validated = self.evaluator.evaluate(state.kept, leave_out.known(val))
+        validated = self.evaluator.evaluate(state.measured, leave_out.known(val))
+        step = {"step": recipe.steps_before(state.epoch + 1)} if recipe.steps else {}
         return {
             "epoch": state.epoch + 1,
+            **step,
             "train_loss": trained.loss,
             "train_acc": trained.accuracy,
             "val_loss": validated.loss,
             "val_acc": validated.accuracy,
             "lr": state.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
-            "images_per_second": len(train) / seconds,
+            "images_per_second": images / seconds,
             **self.entropy_columns(val),
             **self.collapse_columns(train),
         }
@@ -225,23 +271,40 @@ class Run:
             self.forward = self.wrapped_network()
 
     def draw_batches(self, train: Set) -> tuple[torch.Tensor, ...]:
-        """The epoch's batches: row numbers of all training images in an order of its own, in parts
-        whose lengths differ by at most one. With --folds as many outliers join each."""
-        generator = torch.Generator().manual_seed(self.epoch_seed() % 2**64)
-        count = leave_out.count_known(train)
-        order = torch.randperm(count, generator=generator)
-        steps = math.ceil(count / self.recipe.batch_size)
-        batches = order.tensor_split(steps)
-        if self.recipe.folds:
-            outliers = len(train) - count
-            batches = leave_out.beside_outliers(batches, count, outliers, generator)
-        lengths = [len(batch) for batch in batches]
-        return torch.cat(batches).to(self.device).split(lengths)
+        """The batches of the epoch, or of the steps up to the next evaluation: row numbers of
+        training images. With --folds as many outliers join each."""
+        seed, size, count = self.options.seed, self.recipe.batch_size, leave_out.count_known(train)
+        if self.recipe.steps:
+            before, after = map(self.recipe.steps_before, (self.state.epoch, self.state.epoch + 1))
+            drawn = batches.of_steps(count, size, seed, before, after)
+        else:
+            generator = torch.Generator().manual_seed(batches.seed_of(seed, self.state.epoch))
+            drawn = batches.of_epoch(count, size, generator)
+            if self.recipe.folds:
+                outliers = len(train) - count
+                drawn = leave_out.beside_outliers(drawn, count, outliers, generator)
+        self.images = count
+        lengths = [len(batch) for batch in drawn]
+        return torch.cat(drawn).to(self.device).split(lengths)
+
+    def progress(self, step: int, steps: int) -> float:
+        """The share of the run that lies before a step, of so many in the epoch."""
+        if self.recipe.steps:
+            return (self.recipe.steps_before(self.state.epoch) + step) / self.recipe.steps
+        return (self.state.epoch + step / steps) / self.recipe.epochs
+
+    def passes(self, step: int) -> int:
+        """The passes over all images that are finished before a step of the current epoch."""
+        if not self.recipe.steps:
+            return self.state.epoch
+        done = self.recipe.steps_before(self.state.epoch) + step
+        return done * self.recipe.batch_size // self.images
 
     def seeded_generator(self, step: int) -> torch.Generator:
         """The generator of this process's augmentation and mixing, seeded for a step of the current
         epoch."""
-        step_seed = self.epoch_seed() * 1_000_003 + step
+        epoch_seed = self.options.seed * batches.SEEDS_APART + self.state.epoch
+        step_seed = epoch_seed * batches.SEEDS_APART + step
         seed = step_seed * self.world.size + self.world.rank
         # The run's seed may be a date of fourteen digits; torch takes 64 bits.
         return self.generator.manual_seed(seed % 2**64)
@@ -259,10 +322,6 @@ class Run:
         images = self.augment(pixels, generator, moment)
         return self.mix(images, labels, generator)
 
-    def epoch_seed(self) -> int:
-        """A seed for the current epoch, not yet cut to 64 bits."""
-        return self.options.seed * 1_000_003 + self.state.epoch
-
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy in float32 of targets as `make_inputs` returns them, with the recipe's
         label smoothing; with --folds, the entropies' margin too."""
@@ -274,8 +333,9 @@ class Run:
         return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
     def autocast(self) -> AbstractContextManager:
-        """Context of bfloat16 where the device gains by it, and of float32 elsewhere."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+        """Context of the run's precision: by default bfloat16 where the device gains by it, and
+        float32 elsewhere."""
+        return precision.autocast(self.precision, self.device)
 
     # -- the end of an epoch
 
@@ -294,9 +354,8 @@ class Run:
         epoch = self.state.epoch + 1
         if not every or (epoch % every and epoch < self.recipe.epochs):
             return {}
-        network = self.state.kept
-        classifier = classifiers.classifier(network, self.state.facts.model)
-        return self.evaluator.collapse(network, classifier, leave_out.known(train))
+        classifier = classifiers.classifier(self.state.kept, self.state.facts.model)
+        return self.evaluator.collapse(self.state.measured, classifier, leave_out.known(train))
 
     def end_epoch(self, row: Row) -> None:
         """Count the epoch as finished, and write the curves, checkpoints and log; ValueError where
@@ -315,6 +374,8 @@ class Run:
         every = self.options.save_every
         if every and state.epoch % every == 0:
             path = outputs.files.epoch(state.epoch)
+            if self.recipe.steps:
+                path = outputs.files.step(state.step)
             state.save(path)
             outputs.write_epoch_sidecar(path, row)
         state.save(outputs.files.last)
@@ -324,14 +385,14 @@ class Run:
 
     def check_epoch(self, row: Row) -> None:
         """ValueError where the validation loss or a parameter is not finite."""
-        epoch = self.state.epoch + 1
+        unit, at = ("step", row["step"]) if self.recipe.steps else ("epoch", row["epoch"])
         if not math.isfinite(row["val_loss"] or 0.0):
             raise ValueError(
-                f"validation loss is {row['val_loss']} after epoch {epoch}; {self.last_good()}"
+                f"validation loss is {row['val_loss']} after {unit} {at}; {self.last_good()}"
             )
         if not all(parameter.isfinite().all() for parameter in self.state.network.parameters()):
             raise ValueError(
-                f"the parameters are NaN or infinite after epoch {epoch}; {self.last_good()}"
+                f"the parameters are NaN or infinite after {unit} {at}; {self.last_good()}"
             )
 
     def out_of_patience(self) -> bool:
@@ -361,52 +422,73 @@ class Run:
                 return
             step = int((~finite).nonzero()[0])
             raise ValueError(
-                f"the loss is {losses[step].item()} in epoch {self.state.epoch + 1}, step"
-                f" {step + 1}; {self.last_good()}"
+                f"the loss is {losses[step].item()} in {self.now(step)}; {self.last_good()}"
             )
 
     def last_good(self) -> str:
         """What is left of a run that diverged, and what to try, for the end of a message."""
         advice = f"train with a lower --lr (now {self.recipe.lr:g}), or --no-amp"
-        return f"{self.saved() or 'no epoch was finished'}; {advice}"
+        return f"{self.saved() or f'no {self.unit} was finished'}; {advice}"
+
+    @property
+    def unit(self) -> str:
+        """What the run's curves have a row of, and its files a whole state."""
+        return "evaluation" if self.recipe.steps else "epoch"
+
+    def now(self, step: int | None = None) -> str:
+        """Where the run is, in words: "epoch 3", or with a step of it "epoch 3, step 12"; of a run
+        by steps "step 282"."""
+        if self.recipe.steps:
+            done = self.state.steps_done if step is None else step
+            return f"step {self.recipe.steps_before(self.state.epoch) + done + 1}"
+        within = "" if step is None else f", step {step + 1}"
+        return f"epoch {self.state.epoch + 1}{within}"
 
     def saved(self) -> str:
         """Where the newest state is, as a clause; "" before the first epoch has ended."""
         if not self.state.epoch:
             return ""
-        return f"the state after epoch {self.state.epoch} is kept in {self.outputs.files.last}"
+        return f"the state after {self.state.place} is kept in {self.outputs.files.last}"
 
     def refuse_batch_size(self, train: Set) -> None:
         """After a step that ran out of memory, ValueError with the largest batch that does fit.
 
         Returns where the steps of the epoch were over, so that their batches did fit.
         """
-        batches = self.draw_batches(train)
+        drawn = self.draw_batches(train)
         step = self.state.partial.step if self.state.partial else 0
-        if step == len(batches):
+        if step == len(drawn):
             return
-        rows = self.share(batches[step])
+        parts = self.recipe.grad_accumulation
+        rows = self.share(drawn[step]).tensor_split(parts)[0]
         self.state.optimizer.zero_grad(set_to_none=True)
 
         def attempt(network: torch.nn.Module, count: int) -> None:
-            moment = Moment(rows[:count], self.state.epoch, LAST, self.options.seed)
+            moment = Moment(rows[:count], self.passes(step), LAST, self.options.seed)
             batch = train.batch(moment.rows)
             images, targets = self.make_inputs(batch, moment, self.generator)
             with self.autocast():
                 loss = self.loss(network(images), targets)
             loss.backward()
 
-        fitting = memory.largest_fit(self.state.network, len(rows), attempt) * self.world.size
-        if self.recipe.folds:
-            fitting //= 2  # one image and one outlier each
-        advice = "not even one image fits"
-        if fitting:
-            advice = f"--batch-size {fitting} fits a step (with a proportionally lower --lr)"
+        fitting = memory.largest_fit(self.state.learner, len(rows), attempt)
         message = (
-            f"{self.device} is out of memory with --batch-size {self.recipe.batch_size} in epoch"
-            f" {self.state.epoch + 1}: {advice}"
+            f"{self.device} is out of memory with --batch-size {self.recipe.batch_size} in"
+            f" {self.now()}: {self.advice(fitting, len(rows))}"
         )
         raise ValueError("; ".join(filter(None, [message, self.saved()]))) from None
+
+    def advice(self, fitting: int, asked: int) -> str:
+        """What to do where so many images of a process's share fit a step, of those asked for."""
+        if not fitting:
+            return "not even one image fits"
+        whole = fitting * self.world.size * self.recipe.grad_accumulation
+        parts = math.ceil(asked / fitting) * self.recipe.grad_accumulation
+        same = f", or the same batch with --grad-accumulation {parts}"
+        if self.recipe.folds:
+            whole //= 2  # one image and one outlier each
+            same = ""
+        return f"--batch-size {whole} fits a step (with a proportionally lower --lr){same}"
 
     # -- the end of the run
 
@@ -440,7 +522,7 @@ class Run:
         checkpoint."""
         accuracies = {}
         for split, images in (("train", train), ("test", test)):
-            found = self.evaluator.evaluate(self.state.kept, images, exact=True)
+            found = self.evaluator.evaluate(self.state.measured, images, exact=True)
             accuracies[f"{split}_acc"] = found.accuracy
         if self.options.tta:
             views = tta.VIEWS[self.options.tta]
@@ -461,8 +543,8 @@ class Run:
         first = max(below, default=0) + 1
         if first <= len(accuracies):
             self.outputs.log(
-                f"every training image right since epoch {first}: {len(accuracies) - first}"
-                " epochs of terminal phase"
+                f"every training image right since {self.unit} {first}: {len(accuracies) - first}"
+                f" {self.unit}s of terminal phase"
             )
         elif self.state.facts.mode == "collapse":
             self.outputs.log(

@@ -13,7 +13,7 @@ from torch import nn
 import utils
 from data import Preprocessing
 from images.sets import Set
-from networks import checkpoints, messages, registry
+from networks import checkpoints, classifiers, messages, registry
 from processes import World
 from training import parts, recipes
 from training.recipes import Recipe
@@ -144,8 +144,11 @@ class State:
         classes = len(facts.class_names)
         network = registry.build(facts.model, classes, **facts.model_args)
         self.network: nn.Module = network.to(world.device).to(memory_format=torch.channels_last)
+        if self.recipe.freeze:
+            self.network.eval().requires_grad_(False)
+            self.learner.requires_grad_(True)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
-        self.optimizer = parts.make_optimizer(self.recipe, self.network)
+        self.optimizer = parts.make_optimizer(self.recipe, self.learner)
         self.largest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = parts.make_average(self.recipe, self.network)
         self.history: list[Row] = []
@@ -154,6 +157,7 @@ class State:
         self.partial: Partial | None = None  # progress through the next one, once it has begun
         self.stretches = [Stretch(0, 0, world.size)]  # by how many processes it was trained, when
         self.threads_before: int | None = None  # of the process that a resumed run goes on from
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)  # of the loss, by Run for fp16
 
     def initialise(self, images: Set) -> None:
         """Show a network that learns from images before its first step some of them.
@@ -174,6 +178,31 @@ class State:
         if self.average:
             return self.average.network
         return self.network
+
+    @property
+    def learner(self) -> nn.Module:
+        """What a step trains: the network, or its classifier where all else is frozen."""
+        if not self.recipe.freeze:
+            return self.network
+        return classifiers.classifier(self.network, self.facts.model)
+
+    @property
+    def measured(self) -> nn.Module:
+        """What is validated, of what the training sees: the kept network on images, or the
+        classifier on the features of a frozen one."""
+        return self.learner if self.recipe.freeze else self.kept
+
+    @property
+    def step(self) -> int:
+        """Of a run by steps: those that are finished."""
+        return self.recipe.steps_before(self.epoch) + self.steps_done
+
+    @property
+    def place(self) -> str:
+        """How far the whole epochs have come, in words: "epoch 3", or "step 270"."""
+        if self.recipe.steps:
+            return f"step {self.recipe.steps_before(self.epoch)}"
+        return f"epoch {self.epoch}"
 
     @property
     def steps_done(self) -> int:
@@ -222,6 +251,10 @@ class State:
             "partial": partial,
             **more,
         }
+        if self.recipe.steps:
+            content["step"] = self.step
+        if self.scaler.is_enabled():
+            content["scaler_state_dict"] = self.scaler.state_dict()
         checkpoints.write(path, content)
 
     def processes(self) -> list[dict[str, int | None]]:
@@ -253,6 +286,8 @@ class State:
             self.network.load_state_dict(content["trained_state_dict"])
             self.average.steps = content["average_steps"]
         self.optimizer.load_state_dict(content["optimizer_state_dict"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(content["scaler_state_dict"])
 
     def resume(self, path: Path, arguments: Mapping[str, Any]) -> int:
         """Continue from the state in a file -> the number of processes that wrote it.

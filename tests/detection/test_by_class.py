@@ -22,6 +22,8 @@ def test_images_are_counted_by_predicted_class_and_by_what_accepts_them(folder):
     files = {"far_noise": "OOD_far_noise", "near": "OOD_near", "toy": "ID_toy"}
     for name, stem in files.items():
         scores = read_csv(folder / f"scores_{stem}.csv")
+        passes = read_csv(folder / f"accepted_{stem}.csv").filter(like="_accepted")
+        scores = scores.join(passes)
         part = table[table["images_of"] == name].set_index("predicted_class")
         assert part["images"].sum() == len(scores)
         assert part["share"].sum() == pytest.approx(1)

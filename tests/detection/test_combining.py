@@ -84,7 +84,7 @@ def test_a_row_like_any_other_that_stays_when_more_join(tmp_path):
     row = table[table["method"] == "mean(MSP,KNN)"].iloc[0]
     assert 0.5 < row["auroc"] <= 1
     assert json.loads(row["parameters"])["standardised_on"] == "validation"
-    assert "mean(MSP,KNN)_accepted" in read_csv(folder / "scores_OOD_near.csv")
+    assert "mean(MSP,KNN)_accepted" in read_csv(folder / "accepted_OOD_near.csv")
     after, _ = score(folder, "--methods", "Energy")
     assert set(after["method"]) == {"MSP", "Energy", "mean(MSP,KNN)"}
     ended = shell(ood_methods.main, "--checkpoint", folder, "--combine", "MSP,MSP")

@@ -178,7 +178,7 @@ def test_an_undefined_id_score_leaves_no_threshold_and_no_verdict(folder):
             "undefined for 1 of 100 ID test images, first in data row 4: " in line and why in line
         )
     for stem in ("ID_toy", "OOD_near"):
-        scored = read_csv(folder / f"scores_{stem}.csv")
+        scored = read_csv(folder / f"accepted_{stem}.csv")
         assert scored["KNN_accepted"].isna().all() and scored["MSP_accepted"].dtype == bool
     assert records.read_sidecar(folder / "scores_ID_toy.csv")["thresholds"]["KNN"] is None
 

@@ -122,7 +122,8 @@ def test_an_undefined_score_has_a_note_and_no_value():
     part = id_tables.ScoredSet("x", None, {"A": np.zeros(2)})
     scored = id_tables.Scored(images, [part], {})
     right = np.array([True, False, True])
-    for row in (*id_tables.selective(scored, right), *id_tables.with_ood(scored, right, 0.95)):
+    of_id = id_tables.selective(scored, right, id_tables.risk_curves(scored, right))
+    for row in (*of_id, *id_tables.with_ood(scored, right, 0.95)):
         assert np.isnan(row.value) and "undefined" in row.note
 
 

@@ -113,7 +113,7 @@ def test_replace_starts_over(folder):
 def test_another_share_is_applied_to_all_rows(folder):
     score(folder, "--methods", "KNN")
     table, _ = score(folder, "--methods", "MSP", "--tpr", "0.8")
-    inside, outside = read_csv(folder / "scores_ID_toy.csv"), read_csv(folder / "scores_OOD_a.csv")
+    inside, outside = (read_csv(folder / f"accepted_{stem}.csv") for stem in ("ID_toy", "OOD_a"))
     assert inside["KNN_accepted"].sum() == 80
     assert rows(table)["fpr95"]["a", "KNN"] == outside["KNN_accepted"].mean()
 

@@ -243,3 +243,25 @@ def test_accuracy_at_coverage():
 def test_mistakes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_order_serves_any_images_as_positive_ones():
+    """What the tables take from it is what the arrays give, to the bit, also with ties."""
+    rng = np.random.default_rng(4)
+    inside, outside = rng.integers(3, 12, 60) / 7, rng.integers(0, 9, 40) / 7
+    right = rng.random(60) < 0.7
+    order = metrics.order_of(inside, outside)
+    is_id = np.arange(100) < 60
+    kept_right = np.concatenate([right, np.zeros(40, dtype=bool)])
+    failures = np.concatenate([inside[~right], outside])
+    assert metrics.evaluate(inside, outside, order=order) == metrics.evaluate(inside, outside)
+    assert metrics.delong_of(order, kept_right) == metrics.delong(inside[right], failures)
+    rate = metrics.fpr_at_tpr(inside[right], failures, 0.9)
+    assert metrics.fpr_of(order, kept_right, 0.9) == rate
+    ood_below, id_above = metrics.placements(inside, outside)
+    _, right_above = metrics.placements(inside[right], outside)
+    below, above = metrics.placements_of(order, is_id)
+    np.testing.assert_array_equal(below[:60], ood_below)
+    np.testing.assert_array_equal(above[60:], id_above)
+    np.testing.assert_array_equal(metrics.placements_of(order, kept_right)[1][60:], right_above)
+    assert metrics.order_of([1.0, np.nan], [0.0]) is None

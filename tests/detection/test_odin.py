@@ -99,3 +99,22 @@ def test_sets_perturbed_differently_are_refused(with_odin):
         ended.code == 2 and "ODIN_OOD_near_test.csv was perturbed with another epsilon" in ended.err
     )
     assert "--odin-epsilon 0.002" in ended.err
+
+
+def test_perturbed_validation_images_give_odin_p_values(with_odin):
+    """Without them it has none."""
+    score(with_odin, "--methods", "ODIN", "MSP")
+    table = read_csv(with_odin / "scores_OOD_near.csv")
+    assert "MSP_p" in table and "ODIN_p" not in table
+    found = store.read_features(with_odin / "ID_toy_val.csv")
+    sidecar = records.read_sidecar(with_odin / "ID_toy_val.csv")
+    step = {"odin_epsilon": 0.002, "temperature": 1000.0}
+    path = with_odin / "ODIN_ID_toy_val.csv"
+    store.write_features(path, found.features * 1.1, found.labels, None, {**sidecar, **step})
+    score(with_odin, "--methods", "ODIN", "MSP")
+    logits = logits_of(with_odin, "ODIN_ID_toy_val")[1]
+    held_out = softmax(logits / 1000, axis=1).max(axis=1)
+    table = read_csv(with_odin / "scores_OOD_near.csv")
+    p = [(1 + np.sum(held_out <= value + 1e-12)) / (len(held_out) + 1) for value in table["ODIN"]]
+    np.testing.assert_allclose(table["ODIN_p"], p, rtol=1e-6)
+    assert "ODIN" in set(read_csv(with_odin / "conformal.csv")["method"])

@@ -206,11 +206,12 @@ def test_the_best_is_what_a_paired_test_sets_apart_from_every_other(folder):
 
 def test_accuracy_is_that_of_the_id_images_and_of_those_that_are_kept(done):
     inside = read_csv(done[0] / "scores_ID_toy.csv")
+    passes = read_csv(done[0] / "accepted_ID_toy.csv")
     right = inside["prediction"] == inside["label"]
     for row in read_csv(done[0] / "ood_metrics.csv").itertuples():
         assert row.accuracy == pytest.approx(right.mean(), abs=1e-12) and 0.25 < row.accuracy <= 1
         assert row.accuracy_at_tpr == pytest.approx(
-            right[inside[f"{row.method}_accepted"]].mean(), abs=1e-12
+            right[passes[f"{row.method}_accepted"]].mean(), abs=1e-12
         )
 
 

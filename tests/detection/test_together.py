@@ -392,3 +392,34 @@ def test_names_of_ensembles():
     assert name(["a_b_final_c_s0_fold1of2", "a_b_final_c_s0_fold2of2"]) == "a_b_ensemble_c_s0"
     assert name(["mine", "yours"]) == "mine-yours_ensemble"
     assert name(["mine", "of_yours"]) == "ensemble_mine_of_yours"
+
+
+# ---- p-values ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [deep, leave_out])
+def test_validation_images_go_the_same_way_and_give_p_values(tmp_path, make):
+    folders = make(tmp_path)
+    _, folder = scored(folders)
+    held_out = read_csv(folder / "scores_val_toy.csv")
+    assert len(held_out) == 40
+    if make is deep:
+        mean = np.mean([probabilities(run, "ID_toy_val") for run in folders], axis=0)
+        np.testing.assert_allclose(held_out["EnsembleMSP"], mean.max(1), rtol=1e-5)
+    own = [name for name in held_out if name != "label"]
+    table = read_csv(folder / "scores_OOD_near.csv")
+    assert {"EnsembleMSP", "ranks(KNN)"} <= set(own)
+    for method in own:
+        p = [(1 + np.sum(held_out[method] <= value)) / 41 for value in table[method]]
+        np.testing.assert_allclose(table[f"{method}_p"], p, rtol=1e-6)
+    assert set(read_csv(folder / "conformal.csv")["method"]) == set(own)
+    members_table = read_csv(folder / "ood_members.csv")
+    assert set(members_table["ood"]) == {"far", "near"}
+
+
+def test_without_validation_images_of_every_member_there_are_no_p_values(tmp_path):
+    folders = deep(tmp_path)
+    (folders[1] / "ID_toy_val.csv").unlink()
+    _, folder = scored(folders)
+    assert not (folder / "conformal.csv").exists()
+    assert not [name for name in read_csv(folder / "scores_ID_toy.csv") if name.endswith("_p")]

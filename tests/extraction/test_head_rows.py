@@ -2,12 +2,13 @@
 extraction makes of them."""
 
 import shlex
+import shutil
 
 import numpy as np
 import pytest
 import timm
 import torch
-from helpers import class_folders, read_csv, saved
+from helpers import class_folders, read_csv, saved, shell
 
 import feature_files
 import run_networks
@@ -229,3 +230,37 @@ def test_a_list_of_another_length_is_refused_before_an_image_is_decoded(large, t
     (tmp_path / "list.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match="has 2 lines, and the classifier has 1,000 rows"):
         run_networks.main(words(tmp_path, path, "--classes", str(tmp_path / "list.txt")))
+
+
+@pytest.mark.filterwarnings("ignore:.*always naming the largest class")
+def test_a_second_data_set_of_other_classes_gets_a_folder_of_its_own(large, tmp_path):
+    _, path = large
+    run_networks.main(words(tmp_path, path))
+    before = (tmp_path / "results/large/head.csv").read_bytes()
+    two = tmp_path / "two"
+    for split in ("train", "test"):
+        for name in IDS[:2]:
+            shutil.copytree(tmp_path / "three" / split / name, two / split / name)
+    flags = [*words(tmp_path, path)]
+    flags[flags.index("--dataset") + 1] = f"two={two}"
+    ended = shell(run_networks.main, *flags)
+    assert ended.code == 2
+    assert "large holds the features of the ID data set three, whose classes" in ended.err
+    assert (tmp_path / "results/large/head.csv").read_bytes() == before
+    command = ended.err.strip().rpartition("with: python run_networks.py ")[2]
+    assert shell(run_networks.main, *shlex.split(command)).code == 0
+    folder = tmp_path / "results/two/large"
+    assert list(read_csv(folder / "head.csv")["class"]) == IDS[:2]
+    assert len(read_csv(folder / "head_full.csv")) == 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*always naming the largest class")
+def test_two_data_sets_of_the_same_classes_may_share_a_folder(large, tmp_path):
+    _, path = large
+    run_networks.main(words(tmp_path, path))
+    flags = [*words(tmp_path, path)]
+    flags[flags.index("--dataset") + 1] = f"again={tmp_path / 'three'}"
+    with pytest.warns(UserWarning, match="later scripts need --dataset again or --dataset three"):
+        run_networks.main(flags)
+    assert (tmp_path / "results/large/ID_three_test.csv").exists()
+    assert (tmp_path / "results/large/ID_again_test.csv").exists()

@@ -188,6 +188,27 @@ def test_a_touched_set_with_broken_images_is_kept_by_content(own_digits_run, roo
     assert modified(own_digits_run.folder)["OOD_mine_test.csv"] == before
 
 
+@pytest.mark.parametrize("kind", ["broken", "missing", "broken folder"])
+def test_a_touched_image_is_kept_without_the_flag_too(own_digits_run, root, tmp_path, kind):
+    place = str(root) if kind == "broken folder" else make_list(tmp_path / "x.txt", root, range(6))
+    path = root / "dog/3.png"
+    break_file(path)
+    if kind == "missing":
+        path.unlink()
+    extract(own_digits_run, "--ood", f"some={place}", "--skip-broken")
+    before = modified(own_digits_run.folder)["OOD_some_test.csv"]
+    (root / "dog/1.png").touch()
+    words = ["--checkpoint", str(own_digits_run.checkpoint), "--device", "cpu"]
+    words += ["--output-dir", str(own_digits_run.output_dir), "--ood", f"some={place}"]
+    ended = shell(run_networks.main, *words)
+    assert ended.code == 0, ended.err
+    assert "made without 1 broken image (--skip-broken)" in ended.out
+    assert modified(own_digits_run.folder)["OOD_some_test.csv"] == before
+    write(root / "dog/1.png", np.zeros((9, 9, 3), np.uint8))
+    ended = shell(run_networks.main, *words)
+    assert ended.code == 2 and "3.png" in ended.err and "--skip-broken" in ended.err
+
+
 # ---- training ------------------------------------------------------------------------------------
 
 

@@ -230,6 +230,58 @@ def test_a_step_goes_down_the_gradient_of_its_loss(ensemble, kind, temperature):
     assert torch.equal(found.sign()[clear], gradient.sign()[clear])
 
 
+def counting(network):
+    """The network, and a list that grows by one for every batch that passes it."""
+    passes = []
+    network.register_forward_hook(lambda *_: passes.append(1))
+    return passes
+
+
+def test_several_epsilons_share_one_gradient(ensemble):
+    network = loading.load(ensemble.checkpoints[0])[0]
+    images = ensemble.setups[0].facts.preprocessing.normalise(whole_of(ensemble, "test").pixels[:9])
+    std = (0.2, 0.3, 0.5)
+    passes = counting(network)
+    held = perturbation.Directions()
+    for epsilon in (0.001, 0.002, 0.003):
+        step = Step("entropy", epsilon, 10)
+        for row in (0, 5):
+            batch = images[row : row + 5]
+            signs = held.find(network, batch, step, "ID_digits_test", row)
+            moved = perturbation.move(batch, signs, epsilon, std)
+            assert torch.equal(moved, perturbation.perturb(network, batch, step, std))
+    assert len(passes) == 2 + 6  # two batches once, and the six that the test made itself
+
+
+@pytest.mark.parametrize(
+    ("step", "of"),
+    [
+        (Step("entropy", 0.01, 100), "a"),
+        (Step("argmax", 0.01, 10), "a"),
+        (Step("entropy", 0.01, 10), "b"),
+    ],
+)
+def test_another_gradient_or_other_images_are_not_taken_for_those_held(ensemble, step, of):
+    network = loading.load(ensemble.checkpoints[0])[0]
+    images = whole_of(ensemble, "test").pixels[:8].float() / 255
+    held = perturbation.Directions()
+    held.find(network, images[:4], Step("entropy", 0.01, 10), "a", 0)
+    later = images[4:] if of == "b" else images[:4]
+    found = held.find(network, later, step, of, 0)
+    assert torch.equal(found, perturbation.direction(network, later, step))
+
+
+def test_directions_beyond_the_limit_are_computed_again(ensemble):
+    network = loading.load(ensemble.checkpoints[0])[0]
+    images = whole_of(ensemble, "test").pixels[:8].float() / 255
+    held = perturbation.Directions(limit=images[:4].nelement())
+    passes = counting(network)
+    for _ in range(2):
+        for row in (0, 4):
+            held.find(network, images[row : row + 4], Step("entropy", 0.01, 10), "a", row)
+    assert len(passes) == 3
+
+
 @pytest.mark.parametrize("kind", ["entropy", "argmax"])
 def test_perturbed_features_of_a_member_are_of_all_classes(ensemble, tmp_path, kind):
     own = Ensemble(tmp_path, ensemble.checkpoints, ensemble.setups)
@@ -291,6 +343,7 @@ def test_a_network_that_is_no_member_gets_odin_files_or_folders_of_its_own(own_d
     helpers.extract(own_digits_run, "--ood", "photos", "--odin-epsilon", "0.002")
     assert {path.stem for path in folder.glob("ODIN_*.csv")} == {
         "ODIN_ID_digits_test",
+        "ODIN_ID_digits_val",
         "ODIN_OOD_photos_test",
     }
     assert "perturbation" not in records.read_sidecar(folder / "ODIN_ID_digits_test.csv")

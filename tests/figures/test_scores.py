@@ -160,3 +160,18 @@ def test_centre_distances_are_densities_of_each_set():
     png(figure)
     alone = figures.centre_distances(inside, {})
     assert densities(alone.axes[0])[0][0].sum() > 0, "without OOD sets ID is drawn all the same"
+
+
+def test_the_curve_over_components_shows_every_set_and_the_number_of_the_table():
+    areas = {"near": [0.5, 0.75, 0.7], "far": [0.9, 0.95, 1.0]}
+    figure = figures.neco_dimensions([1, 10, 99], areas, 10, "NECO-ViT")
+    *lines, chosen = figure.axes[0].lines
+    for line, values in zip(lines, areas.values(), strict=True):
+        assert list(line.get_xdata()) == [1, 10, 99]
+        assert list(line.get_ydata()) == values
+    assert chosen.get_xdata()[0] == 10
+    said = words(figure)
+    assert "NECO-ViT over its number of components, seen with OOD data" in said
+    assert "near" in said and "far" in said
+    assert "chooses nothing" in figure.caption
+    png(figure)

@@ -26,6 +26,28 @@ def test_softmax_family_by_hand():
     assert score_one("GradNorm", train, logits) == pytest.approx(0.5 * np.log(3))
 
 
+def test_the_margin_of_a_larger_head_by_hand():
+    """Logits 0 and log 3 of the data's classes, log 2 and log 10 of the others: 4 against 12."""
+    rest = np.zeros((2, 2)), np.log([2, 10])
+    train = registry.Training([[1, 0], [0, 1]], [0, 1], np.eye(2), np.zeros(2), rest=rest)
+    states = registry.fit_all(train, ["EnergyMargin", "Energy-FullHead"])
+    assert states["EnergyMargin"].parameters == {"other_classes": 2}
+    found = registry.score_all([[0, np.log(3)]], states, np.eye(2), np.zeros(2))
+    assert found["EnergyMargin"] == pytest.approx(np.log(4 / 12), abs=1e-6)
+    assert special.expit(found["EnergyMargin"]) == pytest.approx(0.25, abs=1e-6)
+    assert found["Energy-FullHead"] == pytest.approx(np.log(16), abs=1e-6)
+
+
+def test_the_margin_does_not_saturate_where_the_share_is_1():
+    rest = np.zeros((1, 2)), np.zeros(1)
+    train = registry.Training([[1, 0], [0, 1]], [0, 1], np.eye(2), np.zeros(2), rest=rest)
+    states = registry.fit_all(train, ["EnergyMargin"])
+    sure = [[100, 0], [200, 0], [300, 0]]
+    found = registry.score_all(sure, states, np.eye(2), np.zeros(2))["EnergyMargin"]
+    assert list(special.expit(found)) == [1, 1, 1]
+    assert (np.diff(found) > 99).all()
+
+
 def test_msp_keeps_the_order_where_float32_saturates():
     logits = np.zeros((4, 10), np.float32)
     logits[:, 0] = [20, 24, 28, 32]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from score_cases import CASES, OVERRIDES, Case, random_case
+from score_cases import CASES, CHEAP, OVERRIDES, Case, random_case
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -29,13 +29,27 @@ def test_score_all_equals_each_score_alone(case, monkeypatch):
 
 
 def test_variants_are_rows_that_are_named_to_be_computed():
-    variants = set(registry.METHODS) - set(registry.DEFAULT)
-    assert variants == {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"} and set(registry.CORE) <= set(
-        registry.DEFAULT
-    )
+    variants = set(registry.METHODS) - set(registry.defaults(rest=True))
+    assert variants == {
+        "Energy-FullHead",
+        "Mahalanobis-LW",
+        "RelativeMahalanobis-LW",
+        "NECO-NoScaler",
+        "NECO-MaxLogit",
+        "NECO-ViT",
+        "NECO-DeiT",
+        "NECO-ETF",
+        "GMM",
+        "GMM++",
+        "CoRP",
+        "ActSub",
+        "WeiPer+KLD",
+    }
+    of_neco = {"NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+    assert set(registry.CORE) <= set(registry.DEFAULT)
     case = CASES["random"]
     states = registry.fit_all(
-        case.train, ["NECO", *variants], {"NECO": {"scaler": False}, "NECO-MaxLogit": {"dim": 3}}
+        case.train, ["NECO", *of_neco], {"NECO": {"scaler": False}, "NECO-MaxLogit": {"dim": 3}}
     )
     assert states["NECO-NoScaler"].parameters == states["NECO"].parameters
     assert states["NECO-ETF"].parameters == {"dim": 6, "scaler": True, "max_logit": False}
@@ -72,6 +86,8 @@ HEADLESS = {
     "RelativeMahalanobis",
     "Mahalanobis++",
     "RelativeMahalanobis++",
+    "Mahalanobis-LW",
+    "RelativeMahalanobis-LW",
     "NECO",
     "NECO-NoScaler",
     "NECO-ETF",
@@ -79,20 +95,41 @@ HEADLESS = {
     "Cosine",
     "WDiscOOD",
     "KNN",
+    "GMM",
+    "GMM++",
+    "CoRP",
 }
 
 
 def test_what_needs_no_head_has_the_same_scores_without_one(case):
-    assert {name for name in registry.METHODS if not registry.needs_head(name)} == HEADLESS
+    without = {name for name in registry.METHODS if not registry.needs_head(name)}
+    assert without == HEADLESS | {"Residual"}  # which has another origin without one
     bare = registry.Training(case.features, case.labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        alone = registry.score_all(case.test, registry.fit_all(bare, HEADLESS, {"KNN": {"k": 20}}))
-        states = registry.fit_all(case.train, HEADLESS, {"KNN": {"k": 20}})
+        given = {"KNN": {"k": 20}, "CoRP": CHEAP["CoRP"]}
+        alone = registry.score_all(case.test, registry.fit_all(bare, HEADLESS, given))
+        states = registry.fit_all(case.train, HEADLESS, given)
     for name, values in registry.score_all(case.test, states, case.W, case.b).items():
         np.testing.assert_allclose(
             alone[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).mean(), err_msg=name
         )
+
+
+def test_what_needs_no_labels_has_the_same_scores_without_them(case):
+    bare = registry.Training(case.features, None, case.W, case.b)
+    names = [name for name in registry.METHODS if not registry.needs_labels(name)]
+    assert "KNN" in names and "ViM" in names and "Mahalanobis" not in names
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        alone = registry.fit_all(bare, names, {"KNN": {"k": 20}})
+        states = registry.fit_all(case.train, names, {"KNN": {"k": 20}})
+    found = registry.score_all(case.test, alone, case.W, case.b)
+    for name, values in registry.score_all(case.test, states, case.W, case.b).items():
+        close = {"rtol": 1e-4, "atol": 5e-5 * np.nanmean(np.abs(values))}
+        np.testing.assert_allclose(found[name], values, **close, err_msg=name)
+    with pytest.raises(ValueError, match="Cosine needs the training images' labels"):
+        registry.fit_all(bare, ["Cosine"])
 
 
 def test_labels_alone_name_the_classes():
@@ -119,6 +156,20 @@ def test_what_needs_a_head_says_so(name, parameters):
         registry.fit_all(bare, [name], {name: parameters})
 
 
+def test_what_needs_the_other_rows_of_a_larger_head_says_so():
+    case = CASES["random"]
+    needing = {name for name in registry.METHODS if registry.needs_rest(name)}
+    assert needing == {"EnergyMargin", "Energy-FullHead"}
+    assert set(registry.defaults(rest=True)) - set(registry.DEFAULT) == {"EnergyMargin"}
+    assert registry.defaults(rest=False) == list(registry.DEFAULT)
+    alone = registry.Training(case.features, case.labels, case.W, case.b)
+    with pytest.raises(ValueError, match="EnergyMargin needs the other rows of a larger head"):
+        registry.fit_all(alone, ["EnergyMargin"])
+    W, b = case.rest
+    with pytest.raises(ValueError, match="has 39 weights per class; expected 40"):
+        registry.Training(case.features, case.labels, case.W, case.b, rest=(W[:, 1:], b))
+
+
 def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=3) -> Case:
     rng = np.random.default_rng(0)
     y = np.arange(n) % classes
@@ -139,13 +190,15 @@ def edge(x=None, labels=None, W=None, b=None, test=None, n=60, width=6, classes=
     )
 
 
-SUBSPACES = {"ViM", "Residual", "CoP", "NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ETF"}
+NECOS = {"NECO", "NECO-NoScaler", "NECO-MaxLogit", "NECO-ViT", "NECO-DeiT", "NECO-ETF"}
+CLASS_GAUSSIANS = {"GMM", "GMM++"}
+SUBSPACES = {"ViM", "Residual", "CoP"} | NECOS
 
 
-RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++"}
+RELATIVE = {"RelativeMahalanobis", "RelativeMahalanobis++", "RelativeMahalanobis-LW"}
 
 
-GAUSSIANS = {"Mahalanobis", "Mahalanobis++"} | RELATIVE
+GAUSSIANS = {"Mahalanobis", "Mahalanobis++", "Mahalanobis-LW"} | RELATIVE
 
 
 # of the direction of the features
@@ -160,25 +213,34 @@ DIRECTED = {
     "KNN",
     "NNGuide",
     "Relation",
+    "GMM++",
+    "CoRP",
+    "ActSub",
 }
 
 
-CONSTANT = SUBSPACES | GAUSSIANS | {"CORE", "WDiscOOD"}
+CONSTANT = SUBSPACES | GAUSSIANS | CLASS_GAUSSIANS | {"CORE", "WDiscOOD", "CoRP"}
 
 
 EDGES = {  # what is undefined for every image
-    "one feature": (edge(width=1), SUBSPACES | {"Mahalanobis++", "RelativeMahalanobis++", "CORE"}),
+    "one feature": (
+        edge(width=1),
+        SUBSPACES | {"Mahalanobis++", "RelativeMahalanobis++", "CORE", "GMM++", "CoRP", "ActSub"},
+    ),
     "two classes": (edge(classes=2), set()),
     "one image": (edge(test=lambda rows: rows[:1]), set()),
     "one training image": (edge(n=1, labels=lambda y: [0]), CONSTANT),
-    "one image per class": (edge(n=3), GAUSSIANS | {"ViM", "Residual", "CORE", "WDiscOOD"}),
+    "one image per class": (
+        edge(n=3),
+        GAUSSIANS | CLASS_GAUSSIANS | {"ViM", "Residual", "CORE", "WDiscOOD"},
+    ),
     "fewer images than features": (edge(n=8, width=30), {"ViM", "Residual"}),
-    "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT | {"OptFS"}),
+    "constant": (edge(x=lambda rows: rows * 0 + 0.1), CONSTANT | {"OptFS", "WeiPer+KLD"}),
     "constant, images too": (
         edge(x=lambda rows: rows * 0 + 0.1, test=lambda rows: rows * 0 + 0.1),
-        CONSTANT | {"NCI", "fDBD", "ORA", "OptFS"},
+        CONSTANT | {"NCI", "fDBD", "ORA", "OptFS", "WeiPer+KLD", "ActSub"},
     ),
-    "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | DIRECTED | {"OptFS"}),
+    "zeros": (edge(x=lambda rows: rows * 0), CONSTANT | DIRECTED | {"OptFS", "WeiPer+KLD"}),
     "one class": (
         edge(labels=lambda y: y * 0, test=lambda rows: rows[:3]),
         RELATIVE | {"WDiscOOD"},
@@ -186,15 +248,15 @@ EDGES = {  # what is undefined for every image
     "no weights": (edge(W=lambda W: W * 0), {"fDBD", "ORA", "CORE", "OptFS"}),
     "full collapse": (
         edge(x=lambda rows: np.eye(6)[np.arange(60) % 3]),
-        GAUSSIANS | {"ViM", "Residual", "WDiscOOD", "OptFS"},
+        GAUSSIANS | CLASS_GAUSSIANS | {"ViM", "Residual", "WDiscOOD", "OptFS"},
     ),
     "large": (edge(x=lambda rows: rows * 1e14, test=lambda rows: rows * 1e14), set()),
     # of which the energy is that of the biases
     "small": (edge(x=lambda rows: rows * 1e-14, test=lambda rows: rows * 1e-14), {"CORE"}),
-    "large images": (edge(test=lambda rows: rows * 1e14), set()),
+    "large images": (edge(test=lambda rows: rows * 1e14), {"WeiPer+KLD"}),
     "denormal images": (
         edge(test=lambda rows: rows * 1e-39),
-        DIRECTED | {"NECO-NoScaler"},
+        DIRECTED | {"NECO-NoScaler", "NECO-ViT", "NECO-DeiT"},
     ),
     "large head": (edge(W=lambda W: W * 1e14), set()),
 }
@@ -204,7 +266,7 @@ EDGES = {  # what is undefined for every image
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_at_the_edge_every_score_is_a_number_or_undefined_for_a_reason(name):
     found, undefined = EDGES[name]
-    states = registry.fit_all(found.train, registry.METHODS)
+    states = registry.fit_all(found.train, registry.METHODS, CHEAP)
     together = registry.score_all(found.test, states, found.W, found.b)
     for method, values in together.items():
         assert not np.isinf(values).any(), method

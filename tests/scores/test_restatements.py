@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from newer_cases import slow_actsub, slow_corp, slow_gmm, slow_openmax, slow_weiper
 from scipy import special
 from score_cases import (
     CASES,
     OVERRIDES,
     Case,
+    directions_of,
     energy64,
     slow_cadref,
     slow_caref,
@@ -24,6 +26,7 @@ from score_cases import (
     slow_ctm,
     slow_dice,
     slow_fdbd,
+    slow_full_energy,
     slow_gen,
     slow_gradnorm,
     slow_kl_matching,
@@ -34,6 +37,7 @@ from score_cases import (
     slow_mahalanobis_unit,
     slow_nci,
     slow_neco,
+    slow_neco_of_deit,
     slow_nnguide,
     slow_optfs,
     slow_ora,
@@ -41,9 +45,12 @@ from score_cases import (
     slow_relation,
     slow_relative_mahalanobis,
     slow_relative_mahalanobis_unit,
+    slow_relative_shrunk,
     slow_residual,
     slow_shaped,
+    slow_share,
     slow_she,
+    slow_shrunk,
     slow_vim,
     slow_vra,
     slow_wdiscood,
@@ -62,6 +69,9 @@ SLOW = {
     "KLMatching": slow_kl_matching,
     "GradNorm": slow_gradnorm,
     "LogitGap": slow_logit_gap,
+    "EnergyMargin": lambda case, x, logits: special.logit(slow_share(case, x, logits)),
+    "Energy-FullHead": slow_full_energy,
+    "OpenMax": slow_openmax,
     "ReAct": lambda case, x, logits: energy64(
         case, np.minimum(x, np.percentile(case.features, 90))
     ),
@@ -77,6 +87,8 @@ SLOW = {
     "RelativeMahalanobis": slow_relative_mahalanobis,
     "Mahalanobis++": slow_mahalanobis_unit,
     "RelativeMahalanobis++": slow_relative_mahalanobis_unit,
+    "Mahalanobis-LW": slow_shrunk,
+    "RelativeMahalanobis-LW": slow_relative_shrunk,
     "WDiscOOD": slow_wdiscood,
     "ViM": slow_vim,
     "Residual": lambda case, x, logits: -slow_residual(case, x),
@@ -84,6 +96,8 @@ SLOW = {
     "NECO": slow_neco,
     "NECO-NoScaler": lambda case, x, logits: slow_neco(case, x, logits, scaler=False),
     "NECO-MaxLogit": lambda case, x, logits: slow_neco(case, x, logits, max_logit=True),
+    "NECO-ViT": lambda case, x, logits: slow_neco(case, x, logits, scaler=False, max_logit=True),
+    "NECO-DeiT": slow_neco_of_deit,
     "NECO-ETF": lambda case, x, logits: slow_neco(case, x, logits, dim=len(case.W) - 1),
     "NCI": slow_nci,
     "fDBD": slow_fdbd,
@@ -98,6 +112,11 @@ SLOW = {
     "KNN": slow_knn,
     "NNGuide": slow_nnguide,
     "Relation": slow_relation,
+    "GMM": slow_gmm,
+    "GMM++": lambda case, x, logits: slow_gmm(*directions_of(case, x), logits),
+    "CoRP": slow_corp,
+    "ActSub": slow_actsub,
+    "WeiPer+KLD": slow_weiper,
 }
 
 

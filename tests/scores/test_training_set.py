@@ -17,7 +17,8 @@ def test_order_and_blocks_of_the_training_rows_change_nothing(case, monkeypatch)
     )
     order = np.random.default_rng(3).permutation(len(case.labels))
     monkeypatch.setattr(blocks, "BLOCK", 37)
-    train = registry.Training(case.features[order], case.labels[order], case.W, case.b)
+    rows, labels = case.features[order], case.labels[order]
+    train = registry.Training(rows, labels, case.W, case.b, rest=case.rest)
     shuffled = registry.score_all(
         case.test[::-1], registry.fit_all(train, registry.METHODS, OVERRIDES), case.W, case.b
     )
