@@ -12,6 +12,7 @@ without any sidecar comes from elsewhere, and is taken on trust, as a file would
 The hash of a set is made of those of its shards: no shard is read again when another one is.
 """
 
+import contextlib
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,7 +96,7 @@ def remove(path: str | os.PathLike) -> None:
     for part in parts_of(path):
         records.sidecar_path(part).unlink(missing_ok=True)
         part.unlink()
-    if not os.listdir(path):
+    with contextlib.suppress(OSError):  # others' files are left in it
         path.rmdir()
 
 
