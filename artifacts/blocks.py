@@ -151,6 +151,7 @@ class Stored:
     stale: records.Stale | None = None
     remedy: str = "the script that wrote it"
     classes: int | None = None  # labels are to be below; None: any labels
+    labelled_by: str = ""  # the command that gives labels, where images may come without them
     checked: bool = False
     rows: int = 0  # known after the first pass
 
@@ -177,6 +178,11 @@ class Stored:
         if self.classes is None:
             return
         row = first_outside(block.labels, self.classes)
+        if self.labelled_by and row is not None and (block.labels == -1).all():
+            raise ValueError(
+                f"{self.file} has no labels, and neural collapse is measured class by class; give"
+                f" them with: {self.labelled_by}"
+            )
         if row is not None:
             raise ValueError(
                 f"{place(self.file, block.start + row, 'label')}: found label"
