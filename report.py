@@ -11,6 +11,7 @@ Reads what stands in results/<stem>/ (tables, scores of images, sidecars, figure
 sidecar results/<stem>.json and its curves; needs neither features nor torch. The images that a
 score was most wrong about are shown where they are still at hand, from their folder or from
 --data-dir (CIFAR and its like by torch; nothing is downloaded), in at most 2 MB of thumbnails.
+
 In a folder of ood_methods.py --ensemble it finds the scores of all members together and of each
 alone, and the members' sidecars; collapse is each member's own. What is missing is named, with the
 command that makes it. report.html asks no other computer for anything: it can be mailed, printed

@@ -93,9 +93,9 @@ def simplex(values: Values) -> Bar | None:
     distance = values.get(("nc2_means_gram_distance", "train"))
     varying = values.get(("nc2_means_norm_cv", "train"))
     beside = [] if varying is None else [f"norms vary by {percent(varying)}"]
-    if distance is None and varying is None:
-        return None
     if distance is None:
+        if varying is None:
+            return None
         rule = "1 - norms' variation; the distance to a simplex ETF is undefined"
         return Bar(
             "NC2", WHAT["NC2"], percent(varying), ["variation of norms"], clipped(1 - varying), rule

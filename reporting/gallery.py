@@ -1,6 +1,7 @@
 """The images behind the numbers: of each method the OOD images that it trusts most, and the ID test
 images that it trusts least."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from reporting.explore import ranked
 from reporting.found import Found, Summary
 from reporting.scored import ScoredRun, ScoredSet
 from reporting.thumbnails import LOSSLESS, Album, Gone, size_of
-from reporting.words import finite, number
+from reporting.words import number
 
 SHOWN = 8  # images of a row of the gallery
 MOST_BYTES = 2_000_000  # of all thumbnails together, as they stand in the page
@@ -77,8 +78,8 @@ def is_small(part: ScoredSet) -> bool:
     """True where the images of a set are kept as they are, a few pixels wide."""
     looks = part.images.get("files")
     if isinstance(looks, dict):
-        sides = [looks.get("width"), looks.get("height")]
-        return all(finite(side) and side <= LOSSLESS for side in sides)
+        sides = (looks.get("width") or math.inf, looks.get("height") or math.inf)
+        return max(sides) <= LOSSLESS
     return size_of(part.images) <= LOSSLESS
 
 
@@ -102,7 +103,8 @@ def hang(
     made: Gallery, method: str, run: ScoredRun, albums: dict[str, Album], words: dict[str, str]
 ) -> None:
     """Add one method's images, unless they are more than there is room for."""
-    wall, new = {}, {}
+    wall: dict[str, list[Exhibit]] = {}
+    new: dict[str, str] = {}
     for key, part in keyed(run):
         if part.name in made.absent or method not in part.scores:
             continue

@@ -150,7 +150,7 @@ def every_metric(ood: pd.DataFrame) -> PlainTable:
     said_elsewhere = ("method", "checkpoint", "dataset")
     columns = ["method", *(name for name in ood.columns if name not in said_elsewhere)]
     shown = ood[columns].assign(auroc=ood["auroc"].where(known))
-    return plain_table(shown, "Every metric of ood_metrics.csv")
+    return plain_table(shown, "Every metric of ood_metrics.csv", "every")
 
 
 def mean_columns(summary: Summary) -> list[tuple[str, dict[str, dict[str, Any]]]]:

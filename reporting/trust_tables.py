@@ -124,7 +124,7 @@ def open_set(trust: pd.DataFrame) -> list[PlainTable]:
 
     def mean(name: str) -> float | None:
         each = [values.get((name, ood)) for ood in sets]
-        known = [value for value in each if finite(value)]
+        known = [value for value in each if value is not None and finite(value)]
         return sum(known) / len(sets) if len(known) == len(sets) else None
 
     methods.sort(key=lambda name: order(-(mean(name) or 0)))
