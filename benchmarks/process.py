@@ -33,7 +33,7 @@ import utils
 from artifacts import records, store
 from scores import registry
 
-STAGES = ("reading", "scoring", "tables", "figures")
+STAGES = ("reading", "scoring", "detector", "tables", "figures")
 BANK = [
     name
     for name, method in registry.METHODS.items()

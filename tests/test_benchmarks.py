@@ -342,7 +342,7 @@ def test_the_stages_of_the_whole_process_are_those_of_its_record_and_leave_the_s
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "benchmarks" / "process.csv")
     assert list(table["methods"]) == ["core"]
-    stages = table[["start", "reading", "scoring", "tables", "figures"]]
+    stages = table[["start", "reading", "scoring", "detector", "tables", "figures"]]
     np.testing.assert_allclose(stages.sum(axis=1), table["seconds"], atol=0.005)
     assert (stages > 0).all(axis=None) and table["reading_share"].between(0, 1).all()
 

@@ -202,7 +202,7 @@ def text_of(page):
 class Page(HTMLParser):
     """Collects tags with their attributes and fails on one that is not closed in order."""
 
-    VOID = ("meta", "img", "br", "wbr")
+    VOID = ("meta", "img", "br", "wbr", "input")
 
     def __init__(self, page):
         super().__init__()

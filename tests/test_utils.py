@@ -187,7 +187,7 @@ def test_a_file_in_one_form_does_not_leave_an_older_one_in_the_other(tmp_path):
 
 
 def test_a_failed_write_in_one_form_leaves_the_file_in_the_other(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError("disk full")
 
     store.write_features(tmp_path / "x.csv", np.ones((4, 2)), np.zeros(4))
