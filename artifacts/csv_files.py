@@ -53,13 +53,18 @@ TEXT = (
     "checkpoint",
     "class_name",
     "centring",
+    "csid",
     "dataset",
     "group",
+    "guarantee",
+    "images_of",
     "layer",
+    "measure",
     "method",
     "metric",
     "note",
     "ood",
+    "ood_class",
     "parameters",
     "path",
     "predicted_class",
@@ -68,6 +73,7 @@ TEXT = (
     "sets",
     "source",
     "split",
+    "verdict",
 )
 # A number as polars reads it, without NaN and infinity.
 NUMBER = r" *[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
