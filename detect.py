@@ -244,8 +244,9 @@ def batches(args: Arguments, detector: Detector, path: Path) -> Iterator[Batch]:
 
 
 def rows_of(name: str, detector: Detector) -> Batch:
-    """A file of features as one batch; a file that is not there is broken, as an image would be."""
-    if not Path(name).is_file():
+    """A file of features, or a folder of shards, as one batch; one that is not there is broken, as
+    an image would be."""
+    if not Path(name).exists():
         return Batch([], np.empty((0, 0)), {name: "there is no such file"})
     found = sources.rows(name, detector.width, detector.facts)
     return Batch(found.names, found.features, {})

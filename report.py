@@ -150,7 +150,9 @@ def write_leaderboard(args: Any) -> None:
     store.write_table(paths[0], board.ours, provenance)
     store.write_table(paths[1], board.published, provenance)
     utils.write_text(paths[2], leaderboard.markdown(board))
-    cli.print_table(leaderboard.shown(board), "AUROC in percent: ours, and as OpenOOD published it")
+    shown = leaderboard.shown(board)
+    if not shown.empty:  # the notes say why there is neither a near nor a far mean
+        cli.print_table(shown, "AUROC in percent: ours, and as OpenOOD published it")
     for note in board.notes:
         print(note)
     print(leaderboard.PROTOCOL)

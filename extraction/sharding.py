@@ -191,7 +191,7 @@ def finish(work: Work, job: Job, entries: Entries, count: int, seconds: float) -
     """Write the sidecars of a job's sets, all of whose shards are there."""
     files = work.outputs(job)
     common = writing.facts_of_images(work, job)
-    if is_test(job):
+    if (is_test(job) or job.is_csid) and work.has_head:
         common |= accuracy(work, files.features, job)
     for depth, (stage, folder) in enumerate(files.by_stage, start=-1):
         own = [entries[stage, number] for number in range(count)]

@@ -19,7 +19,7 @@ import detect
 import ood_methods
 import run_networks
 import utils
-from artifacts import records, store
+from artifacts import records, shards, store
 from detection.detector import Detector
 from extraction import streaming
 
@@ -228,6 +228,21 @@ def test_features_are_scored_without_what_is_slow_to_import(kept, tmp_path, name
 
 
 # ---- copies and pages ----------------------------------------------------------------------------
+
+
+def test_a_folder_of_shards_is_features(kept, tmp_path):
+    found = store.read_features(kept.folder / "OOD_mine_test.csv")
+    folder = tmp_path / "OOD_mine_test.parquet"
+    folder.mkdir()
+    entries = []
+    for number, cut in enumerate((slice(0, 30), slice(30, None))):
+        part = shards.shard_path(folder, number)
+        store.write_features(part, found.features[cut], found.labels[cut], found.paths[cut], {})
+        entries.append(shards.of_sidecar(part))
+    shards.finish(folder, {"width": found.features.shape[1]}, entries)
+    asked = [kept.ask("--format", "jsonl", place) for place in (found.file, folder)]
+    assert len(lines(asked[1])) == COUNT
+    assert lines(asked[1]) == lines(asked[0])
 
 
 def test_rejected_images_are_copied_and_nothing_is_overwritten(kept, tmp_path):

@@ -88,6 +88,14 @@ def test_sidecars_say_the_same_of_images_and_accuracy(files, sharded):
             assert one.get(key) == many.get(key), (name, key)
 
 
+def test_shifted_images_in_shards_have_their_accuracy(network, tmp_path):
+    words = ("--format", "parquet", "--csid", "fog3")
+    file = extract(network, tmp_path / "file", *words)
+    folder = extract(network, tmp_path / "shards", *words, "--shard-rows", ROWS)
+    told = [records.read_sidecar(run / "CSID_fog3_test.parquet") for run in (file, folder)]
+    assert told[1]["accuracy"] == told[0]["accuracy"]
+
+
 def test_a_run_in_shards_opens_and_its_command_makes_shards_again(sharded):
     run = feature_files.open_run(sharded)
     assert run.train == sharded / "ID_digits_train.parquet"

@@ -77,6 +77,15 @@ def test_a_method_that_was_not_computed_on_a_set_has_no_mean(tmp_path):
     assert pd.isna(rows.loc["KNN", "near_auroc"]) and pd.notna(rows.loc["KNN", "far_auroc"])
 
 
+def test_a_data_set_without_near_and_far_sets_has_its_mean_alone(tmp_path):
+    folder = write_run(tmp_path / "one", aurocs(0.8, sets=("photos", "gaussian")))
+    table = read_csv(folder / "ood_metrics.csv").assign(dataset="digits")
+    table.to_csv(folder / "ood_metrics.csv", index=False)
+    printed, ours = board(tmp_path, folder)
+    assert "OpenOOD has no near and far sets for digits" in printed
+    assert ours["mean_auroc"].tolist() == pytest.approx([0.805, 0.805])
+
+
 def test_published_figures_stand_beside_and_in_files_of_their_own(tmp_path):
     one = write_run(tmp_path / "one", aurocs(0.8, methods=("MaxLogit", "Cosine")))
     two = write_run(tmp_path / "two", aurocs(0.7, methods=("MaxLogit", "Cosine")))
