@@ -159,7 +159,20 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     if features and (args.copy_rejected or args.gallery):
         flag = "--copy-rejected" if args.copy_rejected else "--gallery"
         parser.error(f"{flag} is of images, and {features[0]} holds features; leave it out")
+    scored = [args.watch] if args.watch else args.places
+    if args.copy_rejected and any(lies_in(args.copy_rejected, folder) for folder in scored):
+        parser.error(
+            f"--copy-rejected {args.copy_rejected} lies in a folder that is scored, and the copies"
+            " would be scored too; name a folder elsewhere"
+        )
     return args
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """True for a folder itself, and for a path below it."""
+    return folder != sources.STANDARD_INPUT and Path(path).resolve().is_relative_to(
+        Path(folder).resolve()
+    )
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -169,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Load the detector, score batch by batch, and print -> the exit code."""
     args = parse_args(argv)
     path = detector_path(args.detector)
-    detector = Detector.load(path)
+    detector = Detector.load(path, utils.command("ood_methods", [path.parent]))
     method = detector.named(args.method)
     detector.threshold(args.keep, method)  # a method without one is a mistake now
     say_method(detector, method, args)
@@ -289,6 +302,12 @@ class Network:
 def weights_of(args: Arguments, detector: Detector, path: Path) -> str:
     """The network's weights: --checkpoint, or the file that the detector names, in its folder or in
     the one above. ValueError where there is none."""
+    known = (detector.facts.get(key) for key in ("checkpoint_sha256", "weights_sha256"))
+    if not any(known):
+        raise ValueError(
+            f"{path} was fitted to features whose network is not known, so that no image can be"
+            " scored by it; give features of the same network (.csv, .parquet, .npz) instead"
+        )
     if args.checkpoint:
         return args.checkpoint
     name = detector.facts.get("checkpoint")

@@ -340,6 +340,16 @@ def test_weights_that_are_not_there_are_asked_for(own):
     assert own.ask(own.photos / "01.png", "--checkpoint", moved).code in (0, 3)
 
 
+def test_images_are_refused_where_the_network_is_not_known(own, tmp_path):
+    detector = Detector.load(own.folder / "detector.safetensors")
+    for key in ("checkpoint", "checkpoint_sha256", "weights_sha256"):
+        detector.facts.pop(key, None)
+    detector.save(tmp_path / "imported.safetensors")
+    words = ["--detector", tmp_path / "imported.safetensors", own.photos / "01.png"]
+    ended = shell(detect.main, *words, "--checkpoint", own.weights)
+    assert ended.code == 2 and "give features of the same network" in ended.err
+
+
 def test_features_of_another_network_are_refused(own):
     path = own.folder / "OOD_mine_test.csv"
 
@@ -358,6 +368,8 @@ def test_features_of_another_network_are_refused(own):
         (["a.png", "--watch", "b"], "--watch scores one folder"),
         (["--watch", "nowhere"], "there is no such folder"),
         (["a.npz", "--gallery", "p.html"], "--gallery is of images"),
+        (["here", "--copy-rejected", "here/rejected"], "the copies would be scored too"),
+        (["--watch", "here", "--copy-rejected", "here"], "the copies would be scored too"),
         (["a.png", "--method", "KNN"], "--with-bank keeps them"),
         (["a.png", "--method", "nothing"], "no method 'nothing'"),
         (["a.png", "--keep", "1.5"], "at most 1"),
