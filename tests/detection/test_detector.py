@@ -47,13 +47,9 @@ def kept(tmp_path_factory):
     return detector, path, Detector.load(path)
 
 
-# ---- the same, to the bit ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_loaded_detector_scores_every_method_to_the_bit(kept, name):
-    """Beside all others, as ood_methods.py scores them."""
-    _, _, loaded = kept
+@pytest.fixture(scope="module")
+def afresh():
+    """(states, scores of the test images) as ood_methods.py fits and scores all methods."""
     train = registry.Training(
         CASE.features[:400],
         CASE.labels[:400],
@@ -65,12 +61,31 @@ def test_a_loaded_detector_scores_every_method_to_the_bit(kept, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         states = registry.fit_all(train, NAMES)
-        together = registry.score_all(CASE.test, states, CASE.W, CASE.b)[name]
-        assert loaded.score(CASE.test)[name].tobytes() == together.tobytes()
+        return states, registry.score_all(CASE.test, states, CASE.W, CASE.b)
+
+
+@pytest.fixture(scope="module")
+def from_file(kept):
+    """The scores of the test images by the detector that was read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kept[2].score(CASE.test)
+
+
+# ---- the same, to the bit ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loaded_detector_scores_every_method_to_the_bit(kept, afresh, from_file, name):
+    """Beside all others, as ood_methods.py scores them."""
+    loaded, (states, together) = kept[2], afresh
+    assert from_file[name].tobytes() == together[name].tobytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         alone = loaded.score(CASE.test, [name])
     assert list(alone) == [name]
     # the same bits too, where a product's columns do not depend on their number
-    np.testing.assert_allclose(alone[name], together, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(alone[name], together[name], rtol=1e-7, atol=1e-7)
     assert loaded.states[name].parameters == states[name].parameters
     assert loaded.states[name].note == states[name].note
 
