@@ -45,7 +45,9 @@ class Entry:
     @property
     def plain_shape(self) -> tuple[int, ...]:
         """The shape without axes of length 1 behind the first: (N, D, 1, 1) is (N, D)."""
-        return self.shape[:1] + tuple(length for length in self.shape[1:] if length != 1)
+        rows, others = self.shape[:1], self.shape[1:]
+        long = tuple(length for length in others if length != 1)
+        return rows + long
 
     @property
     def words(self) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from artifacts import blocks, records
+from artifacts import blocks, csv_files, records, shards
 from utils import replacing, write_json
 
 FORMATS = ("npy", "safetensors")
@@ -59,8 +59,8 @@ def files_of(base: Path, form: str, features: Path) -> list[Path]:
     if form == "safetensors":
         return [base.with_name(f"{base.name}.safetensors")]
     names = ["features", "labels"]
-    first = next(blocks.blocks(features, check=False))
-    if first.paths is not None:
+    first = shards.parts_of(features)[0]
+    if "path" in csv_files.columns_of(first):
         names.append("paths")
     return [base.with_name(f"{base.name}_{name}.npy") for name in names]
 

@@ -116,4 +116,6 @@ def reference(work: Work, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]
 
 def share(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The largest difference, as a share of the largest value or of 1."""
-    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
+    difference = np.abs(ours - theirs).max()
+    largest = np.abs(ours).max()
+    return float(difference / max(1.0, largest))

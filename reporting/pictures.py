@@ -120,7 +120,8 @@ def drawn(found: Found) -> list[tuple[str, bytes]]:
 
 def place_of(stem: str) -> int:
     """The row of PLACES that a file's stem belongs to."""
-    return next(place for place, (form, _, _) in enumerate(PLACES) if re.search(form, stem))
+    matching = (row for row, (form, _, _) in enumerate(PLACES) if re.search(form, stem))
+    return next(matching)  # the last row matches every stem
 
 
 def group(alike: list[Picture], best: str) -> PictureGroup:
