@@ -6,22 +6,20 @@ in ID or OOD."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
-from torchvision.transforms.v2 import functional as transforms
 
 from images import corruptions, lists, noise, odin_sets, openood
 from images.corruptions import Corruption
 from images.downloads import Published, fetched
-from images.file_facts import Matched
 from images.folders import absence, first_folder, listing, listing_hash, quoted
 from images.places import image_set, labelled_list, without_broken
+from images.preprocessing import Preprocessing
 from images.sets import ImageFiles, Images, image_folder
 from utils import SPLIT, SetName
 
@@ -30,106 +28,6 @@ STATISTICS_BATCH = 64  # images that are in memory at once while their mean is m
 # classes of DTD that ImageNet has too
 IN_IMAGENET = ("bubbly", "cobwebbed", "honeycombed", "spiralled")
 VAL_SEED = 42  # the validation images are the same in every run, whatever its own seed
-
-
-# ---- preprocessing -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image of any size becomes a network's input; kept in the checkpoint and applied to
-    every ID and OOD image.
-
-    The shorter side is resized to `size` pixels (antialiased), the centre is cropped, and channels
-    in [0, 1] are normalised by `mean` and `std`: those of the ID set, or mean 0 and std 1 for a
-    network of raw inputs. With a `crop_share` of 0.875 the shorter side becomes size / 0.875 first:
-    256 for 224, as networks for ImageNet have it."""
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bilinear"
-    crop_share: float = 1.0
-    match: Matched | None = None  # each image is given this size and encoding first
-    corruption: Corruption | None = None  # what befalls each image once it has its size
-
-    @property
-    def resized(self) -> int:
-        """Pixels of the shorter side before the centre is cropped."""
-        return round(self.size / self.crop_share)
-
-    @property
-    def words(self) -> str:
-        """ "224 px in the centre of 256, bilinear, mean 0.5, std 0.25"."""
-        size = f"{self.size} px"
-        if self.crop_share != 1:
-            size += f" in the centre of {self.resized}"
-        mean, std = channels(self.mean), channels(self.std)
-        return f"{size}, {self.interpolation}, mean {mean}, std {std}"
-
-    def resize(self, image: Any) -> Any:
-        """PIL image or uint8 tensor (..., H, W) -> the same with H = W = size."""
-        image = self.resized_alone(image)
-        return image if self.corruption is None else corrupted(image, self.corruption)
-
-    def resized_alone(self, image: Any) -> Any:
-        """The same without the corruption."""
-        if self.match is not None:
-            image = matched(image, self.match)
-        if min(transforms.get_size(image)) != self.resized:
-            mode = transforms.InterpolationMode(self.interpolation)
-            image = transforms.resize(image, [self.resized], interpolation=mode, antialias=True)
-        if transforms.get_size(image) == [self.size, self.size]:
-            return image
-        return transforms.center_crop(image, [self.size])
-
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, 3, S, S) -> float32 (N, 3, S, S), channels last in memory."""
-        mean = per_channel(tuple(self.mean), images.device)
-        std = per_channel(tuple(self.std), images.device)
-        scaled = (images.to(torch.float32) - mean).div_(std)
-        # The channels' move comes last: a subtraction over three interleaved channels is four times
-        # as slow on a CPU.
-        return scaled.contiguous(memory_format=torch.channels_last)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The values as records keep them; `match` and `corruption` only where there is one."""
-        optional = ("match", "corruption")
-        without = [name for name in optional if getattr(self, name) is None]
-        return {name: value for name, value in asdict(self).items() if name not in without}
-
-
-def channels(values: Sequence[float]) -> str:
-    """The values of the three channels; a single number if they agree."""
-    if len(set(values)) == 1:
-        return f"{values[0]:g}"
-    return " ".join(f"{value:g}" for value in values)
-
-
-def matched(image: Any, match: Matched) -> Any:
-    """PIL image or uint8 tensor (N, 3, H, W) -> the same in another size and encoding."""
-    if not isinstance(image, torch.Tensor):
-        return match.apply(image)
-    arrays = image.permute(0, 2, 3, 1).contiguous().numpy()
-    return torch.from_numpy(match.apply_all(arrays)).permute(0, 3, 1, 2)
-
-
-def corrupted(image: Any, corruption: Corruption) -> Any:
-    """PIL image or uint8 tensor (N, 3, S, S) -> a uint8 array, or tensor, of the same size."""
-    if not isinstance(image, torch.Tensor):
-        return corruption.apply(np.asarray(image))
-    arrays = image.permute(0, 2, 3, 1).contiguous().numpy()
-    changed = np.stack([corruption.apply(array) for array in arrays])
-    return torch.from_numpy(changed).permute(0, 3, 1, 2)
-
-
-@cache
-def per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Three channels in [0, 1] -> (1, 3, 1, 1) in [0, 255] on the device.
-
-    The result is kept, since each copy to a GPU makes it wait."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
 
 
 # ---- the registry's functions --------------------------------------------------------------------
@@ -157,12 +55,18 @@ def from_arrays(
     )
 
 
+def torchvision_set(name: str) -> Any:
+    """The class of a data set; the package takes seconds to import, and folders do without."""
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
 def cifar(
     split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike, name: str
 ) -> Images:
     """CIFAR-10 or CIFAR-100 (Krizhevsky 2009)."""
-    kinds = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
-    kind = kinds[name]
+    kind = torchvision_set({"cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name])
     data_dir, base = absolute(data_dir), kind.base_folder
     files = {f"{base}/{file}": md5 for file, md5 in [*kind.train_list, *kind.test_list]}
     files[f"{base}/{kind.meta['filename']}"] = kind.meta["md5"]
@@ -180,7 +84,7 @@ def cifar(
 
 
 def svhn(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
-    kind, data_dir = torchvision.datasets.SVHN, absolute(data_dir)
+    kind, data_dir = torchvision_set("SVHN"), absolute(data_dir)
     url, file, md5 = kind.split_list[split]
     published = Published(
         "svhn", "svhn", data_dir, {f"svhn/{file}": md5}, {}, f"{file} ({url})", data_dir / "svhn"
@@ -192,7 +96,7 @@ def svhn(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) 
 
 
 def mnist(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> Images:
-    kind, data_dir = torchvision.datasets.MNIST, absolute(data_dir)
+    kind, data_dir = torchvision_set("MNIST"), absolute(data_dir)
     archives = {f"MNIST/raw/{file}": md5 for file, md5 in kind.resources}
     files = dict.fromkeys(path.removesuffix(".gz") for path in archives)
     wanted = ", ".join(file for file, _ in kind.resources)
@@ -214,7 +118,7 @@ def mnist(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike)
 def textures(split: str, preprocessing: Preprocessing, data_dir: str | os.PathLike) -> ImageFiles:
     """All 5,640 images of DTD (Cimpoi et al. 2014), as OpenOOD takes them; none of them trains
     anything here."""
-    kind, data_dir = torchvision.datasets.DTD, absolute(data_dir)
+    kind, data_dir = torchvision_set("DTD"), absolute(data_dir)
     lists = dict.fromkeys(f"dtd/dtd/labels/{part}1.txt" for part in ("train", "val", "test"))
     archive = Path(kind._URL).name
     published = Published(

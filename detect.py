@@ -7,6 +7,8 @@ data.
     find photographs -name "*.jpg" | python detect.py --detector results/resnet18_best_cifar100_s0 -
     python detect.py --detector results/resnet18_best_cifar100_s0 --format jsonl --method ViM more/
     python detect.py --detector results/resnet18_best_cifar100_s0 --watch inbox
+    # network and detector in one ONNX file, compared on the images that are named
+    python detect.py --detector results/resnet18_best_cifar100_s0 --export-onnx resnet18.onnx more/
     # features instead of images: neither the network nor torch is needed
     python detect.py --detector results/resnet18_best_cifar100_s0 features.npz OOD_mine_test.csv
 
@@ -15,7 +17,8 @@ images, a p-value, and the file. The detector is what ood_methods.py writes into
 (the folder may be named in its place). For images the network's weights are needed: the detector
 names them, and they are looked for in its folder and in the one above, or where --checkpoint says;
 a file of another network is refused. Images go through the preprocessing and the pass of
-run_networks.py, in batches, so that a stream of any length takes little memory.
+run_networks.py, in batches, so that a stream of any length takes little memory. A network that
+run_networks.py exported as ONNX serves too, as --checkpoint, and starts without torch.
 
 The threshold is the conformal one: an ID image is kept with the chance --keep, and an image is
 rejected where its p-value is at most 1 less that. The method is the one that the detector
@@ -26,6 +29,7 @@ the others are scored all the same."""
 
 import itertools
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -38,6 +42,7 @@ from detection import answers, gallery, sources
 from detection.detector import KEEP, Detector
 
 FILE = "detector.safetensors"
+COMPARED_ON = 64  # images, of an exported file
 
 
 class Arguments(Protocol):
@@ -58,6 +63,7 @@ class Arguments(Protocol):
     batch_size: int | None
     workers: int | None
     max_pixels: int | None
+    export_onnx: str | None
 
 
 class Batch(NamedTuple):
@@ -140,6 +146,15 @@ def add_network_flags(group: Any) -> None:
     cli.add_flags(group, "batch-size", batch_size={"type": cli.positive, "help": batch_help})
     cli.add_flags(group, "workers", workers={"type": cli.positive, "help": "threads that decode"})
     cli.add_flags(group, "max-pixels", max_pixels={"type": cli.positive})
+    group.add_argument(
+        "--export-onnx",
+        type=cli.path,
+        metavar="FILE.onnx",
+        help=(
+            "write the network and the detector's method as one ONNX file, instead of verdicts; the"
+            f" first {COMPARED_ON} images that are named, or noise, are what it is compared on"
+        ),
+    )
 
 
 def place(text: str) -> str:
@@ -151,13 +166,15 @@ def parse_args(argv: Sequence[str] | None = None) -> Arguments:
     """The arguments; an error for none that names images, and for what contradicts itself."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    if not args.places and not args.watch:
+    if not args.places and not args.watch and not args.export_onnx:
         parser.error("name images, folders, or - for lines of standard input; or --watch FOLDER")
     if args.places and args.watch:
         parser.error("--watch scores one folder until it is stopped; leave the other images out")
     features = list(filter(sources.is_features, args.places))
-    if features and (args.copy_rejected or args.gallery):
-        flag = "--copy-rejected" if args.copy_rejected else "--gallery"
+    of_images = ("copy_rejected", "gallery", "export_onnx")
+    given = [name for name in of_images if getattr(args, name)]
+    if features and given:
+        flag = "--" + given[0].replace("_", "-")
         parser.error(f"{flag} is of images, and {features[0]} holds features; leave it out")
     scored = [args.watch] if args.watch else args.places
     if args.copy_rejected and any(lies_in(args.copy_rejected, folder) for folder in scored):
@@ -186,6 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     method = detector.named(args.method)
     detector.threshold(args.keep, method)  # a method without one is a mistake now
     say_method(detector, method, args)
+    if args.export_onnx:
+        export(args, detector, path, method)
+        return answers.ALL_ACCEPTED
     taken = answers_for(args, detector, method)
     try:
         for batch in batches(args, detector, path):
@@ -281,15 +301,11 @@ class Network:
 
     def __init__(self, args: Arguments, detector: Detector, path: Path):
         weights = weights_of(args, detector, path)
-        from extraction import streaming  # torch takes seconds, and features do without
-        from images import reading
+        from images import reading  # Pillow, and below torch: features do without
 
         if args.max_pixels:
             reading.limit_pixels(args.max_pixels)
-        device = str(cli.device(args.device))
-        self.network = streaming.opened(
-            weights, detector.facts, args.model, device, args.batch_size, args.workers
-        )
+        self.network = opened(weights, args, detector)
 
     def batches(self, images: Iterator[sources.Found]) -> Iterator[Batch]:
         """Images through the network, batch by batch."""
@@ -297,6 +313,82 @@ class Network:
             broken = {found.path: found.fault for found in part if found.fault}
             made = self.network.features([found.path for found in part if not found.fault])
             yield Batch(made.paths, made.features, {**broken, **made.broken})
+
+
+def opened(weights: str, args: Arguments, detector: Detector) -> Any:
+    """The network of a file: by onnxruntime, without torch, or by torch, which takes seconds to
+    import."""
+    if is_onnx(weights):
+        if args.model:
+            raise ValueError(f"--model names a torch network, and {weights} is one of ONNX itself")
+        from extraction import onnx_streaming
+
+        return onnx_streaming.opened(
+            weights, detector.facts, detector.head, args.batch_size, args.workers
+        )
+    from extraction import streaming
+
+    device = str(cli.device(args.device))
+    return streaming.opened(
+        weights, detector.facts, args.model, device, args.batch_size, args.workers
+    )
+
+
+# ---- network and detector in one file ------------------------------------------------------------
+
+
+def export(args: Arguments, detector: Detector, path: Path, method: str) -> None:
+    """Write the ONNX file and its sidecar; ValueError, and no file, where its scores differ from
+    the detector's."""
+    from artifacts import records
+    from detection import onnx_detector
+    from extraction import onnx_streaming
+
+    assert args.export_onnx is not None
+    target = Path(args.export_onnx)
+    onnx_detector.check_target(target, method)
+    weights = weights_of(args, detector, path)
+    with tempfile.TemporaryDirectory() as folder:
+        if not is_onnx(weights):
+            weights = as_onnx(weights, Path(folder) / "network.onnx", args, detector)
+        network = onnx_streaming.opened(weights, detector.facts, detector.head)
+        images, origin = compared_on(args, network)
+        exported = onnx_detector.Exported(network.session, detector, method, args.keep)
+        found = exported.write(target, images)
+    facts = records.provenance(cli.material(args), detector=str(path), compared_on=origin)
+    facts |= {"sha256": records.sha256(target), **exported.facts(), **vars(found)}
+    utils.write_json(records.sidecar_path(target), facts)
+    print(f"{target}: {found.words} ({origin})")
+
+
+def is_onnx(path: str) -> bool:
+    """True for a network that onnxruntime runs, by its ending."""
+    return Path(path).suffix.lower() == ".onnx"
+
+
+def as_onnx(weights: str, target: Path, args: Arguments, detector: Detector) -> str:
+    """A checkpoint's network as an ONNX file."""
+    from extraction import streaming
+
+    streaming.export(weights, detector.facts, args.model, target)
+    return str(target)
+
+
+def compared_on(args: Arguments, network: Any) -> tuple[np.ndarray, str]:
+    """Images (n, 3, S, S), prepared, and what they are: the first that are named and can be read,
+    or noise."""
+    found = list(itertools.islice(sources.images(args.places, sys.stdin), COMPARED_ON))
+    pixels = network.reader.read([image.path for image in found if not image.fault]).pixels
+    origin = "the images that were named"
+    if pixels is None:
+        side = network.reader.preprocessing.size
+        generator = np.random.default_rng(0)
+        pixels = generator.integers(0, 256, (COMPARED_ON, side, side, 3), dtype=np.uint8)
+        origin = "noise; name images to compare on them"
+    return network.reader.preprocessing.normalised(pixels), origin
+
+
+# ---- the network ---------------------------------------------------------------------------------
 
 
 def weights_of(args: Arguments, detector: Detector, path: Path) -> str:

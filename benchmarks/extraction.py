@@ -137,7 +137,7 @@ def ours(args):
     """-> a pass that makes features (N, D), as run_networks.py does."""
     machine_memory.keep_freed()
     model, images = network(args), chosen(args)
-    size, origin = batching.choose(None, args.image_size, CPU, machine_memory.total())
+    size, origin = batching.choose(None, args.image_size, CPU.type, machine_memory.total())
     made = extractor.Extractor(
         model.to(memory_format=torch.channels_last),
         classifier(model),

@@ -1,7 +1,7 @@
 """What a network expects of its images: stated by some source, and never guessed in silence.
 
     choice = choose([Source("the command line", {"size": 224}), Source("net.py", {...})])
-    choice.preprocessing    data.Preprocessing
+    choice.preprocessing    images.preprocessing.Preprocessing
     str(choice)             "224 px, bilinear, mean 0.5, std 0.25 (image size from ...)"
 
 Each value is taken from the first source that knows it. Some source must know size, mean and std.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data import Preprocessing, channels
+from images.preprocessing import Preprocessing, channels
 from networks import entries, messages
 
 WORDS = {

@@ -11,7 +11,7 @@ import utils
 from artifacts import records
 from extraction.work import Work
 from images.sets import Set
-from networks import classifiers, onnx_export, onnx_graphs, onnx_networks
+from networks import classifiers, onnx_export, onnx_graphs, onnx_networks, onnx_sessions
 
 IMAGES = 64  # test images that the two are compared on
 TOLERANCE = 1e-5  # largest difference, as a share of the largest value or of 1
@@ -19,7 +19,7 @@ TOLERANCE = 1e-5  # largest difference, as a share of the largest value or of 1
 
 def check(paths: list[str], target: str, force: bool) -> None:
     """ValueError for what can be known before anything is opened."""
-    onnx_networks.runtime()
+    onnx_sessions.runtime()
     onnx_graphs.library()
     if len(paths) != 1 or onnx_graphs.is_onnx(paths[0]):
         raise ValueError(

@@ -24,10 +24,10 @@ import torch
 
 import processes
 from collapse import layers
-from data import Preprocessing
 from extraction import perturbation
 from extraction.plan import Job
 from images import serving
+from images.preprocessing import Preprocessing
 from images.sets import ImageFiles, Set
 from networks import classifiers, source_files
 from networks.classifiers import NoClassifier

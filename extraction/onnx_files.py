@@ -71,8 +71,8 @@ def say(trained: Trained) -> list[str]:
         lines.append("features are averaged over their positions")
     if network.chosen.head is not None:
         lines.append("head: the linear layer of the graph that makes the logits of the features")
-    if network.fixed_batch:
-        lines.append(f"the graph takes {network.fixed_batch} images at once")
+    if network.session.fixed_batch:
+        lines.append(f"the graph takes {network.session.fixed_batch} images at once")
     return lines
 
 

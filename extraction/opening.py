@@ -134,7 +134,7 @@ def make_extractor(
     """The network on this rank's device; the first rank alone shows its progress."""
     network = trained.network.to(world.device).to(memory_format=torch.channels_last)
     side = choice.preprocessing.size
-    images, origin = batching.choose(options.batch_size, side, world.device, options.memory)
+    images, origin = batching.choose(options.batch_size, side, world.device.type, options.memory)
     return Extractor(
         network,
         trained.classifier,

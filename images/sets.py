@@ -11,14 +11,12 @@ be read is named, all such files of a set at once; a kind of file that is left o
 said.
 """
 
-import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ import torch
 from images import ahead, reading
 from images.ahead import Decoded
 from images.folders import content_of, counted, file_hashes, first_folder, listing
+from images.preprocessing import Preprocessing, decoded
 from images.reading import Failure
 
 # files of a set that are read to their end before the long work; of more than these, the headers
@@ -38,21 +37,6 @@ TOGETHER = 64  # headers that a thread looks at; handing over one costs as much 
 Progress = Callable[..., Iterable[Any]]  # such as cli.progress: (iterable, total, desc, unit)
 Rows = torch.Tensor | Sequence[int]  # (n,) numbers of images; a range is a part as it lies
 Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (n, 3, S, S), labels (n,)
-
-
-class Preprocessing(Protocol):
-    """What a set has to know of data.Preprocessing."""
-
-    @property
-    def size(self) -> int:
-        """Pixels of a side, once the centre is cropped."""
-
-    @property
-    def resized(self) -> int:
-        """Pixels of the shorter side before the centre is cropped."""
-
-    def resize(self, image: Any) -> Any:
-        """PIL image -> PIL image (S, S)."""
 
 
 @dataclass
@@ -182,21 +166,21 @@ class ImageFiles:
             found = ahead.decoded(reader.read, batches, workers, pinned)
         else:
             found = reader.decoded(batches)
-        for at, decoded in enumerate(found):
-            self.hashes.update(decoded.hashes)
-            self.refuse_failed(decoded, numbers[at + 1 :])
-            pixels, labels = decoded.pixels, self.labels[numbers[at]]
+        for at, part in enumerate(found):
+            self.hashes.update(part.hashes)
+            self.refuse_failed(part, numbers[at + 1 :])
+            pixels, labels = part.pixels, self.labels[numbers[at]]
             yield pixels.to(self.device, non_blocking=True), labels.to(self.device)
 
     def reader(self) -> "Reader":
         """What decodes the files of this set."""
         return Reader(str(self.root), self.preprocessing, self.threads)
 
-    def refuse_failed(self, decoded: Decoded, later: Sequence[torch.Tensor]) -> None:
+    def refuse_failed(self, part: Decoded, later: Sequence[torch.Tensor]) -> None:
         """ValueError where files cannot be read; it names all of the `later` parts, too."""
-        if not decoded.failed:
+        if not part.failed:
             return
-        failed: list[Failure] = [(self.root / path, why) for path, why in decoded.failed.items()]
+        failed: list[Failure] = [(self.root / path, why) for path, why in part.failed.items()]
         others = self.take(torch.cat(tuple(later))).unreadable() if later else []
         reading.refuse(failed + others)
 
@@ -251,24 +235,6 @@ class ImageFiles:
                 unit=f"{TOGETHER} files",
             )
             return [failure for part in looked for failure in part]
-
-
-def decoded(path: str, preprocessing: Preprocessing) -> tuple[np.ndarray | str, str | None]:
-    """An image file as uint8 (S, S, 3), and the file's SHA-256; where it cannot be read, why, and
-    None.
-
-    The file is read once, so that the hash is of the very bytes that are decoded. Over 5,000 PNGs
-    of 32 x 32 pixels this took 0.57 s where decoding by path took 0.61 (one core, AMD EPYC);
-    hashing 27 kB takes 16 us, decoding that JPEG 500."""
-    try:
-        # pathlib and a buffer would cost 10 us; decoding a small PNG takes 55.
-        with open(path, "rb", buffering=0) as file:
-            content = file.read()
-        image = reading.read(io.BytesIO(content), preprocessing.resized)
-    except Exception as error:
-        return reading.reason(error), None
-    pixels = np.asarray(preprocessing.resize(image))
-    return pixels, sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ def is_channels(value: Any, lowest: float = -math.inf) -> bool:
 
 
 def is_preprocessing(value: Any) -> bool:
-    """True for what data.Preprocessing can be made of; older files have no interpolation and no
-    crop share."""
+    """True for what a Preprocessing can be made of; older files have no interpolation and no crop
+    share."""
     needed = {"size", "mean", "std"}
     if not isinstance(value, dict) or not needed <= set(value):
         return False

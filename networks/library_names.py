@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from networks.messages import shown, some
@@ -94,7 +93,15 @@ def refuse_unknown(name: str, own: str, known: list[str]) -> None:
 
 def torchvision_names() -> list[str]:
     """torchvision's classifiers; its networks for detection or video are no such thing."""
-    return torchvision.models.list_models(module=torchvision.models)
+    models = torchvision_models()
+    return models.list_models(module=models)
+
+
+def torchvision_models() -> Any:
+    """torchvision.models, which takes seconds to import: a network of our own does without."""
+    from torchvision import models
+
+    return models
 
 
 def import_timm() -> Any:
@@ -165,7 +172,7 @@ def build_torchvision(
     if image_size and needs_size(f"torchvision/{own}", image_size):
         given["image_size"] = image_size
     with explained(f"torchvision/{own}", image_size):
-        network = torchvision.models.get_model(own, **given)
+        network = torchvision_models().get_model(own, **given)
     if dropout and not has_dropout(network, dropout):
         # Some take the argument and make nothing of it.
         raise ValueError(f"torchvision/{own} makes nothing of an argument 'dropout'")
@@ -238,7 +245,7 @@ def timm_classifier(network: Any, name: str) -> str:
 
 
 def own_preprocessing(network: Any, name: str) -> dict[str, Any]:
-    """What the images of a network's weights were like: {field of data.Preprocessing: value}.
+    """What the images of a network's weights were like: {field of images.preprocessing: value}.
 
     By timm's `pretrained_cfg`, or torchvision's transforms of its default weights. {} where the
     library says nothing."""
@@ -259,7 +266,7 @@ def preprocessing_named(name: str) -> dict[str, Any]:
         from timm.data import resolve_data_config
 
         return of_timm(resolve_data_config(pretrained_cfg=timm_config(own).to_dict()))
-    weights = torchvision.models.get_model_weights(own)
+    weights = torchvision_models().get_model_weights(own)
     return of_torchvision(weights.DEFAULT.transforms())
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 import utils
@@ -121,7 +120,7 @@ def source(name: str) -> str:
     """The address of the weights; ValueError where the library has none, or no classifier."""
     library, own = library_names.split(name)
     if library == "torchvision":
-        return torchvision.models.get_model_weights(own).DEFAULT.url
+        return library_names.torchvision_models().get_model_weights(own).DEFAULT.url
     config = library_names.timm_config(own)
     if not config.has_weights:
         raise ValueError(

@@ -154,9 +154,8 @@ def scale_fit(train: Training, percentile: float = 85.0) -> Fitted:
     return _keep_head("SCALE", train, percentile)
 
 
-def _kept(features: np.ndarray, state: Fitted) -> int:
+def kept_of(width: int, state: Fitted) -> int:
     """k, how many of an image's D activations survive; rounded as the authors do."""
-    width = features.shape[1]
     removed = int(np.round(width * state.parameters["percentile"] / 100))
     return max(1, width - removed)
 
@@ -167,7 +166,7 @@ def _largest_columns(features: np.ndarray, state: Fitted) -> np.ndarray:
 
     In half precision ties are common: keeping them all changed the scores of 4 to 6% of the images
     of a bfloat16 extraction."""
-    kept = _kept(features, state)
+    kept = kept_of(features.shape[1], state)
     return np.argpartition(features, -kept, axis=1)[:, -kept:]
 
 
@@ -214,7 +213,7 @@ def ash_s_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.n
 def scale_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of all features times the factor of ASH-S; the scaled logits follow from the plain
     ones."""
-    kept = _kept(features, state)
+    kept = kept_of(features.shape[1], state)
     largest = np.partition(features, -kept, axis=1)[:, -kept:]
     scaled = (logits - state.b) * sharpening(features, largest)
     return logsumexp(scaled + state.b)
@@ -231,7 +230,7 @@ def lts_fit(train: Training, percentile: float = 95.0) -> Fitted:
 
 def lts_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
     """Energy of logits that are scaled, their biases too, unlike SCALE's."""
-    kept = _kept(features, state)
+    kept = kept_of(features.shape[1], state)
     activations = np.maximum(features, 0)
     largest = np.partition(activations, -kept, axis=1)[:, -kept:]
     sum_of_all = activations.sum(axis=1, dtype=np.float64)

@@ -321,10 +321,116 @@ def test_weights_of_another_network_are_refused(own):
     assert ended.code == 2 and "holds another network than the detector" in ended.err
 
 
-def test_an_onnx_network_is_refused_with_what_to_do(own):
+# ---- networks and detectors as ONNX --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def graph(kept, tmp_path_factory):
+    """The network as run_networks.py exports it."""
+    pytest.importorskip("onnxruntime", reason="needs requirements-onnx.txt")
+    path = tmp_path_factory.mktemp("graph") / "net.onnx"
+    words = ("--checkpoint", kept.weights, "--output-dir", path.parent, "--device", "cpu")
+    assert shell(run_networks.main, *words, "--export-onnx", path).code == 0
+    return path
+
+
+def test_an_exported_network_judges_as_the_checkpoint_does(kept, graph):
+    words = (kept.photos, "--format", "jsonl", "--method", "Energy")
+    ours, theirs = kept.ask(*words), kept.ask(*words, "--checkpoint", graph)
+    assert ours.code == theirs.code
+    for one, other in zip(lines(ours), lines(theirs), strict=True):
+        assert one.pop("score") == pytest.approx(other.pop("score"), rel=1e-5)
+        assert one == other
+
+
+def test_an_onnx_network_needs_no_torch(kept, graph):
+    code = (
+        "import sys, detect\n"
+        "code = detect.main(sys.argv[1:])\n"
+        "loaded = {'torch', 'torchvision', 'scipy', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(', '.join(loaded) or (0 if code in (0, 3) else f'exit code {code}'))"
+    )
+    words = ["--detector", kept.folder, "--checkpoint", graph, kept.photos / "01.png"]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def changed(graph, target, change):
+    """A copy of a graph that `change` was done to."""
+    import onnx
+
+    model = onnx.load(graph)
+    change(model)
+    onnx.save(model, target)
+    return target
+
+
+def test_a_graph_of_another_checkpoint_is_refused(kept, graph, tmp_path):
+    def rename(model):
+        for entry in model.metadata_props:
+            if entry.key == "checkpoint_sha256":
+                entry.value = "0" * 64
+
+    other = changed(graph, tmp_path / "other.onnx", rename)
+    ended = kept.ask(kept.photos / "01.png", "--checkpoint", other)
+    assert ended.code == 2 and "holds another network than the detector" in ended.err
+
+
+def test_a_graph_whose_last_layer_was_changed_is_refused(kept, graph, tmp_path):
+    """Its texts still name the checkpoint."""
+    import onnx
+
+    def move(model):
+        for each in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(each)
+            if values.shape == (10,):
+                each.CopyFrom(onnx.numpy_helper.from_array(values + 1, each.name))
+
+    other = changed(graph, tmp_path / "other.onnx", move)
+    ended = kept.ask(kept.photos / "01.png", "--checkpoint", other)
+    assert ended.code == 2 and "holds another network than the detector" in ended.err
+
+
+def test_what_is_no_graph_is_said(own):
     (own.weights.parent / "net.onnx").write_bytes(b"graph")
     ended = own.ask(own.photos / "01.png", "--checkpoint", own.weights.parent / "net.onnx")
-    assert ended.code == 2 and "python run_networks.py --checkpoint" in ended.err
+    assert ended.code == 2 and "is not an ONNX file that can be read" in ended.err
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "graph"])
+def test_network_and_detector_are_one_file(kept, graph, tmp_path, source):
+    """On the images that were named, or on noise."""
+    import onnxruntime
+
+    target = tmp_path / "whole.onnx"
+    more = ("--checkpoint", graph) if source == "graph" else (kept.photos,)
+    ended = kept.ask("--export-onnx", target, *more)
+    assert ended.code == 0, ended.err
+    said = records.read_sidecar(target)
+    assert said["method"] == Detector.load(kept.folder / detect.FILE).method
+    assert said["verdicts_differ"] == 0 and said["score_differs"] <= 1e-5
+    assert said["images"] == (64 if source == "graph" else COUNT)
+    assert ("noise" in said["compared_on"]) == (source == "graph")
+    assert said["sha256"] == records.sha256(target)
+    names = [each.name for each in onnxruntime.InferenceSession(target).get_outputs()]
+    assert names == ["features", "logits", "score", "accepted"]
+
+
+def test_an_export_does_not_replace(kept, tmp_path):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "whole.onnx").touch()
+    ended = kept.ask("--export-onnx", tmp_path / "whole.onnx")
+    assert ended.code == 2 and "is there already" in ended.err
+
+
+def test_features_have_no_network_to_export(kept, tmp_path):
+    ended = kept.ask("--export-onnx", tmp_path / "whole.onnx", "features.npz")
+    assert ended.code == 2 and "--export-onnx is of images" in ended.err
+
+
+# ---- the checkpoint's file -----------------------------------------------------------------------
 
 
 def test_the_same_weights_in_another_file_are_the_same_network(own):

@@ -64,7 +64,8 @@ ONLY = {
     ("run_networks", "collapse"): {"collapse.layers"},
     ("train", "extraction"): {"extraction.extractor"},
     ("reporting", "collapse"): {"collapse.rows"},
-    ("detect", "extraction"): {"extraction.streaming"},  # for images alone, imported late
+    # for images alone, imported late
+    ("detect", "extraction"): {"extraction.streaming", "extraction.onnx_streaming"},
     ("reporting", "scores"): {"scores.registry"},
     ("main", "training"): {"training.recipes"},
 }
@@ -87,6 +88,9 @@ TORCH_FREE = (
     "images.lists",
     "images.openood",
     "images.file_facts",
+    "networks.onnx_building",
+    "networks.onnx_graphs",
+    "networks.onnx_sessions",
     "head",
     "arrays",
     "utils",

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-from data import Preprocessing
+from images.preprocessing import Preprocessing
 
 Settings = Mapping[str, Mapping[str, Any]]  # augmentation -> arguments of its function
 # Of a linear congruential generator (Knuth, MMIX), whose products wrap around at 64 bits.

@@ -25,7 +25,7 @@ BATCH = 500  # images per step of a pass without gradients, at most
 
 
 class Normalising(Protocol):
-    """What a pass has to know of data.Preprocessing."""
+    """What a pass has to know of images.preprocessing's."""
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Images as a set holds them -> as the network takes them."""

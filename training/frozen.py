@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from data import Preprocessing
+from images.preprocessing import Preprocessing
 from images.sets import Images, Set
 from networks import checkpoints, classifiers
 from training.augment import Moment

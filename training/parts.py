@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data import Preprocessing
+from images.preprocessing import Preprocessing
 from training import augment
 from training.augment import Moment
 from training.average import Average

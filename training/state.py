@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import utils
-from data import Preprocessing
+from images.preprocessing import Preprocessing
 from images.sets import Set
 from networks import checkpoints, classifiers, messages, registry
 from processes import World

@@ -1,7 +1,6 @@
 """extraction/batching.py: the rule for the images of a batch."""
 
 import pytest
-import torch
 from helpers import extract
 from image_cases import noise, write
 
@@ -10,7 +9,7 @@ import main
 from artifacts import records
 from extraction import batching
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = "cpu", "cuda"
 GIB = 2**30
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: require
 import ood_methods  # noqa: E402
 import run_networks  # noqa: E402
 from artifacts import records, store  # noqa: E402
-from networks import onnx_export, onnx_graphs, onnx_networks  # noqa: E402
+from networks import onnx_networks  # noqa: E402
 
 SIZE, CLASSES = 8, 3
 DATA = ["--dataset", "digits", "--held-out", *"3456789"]
@@ -313,26 +313,3 @@ def test_an_export_needs_a_name_and_a_torch_network(own_digits_run, tmp_path):
         *("--checkpoint", tmp_path / "net.onnx", "--export-onnx", tmp_path / "b.onnx"),
     )
     assert ended.code == 2 and "is of one checkpoint with a torch network" in ended.err
-
-
-def test_a_linear_detector_joins_the_graph(tmp_path):
-    net = Net("logits").eval()
-    onnx_export.export(net, net.fc, SIZE, tmp_path / "net.onnx", {})
-    generator = np.random.default_rng(0)
-    centre, matrix = generator.normal(size=4), generator.normal(size=(4, 2))
-    offset = generator.normal(size=2)
-    model = onnx_graphs.read(tmp_path / "net.onnx").model
-    model = onnx_export.with_projection(model, centre, matrix, offset, "projected")
-    model = onnx_export.with_score(model, "projected", "score")
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    images = generator.normal(size=(5, 3, SIZE, SIZE)).astype(np.float32)
-    features, logits, projected, score = session.run(None, {"images": images})
-    with torch.no_grad():
-        wanted, wanted_logits = Net().eval()(torch.tensor(images))
-    np.testing.assert_allclose(features, wanted.numpy(), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(logits, wanted_logits.numpy(), rtol=0, atol=1e-6)
-    expected = (features.astype(float) - centre) @ matrix + offset
-    np.testing.assert_allclose(projected, expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(score, -np.linalg.norm(expected, axis=1), rtol=0, atol=1e-6)
