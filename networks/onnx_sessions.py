@@ -8,6 +8,7 @@ Nothing here imports torch, so that one photograph can be judged within a second
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ USUAL_SIZES = (32, 224)  # tried where neither the file nor the person says a si
 
 def runtime() -> Any:
     """The package onnxruntime; ValueError, with the command that installs it, where it is
-    missing."""
+    missing.
+
+    Since 1.29 it sends names and hashes of the files that it opens to its makers, on Linux too, and
+    keeps a data base of them; who wants that sets ORT_DISABLE_TELEMETRY=0 before."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import utils
 from artifacts import records, shards, store
 from detection.detector import Detector
 from extraction import streaming
+from networks import onnx_sessions
 
 pytestmark = [
     pytest.mark.slow,
@@ -357,6 +359,19 @@ def test_an_onnx_network_needs_no_torch(kept, graph):
     assert ended.returncode == 0, ended.stderr
 
 
+def test_onnxruntime_reports_nothing(kept, graph, tmp_path):
+    """It keeps what it would send below the home folder."""
+    words = ["--detector", kept.folder, "--checkpoint", graph, kept.photos / "01.png"]
+    own = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    unset = ("ORT_DISABLE_TELEMETRY", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | own
+    ended = subprocess.run(
+        [sys.executable, ROOT / "detect.py", *words], env=environment, capture_output=True
+    )
+    assert ended.returncode in (0, 3), ended.stderr
+    assert list(tmp_path.rglob("*")) == []
+
+
 def changed(graph, target, change):
     """A copy of a graph that `change` was done to."""
     import onnx
@@ -402,8 +417,6 @@ def test_what_is_no_graph_is_said(own):
 @pytest.mark.parametrize("source", ["checkpoint", "graph"])
 def test_network_and_detector_are_one_file(kept, graph, tmp_path, source):
     """On the images that were named, or on noise."""
-    import onnxruntime
-
     target = tmp_path / "whole.onnx"
     more = ("--checkpoint", graph) if source == "graph" else (kept.photos,)
     ended = kept.ask("--export-onnx", target, *more)
@@ -414,7 +427,7 @@ def test_network_and_detector_are_one_file(kept, graph, tmp_path, source):
     assert said["images"] == (64 if source == "graph" else COUNT)
     assert ("noise" in said["compared_on"]) == (source == "graph")
     assert said["sha256"] == records.sha256(target)
-    names = [each.name for each in onnxruntime.InferenceSession(target).get_outputs()]
+    names = [each.name for each in onnx_sessions.runtime().InferenceSession(target).get_outputs()]
     assert names == ["features", "logits", "score", "accepted"]
 
 

@@ -16,7 +16,7 @@ from detection.detector import Detector  # noqa: E402
 from detection.onnx_detector import ACCEPTED, LOGITS, SCORE, Exported, check_target  # noqa: E402
 from networks import onnx_graphs  # noqa: E402
 from networks.onnx_building import Builder  # noqa: E402
-from networks.onnx_sessions import Session  # noqa: E402
+from networks.onnx_sessions import Session, runtime  # noqa: E402
 from scores import registry  # noqa: E402
 
 WIDTH, CLASSES, SIDE, KEEP = 24, 5, 2, 0.9
@@ -102,9 +102,7 @@ def kept(tmp_path_factory):
 
 
 def ran(path, images):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path))
+    session = runtime().InferenceSession(str(path))
     names = [each.name for each in session.get_outputs()]
     return dict(zip(names, session.run(None, {"images": images}), strict=True))
 
