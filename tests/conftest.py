@@ -13,6 +13,8 @@ import pytest
 
 # of the scripts that tests start, too: threads change the last bits of sums
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# onnxruntime, where a test imports it before the code does
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @dataclass(frozen=True)
