@@ -4,6 +4,8 @@
     python report.py --checkpoint results/resnet18_best_s0        # or the folder
     python report.py --checkpoint results/resnet18_ensemble_s0-s1-s2
     python report.py --checkpoint results/resnet18_best_s0.pth --no-gallery    # to publish the page
+    # several runs side by side: results/compare.html
+    python report.py --checkpoint results/resnet18_best_s0.pth results/resnet18_best_s1.pth
     # one table over checkpoints, with OpenOOD's published figures beside it
     python report.py --leaderboard results/*
 
@@ -17,6 +19,11 @@ alone, and the members' sidecars; collapse is each member's own. What is missing
 command that makes it. report.html asks no other computer for anything: it can be mailed, printed
 and opened offline. With scripts its table sorts and filters, and one control switches the score
 whose histogram, ROC curve and images are shown; without them it shows the best one.
+
+Several checkpoints make one page, <output-dir>/compare.html, and compare.csv, a value a row: what
+their OOD sets, methods and ID images have in common side by side, mean and deviation over seeds,
+whether the methods keep their order, collapse beside AUROC, the trainings in one frame, and the
+arguments that differ.
 
 --leaderboard writes <output-dir>/leaderboard.csv (one row per checkpoint and method, near and far
 means as OpenOOD groups them), leaderboard_published.csv and leaderboard.md, in which both stand
@@ -36,7 +43,7 @@ import cli
 import feature_files
 import utils
 from artifacts import current, records, store
-from reporting import ensembles, gallery, leaderboard, scored
+from reporting import compare_page, comparing, ensembles, gallery, leaderboard, scored
 from reporting import page as reporting_page
 from reporting import summary as reporting_summary
 from reporting.found import Found, Missing
@@ -82,7 +89,8 @@ class Table:
 
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
-    cli.add_flags(parser, "checkpoint", "data-dir", "output-dir", "allow-stale")
+    several = {"nargs": "+", "metavar": "CHECKPOINT"}
+    cli.add_flags(parser, "checkpoint", "data-dir", "output-dir", "allow-stale", checkpoint=several)
     parser.add_argument(
         "--leaderboard",
         nargs="+",
@@ -106,6 +114,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if bool(args.checkpoint) == bool(args.leaderboard):
         parser.error("give --checkpoint for a report, or --leaderboard for a table over folders")
+    if args.checkpoint and len(args.checkpoint) == 1:
+        (args.checkpoint,) = args.checkpoint
     return args
 
 
@@ -113,6 +123,9 @@ def main(argv=None):
     args = parse_args(argv)
     if args.leaderboard:
         write_leaderboard(args)
+        return
+    if not isinstance(args.checkpoint, str):
+        write_comparison(args)
         return
     folder = utils.writable_folder(utils.results_folder(args.checkpoint, args.output_dir))
     stale = records.Stale(args.allow_stale)
@@ -138,6 +151,30 @@ def main(argv=None):
     for part in found.missing:
         print(words_of(part))
     print(f"report: {folder / 'report.html'}")
+
+
+def write_comparison(args: Any) -> None:
+    """Write and print what several runs have in common."""
+    stale = records.Stale(args.allow_stale)
+    runs = [run_of(checkpoint, args, stale) for checkpoint in args.checkpoint]
+    comparison = comparing.compare(runs)
+    folder = utils.writable_folder(args.output_dir)
+    provenance = records.provenance(cli.material(args), stale)
+    store.write_table(folder / "compare.csv", comparison.tidy(), provenance)
+    created = provenance["created"][:16].replace("T", " ")
+    utils.write_text(folder / "compare.html", compare_page.render(comparison, created))
+    if comparison.methods:
+        shown = comparison.means.mul(100).round(1).rename_axis("method").reset_index()
+        cli.print_table(shown, f"mean AUROC in percent over {', '.join(comparison.sets)}")
+    print("\n".join([*compare_page.sentences(comparison), *comparison.notes]))
+    print(f"comparison: {folder / 'compare.html'}")
+
+
+def run_of(checkpoint: str, args: Any, stale: records.Stale) -> comparing.Run:
+    """One of several runs, with what was measured of it."""
+    folder = utils.results_folder(checkpoint, args.output_dir)
+    found = gather(checkpoint, Path(folder), stale, args.output_dir)
+    return comparing.Run(reporting_summary.summarise(found, {}), found)
 
 
 def write_leaderboard(args: Any) -> None:

@@ -10,7 +10,7 @@ figure says in words; nothing is drawn as zero because it is missing.
 Each function has `captions`, what the report says beneath its figure. figures.training,
 figures.scores, figures.trust (predictions), figures.grid (temperature and epsilon of an ensemble),
 figures.scatter (points,
-image by image), figures.collapse (one checkpoint) and
+image by image), figures.collapse (one checkpoint), figures.comparison (several runs) and
 figures.series (over checkpoints and layers) hold the functions, figures.style what they share;
 scripts import this module alone.
 """
@@ -27,6 +27,7 @@ from figures.collapse import (
     weight_mean_alignment,
     within_class_variance,
 )
+from figures.comparison import collapse_against_auroc, curves_together
 from figures.grid import grid_map, grid_scores
 from figures.scatter import embedding, neco_shares, principal_components, three_components
 from figures.scores import (
@@ -50,9 +51,11 @@ __all__ = [
     "auroc_bars",
     "centre_distances",
     "class_mean_distances",
+    "collapse_against_auroc",
     "collapse_curves",
     "correlation_maps",
     "cosine_histogram",
+    "curves_together",
     "embedding",
     "gram_matrices",
     "grid_map",

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reporting import ensembles, image_sets
 from reporting.answer import Answer, answer
@@ -136,13 +136,14 @@ class Page:
 def render(summary: Summary, found: Found, shown: Gallery, folder: Path) -> str:
     """The whole of report.html in a folder, from summary.json's object, the tables, the figures and
     the gallery."""
-    return template().render(page=page_of(summary, found, shown, folder))
+    page = page_of(summary, found, shown, folder)
+    return environment().get_template("report.html.j2").render(page=page)
 
 
 @cache
-def template() -> Template:
-    """The page's template, compiled once per process."""
-    environment = Environment(
+def environment() -> Environment:
+    """What compiles templates, each once per process."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
@@ -150,9 +151,9 @@ def template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["EMPTY"] = EMPTY
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
-    return environment.get_template("report.html.j2")
+    made.globals["EMPTY"] = EMPTY
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    return made
 
 
 def page_of(summary: Summary, found: Found, shown: Gallery, folder: Path) -> Page:

@@ -58,6 +58,12 @@ class Picture:
     data: str
     share: float
 
+    @classmethod
+    def of(cls, stem: str, image: bytes) -> "Picture":
+        """The picture of a PNG."""
+        data = base64.b64encode(image).decode("ascii")
+        return cls(stem, read_caption(image), data, share_of_page(image))
+
     @property
     def name(self) -> str:
         return self.stem.replace("_", " ")
@@ -95,10 +101,8 @@ def pictures(summary: Summary, found: Found) -> dict[str, list[Subject]]:
     best = means[0]["method"] if means else ""
     kinds: dict[tuple[int, str], list[Picture]] = {}
     for stem, image in drawn(found):
-        caption = read_caption(image)
-        data = base64.b64encode(image).decode("ascii")
-        picture = Picture(stem, caption, data, share_of_page(image))
-        kinds.setdefault((place_of(stem), caption), []).append(picture)
+        picture = Picture.of(stem, image)
+        kinds.setdefault((place_of(stem), picture.caption), []).append(picture)
     subjects: dict[str, dict[str, list[PictureGroup]]] = {name: {} for _, name, _ in PLACES}
     for (place, _), alike in sorted(kinds.items()):
         _, section, heading = PLACES[place]
