@@ -4,6 +4,7 @@
     python report.py --checkpoint results/resnet18_best_s0        # or the folder
     python report.py --checkpoint results/resnet18_ensemble_s0-s1-s2
     python report.py --checkpoint results/resnet18_best_s0.pth --no-gallery    # to publish the page
+    python report.py --checkpoint results/resnet18_best_s0.pth --xlsx          # and report.xlsx
     # several runs side by side: results/compare.html
     python report.py --checkpoint results/resnet18_best_s0.pth results/resnet18_best_s1.pth
     # one table over checkpoints, with OpenOOD's published figures beside it
@@ -43,7 +44,7 @@ import cli
 import feature_files
 import utils
 from artifacts import current, records, store
-from reporting import compare_page, comparing, ensembles, gallery, leaderboard, scored
+from reporting import compare_page, comparing, ensembles, gallery, leaderboard, scored, workbook
 from reporting import page as reporting_page
 from reporting import summary as reporting_summary
 from reporting.found import Found, Missing
@@ -106,6 +107,11 @@ def make_parser() -> cli.Parser:
         action="store_true",
         help="leave out the images: mind the licence of a data set before you publish them",
     )
+    parser.add_argument(
+        "--xlsx",
+        action="store_true",
+        help="write all tables as one workbook for a spreadsheet too, names as text",
+    )
     return parser
 
 
@@ -137,6 +143,9 @@ def main(argv=None):
     shown = gallery.gallery(summary, found, Path(args.data_dir), not args.no_gallery)
     page = reporting_page.render(summary, found, shown, folder)
     outputs = [folder / "summary.json", folder / "report.html"]
+    if args.xlsx:
+        outputs.append(folder / "report.xlsx")
+        workbook.write(outputs[-1], workbook.tables_of(found), about(summary))
     utils.write_json(folder / "summary.json", summary)
     utils.write_text(folder / "report.html", page)
     current.write_record(
@@ -153,6 +162,14 @@ def main(argv=None):
     print(f"report: {folder / 'report.html'}")
 
 
+def about(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first sheet of a workbook says of a run."""
+    run, made = summary["checkpoint"], summary["provenance"]
+    names = ("stem", "model", "dataset", "sha256")
+    facts = {name: run[name] for name in names if run[name] is not None}
+    return facts | {name: made[name] for name in ("command", "git_commit", "created")}
+
+
 def write_comparison(args: Any) -> None:
     """Write and print what several runs have in common."""
     stale = records.Stale(args.allow_stale)
@@ -163,6 +180,10 @@ def write_comparison(args: Any) -> None:
     store.write_table(folder / "compare.csv", comparison.tidy(), provenance)
     created = provenance["created"][:16].replace("T", " ")
     utils.write_text(folder / "compare.html", compare_page.render(comparison, created))
+    if args.xlsx:
+        about_runs = {f"run {place}": name for place, name in enumerate(comparison.names, 1)}
+        made = {name: provenance[name] for name in ("command", "git_commit", "created")}
+        workbook.write(folder / "compare.xlsx", comparison.tables(), about_runs | made)
     if comparison.methods:
         shown = comparison.means.mul(100).round(1).rename_axis("method").reset_index()
         cli.print_table(shown, f"mean AUROC in percent over {', '.join(comparison.sets)}")
@@ -187,6 +208,10 @@ def write_leaderboard(args: Any) -> None:
     store.write_table(paths[0], board.ours, provenance)
     store.write_table(paths[1], board.published, provenance)
     utils.write_text(paths[2], leaderboard.markdown(board))
+    if args.xlsx:
+        tables = {"ours": board.ours, "published": board.published}
+        made = {name: provenance[name] for name in ("command", "git_commit", "created")}
+        workbook.write(folder / "leaderboard.xlsx", tables, made)
     shown = leaderboard.shown(board)
     if not shown.empty:  # the notes say why there is neither a near nor a far mean
         cli.print_table(shown, "AUROC in percent: ours, and as OpenOOD published it")

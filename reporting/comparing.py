@@ -221,6 +221,21 @@ class Comparison:
         found = (verdict(self.runs, ood) for ood in self.sets)
         return [each for each in found if each is not None]
 
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """{name: table} for a workbook: means over the shared sets, each set, collapse, arguments,
+        and every value."""
+        arguments = pd.DataFrame.from_dict(self.differing, orient="index", columns=self.names)
+        found = {
+            "mean_auroc": self.means,
+            "mean_fpr95": self.mean_of("fpr95"),
+            **{f"auroc_{ood}": self.on(ood) for ood in self.sets},
+            "ranks": self.ranks,
+            "collapse": collapse_table(self.runs),
+            "arguments": arguments.map(lambda value: value if value is None else str(value)),
+        }
+        named = {name: table.rename_axis("").reset_index() for name, table in found.items()}
+        return {**named, "every_value": self.tidy()}
+
     def tidy(self) -> pd.DataFrame:
         """Everything that was compared, a value a row: run, subject, method, measure, value."""
         rows = []
