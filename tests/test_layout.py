@@ -52,8 +52,8 @@ TABLE = {
     "noise_ood_datasets_generator": {"cli"},
     "training": {"collapse"},
     "extraction": {"collapse"},
+    "reporting": {"detection", "collapse", "scores"},
     "detection": {"scores"},
-    "reporting": {"collapse", "scores"},
     "collapse": set(),
     "scores": set(),
     "cli": set(),
@@ -64,6 +64,7 @@ ONLY = {
     ("run_networks", "collapse"): {"collapse.layers"},
     ("train", "extraction"): {"extraction.extractor"},
     ("reporting", "collapse"): {"collapse.rows"},
+    ("reporting", "detection"): {"detection.metrics"},  # paired tests of two runs
     # for images alone, imported late
     ("detect", "extraction"): {"extraction.streaming", "extraction.onnx_streaming"},
     ("reporting", "scores"): {"scores.registry"},
