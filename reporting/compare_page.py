@@ -228,8 +228,8 @@ def verdict_table(comparison: Comparison) -> PlainTable | None:
     verdicts = comparison.verdicts()
     if not verdicts:
         return None
-    columns = ["OOD set", "best run", "by", "AUROC", "interval", "next run", "ahead?"]
-    return PlainTable("", columns, [verdict_row(each) for each in verdicts], "sets")
+    columns = ["OOD set", "best run", "by", "AUROC", "interval", "next run", "settled?"]
+    return PlainTable("", columns, [verdict_row(each) for each in verdicts], "cards")
 
 
 def verdict_row(each: SetVerdict) -> list[str]:
@@ -273,7 +273,7 @@ def differing_table(comparison: Comparison) -> PlainTable | None:
     ]
     if not rows:
         return None
-    return PlainTable("", ["argument", *numbered(comparison.names)], rows)
+    return PlainTable("", ["argument", *numbered(comparison.names)], rows, "runs cards")
 
 
 def argument(value: Any) -> str:
@@ -423,7 +423,7 @@ def correlation_table(comparison: Comparison) -> PlainTable | None:
     ]
     places = [str(place) for place in range(1, len(comparison.runs) + 1)]
     return PlainTable(
-        "Spearman's correlation of the order of methods", ["", *places], rows, "numbers"
+        "Spearman's correlation of the order of methods", ["", *places], rows, "runs numbers"
     )
 
 

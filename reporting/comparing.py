@@ -25,6 +25,7 @@ from reporting.words import finite, listed
 OF_A_SEED = {"seed", "suffix"}
 # What belongs to a training though no flag says it.
 TRAINED_BY = ("model", "dataset", "mode", "epochs", "steps")
+NAMED = 8  # methods that a note names
 COLLAPSE = (  # metric and split of the rows that are set side by side
     ("nc1", "train"),
     ("nc1_trace_ratio", "train"),
@@ -84,11 +85,15 @@ class Run:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """The flags that the network was trained with, as far as they are known."""
+        """The flags that the network was trained with, as far as they are known; a switch that was
+        not given is not there."""
         facts = self.found.facts
         known = {name: facts.get(name) for name in TRAINED_BY}
         given = self.found.sidecar.get("arguments") or {}
-        return {**known, **{name: value for name, value in given.items() if value is not None}}
+        told = {
+            name: value for name, value in given.items() if value is not None and value is not False
+        }
+        return {**known, **told}
 
     @cached_property
     def accuracy(self) -> tuple[float, float, float] | None:
@@ -303,7 +308,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     sets, said = shared_sets(scored) if len(scored) == len(runs) else ([], [])
     methods, left_out = shared_methods(runs, sets)
     if left_out:
-        notes.append(f"Scored in some runs alone, and left out: {listed(left_out)}.")
+        named = listed(left_out[:NAMED], len(left_out) - NAMED)
+        notes.append(f"Scored in some runs alone, and left out: {named}.")
     return Comparison(runs, sets, by_rank(runs, sets, methods), [*notes, *said])
 
 
