@@ -22,6 +22,7 @@ from reporting.found import Found, Summary
 from reporting.gallery import ID, Exhibit, Gallery, is_small, words_of
 from reporting.methods import MethodLine, line_of
 from reporting.pictures import Subject, pictures
+from reporting.published import Published, published
 from reporting.tables import (
     Collapse,
     Detection,
@@ -124,6 +125,7 @@ class Page:
     document: str  # where docs/methods.md lies as seen from the page; "" where it is elsewhere
     one: OneScore | None
     trust: TrustTables
+    published: Published | None  # figures beside ours
     bars: list[Bar]
     nc: Collapse | None
     provenance: Provenance
@@ -185,6 +187,7 @@ def page_of(summary: Summary, found: Found, shown: Gallery, folder: Path) -> Pag
         document=document(folder),
         one=one,
         trust=trust_tables(found.more, summary),
+        published=published(found, folder),
         bars=bars(summary),
         nc=nc,
         provenance=provenance(summary, found),
