@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 from tqdm import tqdm
 
 from images import lists
-from utils import SetName
+from utils import VECTOR_FORMATS, SetName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,6 +223,8 @@ FLAGS: dict[str, dict[str, Any]] = {
             " many and which, and go on; without it such a file stops the run before any work"
         ),
     ),
+    "pdf": dict(action="store_true", help="write each figure as PDF too, its text as text"),
+    "svg": dict(action="store_true", help="write each figure as SVG too, its text as text"),
     "allow-stale": dict(
         action="store_true",
         help=(
@@ -248,6 +250,8 @@ IMMATERIAL = {
     "max_pixels",
     "verify",
     "allow_stale",
+    "pdf",
+    "svg",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -361,6 +365,11 @@ def add_flags(parser: Parser, *names: str, **changes: dict[str, Any]) -> None:
     for name in names:
         own = changes.get(name.replace("-", "_"), {})
         parser.add_argument(f"--{name}", **{**FLAGS[name], **own})
+
+
+def vector_formats(args: Any) -> list[str]:
+    """The formats of figures that were asked for beside PNG."""
+    return [form for form in VECTOR_FORMATS if getattr(args, form)]
 
 
 def material(args: object) -> dict[str, Any]:

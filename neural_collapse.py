@@ -58,6 +58,8 @@ class Arguments(Protocol):
     ood: list[utils.SetName] | None
     output_dir: str
     allow_stale: bool
+    pdf: bool
+    svg: bool
     exact: bool
     bootstrap: int | None
     with_ood_class: bool | None
@@ -74,6 +76,8 @@ def make_parser() -> cli.Parser:
         "ood",
         "output-dir",
         "allow-stale",
+        "pdf",
+        "svg",
         checkpoint={
             "required": True,
             "nargs": "+",
@@ -198,7 +202,8 @@ def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     remove_together(checkpoint.run.folder, together)
     tables = write_tables(found, together, args)
     drawn = drawing.draw(found, components, args.tsne)
-    pictures = drawing.save(checkpoint.run.folder / "figures", drawn)
+    folder = checkpoint.run.folder / "figures"
+    pictures = utils.write_figures(folder, drawn, cli.vector_formats(args))
     write_record(inputs, [*tables, *pictures], args)
     print_measured(found)
     if together is not None:
@@ -377,7 +382,9 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
     }
     drawn = draw_epochs(epochs, table, written)
     inputs = [epoch.folder / "nc_metrics.csv" for epoch in epochs]
-    write_joined(latest.folder, "nc_epochs", table, drawn, inputs, sidecar)
+    write_joined(
+        latest.folder, "nc_epochs", table, drawn, inputs, sidecar, cli.vector_formats(args)
+    )
     cli.print_table(
         along(table, series.along(epochs)),
         f"through training, {len(epochs)} checkpoints -> {latest.folder / 'nc_epochs.csv'}",
@@ -394,7 +401,7 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
             f" it with: {utils.command('ood_methods', lacking, args.output_dir)}"
         )
         return
-    beside_ood(epochs, table, scored, sidecar)
+    beside_ood(epochs, table, scored, sidecar, cli.vector_formats(args))
 
 
 def draw_epochs(
@@ -424,10 +431,11 @@ def write_joined(
     drawn: dict[str, Figure],
     inputs: Sequence[Path],
     sidecar: dict,
+    vector: Sequence[str],
 ) -> None:
     """A table over several checkpoints; its sidecar is its record too, so that report.py knows its
     figures."""
-    pictures = drawing.save(folder / "figures", drawn)
+    pictures = utils.write_figures(folder / "figures", drawn, vector)
     record = {
         **sidecar,
         "inputs": current.fingerprints(inputs, folder),
@@ -444,6 +452,7 @@ def beside_ood(
     table: pd.DataFrame,
     scored: dict[Path, pd.DataFrame],
     sidecar: dict,
+    vector: Sequence[str],
 ) -> None:
     """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on,
     their correlation."""
@@ -452,14 +461,15 @@ def beside_ood(
     inputs = []
     for epoch in epochs:
         inputs += [epoch.folder / "nc_metrics.csv", epoch.folder / "ood_metrics.csv"]
-    write_joined(folder, "nc_ood", joined, {}, inputs, sidecar)
+    write_joined(folder, "nc_ood", joined, {}, inputs, sidecar, [])
     print(f"\ncollapse beside OOD detection: {folder / 'nc_ood.csv'}")
     if len(epochs) < series.LEAST:
         print(f"no correlation over {len(epochs)} checkpoints: it takes at least {series.LEAST}")
         return
     found = series.correlate(joined)
     drawn = {"nc_ood_correlation": figures.correlation_maps(found, collapse_rows.beside_methods())}
-    write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
+    inputs = [folder / "nc_ood.csv"]
+    write_joined(folder, "nc_ood_correlation", found, drawn, inputs, sidecar, vector)
     cli.print_table(
         series.answer(found),
         "does more collapse mean better detection? Spearman of AUROC with NC1 over "

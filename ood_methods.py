@@ -115,6 +115,8 @@ def add_input_flags(parser: cli.Parser) -> None:
         "ood",
         "output-dir",
         "allow-stale",
+        "pdf",
+        "svg",
         checkpoint={
             "required": True,
             "nargs": "+",
@@ -467,7 +469,14 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
             given = asked.parameters(args)
             pictures |= neco_curve.draw(fitted, task.names, given, scored)
         written += drawing.draw(
-            folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
+            folder,
+            fitted,
+            table,
+            scored,
+            args.tpr,
+            task.earlier.drawn,
+            more=pictures,
+            vector=cli.vector_formats(args),
         )
     finish(task, args, table, [*written, run.folder / keeping.FILE], seconds)
     if full is not None:
@@ -708,7 +717,14 @@ def score_ensemble(args: Arguments) -> None:
     core = [name for name in together.CORE if name in result.scored.id.scores]
     pictures = more_figures(result.scored, result.classes, risks, None, core, table, more)
     written += drawing.draw(
-        figures_folder, None, table, result.scored, args.tpr, core=core, more=pictures
+        figures_folder,
+        None,
+        table,
+        result.scored,
+        args.tpr,
+        core=core,
+        more=pictures,
+        vector=cli.vector_formats(args),
     )
     removed = outputs.remove_outdated(folder, folder / joining.RECORD, written)
     own_files = [own.parts(text)[0] for text in args.methods or [] if own.is_own(text)]
@@ -776,7 +792,8 @@ def write_grid(
         return []
     path = ensemble.folder / "ensemble_grid.csv"
     store.write_table(path, choice.table, sidecar_of(ensemble, args, stale))
-    return [path, *drawing.draw_grid(ensemble.folder / "figures", choice)]
+    folder = ensemble.folder / "figures"
+    return [path, *drawing.draw_grid(folder, choice, cli.vector_formats(args))]
 
 
 def write_ensemble(

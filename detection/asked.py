@@ -30,6 +30,8 @@ class Arguments(Protocol):
     dataset: utils.SetName | None
     ood: list[utils.SetName] | None
     csid: list[utils.SetName] | None
+    pdf: bool
+    svg: bool
     output_dir: str
     allow_stale: bool
     # an ensemble
