@@ -35,6 +35,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cli
+import console
 import feature_files
 import figures
 import utils
@@ -196,7 +197,8 @@ class Written:
 def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     inputs = measuring.read_inputs(checkpoint.run, checkpoint.layers, checkpoint.stale)
-    found = measuring.measure(inputs, args.exact, args.bootstrap)
+    with console.working(f"collapse of {checkpoint.run.folder.name}"):
+        found = measuring.measure(inputs, args.exact, args.bootstrap)
     components = fit_components(found.moments)
     together = with_ood.tabulate(inputs, found.moments, args.exact) if args.with_ood_class else None
     remove_together(checkpoint.run.folder, together)
@@ -208,7 +210,7 @@ def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     print_measured(found)
     if together is not None:
         title = "NC1 and NC2 with each OOD set as class C+1 -> nc_with_ood.csv"
-        cli.print_table(with_ood.shown(together), title)
+        console.print_table(with_ood.shown(together), title)
     return Written(found.table, found.layers, inputs.stale.reasons)
 
 
@@ -323,18 +325,20 @@ def print_measured(found: Measured) -> None:
     classes, width = moments.means.shape
     images = f"{moments.counts.sum():,} training images"
     title = f"{run.folder.name}: neural collapse of {run.dataset}"
-    cli.print_table(shown(found.table), f"{title}, {images}, {classes} classes, {width} features")
+    console.print_table(
+        shown(found.table), f"{title}, {images}, {classes} classes, {width} features"
+    )
     if run.head is None:
         print(
             "\nno head.csv: NC2 of the weights, NC3 and NC4's comparison with the classifier are"
             " left empty"
         )
-    cli.print_table(
+    console.print_table(
         drawing.nc5_table(found.alignments).round(4),
         "NC5  mean |cos| of class means with each set's mean (0: orthogonal)",
     )
     if found.layers is not None:
-        cli.print_table(
+        console.print_table(
             along(found.layers, ["depth", "layer"]),
             f"through the layers -> {run.folder / 'nc_layers.csv'}",
         )
@@ -385,7 +389,7 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
     write_joined(
         latest.folder, "nc_epochs", table, drawn, inputs, sidecar, cli.vector_formats(args)
     )
-    cli.print_table(
+    console.print_table(
         along(table, series.along(epochs)),
         f"through training, {len(epochs)} checkpoints -> {latest.folder / 'nc_epochs.csv'}",
     )
@@ -470,7 +474,7 @@ def beside_ood(
     drawn = {"nc_ood_correlation": figures.correlation_maps(found, collapse_rows.beside_methods())}
     inputs = [folder / "nc_ood.csv"]
     write_joined(folder, "nc_ood_correlation", found, drawn, inputs, sidecar, vector)
-    cli.print_table(
+    console.print_table(
         series.answer(found),
         "does more collapse mean better detection? Spearman of AUROC with NC1 over "
         f"{len(epochs)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}",

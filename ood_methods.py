@@ -55,6 +55,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cli
+import console
 import feature_files
 import utils
 from artifacts import current, records, store
@@ -481,11 +482,14 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     finish(task, args, table, [*written, run.folder / keeping.FILE], seconds)
     if full is not None:
         groups = asked.groups_in(args, full)
-        cli.print_table(tables.by_method(full, groups), full_spectrum.heading(full, run.dataset))
+        console.print_table(
+            tables.by_method(full, groups), full_spectrum.heading(full, run.dataset)
+        )
     print(keeping.said(detector, run.folder / keeping.FILE))
     line = conformal_table.said(scored, run.dataset)
     if line:
         print(line)
+    say_where(run.folder)
     return table
 
 
@@ -512,7 +516,15 @@ def score(
         tuned[args.val_ood] = chosen
     ood = {name: found.ood[name] for name in task.tested}
     scored = evaluation.score(
-        fitted, names, {**chosen, **given}, found.test, ood, tuned, combined, found.csid
+        fitted,
+        names,
+        {**chosen, **given},
+        found.test,
+        ood,
+        tuned,
+        combined,
+        found.csid,
+        console.progress,
     )
     for name, values in scored.parameters.items():
         if not chosen.keys().isdisjoint({name, *values.get("members", ())}):
@@ -656,7 +668,7 @@ def finish(
         stale=task.stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed, feature_files.file_notes(task.run))
+    show(table, args, removed, feature_files.file_notes(task.run))
 
 
 def listings(args: Arguments) -> list[str]:
@@ -668,20 +680,23 @@ def listings(args: Arguments) -> list[str]:
 def show(
     table: pd.DataFrame,
     args: Arguments,
-    folder: Path,
     removed: Sequence[str],
     more: Sequence[str] = (),
 ) -> None:
-    """Print the table, what to know of it, `more` among it, and where everything is."""
+    """Print the table, and what to know of it, `more` among it."""
     groups = asked.groups_in(args, table)
-    cli.print_table(tables.by_method(table, groups), tables.heading(table, args.tpr))
+    console.print_table(tables.by_method(table, groups), tables.heading(table, args.tpr))
     for note in [*tables.notes(table), *more]:
         print(note)
     if lacking := asked.lacking_in_groups(args, table):
         print(lacking)
-    print(f"\nper-image scores, figures and the full table: {folder}")
     if removed:
         print(f"removed, as made of an earlier table: {', '.join(removed)}")
+
+
+def say_where(folder: Path) -> None:
+    """Print where the results are, last of all."""
+    print(f"\nper-image scores, figures and the full table: {folder}")
 
 
 # ---- an ensemble ---------------------------------------------------------------------------------
@@ -699,7 +714,7 @@ def score_ensemble(args: Arguments) -> None:
         if ensemble.is_leave_out:
             choice = grid.choose(ensemble, args.val_ood, asked.pair_of(args), stale)
     if choice.table is not None:
-        cli.print_table(choice.table.round(4), f"temperature and epsilon on {args.val_ood}")
+        console.print_table(choice.table.round(4), f"temperature and epsilon on {args.val_ood}")
     if ensemble.is_leave_out:
         print(f"{together.LEAVE_OUT}: {choice.pair.words}{choice.reason}")
     grid.require(ensemble, choice, sets)
@@ -708,7 +723,7 @@ def score_ensemble(args: Arguments) -> None:
     with cli.timed(seconds, "scoring"):
         names = asked.named(args) or list(registry.DEFAULT)
         methods = together.Methods(names, asked.parameters(args), args.val_ood)
-        result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
+        result = together.score(ensemble, methods, choice, sets, stale, console.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr, args.more_tpr)
     written = write_grid(ensemble, choice, args, stale)
     risks = id_tables.risk_curves(result.scored, result.right)
@@ -737,8 +752,9 @@ def score_ensemble(args: Arguments) -> None:
         stale=stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
+    show(table, args, removed, feature_files.file_notes(ensemble.members[0].run))
     print(f"no {keeping.FILE}: detectors are of single networks")
+    say_where(folder)
 
 
 def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:
@@ -860,7 +876,7 @@ def write_spread(path: Path, what: str, spread: pd.DataFrame, sidecar: Mapping[s
     """Write and print a table of means and standard deviations, one row per `what` and method."""
     store.write_table(path, spread, sidecar)
     shown = [what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]
-    cli.print_table(
+    console.print_table(
         spread[shown].round(4),
         f"{len(sidecar['checkpoints'])} checkpoints: mean and standard deviation of AUROC and FPR"
         f" in [0, 1] -> {path}",

@@ -37,6 +37,7 @@ SHARED = (
     "head",
     "arrays",
     "threads",
+    "console",
 )
 # Script or wing: what it may import beside the shared nouns and itself. Downwards only, so that
 # every row stands above the rows that it names.
@@ -95,6 +96,7 @@ TORCH_FREE = (
     "arrays",
     "utils",
     "cli",
+    "console",
 )
 WINGS = sorted(
     path.parent.name
