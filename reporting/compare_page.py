@@ -73,7 +73,8 @@ class ComparePage:
     lines: list[RunLine]
     differing: PlainTable | None
     verdicts: PlainTable | None
-    means: Grid | None
+    is_paired: bool  # whether paired tests decided every verdict
+    means: list[Grid]  # over all shared sets, and over each group of them
     of_sets: list[Grid]
     seeds: Grid | None
     ranks: PlainTable | None
@@ -98,7 +99,7 @@ def page_of(comparison: Comparison, created: str) -> ComparePage:
     parts: dict[str, Any] = {
         "differing": differing_table(comparison),
         "verdicts": verdict_table(comparison),
-        "means": means_grid(comparison),
+        "means": means_grids(comparison),
         "of_sets": [set_grid(comparison, ood) for ood in comparison.sets],
         "seeds": seeds_grid(comparison),
         "ranks": rank_table(comparison),
@@ -120,6 +121,7 @@ def page_of(comparison: Comparison, created: str) -> ComparePage:
         sentences=sentences(comparison),
         notes=comparison.notes,
         lines=[run_line(comparison, place) for place in range(len(comparison.runs))],
+        is_paired=all(each.is_paired for each in comparison.verdicts()),
         rank_words=rank_words(comparison),
         pictures=pictures,
         sections=[(name, heading) for name, heading in HEADINGS.items() if filled[name]],
@@ -148,22 +150,34 @@ def sentences(comparison: Comparison) -> list[str]:
 
 
 def accuracy_words(runs: Sequence[Run]) -> list[str]:
-    """Which run classifies most test images right, and whether its interval meets another's."""
-    known = {run.name: run.accuracy for run in runs if run.accuracy}
-    if len(known) < 2:
+    """Which run classifies most test images right, and whether that is more than chance."""
+    found = comparing.accuracy_verdict(runs)
+    if found is None:
         return []
-    ordered = sorted(known, key=lambda name: -known[name][0])
-    best, others = ordered[0], ordered[1:]
-    value, low, high = known[best]
+    value, low, high = next(run.accuracy for run in runs if run.name == found.run) or (None,) * 3
     text = (
-        f"{best} classifies most test images right, {percent(value, 2)} (interval"
+        f"{found.run} classifies most test images right, {percent(value, 2)} (interval"
         f" {interval_of(low, high, rate)})"
     )
-    near = [name for name in others if known[name][2] >= low]
-    if near:
-        meets = "the interval of {} meets it" if len(near) == 1 else "the intervals of {} meet it"
-        return [f"{text}; not settled, for {meets.format(listed(near))}."]
-    return [f"{text}; no other run's interval meets it."]
+    return [f"{text}; {ahead_words(found)}."]
+
+
+def ahead_words(found: comparing.AccuracyVerdict) -> str:
+    """Whether the most accurate run is settled, and by what."""
+    if finite(found.p_value):
+        p_value = p_words(found.p_value)
+        if not found.near:
+            return f"settled by McNemar's test on the same images, {p_value}"
+        return f"not settled against {listed(found.near)} by McNemar's test on the same images"
+    if not found.near:
+        return "no other run's interval meets it"
+    meets = "the interval of {} meets it" if len(found.near) == 1 else "the intervals of {} meet it"
+    return f"not settled, for {meets.format(listed(found.near))}"
+
+
+def p_words(p_value: float) -> str:
+    """ "p = 0.03"; "p < 0.001" below that."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
 def detection_words(comparison: Comparison) -> list[str]:
@@ -183,12 +197,20 @@ def detection_words(comparison: Comparison) -> list[str]:
             second, (other, lower) = others[0]
             text += f"; next is {second}, {points(value - lower)} behind by {other}"
         said.append(f"{text}.")
+    return [*said, *settled_words(verdicts)]
+
+
+def settled_words(verdicts: Sequence[SetVerdict]) -> list[str]:
+    """On which sets the best run is ahead by more than chance: a sentence for each such run."""
     settled = [each for each in verdicts if each.settled]
     if not settled:
-        return [*said, "On no set is a run ahead by more than the intervals allow for."]
-    runs = listed(dict.fromkeys(each.run for each in settled))
-    where = listed(each.ood for each in settled)
-    return [*said, f"Settled on {where}, where the intervals do not meet: {runs} is ahead."]
+        return ["On no set is a run ahead of every other by more than chance."]
+    by = "paired tests" if all(each.is_paired for each in verdicts) else "tests or intervals"
+    runs = dict.fromkeys(each.run for each in settled)
+    each_run = listed(
+        f"{name} on {listed(each.ood for each in settled if each.run == name)}" for name in runs
+    )
+    return [f"Settled by {by}: {each_run}."]
 
 
 def best_means(comparison: Comparison) -> dict[str, tuple[str, float]]:
@@ -206,15 +228,23 @@ def verdict_table(comparison: Comparison) -> PlainTable | None:
     verdicts = comparison.verdicts()
     if not verdicts:
         return None
-    columns = ["OOD set", "best run", "by", "AUROC", "interval", "next run", "ahead?"]
-    return PlainTable("", columns, [verdict_row(each) for each in verdicts], "sets")
+    columns = ["OOD set", "best run", "by", "AUROC", "interval", "next run", "settled?"]
+    return PlainTable("", columns, [verdict_row(each) for each in verdicts], "cards")
 
 
 def verdict_row(each: SetVerdict) -> list[str]:
     next_run = f"{each.runner_up}, {points(each.behind)} behind" if each.runner_up else EMPTY
-    settled = "yes: the intervals do not meet" if each.settled else "not settled: intervals meet"
     span = interval_of(*each.interval, rate)
-    return [each.ood, each.run, each.method, rate(each.auroc), span, next_run, settled]
+    return [each.ood, each.run, each.method, rate(each.auroc), span, next_run, settled_by(each)]
+
+
+def settled_by(each: SetVerdict) -> str:
+    """Whether a run is ahead on a set, and by what."""
+    if each.is_paired:
+        return f"{'yes' if each.settled else 'not settled'}: paired test, {p_words(each.p_value)}"
+    if not each.runner_up:
+        return EMPTY
+    return "yes: the intervals do not meet" if each.settled else "not settled: intervals meet"
 
 
 # ---- the runs ------------------------------------------------------------------------------------
@@ -243,7 +273,7 @@ def differing_table(comparison: Comparison) -> PlainTable | None:
     ]
     if not rows:
         return None
-    return PlainTable("", ["argument", *numbered(comparison.names)], rows)
+    return PlainTable("", ["argument", *numbered(comparison.names)], rows, "runs cards")
 
 
 def argument(value: Any) -> str:
@@ -261,18 +291,31 @@ def numbered(names: Iterable[str]) -> list[str]:
 # ---- methods by runs -----------------------------------------------------------------------------
 
 
-def means_grid(comparison: Comparison) -> Grid | None:
-    """The mean AUROC of each method, and its FPR beneath."""
+def means_grids(comparison: Comparison) -> list[Grid]:
+    """The mean AUROC of each method, and its FPR beneath: over all shared sets, and by group."""
     if not comparison.methods:
-        return None
-    over = listed(comparison.sets)
-    caption = f"AUROC, and FPR beneath, in percent: the mean over {over}. Best mean rank first."
-    fpr = comparison.mean_of("fpr95")
+        return []
+    order = "Best mean rank first."
+    every = means_grid(comparison, "", f"Mean over {listed(comparison.sets)}", order)
+    return [
+        every,
+        *(
+            means_grid(comparison, group, f"Mean over {group}, {listed(sets)}")
+            for group, sets in comparison.groups.items()
+            if 1 < len(sets) < len(comparison.sets)  # others stand there already
+        ),
+    ]
+
+
+def means_grid(comparison: Comparison, group: str, what: str, order: str = "") -> Grid:
+    """Methods by runs: the mean AUROC over a group of sets, all of them without its name."""
+    fpr = comparison.mean_of("fpr95", group)
 
     def note(method: str, run: str) -> str:
-        return rate(fpr.loc[method, run])
+        return f"FPR {rate(fpr.loc[method, run])}"
 
-    return grid(comparison, comparison.means, caption, note)
+    caption = f"{what}: AUROC, and FPR beneath, in percent. {order}".strip()
+    return grid(comparison, comparison.mean_of("auroc", group), caption, note)
 
 
 def set_grid(comparison: Comparison, ood: str) -> Grid:
@@ -380,7 +423,7 @@ def correlation_table(comparison: Comparison) -> PlainTable | None:
     ]
     places = [str(place) for place in range(1, len(comparison.runs) + 1)]
     return PlainTable(
-        "Spearman's correlation of the order of methods", ["", *places], rows, "numbers"
+        "Spearman's correlation of the order of methods", ["", *places], rows, "runs numbers"
     )
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 import figures
 from collapse.rows import printed
+from reporting import pairing
 from reporting.found import Found, Summary
 from reporting.words import finite, listed
 
@@ -24,6 +25,7 @@ from reporting.words import finite, listed
 OF_A_SEED = {"seed", "suffix"}
 # What belongs to a training though no flag says it.
 TRAINED_BY = ("model", "dataset", "mode", "epochs", "steps")
+NAMED = 8  # methods that a note names
 COLLAPSE = (  # metric and split of the rows that are set side by side
     ("nc1", "train"),
     ("nc1_trace_ratio", "train"),
@@ -83,11 +85,15 @@ class Run:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """The flags that the network was trained with, as far as they are known."""
+        """The flags that the network was trained with, as far as they are known; a switch that was
+        not given is not there."""
         facts = self.found.facts
         known = {name: facts.get(name) for name in TRAINED_BY}
         given = self.found.sidecar.get("arguments") or {}
-        return {**known, **{name: value for name, value in given.items() if value is not None}}
+        told = {
+            name: value for name, value in given.items() if value is not None and value is not False
+        }
+        return {**known, **told}
 
     @cached_property
     def accuracy(self) -> tuple[float, float, float] | None:
@@ -125,7 +131,12 @@ class SetVerdict:
     interval: tuple[float, float]
     runner_up: str  # a run; "" where no other has a score
     behind: float
-    settled: bool  # the two intervals do not meet
+    settled: bool  # ahead of every other run by more than chance
+    p_value: float  # the largest of paired tests against the others; NaN: intervals decided
+
+    @property
+    def is_paired(self) -> bool:
+        return bool(np.isfinite(self.p_value))
 
 
 @dataclass(frozen=True)
@@ -170,9 +181,27 @@ class Comparison:
         """Methods by runs: the mean AUROC over the shared sets, NaN if undefined on one."""
         return self.mean_of("auroc")
 
-    def mean_of(self, measure: str) -> pd.DataFrame:
-        """Methods by runs: the mean of a measure over the shared sets."""
-        return mean_over(self.runs, self.sets, self.methods, measure)
+    def mean_of(self, measure: str, group: str = "") -> pd.DataFrame:
+        """Methods by runs: the mean of a measure over the shared sets, or over those of a group."""
+        sets = self.groups[group] if group else self.sets
+        return mean_over(self.runs, sets, self.methods, measure)
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """{group: its sets}, such as near and far, of the groups that every run has with the same
+        sets, all of them shared."""
+        first, *others = [groups_of(run) for run in self.runs]
+        return {
+            name: members
+            for name, members in first.items()
+            if all(other.get(name) == members for other in others)
+            and set(members) <= set(self.sets)
+        }
+
+    @property
+    def group_names(self) -> dict[str, str]:
+        """{group: what its mean is called}."""
+        return {name: f"mean of {name}" for name in self.groups}
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -228,6 +257,7 @@ class Comparison:
         found = {
             "mean_auroc": self.means,
             "mean_fpr95": self.mean_of("fpr95"),
+            **{f"{group}_auroc": self.mean_of("auroc", group) for group in self.groups},
             **{f"auroc_{ood}": self.on(ood) for ood in self.sets},
             "ranks": self.ranks,
             "collapse": collapse_table(self.runs),
@@ -252,13 +282,14 @@ class Comparison:
                 (run.name, f"collapse, {split}", "", metric, run.collapse(metric, split))
                 for metric, split in COLLAPSE
             ]
-        for measure in ("auroc", "fpr95"):
-            means = self.mean_of(measure)
-            rows += [
-                (name, "mean of the shared sets", method, measure, means.loc[method, name])
-                for name in self.names
-                for method in self.methods
-            ]
+        for group, subject in {"": "mean of the shared sets", **self.group_names}.items():
+            for measure in ("auroc", "fpr95"):
+                means = self.mean_of(measure, group)
+                rows += [
+                    (name, subject, method, measure, means.loc[method, name])
+                    for name in self.names
+                    for method in self.methods
+                ]
         return pd.DataFrame(rows, columns=["run", "subject", "method", "measure", "value"])
 
 
@@ -277,7 +308,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     sets, said = shared_sets(scored) if len(scored) == len(runs) else ([], [])
     methods, left_out = shared_methods(runs, sets)
     if left_out:
-        notes.append(f"Scored in some runs alone, and left out: {listed(left_out)}.")
+        named = listed(left_out[:NAMED], len(left_out) - NAMED)
+        notes.append(f"Scored in some runs alone, and left out: {named}.")
     return Comparison(runs, sets, by_rank(runs, sets, methods), [*notes, *said])
 
 
@@ -338,6 +370,17 @@ def shared_methods(runs: Sequence[Run], sets: Sequence[str]) -> tuple[list[str],
     return shared, [name for name in everywhere if name not in shared]
 
 
+def groups_of(run: Run) -> dict[str, list[str]]:
+    """{group: its sets} of ood_groups.csv; empty without it."""
+    table = run.found.groups
+    if table is None:
+        return {}
+    rows = table.drop_duplicates("group")
+    return {
+        str(name): str(sets).split() for name, sets in zip(rows["group"], rows["sets"], strict=True)
+    }
+
+
 def by_method(run: Run, ood: str, measure: str) -> pd.Series:
     """{method: a measure on one set}."""
     rows = run.scores[run.scores["ood"] == ood]
@@ -368,25 +411,69 @@ def by_rank(runs: Sequence[Run], sets: Sequence[str], methods: Sequence[str]) ->
 def verdict(runs: Sequence[Run], ood: str) -> SetVerdict | None:
     """The run whose best method has the highest AUROC on a set; None where none is defined."""
     best = {run.name: run.summary["best"].get(ood) for run in runs}
+    by_name = {run.name: run for run in runs}
     defined = {name: row for name, row in best.items() if row}
     if not defined:
         return None
     first, *others = sorted(defined, key=lambda name: -defined[name]["auroc"])
     row = defined[first]
-    interval = row["auroc_low"], row["auroc_high"]
+    ends = row["auroc_low"], row["auroc_high"]
     if not others:
-        return SetVerdict(ood, first, row["method"], row["auroc"], interval, "", np.nan, False)
-    second = defined[others[0]]
+        return SetVerdict(ood, first, row["method"], row["auroc"], ends, "", np.nan, False, np.nan)
+    tests = [
+        pairing.of_auroc(
+            by_name[first].found.scored,
+            row["method"],
+            by_name[name].found.scored,
+            defined[name]["method"],
+            ood,
+        )
+        for name in others
+    ]
+    settled, p_value = settlement(tests, all(defined[o]["auroc_high"] < ends[0] for o in others))
+    behind = row["auroc"] - defined[others[0]]["auroc"]
     return SetVerdict(
-        ood,
-        first,
-        row["method"],
-        row["auroc"],
-        interval,
-        others[0],
-        row["auroc"] - second["auroc"],
-        bool(second["auroc_high"] < row["auroc_low"]),
+        ood, first, row["method"], row["auroc"], ends, others[0], behind, settled, p_value
     )
+
+
+def settlement(
+    tests: Sequence[pairing.PairedTest | None], intervals_apart: bool
+) -> tuple[bool, float]:
+    """Whether a run is ahead of all others, and the largest p-value: by paired tests where each
+    could be made, else by intervals, and then NaN."""
+    made = [test for test in tests if test is not None and np.isfinite(test.p_value)]
+    if len(made) < len(tests):
+        return intervals_apart, np.nan
+    return all(test.settles for test in made), max(test.p_value for test in made)
+
+
+@dataclass(frozen=True)
+class AccuracyVerdict:
+    """The run that classifies most ID test images right."""
+
+    run: str
+    near: list[str]  # runs that it is not ahead of by more than chance, the nearest first
+    p_value: float  # the largest of paired tests against the others; NaN: intervals decided
+
+
+def accuracy_verdict(runs: Sequence[Run]) -> AccuracyVerdict | None:
+    """The most accurate run, and whether that is settled; None with fewer than two intervals."""
+    known = {run.name: run for run in runs if run.accuracy}
+    if len(known) < 2:
+        return None
+    spans = {name: run.accuracy or (np.nan,) * 3 for name, run in known.items()}
+    best, *others = sorted(known, key=lambda name: -spans[name][0])
+    tests = {
+        name: pairing.of_accuracy(known[best].found.scored, known[name].found.scored)
+        for name in others
+    }
+    made = {name: test for name, test in tests.items() if test is not None}
+    if len(made) < len(others):
+        near = [name for name in others if spans[name][2] >= spans[best][1]]
+        return AccuracyVerdict(best, near, np.nan)
+    near = [name for name, test in made.items() if not test.settles]
+    return AccuracyVerdict(best, near, max(test.p_value for test in made.values()))
 
 
 def id_values(run: Run) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What the page's one control switches: for each method its line, and for each OOD set its ROC
-curve and its histograms, reduced to a few hundred numbers by exact rules.
+curve and its histograms, reduced to a few hundred numbers by exact rules; for each two methods
+the scatter of reporting/score_pairs.py.
 
 ROC curve      every point is a threshold of the data, as two counts: OOD images and ID images that
                score at least as high. Kept are, of each grid value of the false-positive rate
@@ -21,6 +22,7 @@ import figures
 from figures.style import finite, score_bins, window
 from reporting.found import Found, Summary
 from reporting.methods import line_of
+from reporting.score_pairs import sampled_places, together
 from reporting.scored import ScoredRun
 from reporting.words import finite as is_finite
 from reporting.words import kept, rate
@@ -94,6 +96,8 @@ def explore(summary: Summary, found: Found) -> dict[str, Any] | None:
         "methods": [described(method, numbers_of(method, found.ood)) for method in methods],
         "roc": {method: curves_of(method, run) for method in methods},
         "histograms": {method: histograms_of(method, run) for method in methods},
+        "places": {method: places_of(method, run) for method in methods},
+        "together": {part.name: together(part, methods, run.thresholds) for part in run.ood},
         "thresholds": {
             method: significant(value)
             for method, value in run.thresholds.items()
@@ -150,6 +154,11 @@ def curves_of(method: str, run: ScoredRun) -> dict[str, list[list[int]]]:
             curve = reduced(roc(inside, outside))
             found[name] = [curve.ood.tolist(), curve.id.tolist()]
     return found
+
+
+def places_of(method: str, run: ScoredRun) -> dict[str, list[list[int | None]]]:
+    """{set: [places of ID images, of OOD images]} in the scatter of this method and another."""
+    return {name: sampled_places(inside, outside) for name, inside, outside in pairs(method, run)}
 
 
 def histograms_of(method: str, run: ScoredRun) -> dict[str, dict[str, Any]]:

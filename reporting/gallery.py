@@ -15,10 +15,10 @@ from reporting.scored import ScoredRun, ScoredSet
 from reporting.thumbnails import LOSSLESS, Album, Gone, size_of
 from reporting.words import number
 
+ID = ""  # the key of the ID images, which no OOD set has
 SHOWN = 8  # images of a row of the gallery
 MOST_BYTES = 2_000_000  # of all thumbnails together, as they stand in the page
 FULL = "its images found no room in the 2 MB of a page's gallery: better methods went first"
-ID = ""  # the key of the ID images, which no OOD set has
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reporting import ensembles, image_sets
 from reporting.answer import Answer, answer
+from reporting.class_panel import class_panel
 from reporting.collapse_summary import Bar, bars
 from reporting.explore import DOCUMENT, explore, ranked
 from reporting.found import Found, Summary
-from reporting.gallery import ID, Exhibit, Gallery, is_small
+from reporting.gallery import ID, Exhibit, Gallery, is_small, words_of
 from reporting.methods import MethodLine, line_of
 from reporting.pictures import Subject, pictures
 from reporting.tables import (
@@ -205,15 +206,17 @@ def one_score(summary: Summary, found: Found, shown: Gallery) -> OneScore | None
     data = explore(summary, found)
     if data is None or found.scored is None:
         return None
-    best = ranked(summary, found.scored)[0]
     rows = [Wall(part.name, part.name, is_small(part)) for part in found.scored.ood]
     rows.append(Wall(ID, "ID", is_small(found.scored.id)))
     walls = {
         method: {key: [asdict(one) for one in wall] for key, wall in walls.items()}
         for method, walls in shown.walls.items()
     }
-    data |= {"walls": walls, "thumbnails": shown.thumbnails}
-    return OneScore(best, line_of(best).does, rows, data, shown)
+    by_ood_class = found.more.get("ood_by_ood_class.csv")
+    methods = ranked(summary, found.scored)
+    classes = class_panel(found.scored, methods, by_ood_class, words_of(found.facts))
+    data |= {"walls": walls, "thumbnails": shown.thumbnails, "classes": classes}
+    return OneScore(methods[0], line_of(methods[0]).does, rows, data, shown)
 
 
 def subject_of(summary: Summary) -> str:

@@ -223,7 +223,87 @@ function roc(data, method, set, logarithmic) {
     others ? ` Thin: the other ${others === 1 ? "set" : `${others} sets`}. Dashed: chance.` : " Dashed: chance.");
 }
 
+/* A sample of the images by two methods; the counts of the caption are of all images. */
+function scatter(data, method, against, set) {
+  const place = byId("scatter"), caption = byId("scatter-caption");
+  const names = [method, against];
+  const [own, other] = names.map((name) => data.places[name]?.[set]);
+  if (!own || !other) {
+    place.replaceChildren();
+    caption.textContent = `No scatter of ${method} and ${against} on ${set}: fewer than two images have a score.`;
+    return;
+  }
+  const draw = drawing(place, `${against} against ${method}: ID test images and ${set}`);
+  const ranges = names.map((name) => data.histograms[name][set]).map(({start, stop}) => [start, stop]);
+  const x = across(...ranges[0]), y = upwards(...ranges[1]);
+  const [xTicks, yTicks] = ranges.map(([low, high]) => ticks(low, high).map((at) => [at, String(at)]));
+  axes(draw, x, y, xTicks, yTicks, method, against);
+  const right = across(0, 1000), up = upwards(0, 1000);
+  own.forEach((part, isOod) => part.forEach((at, k) => {
+    if (at === null || other[isOod][k] === null) return;
+    const [cx, cy] = [right(at), up(other[isOod][k])].map((pixels) => Number(pixels.toFixed(1)));
+    if (isOod) draw("path", {d: `M${cx - 3} ${cy - 3}l6 6m0 -6l-6 6`, class: "point ood"});
+    else draw("circle", {cx, cy, r: 2.4, class: "point id"});
+  }));
+  const [one, two] = names.map((name) => data.thresholds[name]);
+  if (one > ranges[0][0] && one < ranges[0][1]) {
+    draw("line", {x1: x(one), x2: x(one), y1: TOP, y2: HIGH - FOOT, class: "threshold"});
+  }
+  if (two > ranges[1][0] && two < ranges[1][1]) {
+    draw("line", {x1: LEFT, x2: WIDE - RIGHT, y1: y(two), y2: y(two), class: "threshold"});
+  }
+  caption.replaceChildren(element("span", {class: "dot id"}, "ID test images"), " ",
+    element("span", {class: "dot ood"}, set), "; at most 250 of each, those beyond the axes at their ends.",
+    one === undefined || two === undefined ? "" : acceptedBy(data, names, set));
+}
+
+/* How many of all images of a set both methods accept, and each alone. */
+function acceptedBy(data, names, set) {
+  const [a, b] = names.map((name) => data.methods.findIndex((each) => each.name === name));
+  const counts = data.together[set], both = counts[a][b];
+  const count = (number) => number.toLocaleString("en");
+  const images = data.images[1 + data.sets.indexOf(set)];
+  return ` Of all ${count(images)} images of ${set}, both thresholds (dotted) accept ${count(both)},` +
+    ` ${names[0]}'s alone ${count(counts[a][a] - both)}, ${names[1]}'s alone ${count(counts[b][b] - both)}.`;
+}
+
 /* ---- one score at a time -------------------------------------------------------------------- */
+
+/* A table of texts with a caption; nothing without rows. */
+function listing(place, text, heads, rows) {
+  place.replaceChildren();
+  if (!rows.length) return;
+  const frame = element("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": text});
+  const table = element("table", {class: "numbers"});
+  const line = (cells, kind) => {
+    const row = element("tr");
+    row.append(...cells.map((cell, k) => k && kind !== "col" ? element("td", {}, cell)
+      : element("th", {scope: kind}, cell)));
+    return row;
+  };
+  const [top, body] = [element("thead"), element("tbody")];
+  top.append(line(heads, "col"));
+  body.append(...rows.map((row) => line(row, "row")));
+  table.append(element("caption", {}, text), top, body);
+  frame.append(table);
+  place.append(frame);
+}
+
+function classes(data, method, set) {
+  const {taken, hardest} = data.classes;
+  const found = taken[set];
+  const counts = found?.accepted[method];
+  const share = (part, whole) => `${(100 * part / whole).toFixed(1)}`;
+  const whole = data.images[1 + data.sets.indexOf(set)];
+  listing(byId("taken"),
+    `What ${set} is taken for, and what ${method} accepts of it, in percent of its images` +
+      (found?.further ? `; ${found.further} more classes` : ""),
+    ["class", "taken for it", "accepted"],
+    (found?.classes ?? []).map((name, k) =>
+      [name, share(found.images[k], whole), counts ? share(counts[k], whole) : "no threshold"]));
+  listing(byId("hardest"), `The classes of ${set} that ${method} tells least well from ID images, in percent`,
+    ["OOD class", "images", "AUROC", "interval", `FPR@${data.tpr}`], hardest[method]?.[set] ?? []);
+}
 
 function picture(data, name, image) {
   const card = element("li");
@@ -250,10 +330,12 @@ function panel() {
   const source = byId("data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
-  const [method, set, logarithmic] = ["method", "set", "logarithmic"].map(byId);
+  const [method, set, against, logarithmic] = ["method", "set", "against", "logarithmic"].map(byId);
   const charts = () => {
     histogram(data, method.value, set.value);
     roc(data, method.value, set.value, logarithmic.checked);
+    scatter(data, method.value, against.value, set.value);
+    classes(data, method.value, set.value);
   };
   const change = () => {
     const {name, does, source: from, family} = data.methods.find((one) => one.name === method.value);
@@ -264,6 +346,7 @@ function panel() {
   };
   method.addEventListener("change", change);
   set.addEventListener("change", charts);
+  against.addEventListener("change", charts);
   logarithmic.addEventListener("change", charts);
   byId("switch").addEventListener("submit", (event) => event.preventDefault());
   byId("switch").hidden = byId("charts").hidden = false;

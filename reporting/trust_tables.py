@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from reporting.class_panel import hard_row
 from reporting.found import Summary
 from reporting.tables import PlainTable
 from reporting.words import EMPTY, finite, interval_of, number, rate
@@ -189,16 +190,8 @@ def hardest_classes(by_ood: pd.DataFrame, best: str) -> list[PlainTable]:
         return []
     table = []
     for row in rows.head(ROWS).to_dict("records"):
-        low, high = row["auroc_low"], row["auroc_high"]
-        within = interval_of(low, high, rate) if finite(low) else "one image"
-        cells = [
-            row["ood"],
-            f"{row['images']:,.0f}",
-            rate(row["auroc"]),
-            within,
-            rate(row["fpr95"]),
-        ]
-        table.append([str(row["ood_class"]), *map(str, cells)])
+        name, *cells = hard_row(row)
+        table.append([name, str(row["ood"]), *cells])
     further = len(rows) - len(table)
     more = f"; {further} more in ood_by_ood_class.csv" if further else ""
     caption = f"The OOD classes that {best} tells least well from the ID test images, percent{more}"

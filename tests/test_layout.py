@@ -53,8 +53,8 @@ TABLE = {
     "noise_ood_datasets_generator": {"cli"},
     "training": {"collapse"},
     "extraction": {"collapse"},
+    "reporting": {"detection", "collapse", "scores"},
     "detection": {"scores"},
-    "reporting": {"collapse", "scores"},
     "collapse": set(),
     "scores": set(),
     "cli": set(),
@@ -65,6 +65,7 @@ ONLY = {
     ("run_networks", "collapse"): {"collapse.layers"},
     ("train", "extraction"): {"extraction.extractor"},
     ("reporting", "collapse"): {"collapse.rows"},
+    ("reporting", "detection"): {"detection.metrics"},  # paired tests of two runs
     # for images alone, imported late
     ("detect", "extraction"): {"extraction.streaming", "extraction.onnx_streaming"},
     ("reporting", "scores"): {"scores.registry"},

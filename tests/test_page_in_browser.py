@@ -1,8 +1,9 @@
-"""The report in headless Chromium: no errors, no requests, sorting, filtering and switching, every
-image, and axe-core's accessibility checks, at three widths, light, dark and on paper.
+"""The report, and several runs on one page, in headless Chromium: no errors, no requests, sorting,
+filtering and switching, every image, and axe-core's accessibility checks, at three widths, light,
+dark and on paper.
 
     make test-page                               # the digits run of the tests
-    REPORT_PAGES=a.html,b.html make test-page    # any pages
+    REPORT_PAGES=a.html,b.html make test-page    # any reports
 """
 
 import os
@@ -52,6 +53,22 @@ def pages(request, tmp_path_factory):
     return [place / run.folder.name / "report.html"]
 
 
+@pytest.fixture(scope="module")
+def comparison(pages):
+    """compare.html of the first report's run and a copy of it under another name."""
+    folder = pages[0].parent
+    other = folder.with_name(f"{folder.name}_again")
+    shutil.copytree(folder, other, dirs_exist_ok=True)
+    place = folder.parent / "compared"
+    report.main(["--checkpoint", str(folder), str(other), "--output-dir", str(place)])
+    return place / "compare.html"
+
+
+@pytest.fixture(scope="module")
+def all_pages(pages, comparison):
+    return [*pages, comparison]
+
+
 class Watched:
     """A page that is open, with all that the browser complained of or asked for."""
 
@@ -96,8 +113,8 @@ def set_head(watched, place):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_opens_without_errors_requests_or_broken_images(browser, pages, width, scheme):
-    for path in pages:
+def test_it_opens_without_errors_requests_or_broken_images(browser, all_pages, width, scheme):
+    for path in all_pages:
         with Watched(browser, path, width, scheme) as watched:
             page = watched.page
             page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
@@ -111,11 +128,12 @@ def test_it_opens_without_errors_requests_or_broken_images(browser, pages, width
 
 
 @pytest.mark.parametrize(
-    "width, scheme", [(390, "light"), (1280, "light"), (1280, "dark"), (2560, "dark")]
+    "width, scheme",
+    [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark"), (2560, "dark")],
 )
-def test_axe_finds_no_serious_fault(browser, pages, width, scheme):
+def test_axe_finds_no_serious_fault(browser, all_pages, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core")
-    for path in pages:
+    for path in all_pages:
         with Watched(browser, path, width, scheme) as watched:
             watched.page.evaluate(
                 "document.querySelectorAll('details').forEach(f => f.open = true)"
@@ -179,6 +197,8 @@ def test_one_control_switches_line_curves_and_images(browser, pages):
             state = """() => [document.querySelector("#line").textContent,
                 document.querySelector("#histogram").innerHTML,
                 document.querySelector("#roc").innerHTML,
+                document.querySelector("#scatter").innerHTML,
+                document.querySelector("#taken").textContent,
                 [...document.querySelectorAll("ul[data-wall] span")]
                     .map(one => one.textContent).join()]"""
             before = page.evaluate(state)
@@ -190,6 +210,12 @@ def test_one_control_switches_line_curves_and_images(browser, pages):
             linear = page.locator("#roc").inner_html()
             page.locator("#logarithmic").check()
             assert page.locator("#roc").inner_html() != linear
+            against = page.locator("#scatter").inner_html()
+            page.locator("#against").select_option("Energy")
+            assert page.locator("#scatter").inner_html() != against
+            assert "Energy's alone" in page.locator("#scatter-caption").text_content()
+            rows = page.locator("#taken tbody tr").all_text_contents()
+            assert rows and all(row.strip() for row in rows)
             assert watched.complaints == []
 
 
@@ -225,3 +251,14 @@ def test_on_paper_all_is_unfolded_and_shaded(browser, pages):
             cell = page.locator("td.best").first
             assert cell.evaluate("one => getComputedStyle(one).printColorAdjust") == "exact"
             assert watched.complaints == []
+
+
+def test_a_comparison_needs_no_script_and_unfolds_on_paper(browser, comparison):
+    with Watched(browser, comparison, width=390, scripts=False) as watched:
+        page = watched.page
+        assert page.locator("p.answer").first.is_visible()
+        assert page.locator("table.matrix").first.is_visible()
+        assert page.locator("img").count() >= 1
+        page.emulate_media(media="print")
+        assert page.locator("details table").first.is_visible()
+        assert watched.complaints == []

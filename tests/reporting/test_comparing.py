@@ -132,6 +132,23 @@ def test_the_best_run_of_a_set_is_settled_where_intervals_do_not_meet(tmp_path):
     assert far.settled  # 0.89 and 0.88 do not
 
 
+def test_groups_that_all_runs_have_are_compared(tmp_path):
+    folders = [write_run(tmp_path, "a", ONE), write_run(tmp_path, "b", TWO)]
+    for folder in folders:
+        rows = [("all", "near far", "ViM", 0.9, 0.1), ("hard", "near", "ViM", 0.8, 0.2)]
+        table = pd.DataFrame(rows, columns=["group", "sets", "method", "auroc", "fpr95"])
+        table.to_csv(folder / "ood_groups.csv", index=False)
+        record = {"command": "x", "outputs": {"ood_groups.csv": "0" * 64}}
+        (folder / "ood_methods.json").write_text(json.dumps(record))
+    found = comparison_of(tmp_path, *folders)
+    assert found.groups == {"all": ["near", "far"], "hard": ["near"]}
+    assert found.mean_of("auroc", "hard").loc["ViM"].tolist() == [0.8, 0.76]
+    _, table, page = compared(tmp_path, *folders)
+    hard = table[(table["subject"] == "mean of hard") & (table["method"] == "KNN")]
+    assert hard["value"].astype(float).tolist() == pytest.approx([0.75, 0.77, 0.25, 0.23])
+    assert "Mean over hard" not in page  # it is a set, which stands there by itself
+
+
 def test_what_is_not_in_every_run_is_left_out_and_named(tmp_path):
     more = {**TWO, "own": {"MSP": 0.5}}
     more["near"] = {**more["near"], "GEN": 0.5}
