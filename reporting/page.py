@@ -22,6 +22,7 @@ from reporting.found import Found, Summary
 from reporting.gallery import ID, Exhibit, Gallery, is_small, words_of
 from reporting.methods import MethodLine, line_of
 from reporting.pictures import Subject, pictures
+from reporting.published import Beside, published
 from reporting.tables import (
     Collapse,
     Detection,
@@ -121,6 +122,7 @@ class Page:
     ood: Detection | None
     answer: Answer | None
     lines: list[MethodLine]  # what each method is
+    published: Beside | None  # figures of others on the same data
     document: str  # where docs/methods.md lies as seen from the page; "" where it is elsewhere
     one: OneScore | None
     trust: TrustTables
@@ -182,6 +184,7 @@ def page_of(summary: Summary, found: Found, shown: Gallery, folder: Path) -> Pag
         ood=ood,
         answer=answer(summary),
         lines=[] if ood is None else [line_of(row.method) for row in ood.rows],
+        published=published(found.ood),
         document=document(folder),
         one=one,
         trust=trust_tables(found.more, summary),
