@@ -13,7 +13,8 @@
 Reads what stands in results/<stem>/ (tables, scores of images, sidecars, figures), the checkpoint's
 sidecar results/<stem>.json and its curves; needs neither features nor torch. The images that a
 score was most wrong about are shown where they are still at hand, from their folder or from
---data-dir (CIFAR and its like by torch; nothing is downloaded), in at most 2 MB of thumbnails.
+--data-dir (CIFAR and its like by torch; nothing is downloaded), in at most 2 MB of thumbnails; with
+the features at hand, each with the class whose mean is nearest where it is taken for another.
 
 In a folder of ood_methods.py --ensemble it finds the scores of all members together and of each
 alone, and the members' sidecars; collapse is each member's own. What is missing is named, with the

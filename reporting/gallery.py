@@ -11,6 +11,7 @@ import numpy as np
 
 from reporting.explore import ranked
 from reporting.found import Found, Summary
+from reporting.nearest import Nearest, nearest
 from reporting.scored import ScoredRun, ScoredSet
 from reporting.thumbnails import LOSSLESS, Album, Gone, size_of
 from reporting.words import number
@@ -29,6 +30,7 @@ class Exhibit:
     score: str
     taken_for: str
     label: str = ""  # of an ID image
+    nearest: str = ""  # the class of the nearest class mean, where it is not the one taken for
 
     @property
     def is_right(self) -> bool:
@@ -43,11 +45,23 @@ class Gallery:
     thumbnails: dict[str, str] = field(default_factory=dict)  # {key: src}
     absent: dict[str, str] = field(default_factory=dict)  # {set: why its images are not shown}
     full: list[str] = field(default_factory=list)  # methods that found no room
+    no_nearest: str = ""  # why nobody can say which class mean is nearest
 
     @property
     def size(self) -> int:
         """Bytes that the thumbnails take."""
         return sum(map(len, self.thumbnails.values()))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is said of images beside their scores."""
+
+    words: dict[str, str]  # {class name: what to call it}
+    nearest: Nearest
+
+    def called(self, name: str) -> str:
+        return self.words.get(name, name)
 
 
 def gallery(summary: Summary, found: Found, data_dir: Path, wanted: bool = True) -> Gallery:
@@ -60,8 +74,10 @@ def gallery(summary: Summary, found: Found, data_dir: Path, wanted: bool = True)
         made.absent = {part.name: "left out, as --no-gallery asked" for part in sets_of(run)}
         return made
     albums = {key: album(part, run, found, data_dir) for key, part in keyed(run)}
+    known = Known(words_of(found.facts), nearest(run, dict(keyed(run))))
+    made.no_nearest = known.nearest.why_not
     for method in ranked(summary, run):
-        hang(made, method, run, albums, words_of(found.facts))
+        hang(made, method, run, albums, known)
     return made
 
 
@@ -100,7 +116,7 @@ def words_of(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def hang(
-    made: Gallery, method: str, run: ScoredRun, albums: dict[str, Album], words: dict[str, str]
+    made: Gallery, method: str, run: ScoredRun, albums: dict[str, Album], known: Known
 ) -> None:
     """Add one method's images, unless they are more than there is room for."""
     wall: dict[str, list[Exhibit]] = {}
@@ -115,7 +131,7 @@ def hang(
             made.absent[part.name] = str(reason)
             continue
         shown = [row for row in rows if f"{key}/{row}" in found]
-        wall[key] = list(exhibits(key, part, method, shown, run, words))
+        wall[key] = list(exhibits(key, part, method, shown, run, known))
         new |= found
     added = sum(len(src) for name, src in new.items() if name not in made.thumbnails)
     if made.size + added > MOST_BYTES:
@@ -152,7 +168,7 @@ def exhibits(
     method: str,
     rows: Sequence[int],
     run: ScoredRun,
-    words: Mapping[str, str],
+    known: Known,
 ) -> Iterator[Exhibit]:
     """What is said of each image."""
     names = run.id.images.get("class_names") or []
@@ -161,4 +177,12 @@ def exhibits(
         label = int(part.labels[row])
         own = str(names[label]) if key == ID and 0 <= label < len(names) else ""
         score = number(float(part.scores[method][row]))
-        yield Exhibit(f"{key}/{row}", score, words.get(taken, taken), words.get(own, own))
+        closest = known.nearest.of(key, row)
+        other = str(names[closest]) if closest is not None and closest < len(names) else taken
+        yield Exhibit(
+            key=f"{key}/{row}",
+            score=score,
+            taken_for=known.called(taken),
+            label=known.called(own),
+            nearest=known.called(other) if other != taken else "",
+        )

@@ -311,6 +311,7 @@ function picture(data, name, image) {
   card.append(element("span", {}, image.score));
   if (image.taken_for) card.append(element("small", {}, `as ${image.taken_for}`));
   if (image.label) card.append(element("small", {}, image.label === image.taken_for ? "right" : `is ${image.label}`));
+  if (image.nearest) card.append(element("small", {}, `nearest ${image.nearest}`));
   return card;
 }
 

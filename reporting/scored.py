@@ -27,6 +27,7 @@ class ScoredSet:
     labels: np.ndarray  # (N,) int64
     paths: list[str] | None  # of images in files, below their folder
     images: dict[str, Any]  # the sidecar of the features: place, source, files
+    features: Path | None = None  # where they lie, or lay: without the suffix
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,6 +89,7 @@ def read(
         labels=table["label"].to_numpy().astype(np.int64),
         paths=texts(table, "path"),
         images=records.read_sidecar(features.with_name(f"{features.name}.csv")),
+        features=features,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from reporting import gallery
+from reporting.nearest import Nearest
 from reporting.scored import ScoredRun, ScoredSet
 
 NAMES = ["n01440764", "<script>"]
@@ -68,6 +69,17 @@ def test_ood_images_trusted_most_and_id_images_trusted_least(run, tmp_path):
         ("<script>", True),
         ("<script>", False),
     ]
+
+
+def test_the_nearest_class_is_named_where_it_is_another(run, tmp_path, monkeypatch):
+    assert "the features of toy are not there" in hung(run, tmp_path).no_nearest
+    classes = {"cats": np.arange(20) % 2, gallery.ID: np.array([0, 0, 1])}
+    monkeypatch.setattr(gallery, "nearest", lambda run, parts: Nearest(classes))
+    wall = hung(run, tmp_path).walls["MSP"]
+    # row 18, of class 0, is taken for class 0; row 17 is taken for it too, and near class 1
+    assert [one.nearest for one in wall["cats"][:2]] == ["", "<script>"]
+    # the ID images of rows 1, 0 and 2, taken for classes 0, 1 and 0
+    assert [one.nearest for one in wall[gallery.ID]] == ["", "tench", "<script>"]
 
 
 def test_a_folder_that_moved_is_found_below_the_data_folder(run, tmp_path):
