@@ -251,6 +251,7 @@ IMMATERIAL = {
     "allow_stale",
     "pdf",
     "svg",
+    "features_in",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT

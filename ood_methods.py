@@ -213,7 +213,26 @@ def add_method_flags(group: Any) -> None:
 
 
 def add_bank_flag(group: Any) -> None:
-    """The flag of the fitted detector."""
+    """The flags of what is kept of the training features, and where."""
+    group.add_argument(
+        "--bank-size",
+        type=cli.positive,
+        metavar="N",
+        help=(
+            "training images that KNN, NNGuide, Relation and ActSub search; of more, a seeded"
+            f" sample, as many of each class as there are; default: {registry.BANK_SIZE:,}"
+        ),
+    )
+    group.add_argument(
+        "--features-in",
+        choices=("auto", "memory", "disk"),
+        default="auto",
+        help=(
+            "where the training features are while they are scored: in memory, or in a file of the"
+            " run's folder that is gone at the end; auto: on disk where they would take more than a"
+            " quarter of memory; the scores are the same to the bit"
+        ),
+    )
     group.add_argument(
         "--with-bank",
         action="store_const",
@@ -448,9 +467,9 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     seconds: dict[str, float] = {}
     announce(task)
     with cli.timed(seconds, "reading"):
-        found = inputs.read(run, task.stale)
+        found = inputs.read(run, task.stale, args.features_in)
     with cli.timed(seconds, "scoring"):
-        fitted = inputs.fit(found)
+        fitted = inputs.fit(found, args.bank_size or registry.BANK_SIZE)
         scored = score(task, fitted, found, args)
     with cli.timed(seconds, "detector"):
         detector = keep_detector(task, args, scored, found.head)

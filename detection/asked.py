@@ -42,6 +42,8 @@ class Arguments(Protocol):
     combine: list[str] | None
     set: list[str] | None
     with_bank: bool | None
+    bank_size: int | None
+    features_in: str
     temperature: float | None
     ridge: float | None
     vim_dim: int | None

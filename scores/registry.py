@@ -39,10 +39,11 @@ from scores.rows import (
     NeighbourMethod,
     PlainMethod,
 )
-from scores.training_set import Training
+from scores.training_set import BANK_SIZE, Training
 
 __all__ = [
     "ADASCALE",
+    "BANK_SIZE",
     "CORE",
     "DEFAULT",
     "METHODS",

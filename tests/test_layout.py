@@ -36,6 +36,7 @@ SHARED = (
     "head_from_logits",
     "head",
     "arrays",
+    "disk_rows",
     "threads",
     "console",
 )
@@ -95,6 +96,7 @@ TORCH_FREE = (
     "networks.onnx_sessions",
     "head",
     "arrays",
+    "disk_rows",
     "utils",
     "cli",
     "console",
