@@ -86,7 +86,7 @@ class DiskRows:
         rows = np.empty((min(stop, len(self)) - start, self.shape[1]), KIND)
         if not rows.size:
             return rows
-        left = memoryview(rows).cast("B")
+        left = rows.data.cast("B")
         place = start * self.shape[1] * KIND.itemsize
         while len(left):
             count = self.read_into(left, place)
@@ -119,7 +119,7 @@ class Writer:
         block = np.ascontiguousarray(rows, KIND)
         if not block.size:
             return
-        self.file.write(memoryview(block).cast("B"))
+        self.file.write(block.data.cast("B"))
         self.rows += len(block)
         self.lowest = float(np.minimum(self.lowest, block.min()))  # NaN stays NaN
         self.highest = float(np.maximum(self.highest, block.max()))
