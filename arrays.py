@@ -5,10 +5,12 @@ row. Scores work in float32 and refuse values whose squares overflow float32. Co
 float64 and accepts any finite number.
 """
 
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from disk_rows import DiskRows
 
 # Limits of what float32 can square. A larger feature or weight makes sums of squares overflow; if
 # the largest feature of a set is smaller than SMALLEST, all squares vanish.
@@ -63,14 +65,16 @@ def places_of_labels(labels: ArrayLike, n: int) -> tuple[np.ndarray, int]:
 # ---- features and head for scores: float32 -------------------------------------------------------
 
 
-def as_float32(numbers: ArrayLike | None) -> np.ndarray:
+def as_float32(numbers: ArrayLike | DiskRows | None) -> np.ndarray:
     """Contiguous float32. A number too large for float32 becomes infinity, which later checks
-    refuse."""
+    refuse. Rows on a disk stay there."""
+    if isinstance(numbers, DiskRows):
+        return cast(np.ndarray, numbers)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(numbers, dtype=np.float32)
 
 
-def scorable_features(features: ArrayLike, width: int | None = None) -> np.ndarray:
+def scorable_features(features: ArrayLike | DiskRows, width: int | None = None) -> np.ndarray:
     """Features (N, D) as float32, where D must equal the head's `width` if that is known.
 
     Refuses features that no score can be computed from: NaN, infinity, and values above LARGEST.

@@ -19,16 +19,14 @@ import sys
 import time
 import warnings
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
-from tqdm import tqdm
-
+import console
 from images import lists
-from utils import SetName
+from utils import VECTOR_FORMATS, SetName
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
 T = TypeVar("T")
@@ -223,6 +221,8 @@ FLAGS: dict[str, dict[str, Any]] = {
             " many and which, and go on; without it such a file stops the run before any work"
         ),
     ),
+    "pdf": dict(action="store_true", help="write each figure as PDF too, its text as text"),
+    "svg": dict(action="store_true", help="write each figure as SVG too, its text as text"),
     "allow-stale": dict(
         action="store_true",
         help=(
@@ -240,6 +240,7 @@ IMMATERIAL = {
     "data_dir",
     "output_dir",
     "debug",
+    "quiet",
     "force",
     "resume",
     "tensorboard",
@@ -248,6 +249,9 @@ IMMATERIAL = {
     "max_pixels",
     "verify",
     "allow_stale",
+    "pdf",
+    "svg",
+    "features_in",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -311,6 +315,8 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(description=description, allow_abbrev=False, **options)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        quiet_help = "print no more than the last line, warnings and errors"
+        self.add_argument("--quiet", action="store_true", help=quiet_help)
 
     def parse_known_args(  # type: ignore[override]  # one signature for argparse's overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -363,6 +369,11 @@ def add_flags(parser: Parser, *names: str, **changes: dict[str, Any]) -> None:
         parser.add_argument(f"--{name}", **{**FLAGS[name], **own})
 
 
+def vector_formats(args: Any) -> list[str]:
+    """The formats of figures that were asked for beside PNG."""
+    return [form for form in VECTOR_FORMATS if getattr(args, form)]
+
+
 def material(args: object) -> dict[str, Any]:
     """Namespace -> the dict of those arguments that change what a run makes, data sets as text."""
     return {name: as_text(value) for name, value in vars(args).items() if name not in IMMATERIAL}
@@ -384,8 +395,10 @@ def run(main: Callable[[], ExitCode]) -> NoReturn:
     warnings.showwarning = print_warning
     gc.freeze()  # imported objects live to the end; freezing them saves 10% of the time of figures
     code: ExitCode
+    say_less = console.quietly() if "--quiet" in sys.argv else contextlib.nullcontext()
     try:
-        code = main()
+        with say_less:
+            code = main()
         sys.stdout.flush()  # a full disk behind `> log.txt` fails here, where it is handled
     except KeyboardInterrupt as stop:
         advice = str(stop) or "run the same command again to go on"
@@ -542,30 +555,10 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def progress(iterable: Iterable[T] | None = None, **options: Any) -> "tqdm[T]":
-    """A progress bar with the remaining time; `options` are tqdm's.
-
-    It shows on a terminal only, so that logs stay legible.
-    """
-    return tqdm(iterable, **{"disable": None, "dynamic_ncols": True, "leave": False, **options})
-
-
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Store the seconds that the block took as seconds[name]."""
+    """Store the seconds that the block took as seconds[name]; a terminal shows what it is at."""
     start = time.perf_counter()
-    yield
+    with console.working(name):
+        yield
     seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def print_table(frame: "pd.DataFrame", title: str | None = None) -> None:
-    """Print a pandas table: text left-aligned, numbers right-aligned, missing values empty."""
-    if title:
-        print(f"\n{title}")
-    aligned = frame.copy()
-    for name in frame.columns:
-        if frame[name].map(lambda value: isinstance(value, str)).all():
-            width = max(len(name), frame[name].str.len().max())
-            aligned[name] = frame[name].str.ljust(width)
-            aligned = aligned.rename(columns={name: name.ljust(width)})
-    print(aligned.to_string(index=False, na_rep=""))

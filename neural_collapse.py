@@ -35,6 +35,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cli
+import console
 import feature_files
 import figures
 import utils
@@ -58,6 +59,8 @@ class Arguments(Protocol):
     ood: list[utils.SetName] | None
     output_dir: str
     allow_stale: bool
+    pdf: bool
+    svg: bool
     exact: bool
     bootstrap: int | None
     with_ood_class: bool | None
@@ -74,6 +77,8 @@ def make_parser() -> cli.Parser:
         "ood",
         "output-dir",
         "allow-stale",
+        "pdf",
+        "svg",
         checkpoint={
             "required": True,
             "nargs": "+",
@@ -192,18 +197,20 @@ class Written:
 def measure_and_write(checkpoint: Opened, args: Arguments) -> Written:
     """Everything of one checkpoint into its folder, and the main part of it onto the screen."""
     inputs = measuring.read_inputs(checkpoint.run, checkpoint.layers, checkpoint.stale)
-    found = measuring.measure(inputs, args.exact, args.bootstrap)
+    with console.working(f"collapse of {checkpoint.run.folder.name}"):
+        found = measuring.measure(inputs, args.exact, args.bootstrap)
     components = fit_components(found.moments)
     together = with_ood.tabulate(inputs, found.moments, args.exact) if args.with_ood_class else None
     remove_together(checkpoint.run.folder, together)
     tables = write_tables(found, together, args)
     drawn = drawing.draw(found, components, args.tsne)
-    pictures = drawing.save(checkpoint.run.folder / "figures", drawn)
+    folder = checkpoint.run.folder / "figures"
+    pictures = utils.write_figures(folder, drawn, cli.vector_formats(args))
     write_record(inputs, [*tables, *pictures], args)
     print_measured(found)
     if together is not None:
         title = "NC1 and NC2 with each OOD set as class C+1 -> nc_with_ood.csv"
-        cli.print_table(with_ood.shown(together), title)
+        console.print_table(with_ood.shown(together), title)
     return Written(found.table, found.layers, inputs.stale.reasons)
 
 
@@ -318,18 +325,20 @@ def print_measured(found: Measured) -> None:
     classes, width = moments.means.shape
     images = f"{moments.counts.sum():,} training images"
     title = f"{run.folder.name}: neural collapse of {run.dataset}"
-    cli.print_table(shown(found.table), f"{title}, {images}, {classes} classes, {width} features")
+    console.print_table(
+        shown(found.table), f"{title}, {images}, {classes} classes, {width} features"
+    )
     if run.head is None:
         print(
             "\nno head.csv: NC2 of the weights, NC3 and NC4's comparison with the classifier are"
             " left empty"
         )
-    cli.print_table(
+    console.print_table(
         drawing.nc5_table(found.alignments).round(4),
         "NC5  mean |cos| of class means with each set's mean (0: orthogonal)",
     )
     if found.layers is not None:
-        cli.print_table(
+        console.print_table(
             along(found.layers, ["depth", "layer"]),
             f"through the layers -> {run.folder / 'nc_layers.csv'}",
         )
@@ -377,8 +386,10 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
     }
     drawn = draw_epochs(epochs, table, written)
     inputs = [epoch.folder / "nc_metrics.csv" for epoch in epochs]
-    write_joined(latest.folder, "nc_epochs", table, drawn, inputs, sidecar)
-    cli.print_table(
+    write_joined(
+        latest.folder, "nc_epochs", table, drawn, inputs, sidecar, cli.vector_formats(args)
+    )
+    console.print_table(
         along(table, series.along(epochs)),
         f"through training, {len(epochs)} checkpoints -> {latest.folder / 'nc_epochs.csv'}",
     )
@@ -394,7 +405,7 @@ def follow(checkpoints: Checkpoints, written: dict[Path, Written], args: Argumen
             f" it with: {utils.command('ood_methods', lacking, args.output_dir)}"
         )
         return
-    beside_ood(epochs, table, scored, sidecar)
+    beside_ood(epochs, table, scored, sidecar, cli.vector_formats(args))
 
 
 def draw_epochs(
@@ -424,10 +435,11 @@ def write_joined(
     drawn: dict[str, Figure],
     inputs: Sequence[Path],
     sidecar: dict,
+    vector: Sequence[str],
 ) -> None:
     """A table over several checkpoints; its sidecar is its record too, so that report.py knows its
     figures."""
-    pictures = drawing.save(folder / "figures", drawn)
+    pictures = utils.write_figures(folder / "figures", drawn, vector)
     record = {
         **sidecar,
         "inputs": current.fingerprints(inputs, folder),
@@ -444,6 +456,7 @@ def beside_ood(
     table: pd.DataFrame,
     scored: dict[Path, pd.DataFrame],
     sidecar: dict,
+    vector: Sequence[str],
 ) -> None:
     """nc_ood.csv: each metric beside each method's AUROC on each set; from three checkpoints on,
     their correlation."""
@@ -452,15 +465,16 @@ def beside_ood(
     inputs = []
     for epoch in epochs:
         inputs += [epoch.folder / "nc_metrics.csv", epoch.folder / "ood_metrics.csv"]
-    write_joined(folder, "nc_ood", joined, {}, inputs, sidecar)
+    write_joined(folder, "nc_ood", joined, {}, inputs, sidecar, [])
     print(f"\ncollapse beside OOD detection: {folder / 'nc_ood.csv'}")
     if len(epochs) < series.LEAST:
         print(f"no correlation over {len(epochs)} checkpoints: it takes at least {series.LEAST}")
         return
     found = series.correlate(joined)
     drawn = {"nc_ood_correlation": figures.correlation_maps(found, collapse_rows.beside_methods())}
-    write_joined(folder, "nc_ood_correlation", found, drawn, [folder / "nc_ood.csv"], sidecar)
-    cli.print_table(
+    inputs = [folder / "nc_ood.csv"]
+    write_joined(folder, "nc_ood_correlation", found, drawn, inputs, sidecar, vector)
+    console.print_table(
         series.answer(found),
         "does more collapse mean better detection? Spearman of AUROC with NC1 over "
         f"{len(epochs)} checkpoints, -1: always -> {folder / 'nc_ood_correlation.csv'}",

@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 import cli
+import console
 import utils
 from artifacts import records
 from images import noise
@@ -83,7 +84,7 @@ def write_set(folder: Path, kind: noise.Kind, args: Any) -> None:
     unfinished = utils.temporary_beside(folder)
     unfinished.mkdir()
     try:
-        for index in cli.progress(range(args.count), desc=folder.name, unit="image"):
+        for index in console.progress(range(args.count), desc=folder.name, unit="image"):
             pixels = kind.image(index, args.image_size, args.seed)
             Image.fromarray(pixels).save(unfinished / f"{index:0{digits}}.png")
         os.replace(unfinished, folder)

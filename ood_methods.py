@@ -55,6 +55,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cli
+import console
 import feature_files
 import utils
 from artifacts import current, records, store
@@ -115,6 +116,8 @@ def add_input_flags(parser: cli.Parser) -> None:
         "ood",
         "output-dir",
         "allow-stale",
+        "pdf",
+        "svg",
         checkpoint={
             "required": True,
             "nargs": "+",
@@ -210,7 +213,26 @@ def add_method_flags(group: Any) -> None:
 
 
 def add_bank_flag(group: Any) -> None:
-    """The flag of the fitted detector."""
+    """The flags of what is kept of the training features, and where."""
+    group.add_argument(
+        "--bank-size",
+        type=cli.positive,
+        metavar="N",
+        help=(
+            "training images that KNN, NNGuide, Relation and ActSub search; of more, a seeded"
+            f" sample, as many of each class as there are; default: {registry.BANK_SIZE:,}"
+        ),
+    )
+    group.add_argument(
+        "--features-in",
+        choices=("auto", "memory", "disk"),
+        default="auto",
+        help=(
+            "where the training features are while they are scored: in memory, or in a file of the"
+            " run's folder that is gone at the end; auto: on disk where they would take more than a"
+            " quarter of memory; the scores are the same to the bit"
+        ),
+    )
     group.add_argument(
         "--with-bank",
         action="store_const",
@@ -445,9 +467,9 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
     seconds: dict[str, float] = {}
     announce(task)
     with cli.timed(seconds, "reading"):
-        found = inputs.read(run, task.stale)
+        found = inputs.read(run, task.stale, args.features_in)
     with cli.timed(seconds, "scoring"):
-        fitted = inputs.fit(found)
+        fitted = inputs.fit(found, args.bank_size or registry.BANK_SIZE)
         scored = score(task, fitted, found, args)
     with cli.timed(seconds, "detector"):
         detector = keep_detector(task, args, scored, found.head)
@@ -467,16 +489,26 @@ def score_run(task: plan.Task, args: Arguments) -> pd.DataFrame:
             given = asked.parameters(args)
             pictures |= neco_curve.draw(fitted, task.names, given, scored)
         written += drawing.draw(
-            folder, fitted, table, scored, args.tpr, task.earlier.drawn, more=pictures
+            folder,
+            fitted,
+            table,
+            scored,
+            args.tpr,
+            task.earlier.drawn,
+            more=pictures,
+            vector=cli.vector_formats(args),
         )
     finish(task, args, table, [*written, run.folder / keeping.FILE], seconds)
     if full is not None:
         groups = asked.groups_in(args, full)
-        cli.print_table(tables.by_method(full, groups), full_spectrum.heading(full, run.dataset))
+        console.print_table(
+            tables.by_method(full, groups), full_spectrum.heading(full, run.dataset)
+        )
     print(keeping.said(detector, run.folder / keeping.FILE))
     line = conformal_table.said(scored, run.dataset)
     if line:
         print(line)
+    say_where(run.folder)
     return table
 
 
@@ -503,7 +535,15 @@ def score(
         tuned[args.val_ood] = chosen
     ood = {name: found.ood[name] for name in task.tested}
     scored = evaluation.score(
-        fitted, names, {**chosen, **given}, found.test, ood, tuned, combined, found.csid
+        fitted,
+        names,
+        {**chosen, **given},
+        found.test,
+        ood,
+        tuned,
+        combined,
+        found.csid,
+        console.progress,
     )
     for name, values in scored.parameters.items():
         if not chosen.keys().isdisjoint({name, *values.get("members", ())}):
@@ -647,7 +687,7 @@ def finish(
         stale=task.stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed, feature_files.file_notes(task.run))
+    show(table, args, removed, feature_files.file_notes(task.run))
 
 
 def listings(args: Arguments) -> list[str]:
@@ -659,20 +699,23 @@ def listings(args: Arguments) -> list[str]:
 def show(
     table: pd.DataFrame,
     args: Arguments,
-    folder: Path,
     removed: Sequence[str],
     more: Sequence[str] = (),
 ) -> None:
-    """Print the table, what to know of it, `more` among it, and where everything is."""
+    """Print the table, and what to know of it, `more` among it."""
     groups = asked.groups_in(args, table)
-    cli.print_table(tables.by_method(table, groups), tables.heading(table, args.tpr))
+    console.print_table(tables.by_method(table, groups), tables.heading(table, args.tpr))
     for note in [*tables.notes(table), *more]:
         print(note)
     if lacking := asked.lacking_in_groups(args, table):
         print(lacking)
-    print(f"\nper-image scores, figures and the full table: {folder}")
     if removed:
         print(f"removed, as made of an earlier table: {', '.join(removed)}")
+
+
+def say_where(folder: Path) -> None:
+    """Print where the results are, last of all."""
+    print(f"\nper-image scores, figures and the full table: {folder}")
 
 
 # ---- an ensemble ---------------------------------------------------------------------------------
@@ -690,7 +733,7 @@ def score_ensemble(args: Arguments) -> None:
         if ensemble.is_leave_out:
             choice = grid.choose(ensemble, args.val_ood, asked.pair_of(args), stale)
     if choice.table is not None:
-        cli.print_table(choice.table.round(4), f"temperature and epsilon on {args.val_ood}")
+        console.print_table(choice.table.round(4), f"temperature and epsilon on {args.val_ood}")
     if ensemble.is_leave_out:
         print(f"{together.LEAVE_OUT}: {choice.pair.words}{choice.reason}")
     grid.require(ensemble, choice, sets)
@@ -699,7 +742,7 @@ def score_ensemble(args: Arguments) -> None:
     with cli.timed(seconds, "scoring"):
         names = asked.named(args) or list(registry.DEFAULT)
         methods = together.Methods(names, asked.parameters(args), args.val_ood)
-        result = together.score(ensemble, methods, choice, sets, stale, cli.progress)
+        result = together.score(ensemble, methods, choice, sets, stale, console.progress)
     table = tables.tabulate(ensemble, result.scored, result.right, args.tpr, args.more_tpr)
     written = write_grid(ensemble, choice, args, stale)
     risks = id_tables.risk_curves(result.scored, result.right)
@@ -708,7 +751,14 @@ def score_ensemble(args: Arguments) -> None:
     core = [name for name in together.CORE if name in result.scored.id.scores]
     pictures = more_figures(result.scored, result.classes, risks, None, core, table, more)
     written += drawing.draw(
-        figures_folder, None, table, result.scored, args.tpr, core=core, more=pictures
+        figures_folder,
+        None,
+        table,
+        result.scored,
+        args.tpr,
+        core=core,
+        more=pictures,
+        vector=cli.vector_formats(args),
     )
     removed = outputs.remove_outdated(folder, folder / joining.RECORD, written)
     own_files = [own.parts(text)[0] for text in args.methods or [] if own.is_own(text)]
@@ -721,8 +771,9 @@ def score_ensemble(args: Arguments) -> None:
         stale=stale,
         seconds=seconds,
     )
-    show(table, args, folder, removed, feature_files.file_notes(ensemble.members[0].run))
+    show(table, args, removed, feature_files.file_notes(ensemble.members[0].run))
     print(f"no {keeping.FILE}: detectors are of single networks")
+    say_where(folder)
 
 
 def ensemble_folder(checkpoints: Sequence[Path], output_dir: str) -> Path:
@@ -776,7 +827,8 @@ def write_grid(
         return []
     path = ensemble.folder / "ensemble_grid.csv"
     store.write_table(path, choice.table, sidecar_of(ensemble, args, stale))
-    return [path, *drawing.draw_grid(ensemble.folder / "figures", choice)]
+    folder = ensemble.folder / "figures"
+    return [path, *drawing.draw_grid(folder, choice, cli.vector_formats(args))]
 
 
 def write_ensemble(
@@ -843,7 +895,7 @@ def write_spread(path: Path, what: str, spread: pd.DataFrame, sidecar: Mapping[s
     """Write and print a table of means and standard deviations, one row per `what` and method."""
     store.write_table(path, spread, sidecar)
     shown = [what, "method", "auroc_mean", "auroc_std", "fpr95_mean", "fpr95_std"]
-    cli.print_table(
+    console.print_table(
         spread[shown].round(4),
         f"{len(sidecar['checkpoints'])} checkpoints: mean and standard deviation of AUROC and FPR"
         f" in [0, 1] -> {path}",

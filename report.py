@@ -42,6 +42,7 @@ from typing import Any
 import pandas as pd
 
 import cli
+import console
 import feature_files
 import utils
 from artifacts import current, records, store
@@ -187,7 +188,7 @@ def write_comparison(args: Any) -> None:
         workbook.write(folder / "compare.xlsx", comparison.tables(), about_runs | made)
     if comparison.methods:
         shown = comparison.means.mul(100).round(1).rename_axis("method").reset_index()
-        cli.print_table(shown, f"mean AUROC in percent over {', '.join(comparison.sets)}")
+        console.print_table(shown, f"mean AUROC in percent over {', '.join(comparison.sets)}")
     print("\n".join([*compare_page.sentences(comparison), *comparison.notes]))
     print(f"comparison: {folder / 'compare.html'}")
 
@@ -215,7 +216,7 @@ def write_leaderboard(args: Any) -> None:
         workbook.write(folder / "leaderboard.xlsx", tables, made)
     shown = leaderboard.shown(board)
     if not shown.empty:  # the notes say why there is neither a near nor a far mean
-        cli.print_table(shown, "AUROC in percent: ours, and as OpenOOD published it")
+        console.print_table(shown, "AUROC in percent: ours, and as OpenOOD published it")
     for note in board.notes:
         print(note)
     print(leaderboard.PROTOCOL)

@@ -70,6 +70,7 @@ from pathlib import Path
 from typing import Any
 
 import cli
+import console
 import machine_memory
 import processes
 import threads
@@ -325,7 +326,7 @@ def options_of(args: Any, world: World) -> Options:
         args,
         material=cli.material(args),
         command=partial(command, args),
-        progress=cli.progress,
+        progress=console.progress,
         # One for all: processes share the images by whole batches.
         memory=world.broadcast_object(batching.memory_of(world.device)),
     )
@@ -339,7 +340,7 @@ def main(argv=None):
         if args.fetch:
             with world.together():
                 if world.first:
-                    fetching.fetch(args, cli.progress)
+                    fetching.fetch(args, console.progress)
             return
         if world.device.type == "cpu":
             machine_memory.keep_freed()
@@ -412,6 +413,7 @@ def extract_all(path: str, options: Options, world: World, seen: checks.Seen) ->
         if world.first:
             say_files(work)
             finish(work)
+            print(f"features: {work.shelf.folder}")
 
 
 def opened(path: str, options: Options, world: World, seen: checks.Seen) -> Work:

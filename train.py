@@ -51,6 +51,7 @@ import torch
 from torch import nn
 
 import cli
+import console
 import data
 import figures
 import machine_memory
@@ -535,7 +536,7 @@ def step_bar(setup: "Setup", state: State) -> Any:
     """The progress bar over all steps of the run; only the first process shows one."""
     recipe = setup.facts.recipe
     steps = math.ceil(len(setup.train) / recipe.batch_size)
-    return cli.progress(
+    return console.progress(
         total=recipe.steps or recipe.epochs * steps,
         initial=state.step if recipe.steps else state.epoch * steps + state.steps_done,
         desc="training",
@@ -775,7 +776,7 @@ def check_readable(*sets: Set) -> None:
     failures: list[reading.Failure] = []
     for images in sets:
         if isinstance(images, ImageFiles):
-            failures += images.unread().unreadable(cli.progress)
+            failures += images.unread().unreadable(console.progress)
     reading.refuse(failures)
 
 

@@ -16,7 +16,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -372,10 +372,50 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
+# Letters stay letters, which can be searched, and the same figure gives the same bytes.
+VECTOR_FORMATS = ("pdf", "svg")
+VECTOR_SETTINGS: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figure"}
+
+
+def write_figures(
+    folder: Path, drawn: Mapping[str, "Figure"], vector: Sequence[str] = ()
+) -> list[Path]:
+    """Write {name: figure} as PNGs, and as files of the `vector` formats -> their paths.
+
+    A vector file that an earlier run drew goes with that run's PNG, where none is asked for."""
+    written = []
+    for name, figure in drawn.items():
+        written.append(folder / f"{name}.png")
+        write_figure(written[-1], figure)
+        for form in VECTOR_FORMATS:
+            path = folder / f"{name}.{form}"
+            if form not in vector:
+                path.unlink(missing_ok=True)
+                continue
+            write_vector(path, figure)
+            written.append(path)
+    return written
+
+
 def write_figure(path: str | os.PathLike, figure: "Figure") -> None:
     """Write a matplotlib figure as a PNG with 150 dots per inch, its title and its caption."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=png_metadata(figure))
+
+
+def write_vector(path: Path, figure: "Figure") -> None:
+    """Write a matplotlib figure as PDF or SVG, by the name's ending."""
+    from matplotlib import rc_context
+
+    said = png_metadata(figure)
+    if path.suffix == ".pdf":
+        metadata = {"Title": said.get("Title"), "Subject": said.get("Description")}
+        metadata |= {"CreationDate": None}
+    else:
+        metadata = {**said, "Date": None}
+    with replacing(path) as temporary, rc_context(VECTOR_SETTINGS):
+        kept = {name: text for name, text in metadata.items() if text or name.endswith("Date")}
+        figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", metadata=kept)
 
 
 def png_metadata(figure: "Figure") -> dict[str, str]:

@@ -11,15 +11,17 @@ refused, unless `stale` (a records.Stale that allows it) notes it and lets it pa
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
+import disk_rows
 from arrays import first_outside
 from artifacts import blocks, csv_files, current, records, shards
 from artifacts.csv_files import SUFFIXES, columns_of
@@ -195,6 +197,31 @@ def read_features(
     """
     read = blocks.whole(path, stale, remedy)
     return Features(read.features, read.labels, read.paths, file=Path(path))
+
+
+def read_features_to_disk(
+    path: str | os.PathLike,
+    folder: Path,
+    stale: records.Stale | None = None,
+    remedy: str = EXTRACT,
+) -> Features:
+    """The same features, read block by block into a file in `folder` that goes with the program;
+    the image files' names are left out. ValueError as above, and where the disk has no room."""
+    width = blocks.width_of(path, remedy)
+    needed = blocks.expected_rows(path, width) * width * disk_rows.KIND.itemsize
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"{path} takes {needed / 2**30:,.1f} GiB of {folder} while it is scored, where"
+            f" {free / 2**30:,.1f} are free; free some, or read it into memory with"
+            " --features-in memory"
+        )
+    writer, labels = disk_rows.Writer(folder, width), []
+    for block in blocks.blocks(path, stale, remedy):
+        writer.add(block.features)
+        labels.append(block.labels)
+    rows = cast(np.ndarray, writer.finished())  # it answers as one where scores ask it
+    return Features(rows, np.concatenate(labels), None, file=Path(path))
 
 
 def read_head(

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import console
 import utils
 from artifacts import records, store
 
@@ -123,7 +124,7 @@ def measure(commands, ways, repeats, count, folder):
     plan = [(command, way, beside) for command in commands for way in ways for beside in (0, 1)]
     for command in commands:
         run(command.format(folder=folder, run="warm"), {})
-    for _ in cli.progress(range(repeats)):
+    for _ in console.progress(range(repeats)):
         for command, way, beside in plan:
             number += 1
             with neighbours(count * beside):
@@ -164,7 +165,7 @@ def main(argv=None):
     table = summary(runs)
     store.write_table(path, table, sidecar)
     shown = table.assign(command=table["command"].str.slice(0, 40))
-    cli.print_table(
+    console.print_table(
         shown,
         f"beside {args.neighbours} busy process(es); {machine.processor()}, {os.cpu_count()} cores,"
         f" load {os.getloadavg()[0]:.1f}, medians of {args.repeats}",

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import console
 import utils
 from artifacts import records, store
 from collapse import etf, metrics
@@ -290,7 +291,7 @@ def streamed(rows, width, classes, seed):
     ways = list(streamed_ways(1, 2))
     with tempfile.TemporaryDirectory() as folder:
         generator = np.random.default_rng(seed)
-        for start in cli.progress(range(0, rows, PART)):
+        for start in console.progress(range(0, rows, PART)):
             features, labels = make(min(PART, rows - start), width, classes, generator)
             frame = pl.DataFrame(features, schema=[f"ct{i}" for i in range(width)]).with_columns(
                 label=labels
@@ -299,7 +300,7 @@ def streamed(rows, width, classes, seed):
                 Path(folder) / f"part_{start:09d}.parquet", compression="uncompressed"
             )
         found = {}
-        for way in cli.progress(ways):
+        for way in console.progress(ways):
             command = [
                 sys.executable,
                 __file__,
@@ -352,7 +353,7 @@ def main(argv=None):
         relative_error=table["relative_error"].map("{:.1e}".format).replace("nan", ""),
         ratio=table["ratio"].map("{:.2f}".format),
     )
-    cli.print_table(
+    console.print_table(
         shown,
         f"neural collapse, {found['processor']}, {found['cores']} cores, load"
         f" {found['load'][0]:.1f}",

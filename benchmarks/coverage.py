@@ -24,6 +24,7 @@ from scipy.special import expit, logit, ndtri
 from scipy.stats import expon, norm
 
 import cli
+import console
 import utils
 from artifacts import records, store
 from detection import metrics
@@ -128,7 +129,7 @@ def main(argv=None):
     table = pd.DataFrame(rows)
     file = utils.writable_folder(Path(args.output_dir) / "benchmarks") / "coverage.csv"
     store.write_table(file, table, records.provenance(vars(args)) | facts())
-    cli.print_table(table.round(3), f"coverage of the 95% intervals -> {file}")
+    console.print_table(table.round(3), f"coverage of the 95% intervals -> {file}")
 
 
 if __name__ == "__main__":

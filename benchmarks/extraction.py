@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import console
 import data
 import machine_memory
 import utils
@@ -194,7 +195,7 @@ def measure(args):
     ways |= {f"textbook, batches of {size}": (textbook, size) for size in args.batches}
     runs = {name: [] for name in ways}
     first = None
-    for _ in cli.progress(range(args.repeats)):
+    for _ in console.progress(range(args.repeats)):
         for name, (way, *more) in ways.items():
             seconds, peak, features = apart(way, args, *more)
             runs[name].append((seconds, peak))
@@ -232,7 +233,7 @@ def main(argv=None):
     sidecar = {**records.provenance(cli.material(args)), "machine": machine.facts()}
     table = summary(measure(args), args.images)
     store.write_table(path, table, sidecar)
-    cli.print_table(
+    console.print_table(
         table,
         f"{args.images} images of {args.image_size} x {args.image_size} pixels, {args.model}, "
         f"{args.workers} workers; {machine.processor()}, {os.cpu_count()} cores, load"

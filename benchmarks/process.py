@@ -29,6 +29,7 @@ import machine
 import scoring
 
 import cli
+import console
 import utils
 from artifacts import records, store
 from scores import registry
@@ -117,7 +118,7 @@ def main(argv=None):
         folder = utils.writable_folder(Path(temporary) / "drawn")
         write_run(folder, args)
         size = sum(file.stat().st_size for file in folder.glob("*_t*.csv")) / 2**20
-        for what in cli.progress(args.methods or METHODS):
+        for what in console.progress(args.methods or METHODS):
             timed = pd.DataFrame(
                 [run(folder, METHODS[what]) for _ in range(args.repeats + 1)][1:]
             ).median()
@@ -131,7 +132,7 @@ def main(argv=None):
             table = pd.DataFrame(rows)
             # row by row, as the last takes longest
             store.write_table(path, table, {**sidecar, "mebibytes": round(size)})
-    cli.print_table(
+    console.print_table(
         table,
         f"ood_methods.py on {size:,.0f} MiB of CSV, {args.train_rows:,} x {args.width} training"
         f" features and {args.test_rows:,} test images; {machine.processor()}, {os.cpu_count()}"

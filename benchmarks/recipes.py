@@ -27,6 +27,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli
+import console
 import utils
 from artifacts import records, store
 
@@ -124,7 +125,7 @@ def main(argv=None):
         table["test_gain"] = table["test_acc"] - table["test_acc"][0]
         store.write_table(file, table, records.provenance(vars(args)))
         print(table.iloc[-1].to_string(), flush=True)
-    cli.print_table(
+    console.print_table(
         table.round(4),
         f"{args.model} on {args.dataset}, {args.mode}, {args.epochs} epochs -> {file}",
     )

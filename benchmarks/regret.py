@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import console
 import feature_files
 import utils
 from artifacts import records, store
@@ -61,7 +62,7 @@ def main(argv=None):
         if args.synthetic:
             rows.append(by_outliers(regrets, args.synthetic, kind))
     table = pd.DataFrame(rows)
-    cli.print_table(table.round(1), "regret in points of AUROC, a mean per network")
+    console.print_table(table.round(1), "regret in points of AUROC, a mean per network")
     folder = utils.writable_folder(Path(args.output_dir) / "benchmarks")
     store.write_table(
         folder / "regret.csv", table, records.provenance(cli.material(args), **machine.facts())

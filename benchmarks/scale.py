@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import console
 import utils
 from artifacts import blocks, records, shards, store
 from collapse import metrics
@@ -166,7 +167,7 @@ def main(argv=None):
     found = machine.facts()
     facts = {**records.provenance(cli.material(args)), "machine": found}
     store.write_table(folder / "scale.csv", table, facts)
-    cli.print_table(
+    console.print_table(
         table.round(2),
         f"reading and collapse, {found['processor']}, {found['cores']} cores, load"
         f" {found['load'][0]:.1f}",

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import console
 import utils
 from artifacts import records, store
 from detection import metrics
@@ -433,7 +434,7 @@ def measure(args):
     data, names = Data(args), args.methods or list(registry.DEFAULT)
     others = theirs(data)
     yield compare_metrics(data, args.repeats)
-    for name in cli.progress(names):
+    for name in console.progress(names):
         yield compare(
             name,
             "pytorch-ood" if name in others else "",
@@ -480,7 +481,7 @@ def main(argv=None):
     shown = table.rename(columns={name: title for name, (title, _) in COLUMNS.items()})
     for name, (title, form) in COLUMNS.items():
         shown[title] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
-    cli.print_table(
+    console.print_table(
         shown,
         f"{args.train_rows:,} x {args.width} training features, {args.classes} classes,"
         f" {args.test_rows:,} test images; {machine.processor()}, {os.cpu_count()} cores, load"

@@ -57,6 +57,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import machine
 
 import cli
+import console
 import data
 import machine_memory
 import utils
@@ -175,13 +176,13 @@ def main(argv=None):
         f" {found['cores_allowed']} of {found['cores']} cores, {found['torch_threads']} threads,"
         f" load {found['load'][0]:.1f}, {args.clock} clock"
     )
-    cli.print_table(printable(pd.DataFrame(rows)), title)
+    console.print_table(printable(pd.DataFrame(rows)), title)
     print(f"\nwritten: {path}")
     if args.profile:
         shares = pd.concat([profiled(model, images, device, args) for model in args.models])
         path = path.with_name("training_profile.csv")
         store.write_table(path, shares, sidecar)
-        cli.print_table(printable(shares), "where the time of a step goes")
+        console.print_table(printable(shares), "where the time of a step goes")
         print(f"\nwritten: {path}")
 
 

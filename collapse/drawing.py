@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 import figures
-import utils
 from artifacts.blocks import Stored
 from collapse import metrics, rows
 from collapse.measuring import Measured
@@ -146,13 +144,3 @@ def nc5_table(alignments: dict[str, metrics.Alignment]) -> pd.DataFrame:
         name = "ID test (null)" if split == "test" else split.removeprefix("ood:")
         lines.append({"name": name, "uncentred": alignment.uncentred, "centred": alignment.centred})
     return pd.DataFrame(lines)
-
-
-def save(folder: Path, drawn: dict[str, Figure]) -> list[Path]:
-    """Write {name: figure} as PNGs -> their paths."""
-    paths = []
-    for name, figure in drawn.items():
-        path = folder / f"{name}.png"
-        utils.write_figure(path, figure)
-        paths.append(path)
-    return paths

@@ -30,6 +30,8 @@ class Arguments(Protocol):
     dataset: utils.SetName | None
     ood: list[utils.SetName] | None
     csid: list[utils.SetName] | None
+    pdf: bool
+    svg: bool
     output_dir: str
     allow_stale: bool
     # an ensemble
@@ -40,6 +42,8 @@ class Arguments(Protocol):
     combine: list[str] | None
     set: list[str] | None
     with_bank: bool | None
+    bank_size: int | None
+    features_in: str
     temperature: float | None
     ridge: float | None
     vim_dim: int | None

@@ -24,12 +24,14 @@ def draw(
     drawn_before: Sequence[str] = (),
     core: Collection[str] = registry.CORE,
     more: Mapping[str, Figure | None] | None = None,
+    vector: Sequence[str] = (),
 ) -> list[Path]:
     """Write the OOD figures into `folder` -> their paths; without a training set there is none of
     the features.
 
     drawn_before: methods of an earlier table that keep the histogram that they have. core: methods
-    that have one always. more: {name: figure} beside these, those that there are.
+    that have one always. more: {name: figure} beside these, those that there are. vector: formats
+    beside PNG.
     """
     table = tables.printable(table)
     shown = dict.fromkeys([*methods_to_show(table, scored, core), *drawn_before])
@@ -39,14 +41,7 @@ def draw(
     if fitted is not None:
         drawn |= draw_components(fitted, scored)
     drawn |= {name: figure for name, figure in (more or {}).items() if figure is not None}
-    return write(folder, drawn)
-
-
-def write(folder: Path, drawn: dict[str, Figure]) -> list[Path]:
-    """Write {name: figure} as PNG files -> their paths."""
-    for name, figure in drawn.items():
-        utils.write_figure(folder / f"{name}.png", figure)
-    return [folder / f"{name}.png" for name in drawn]
+    return utils.write_figures(folder, drawn, vector)
 
 
 def methods_to_show(table: pd.DataFrame, scored: Scored, core: Collection[str]) -> list[str]:
@@ -99,7 +94,7 @@ def leading_components(
     return fitted.mean.astype(np.float32), axes.astype(np.float32), tuple(shares)
 
 
-def draw_grid(folder: Path, choice: grid.Choice) -> list[Path]:
+def draw_grid(folder: Path, choice: grid.Choice, vector: Sequence[str] = ()) -> list[Path]:
     """Write the figures of the grid of temperatures and epsilons -> their paths; none where the
     pair was given."""
     if choice.table is None or choice.scores is None:
@@ -111,4 +106,4 @@ def draw_grid(folder: Path, choice: grid.Choice) -> list[Path]:
         "ensemble_grid": figures.grid_map(choice.table, choice.val_ood, chosen),
         "ensemble_grid_scores": figures.grid_scores(places, choice.val_ood, chosen),
     }
-    return write(folder, drawn)
+    return utils.write_figures(folder, drawn, vector)

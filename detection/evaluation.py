@@ -2,8 +2,10 @@
 scores are undefined."""
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,13 @@ from artifacts import store
 from detection import combining, metrics
 from detection.scored import Scored, ScoredSet
 from scores import registry
+
+Progress = Callable[..., Any]  # such as console.progress: (iterable, desc, unit) -> the same
+
+
+def unseen(iterable: Any, **options: Any) -> Any:
+    """In place of console.progress: shows nothing."""
+    return iterable
 
 
 def score(
@@ -22,19 +31,20 @@ def score(
     tuned: dict[str, Collection[str]] | None = None,
     combinations: Sequence[combining.Combination] = (),
     csid: dict[str, store.Features] | None = None,
+    progress: Progress = unseen,
 ) -> Scored:
     """Fit each method once and score each test set once.
 
     given: {method: {parameter: value}}, other than the defaults. tuned: {OOD set: methods whose
     parameters it chose}, which are not computed on it. What `combinations` need is computed too,
-    and is dropped again unless it is among `names`.
+    and is dropped again unless it is among `names`. `progress` shows how far it is.
     """
     tuned = tuned or {}
     members = [name for name in combining.members_of(combinations) if name not in names]
-    states = fit(fitted, [*names, *members], given)
+    states = fit(fitted, [*names, *members], given, progress)
     inside = registry.score_all(test.features, states, fitted.W, fitted.b)
     outside = []
-    for name, images in ood.items():
+    for name, images in progress(ood.items(), desc="scoring", unit="set"):
         left_out = tuned.get(name, ())
         tested = {method: state for method, state in states.items() if method not in left_out}
         scores = registry.score_all(images.features, tested, fitted.W, fitted.b)
@@ -79,13 +89,17 @@ def parts_of(scored: Scored) -> list[ScoredSet]:
 
 
 def fit(
-    fitted: registry.Training, names: list[str], given: dict[str, dict]
+    fitted: registry.Training,
+    names: list[str],
+    given: dict[str, dict],
+    progress: Progress = unseen,
 ) -> dict[str, registry.Fitted]:
     """registry.fit_all without the warnings that a state's note repeats: they are printed once,
     below the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", registry.Noted)
-        return registry.fit_all(fitted, names, given)
+        shown = partial(progress, desc="fitting", unit="method")
+        return registry.fit_all(fitted, names, given, shown)
 
 
 def notes_of(states: dict[str, registry.Fitted]) -> dict[str, str]:

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+import machine_memory
+import utils
 from arrays import scorable_features
-from artifacts import records, store
+from artifacts import blocks, records, store
+from artifacts.store import EXTRACT
 from feature_files import FeatureFiles
 from head import Head
 from scores import registry
+
+SHARE = 1 / 4  # of memory: with more, training features stay on the disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +47,12 @@ class Inputs:
         return predicted == self.test.labels
 
 
-def read(run: FeatureFiles, stale: records.Stale) -> Inputs:
-    """Read all features of one checkpoint, each once, and refuse what cannot be scored."""
+def read(run: FeatureFiles, stale: records.Stale, place: str = "auto") -> Inputs:
+    """Read all features of one checkpoint, each once, and refuse what cannot be scored.
+
+    place  where the training features are while they are scored: in "memory", on "disk", or on disk
+           where they would take more than SHARE of memory ("auto"); the scores are the same
+    """
 
     def features(path: Path) -> store.Features:
         return store.read_features(path, stale, run.command)
@@ -56,9 +65,25 @@ def read(run: FeatureFiles, stale: records.Stale) -> Inputs:
         val = features(run.val)
     ood = {name: features(path) for name, path in run.ood.items()}
     csid = {name: features(path) for name, path in run.csid.items()}
-    found = Inputs(features(run.train), val, features(run.test), ood, head, rest, csid)
+    train = features(run.train) if in_memory(run.train, place) else on_disk(run, stale)
+    found = Inputs(train, val, features(run.test), ood, head, rest, csid)
     check(found)
     return found
+
+
+def in_memory(path: Path, place: str) -> bool:
+    """True where training features are to be in memory."""
+    if place != "auto":
+        return place == "memory"
+    memory = machine_memory.total()
+    width = blocks.width_of(path, EXTRACT)
+    return memory is None or 4 * width * blocks.expected_rows(path, width) <= SHARE * memory
+
+
+def on_disk(run: FeatureFiles, stale: records.Stale) -> store.Features:
+    """The training features in a file of the run's folder, which goes with the program."""
+    folder = utils.writable_folder(run.folder)
+    return store.read_features_to_disk(run.train, folder, stale, run.command)
 
 
 def other_rows(
@@ -94,8 +119,8 @@ def check(found: Inputs) -> None:
             scorable_features(images.features)
 
 
-def fit(found: Inputs) -> registry.Training:
-    """The training set, to which each method is fitted."""
+def fit(found: Inputs, bank_size: int = registry.BANK_SIZE) -> registry.Training:
+    """The training set, to which each method is fitted; `bank_size` images of it are searched."""
     W, b, val = None, None, None
     if found.head is not None:
         W, b = found.head.W, found.head.b
@@ -103,7 +128,7 @@ def fit(found: Inputs) -> registry.Training:
         val = found.val.features, found.val.labels
     labels = found.train.labels if found.train.labelled else None
     with naming(found.train.file):
-        return registry.Training(found.train.features, labels, W, b, val, found.rest)
+        return registry.Training(found.train.features, labels, W, b, val, found.rest, bank_size)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from detection.joining import held_out_path
 from detection.scored import Scored, ScoredSet
 
 # Made beside ood_metrics.csv, where asked for.
+FIGURES = {".png", ".pdf", ".svg"}
 DERIVED = (
     "ood_groups.csv",
     "ood_metrics.tex",
@@ -210,7 +211,7 @@ def remove_outdated(folder: Path, record: Path, written: list[Path]) -> list[str
     for name in earlier:
         path = records.inside(folder, name).resolve()
         ours = Path(os.path.relpath(path, root))
-        is_figure = ours.parts[0] == "figures" and ours.suffix == ".png"
+        is_figure = ours.parts[0] == "figures" and ours.suffix in FIGURES
         if path not in kept and (is_figure or str(ours) in DERIVED):
             outdated.append(str(ours))
     for name in outdated:

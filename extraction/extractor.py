@@ -123,7 +123,7 @@ class Silent:
 
 
 def silent(**options: Any) -> AbstractContextManager[Silent]:
-    """In place of cli.progress: shows nothing."""
+    """In place of console.progress: shows nothing."""
     return nullcontext(Silent())
 
 
@@ -141,7 +141,7 @@ class Extractor:
     batch_size: int
     amp: bool = False
     stages: dict[str, torch.nn.Module] = field(default_factory=dict)
-    progress: Callable[..., AbstractContextManager[Any]] = silent  # such as cli.progress
+    progress: Callable[..., AbstractContextManager[Any]] = silent  # such as console.progress
     batch_size_from: str = "--batch-size"
     workers: int | None = None  # that decode images in files; None: as many as suit the device
     directions: perturbation.Directions = field(default_factory=perturbation.Directions)

@@ -58,7 +58,7 @@ class Options:
     # what the script lends to its steps
     material: dict[str, Any]  # the arguments that change what a run makes, for sidecars
     command: Callable[..., str]  # the command line, with the flags that are given changed
-    progress: Callable[..., Any]  # shows how far a pass is; cli.progress
+    progress: Callable[..., Any]  # shows how far a pass is; console.progress
     memory: int | None  # bytes of the first process's device
 
     @classmethod

@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 TOGETHER = 64  # headers that a thread looks at; handing over one costs as much as the look
 
 
-Progress = Callable[..., Iterable[Any]]  # such as cli.progress: (iterable, total, desc, unit)
+Progress = Callable[..., Iterable[Any]]  # such as console.progress: (iterable, total, desc, unit)
 Rows = torch.Tensor | Sequence[int]  # (n,) numbers of images; a range is a part as it lies
 Batch = tuple[torch.Tensor, torch.Tensor]  # uint8 (n, 3, S, S), labels (n,)
 

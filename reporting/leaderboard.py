@@ -34,7 +34,7 @@ PROTOCOL = (
     "Published figures are OpenOOD's, of its own networks, image lists and seeds; methods with"
     " parameters searched them on validation images and on an OOD set. Ours are of the networks"
     " named here, of the sets named here, and of the authors' defaults unless the column"
-    " `parameters` says otherwise. Compare the order of methods rather than digits"
+    " named parameters says otherwise. Compare the order of methods rather than digits"
     " (docs/published/README.md)."
 )
 
@@ -191,25 +191,33 @@ def said_of(
     intervals: pd.DataFrame | None,
 ) -> list[str]:
     """What a checkpoint's rows lack, in words."""
-    benchmark = openood.benchmark_of(dataset)
-    if benchmark is None:
+    if openood.benchmark_of(dataset) is None:
         return [f"{folder.name}: OpenOOD has no near and far sets for {dataset}; mean_auroc alone"]
-    notes = []
-    for name in GROUPS:
-        whole = getattr(openood.BENCHMARKS[benchmark], name)
-        present = grouped.get(name, [])
-        if len(present) < len(whole):
-            notes.append(
-                f"{folder.name}: {len(present)} of {len(whole)} {name} sets were tested"
-                f" ({', '.join(present) or 'none'} of {', '.join(whole)}), so that the mean is not"
-                " OpenOOD's"
-            )
+    notes = [f"{folder.name}: {said}" for said in incomplete(dataset, grouped)]
     if grouped and intervals is None:
         notes.append(
             f"{folder.name}: no intervals of near and far; add them with: python ood_methods.py"
             f" --checkpoint {folder} --groups {openood.GROUP}"
         )
     return notes
+
+
+def incomplete(dataset: str, grouped: dict[str, list[str]]) -> list[str]:
+    """Which of OpenOOD's groups were not tested whole, in words."""
+    benchmark = openood.benchmark_of(dataset)
+    if benchmark is None:
+        return []
+    said = []
+    for name in GROUPS:
+        whole = getattr(openood.BENCHMARKS[benchmark], name)
+        present = grouped.get(name, [])
+        if len(present) < len(whole):
+            said.append(
+                f"{len(present)} of {len(whole)} {name} sets were tested"
+                f" ({', '.join(present) or 'none'} of {', '.join(whole)}), so that the mean is not"
+                " OpenOOD's"
+            )
+    return said
 
 
 # ---- published -----------------------------------------------------------------------------------
@@ -225,6 +233,11 @@ def published_for(datasets: Sequence[str]) -> pd.DataFrame:
     names = [OURS.get(name, name) for name in table["method"]]
     table.insert(4, "ours", names)
     return table.reset_index(drop=True)
+
+
+def of_plain_networks(published: pd.DataFrame) -> pd.DataFrame:
+    """The rows of networks trained by cross-entropy alone, without full spectrum."""
+    return published[(published["task"] == "ood") & (published["training"] == "CrossEntropy")]
 
 
 def published_files() -> list[Path]:
@@ -243,8 +256,7 @@ def beside(board: Board) -> pd.DataFrame:
     measures = [f"{name}_auroc" for name in GROUPS]
     ours = board.ours.groupby(["dataset", "method"], sort=False)[measures].mean() * 100
     ours = ours.add_prefix("ours_").reset_index()
-    plain = board.published
-    plain = plain[(plain["task"] == "ood") & (plain["training"] == "CrossEntropy")]
+    plain = of_plain_networks(board.published)
     benchmark = {name: openood.benchmark_of(name) for name in ours["dataset"]}
     ours["benchmark"] = ours["dataset"].map(benchmark)
     theirs = plain[["dataset", "ours", "architecture", *measures]].rename(

@@ -22,7 +22,7 @@ from reporting.found import Found, Summary
 from reporting.gallery import ID, Exhibit, Gallery, is_small, words_of
 from reporting.methods import MethodLine, line_of
 from reporting.pictures import Subject, pictures
-from reporting.published import Published, published
+from reporting.published import Beside, published
 from reporting.tables import (
     Collapse,
     Detection,
@@ -122,10 +122,10 @@ class Page:
     ood: Detection | None
     answer: Answer | None
     lines: list[MethodLine]  # what each method is
+    published: Beside | None  # figures of others on the same data
     document: str  # where docs/methods.md lies as seen from the page; "" where it is elsewhere
     one: OneScore | None
     trust: TrustTables
-    published: Published | None  # figures beside ours
     bars: list[Bar]
     nc: Collapse | None
     provenance: Provenance
@@ -184,10 +184,10 @@ def page_of(summary: Summary, found: Found, shown: Gallery, folder: Path) -> Pag
         ood=ood,
         answer=answer(summary),
         lines=[] if ood is None else [line_of(row.method) for row in ood.rows],
+        published=published(found.ood),
         document=document(folder),
         one=one,
         trust=trust_tables(found.more, summary),
-        published=published(found, folder),
         bars=bars(summary),
         nc=nc,
         provenance=provenance(summary, found),

@@ -1,107 +1,93 @@
-"""Published figures beside ours in the report of one run, where docs/published has its ID set."""
+"""Published figures of the same ID set beside those of one run: OpenOOD's, near and far."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from images import openood
-from reporting import leaderboard
-from reporting.found import Found
-from reporting.leaderboard import GROUPS, PROTOCOL
+from reporting.leaderboard import (
+    GROUPS,
+    PROTOCOL,
+    groups_of,
+    incomplete,
+    means,
+    of_plain_networks,
+    published_for,
+)
 from reporting.tables import PlainTable
-from reporting.words import EMPTY, finite, percent, rate
-
-COLUMNS = ["method", "network", "near, ours", "near, published", "far, ours", "far, published"]
+from reporting.words import EMPTY, finite, rate
 
 
 @dataclass(frozen=True)
-class Published:
-    """A table of our means and the published ones of the same methods, and what to know of them."""
+class Beside:
+    """The table, and what to know before one compares."""
 
     table: PlainTable
     notes: list[str]
 
 
-def published(found: Found, folder: Path) -> Published | None:
-    """Near and far AUROC of plain networks; None where nothing is published for the ID set, or none
-    of OpenOOD's sets was tested."""
-    if found.ood is None or not has_benchmark(found):
+def published(ood: pd.DataFrame | None) -> Beside | None:
+    """What was published beside ood_metrics.csv; None where nothing was for its ID set, its OOD
+    sets or its methods."""
+    if ood is None or "dataset" not in ood:
         return None
-    board = leaderboard.make([folder])
-    measures = [f"{name}_auroc" for name in GROUPS]
-    ours = board.ours.dropna(subset=measures, how="all").sort_values(
-        measures, ascending=False, kind="stable"
+    dataset, sets = str(ood["dataset"].iloc[0]), list(dict.fromkeys(ood["ood"]))
+    grouped = groups_of(dataset, sets)
+    theirs = of_plain_networks(published_for([dataset])) if grouped else pd.DataFrame()
+    methods = [name for name in dict.fromkeys(ood["method"]) if name in set(theirs.get("ours", []))]
+    ours = pd.DataFrame(
+        {name: means(ood, members, "auroc", methods) for name, members in grouped.items()},
+        index=methods,
+    ).dropna(how="all")
+    if ours.empty:
+        return None
+    ours = ours.sort_values(list(ours.columns), ascending=False, kind="stable")
+    notes = [
+        *accuracies(ood, theirs),
+        *(f"Ours: {said}." for said in incomplete(dataset, grouped)),
+        PROTOCOL,
+    ]
+    return Beside(beside(ours, theirs), notes)
+
+
+def beside(ours: pd.DataFrame, theirs: pd.DataFrame) -> PlainTable:
+    """A row per method: of each group our mean, and next to it each architecture's."""
+    networks = list(dict.fromkeys(theirs["architecture"]))
+    known = {(row["ours"], row["architecture"]): row for row in theirs.to_dict("records")}
+    groups = [name for name in GROUPS if name in ours]
+    heads = [f"{group}, {whose}" for group in groups for whose in ("ours", *networks)]
+    rows = []
+    for method, values in ours.iterrows():
+        cells = []
+        for group in groups:
+            cells.append(rate(values[group]))
+            cells += [
+                figure(known.get((method, network)), f"{group}_auroc") for network in networks
+            ]
+        rows.append([str(method), *cells])
+    caption = (
+        "AUROC in percent, the mean over OpenOOD's near and far sets: of this run, and as published"
+        f" for {', '.join(networks)}, ± the deviation over training seeds where there are several"
     )
-    theirs = board.published
-    plain = theirs[(theirs["task"] == "ood") & (theirs["training"] == "CrossEntropy")]
-    rows = [
-        row_of(own, other)
-        for own in ours.to_dict("records")
-        for other in plain[plain["ours"] == own["method"]].to_dict("records")
-    ]
-    if not rows:
-        return None
-    caption = "Mean AUROC in percent over OpenOOD's near and far sets, ours and as published"
-    accuracies = accuracy_notes(plain.to_dict("records"), ours["accuracy"].iloc[0])
-    notes = [*accuracies, *untested(found, folder), PROTOCOL]
-    return Published(PlainTable(caption, COLUMNS, rows, "numbers"), notes)
+    return PlainTable(caption, ["method", *heads], rows, "numbers")
 
 
-def untested(found: Found, folder: Path) -> list[str]:
-    """Which of OpenOOD's sets our means lack."""
-    assert found.ood is not None
-    dataset = str(found.ood["dataset"].iloc[0])
-    sets = [str(name) for name in dict.fromkeys(found.ood["ood"])]
-    groups = leaderboard.groups_of(dataset, sets)
-    # the table has no intervals: nothing is said of those
-    return leaderboard.said_of(folder, dataset, sets, groups, intervals=pd.DataFrame())
-
-
-def has_benchmark(found: Found) -> bool:
-    """True where the run's ID set is one that OpenOOD publishes figures of."""
-    table = found.ood
-    if table is None or "dataset" not in table or not set(leaderboard.NEEDED) <= set(table):
-        return False
-    return openood.benchmark_of(str(table["dataset"].iloc[0])) is not None
-
-
-def row_of(own: Mapping[Any, Any], other: Mapping[Any, Any]) -> list[str]:
-    """A method's means, ours and one network's published ones."""
-    cells = []
-    for group in GROUPS:
-        cells += [ours_of(own, group), with_deviation(other, group)]
-    return [str(own["method"]), str(other["architecture"]), *cells]
-
-
-def ours_of(own: Mapping[Any, Any], group: str) -> str:
-    """Our mean; why it is empty where it is: no set of the group was tested."""
-    if not own[f"{group}_sets"]:
-        return "no set tested"
-    return rate(own[f"{group}_auroc"])
-
-
-def with_deviation(other: Mapping[Any, Any], group: str) -> str:
-    """ "80.27 ± 0.11", in percent as published; 0.00 stands there where nobody gave a deviation."""
-    value, deviation = other[f"{group}_auroc"], other[f"{group}_std"]
-    if not finite(value):
+def figure(row: Any, measure: str) -> str:
+    """A published mean in percent, with its deviation, of which 0.00 stands there where nobody gave
+    one; EMPTY where there is no mean."""
+    if row is None or not finite(row[measure]):
         return EMPTY
-    return f"{value:.2f} ± {deviation:.2f}" if finite(deviation) and deviation else f"{value:.2f}"
+    deviation = row[f"{measure.removesuffix('_auroc')}_std"]
+    text = f"{row[measure]:.2f}"
+    return f"{text} ± {deviation:.2f}" if finite(deviation) and deviation else text
 
 
-def accuracy_notes(published_rows: list[dict[Any, Any]], accuracy: Any) -> list[str]:
-    """Our test accuracy and that of each published network: other networks, other AUROCs."""
-    notes = {}
-    for row in published_rows:
-        if finite(row["accuracy"]) and row["architecture"] not in notes:
-            trained = f", {row['description']}" if isinstance(row["description"], str) else ""
-            notes[row["architecture"]] = (
-                f"{row['accuracy']:.2f}% for {row['architecture']}{trained}"
-            )
-    if not notes or not finite(accuracy):
+def accuracies(ood: pd.DataFrame, theirs: pd.DataFrame) -> Sequence[str]:
+    """The accuracy of this network beside theirs: networks that differ in it differ in AUROC."""
+    own = ood["accuracy"].iloc[0] if "accuracy" in ood else None
+    if not finite(own):
         return []
-    return [
-        f"Test accuracy: {percent(accuracy, 2)} here; published are {', '.join(notes.values())}."
-    ]
+    first = theirs.drop_duplicates("architecture").to_dict("records")
+    said = [f"{figure(row, 'accuracy')}% of {row['architecture']}" for row in first]
+    return [f"Test accuracy: {rate(own)}% of ours, {', '.join(said)}."]

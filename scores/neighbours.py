@@ -18,7 +18,7 @@ own predicted class is the product finished, and how many axes are enough is lea
 block. Nothing is approximate. It pays where classes are tight; white noise, of which it rules out
 nothing, takes a seventh longer (4,096 queries, 50,000 x 512)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,11 +124,12 @@ def _near(cosines: np.ndarray, searcher: Searcher, memory: np.ndarray) -> np.nda
 
 
 def number_of_neighbours(method: str, k: int, train: Training) -> int:
-    """k, or all training images where there are fewer."""
+    """k, or all training images that are searched where there are fewer."""
     limits.check(method, "k", k)
-    if k > len(train):
-        warn(method, f"{k} neighbours were asked of {len(train)} training images; all are taken")
-    return int(min(k, len(train)))
+    count = len(train.bank_rows)
+    if k > count:
+        warn(method, f"{k} neighbours were asked of {count} training images; all are taken")
+    return int(min(k, count))
 
 
 def knn_fit(train: Training, k: int = 50) -> Fitted:
@@ -140,7 +141,7 @@ def knn_fit(train: Training, k: int = 50) -> Fitted:
     parameters = {"k": number_of_neighbours("KNN", k, train)}
     if train.zero:
         return undefined("KNN", ZERO, parameters)
-    return Fitted(parameters=parameters, bank=train.bank, weights=None)
+    return Fitted(parameters=parameters, bank=train.bank, weights=None, note=train.bank_note)
 
 
 def knn_finish(near: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
@@ -159,12 +160,24 @@ def nnguide_fit(train: Training, k: int = 10) -> Fitted:
     if train.zero:
         return undefined("NNGuide", ZERO, parameters)
 
-    def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return logsumexp(train.logits(features))
+    def energy(features: np.ndarray) -> np.ndarray:
+        return logsumexp(train.logits(features)).astype(np.float32)
 
-    energies = np.concatenate(list(train.passes(part))).astype(np.float32)
+    energies = of_bank(train, energy)
     weights = energies[train.bank.order]
-    return Fitted(parameters=parameters, bank=train.bank, weights=weights)
+    return Fitted(parameters=parameters, bank=train.bank, weights=weights, note=train.bank_note)
+
+
+def of_bank(train: Training, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """function(features (n, D)) of the images that are searched, in the order of their rows."""
+    rows = train.bank_rows
+    searches_all = len(rows) == len(train)
+
+    def part(share: slice) -> np.ndarray:
+        chosen = share if searches_all else rows[share]
+        return function(train.features[chosen])
+
+    return np.concatenate(list(side_by_side(part, blocks(len(rows)))))
 
 
 def nnguide_finish(near: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:
@@ -183,12 +196,15 @@ def relation_fit(train: Training, power: float = 1.0, threshold: float = 0.03) -
     if train.zero:
         return undefined("Relation", ZERO, parameters)
 
-    def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def softmaxes(features: np.ndarray) -> np.ndarray:
         return softmax(train.logits(features)).astype(np.float32)
 
-    probabilities = np.concatenate(list(train.passes(part)))
+    probabilities = of_bank(train, softmaxes)
     return Fitted(
-        parameters=parameters, bank=train.bank, probabilities=probabilities[train.bank.order]
+        parameters=parameters,
+        bank=train.bank,
+        probabilities=probabilities[train.bank.order],
+        note=train.bank_note,
     )
 
 

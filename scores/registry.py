@@ -19,7 +19,7 @@ changed images and not from here.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,11 @@ from scores.rows import (
     NeighbourMethod,
     PlainMethod,
 )
-from scores.training_set import Training
+from scores.training_set import BANK_SIZE, Training
 
 __all__ = [
     "ADASCALE",
+    "BANK_SIZE",
     "CORE",
     "DEFAULT",
     "METHODS",
@@ -145,17 +146,20 @@ def _method_named(given: str, text: str) -> str:
 
 
 def fit_all(
-    train: Training, names: Iterable[str], overrides: dict[str, dict[str, Any]] | None = None
+    train: Training,
+    names: Iterable[str],
+    overrides: dict[str, dict[str, Any]] | None = None,
+    progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> dict[str, Fitted]:
     """Fit the named methods -> {name: Fitted}, with `overrides[name]` in place of the authors'
-    defaults.
+    defaults. `progress` shows how far it is.
 
     Raises ValueError for an unknown method or parameter, or one that needs the head which `train`
     lacks, before anything is fitted."""
     names, overrides = list(names), overrides or {}
     for name in (*names, *overrides):
         _check_fit(train, name, overrides.get(name, {}))
-    return {name: METHODS[name].fit(train, **overrides.get(name, {})) for name in names}
+    return {name: METHODS[name].fit(train, **overrides.get(name, {})) for name in progress(names)}
 
 
 def _check_fit(train: Training, name: str, parameters: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from arrays import SMALLEST
 from scores import limits
 from scores.bank import Bank
 from scores.common import ZERO, Fitted, logsumexp, row_norm, undefined
-from scores.neighbours import number_of_neighbours
+from scores.neighbours import number_of_neighbours, of_bank
 from scores.shaping import sharpening
 from scores.spectra import CUTOFF, spectrum
 from scores.training_set import Training
@@ -64,6 +64,7 @@ def actsub_fit(
         strong=(strong @ strong.T).astype(np.float32),
         weak=weak.astype(np.float32),
         bank=_weak_bank(train, weak),
+        note=train.bank_note,
     )
 
 
@@ -100,14 +101,10 @@ def _equal_split(train: Training, basis: np.ndarray) -> int:
 def _weak_bank(train: Training, weak: np.ndarray) -> Bank:
     """The training features without their strong part, to search."""
     projection = weak.astype(np.float32)
-
-    def part(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return features @ projection
-
     moment = train.second_moment(np.zeros(train.width))
     _, axes = spectrum(weak.T @ moment @ weak)
-    rows = np.vstack(list(train.passes(part)))
-    return Bank(rows, train.labels, train.classes, axes[:, ::-1])
+    rows = of_bank(train, lambda features: features @ projection)
+    return Bank(rows, train.labels[train.bank_rows], train.classes, axes[:, ::-1])
 
 
 def actsub_score(features: np.ndarray, logits: np.ndarray, state: Fitted) -> np.ndarray:

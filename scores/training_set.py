@@ -7,11 +7,14 @@ from functools import cached_property
 import numpy as np
 
 from arrays import all_zero, checked_labels, places_of_labels, scorable_features, scorable_head
+from disk_rows import DiskRows
 from scores import spectra
 from scores.bank import Bank
 from scores.blocks import blocks, side_by_side, summed
 from scores.common import class_sums, compute_logits, logsumexp, unit_rows
 from scores.statistics import Result, Statistics
+
+BANK_SIZE = 200_000  # training images that are searched; of more, a sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,21 +39,24 @@ class Training(Statistics):
     be fitted. Without labels (None) all images count as of one class, and the scores that need
     labels cannot be fitted.
 
+    Features that lie on a disk (disk_rows.DiskRows) are read block by block, with the same results.
     `validation`, ID images that trained nothing, as (features (n, D), labels (n,)), serves the
     scores that calibrate. `rest`, where the classifier has more classes than W, is W (R, D) and
-    b (R,) of the others, for the scores that take these as evidence. Statistics are computed on
-    first use, once, with float64 sums. Raises ValueError for shapes that do not fit, values that
-    are not finite, and labels outside the
-    classes."""
+    b (R,) of the others, for the scores that take these as evidence. `bank_size` is how many images
+    the scores that search them take at most.
+
+    Statistics are computed on first use, once, with float64 sums. Raises ValueError for shapes that
+    do not fit, values that are not finite, and labels outside the classes."""
 
     def __init__(
         self,
-        features: np.ndarray,
+        features: np.ndarray | DiskRows,
         labels: np.ndarray | None,
         W: np.ndarray | None = None,
         b: np.ndarray | None = None,
         validation: tuple[np.ndarray, np.ndarray] | None = None,
         rest: tuple[np.ndarray, np.ndarray] | None = None,
+        bank_size: int = BANK_SIZE,
     ):
         self.W: np.ndarray | None = None
         self.b: np.ndarray | None = None
@@ -81,6 +87,7 @@ class Training(Statistics):
                     f"the rest of the head has {self.rest[0].shape[1]} weights per class; expected"
                     f" {self.width}, as the features have"
                 )
+        self.bank_size = bank_size
         self.counts = np.bincount(self.labels, minlength=self.classes)
         self.present = np.flatnonzero(self.counts)
 
@@ -160,9 +167,59 @@ class Training(Statistics):
         return vectors
 
     @cached_property
+    def bank_rows(self) -> np.ndarray:
+        """The numbers of the images that the neighbour methods search: all, or a seeded sample of
+        `bank_size` with as many of each class as there are."""
+        if len(self) <= self.bank_size:
+            return np.arange(len(self))
+        return balanced_rows(self.labels, self.counts, self.bank_size)
+
+    @property
+    def bank_features(self) -> np.ndarray:
+        """(n, D), of these images."""
+        if len(self.bank_rows) == len(self):
+            return np.asarray(self.features)
+        return self.features[self.bank_rows]
+
+    @property
+    def bank_note(self) -> str:
+        """What a table has to say where not all images are searched; "" where all are."""
+        if len(self.bank_rows) == len(self):
+            return ""
+        return (
+            f"it searched {len(self.bank_rows):,} of {len(self):,} training images, a seeded sample"
+            " with as many of each class as there are; --bank-size changes their number"
+        )
+
+    @cached_property
     def bank(self) -> Bank:
         """The training features as the neighbour methods share them."""
-        return Bank(self.features, self.labels, self.classes, self.axes)
+        return Bank(self.bank_features, self.labels[self.bank_rows], self.classes, self.axes)
+
+
+def balanced_rows(labels: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
+    """Ascending numbers of at most `size` rows, by lot: as many of each class as there are, up to
+    the largest number that all together allow for; at least one of each."""
+    quota = largest_quota(counts, size)
+    generator = np.random.default_rng(0)
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(counts)
+    chosen = [
+        generator.permutation(order[end - count : end])[:quota]
+        for count, end in zip(counts, ends, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def largest_quota(counts: np.ndarray, size: int) -> int:
+    """The largest number q, at least 1, with sum(min(counts, q)) at most `size`."""
+    quotas = np.arange(1, counts.max() + 1)
+    ordered = np.sort(counts)
+    below = np.searchsorted(ordered, quotas, side="right")  # classes that have q images or fewer
+    whole = np.concatenate([[0], np.cumsum(ordered)])[below]
+    totals = whole + (len(counts) - below) * quotas
+    fitting = np.flatnonzero(totals <= size)
+    return int(quotas[fitting[-1]]) if len(fitting) else 1
 
 
 class UnitRows(Statistics):

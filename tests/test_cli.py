@@ -2,6 +2,8 @@
 tables."""
 
 import importlib
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from helpers import Ended, shell
 
 import cli
+import console
 import processes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -370,7 +373,7 @@ def test_one_seed_draws_the_same_and_another_does_not():
 
 
 def test_progress_is_silent_where_stderr_is_a_file(capsys):
-    assert list(cli.progress(range(3), desc="epochs")) == [0, 1, 2]
+    assert list(console.progress(range(3), desc="epochs")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 
 
@@ -378,7 +381,7 @@ def test_progress_is_silent_where_stderr_is_a_file(capsys):
 
 
 def test_text_stands_left_numbers_right_and_missing_values_are_empty(capsys):
-    cli.print_table(
+    console.print_table(
         pd.DataFrame(
             {"Method": ["MSP", "Mahalanobis"], "AUROC": [9.5, 100.25], "FPR": [np.nan, 3.0]}
         ),
@@ -393,14 +396,14 @@ def test_text_stands_left_numbers_right_and_missing_values_are_empty(capsys):
 def test_printing_a_table_leaves_it_as_it_was(capsys):
     frame = pd.DataFrame({"Method": ["MSP", "ViM"], "FPR": [np.nan, 3.0]})
     before = frame.copy()
-    cli.print_table(frame)
+    console.print_table(frame)
     pd.testing.assert_frame_equal(frame, before)
     assert capsys.readouterr().out.startswith("Method")  # without a title, no empty line
 
 
 def test_a_table_of_many_columns_is_not_cut(capsys):
     frame = pd.DataFrame([range(40)], columns=[f"column {n}" for n in range(40)])
-    cli.print_table(frame)
+    console.print_table(frame)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "column 39" in lines[0] and "..." not in lines[0]
 
@@ -416,3 +419,103 @@ def test_where_processes_worked_together_a_script_exits_at_once(monkeypatch, joi
     with pytest.raises(SystemExit) as stopped:
         cli.leave(75)
     assert stopped.value.code == 75 and left == ([75] if joined else [])
+
+
+# ---- the terminal --------------------------------------------------------------------------------
+
+
+def at_a_terminal(code, columns=80):
+    """What a program shows at a terminal of so many columns, standard output and error in one."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    unset = ("COLUMNS", "LINES")
+    environment = {name: text for name, text in os.environ.items() if name not in unset}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment | {"TERM": "xterm"},
+    )
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # the program has gone
+            break
+        if not part:
+            break
+        shown += part
+    os.close(leader)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+WIDE = (
+    "import pandas as pd, console\n"
+    "frame = pd.DataFrame({'method': ['MSP', '[red]ViM'],"
+    " **{f'set_{n} AUROC': [n + 0.25, None] for n in range(8)}})\n"
+    "console.print_table(frame, 'AUROC [by] method')\n"
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_a_table_that_is_wider_than_the_terminal_comes_in_parts():
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", at_a_terminal(WIDE))
+    rows = [line.rstrip() for line in shown.splitlines()]
+    assert max(map(len, rows)) <= 80
+    assert sum("[red]ViM" in row for row in rows) == 2  # each part is led by the names
+    assert "AUROC [by] method" in shown and "7.25" in shown and "nan" not in shown.lower()
+
+
+def test_in_a_pipe_a_row_is_a_line():
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    rows = done.stdout.splitlines()
+    assert len([row for row in rows if "MSP" in row]) == 1 and "\x1b" not in done.stdout
+    assert rows[-2].split() == ["MSP", *(f"{n}.25" for n in range(8))]
+
+
+def test_what_takes_long_is_said_at_a_terminal_alone():
+    code = (
+        "import time, console\n"
+        "console.PATIENCE, console.TICK = 0.1, 0.1\n"
+        "with console.working('figures'):\n    time.sleep(0.6)\n"
+        "with console.working('short'):\n    pass\n"
+    )
+    shown = at_a_terminal(code)
+    assert "figures 00:0" in shown and "short" not in shown
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == done.stderr == ""
+
+
+def test_quiet_leaves_the_last_line_and_errors():
+    script = (
+        "import cli, warnings\n"
+        "def main():\n"
+        "    cli.Parser('x').parse_args()\n"
+        "    print('one')\n"
+        "    warnings.warn('careful')\n"
+        "    print('results: here')\n"
+        "    print()\n"
+        "cli.run(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--quiet"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "results: here\n" and done.stderr == "warning: careful\n"
+    failing = script.replace("print('results: here')", "raise ValueError('wrong')")
+    done = subprocess.run(
+        [sys.executable, "-c", failing, "--quiet"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "error: wrong" in done.stderr

@@ -36,7 +36,9 @@ SHARED = (
     "head_from_logits",
     "head",
     "arrays",
+    "disk_rows",
     "threads",
+    "console",
 )
 # Script or wing: what it may import beside the shared nouns and itself. Downwards only, so that
 # every row stands above the rows that it names.
@@ -94,8 +96,10 @@ TORCH_FREE = (
     "networks.onnx_sessions",
     "head",
     "arrays",
+    "disk_rows",
     "utils",
     "cli",
+    "console",
 )
 WINGS = sorted(
     path.parent.name

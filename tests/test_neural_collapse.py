@@ -1196,7 +1196,7 @@ def test_an_embedding_keeps_a_far_group_apart_and_samples_evenly():
 
 def test_a_tsne_is_drawn_when_asked_for(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(drawing, "save", lambda _, named: drawn.append(named) or [])
+    monkeypatch.setattr(utils, "write_figures", lambda _, named, __: drawn.append(named) or [])
     folder = random_run(tmp_path / "net_s0", ood=["svhn"])
     run(folder)
     run(folder, "--tsne")

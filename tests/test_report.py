@@ -386,6 +386,16 @@ def test_methods_stand_by_their_mean_and_groups_beside_it(run):
     )
 
 
+def test_published_figures_stand_beside_with_their_protocol_where_there_are_any(run):
+    text = text_of(make(run)[1])
+    assert "Energy 87.5 79.77 ± 0.61 ViM 86.0 81.70 ± 0.62 MSP 81.2 77.76 ± 0.44" in text
+    assert (
+        "1 of 4 far sets were tested (svhn of mnist, svhn" in text and "OpenOOD's, of its" in text
+    )
+    store.write_table(run / "ood_metrics.csv", ood_table().assign(dataset="digits"), {})
+    assert "Published figures" not in text_of(make(run)[1])
+
+
 def test_variants_of_a_method_are_told_apart(run):
     table = pd.concat(
         [ood_table().assign(parameters="T=1"), ood_table().assign(parameters="T=2", auroc=0.5)]

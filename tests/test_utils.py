@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import figures
 import utils
 from artifacts import records, store
 
@@ -302,3 +304,40 @@ def test_what_is_neither_a_name_nor_a_folder_is_refused(text):
 def test_the_command_that_makes_features_names_the_folder_of_results():
     with pytest.raises(ValueError, match=r"--checkpoint 'my net.pth' --output-dir 'my results'$"):
         utils.results_folder("my net.pth", "my results")
+
+
+# ---- figures as vectors --------------------------------------------------------------------------
+
+
+def drawing():
+    return figures.training_curves(
+        pd.DataFrame(
+            {
+                "epoch": [1, 2],
+                "train_loss": [2.0, 1.0],
+                "train_acc": [0.1, 0.4],
+                "val_loss": [2.0, 1.5],
+                "val_acc": [0.1, 0.3],
+            }
+        )
+    )
+
+
+def test_vector_figures_have_text_and_the_same_bytes(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        names = utils.write_figures(tmp_path / folder, {"curves": drawing()}, ["pdf", "svg"])
+    assert [path.name for path in names] == ["curves.png", "curves.pdf", "curves.svg"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for name in ("curves.pdf", "curves.svg"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert ">Accuracy and loss during training<" in (one / "curves.svg").read_text()
+    content = (one / "curves.pdf").read_bytes()
+    assert b"/Type3" not in content and b"/CIDFontType2" in content  # letters, not drawings
+
+
+def test_a_vector_file_of_an_earlier_run_goes_with_its_figure(tmp_path):
+    utils.write_figures(tmp_path, {"curves": drawing()}, ["pdf"])
+    (tmp_path / "mine.pdf").touch()
+    utils.write_figures(tmp_path, {"curves": drawing()})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "mine.pdf"]

@@ -503,6 +503,7 @@ class Run:
         """
         state = self.state
         history = state.history
+        self.log_terminal_phase()
         try:
             accuracies = self.clean_accuracies(train, test)
             self.finish_checkpoint("final", accuracies)
@@ -517,7 +518,6 @@ class Run:
             self.outputs.log("stopped while the trained network was measured; go on with --resume")
             return False
         state.history = history
-        self.log_terminal_phase()
         return True
 
     def clean_accuracies(self, train: Set, test: Set) -> dict[str, float | None]:

@@ -1,103 +1,131 @@
-"""What the report says of images and features: how many, what their files are like, what is few."""
+"""What the page says of the images and features behind the numbers."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from reporting import image_sets
-from reporting.words import EMPTY
+
+NOTHING = "–"
 
 
 def found(records=(), **facts):
     return SimpleNamespace(records=dict(records), facts=facts)
 
 
-SETS = {
-    "OOD_photos_test": {"rows": 40, "width": 512},
-    "ID_cifar_test": {"rows": 10_000, "width": 512},
-    "ID_cifar_train": {"rows": 400, "width": 512},
-    "ID_cifar_val": {"rows": 50, "width": 512},
-    "ood_metrics": {"rows": 3},
-    "OOD_half_test": {"command": "no rows"},
+def features(rows, width=64, **more):
+    return {"rows": rows, "width": width, **more}
+
+
+RECORDS = {
+    "OOD_svhn_test": features(26_032),
+    "head": {"classes": 10},
+    "ID_pets_train": features(1_200),
+    "ID_pets_test": features(300),
+    "ID_pets_val": {"command": "nothing that counts rows"},
 }
 
 
-def test_the_counts_are_those_of_the_id_sets():
-    known = image_sets.counts(found(SETS, class_names=["a", "b"]))
-    assert known == {"features": 512, "train": 400, "val": 50, "test": 10_000, "classes": 2}
+def test_sidecars_are_those_of_features_with_id_sets_first():
+    assert list(image_sets.sidecars(found(RECORDS))) == [
+        "ID_pets_test",
+        "ID_pets_train",
+        "OOD_svhn_test",
+    ]
+
+
+def test_images_features_and_classes_are_counted_where_they_are_known():
+    assert image_sets.counts(found(RECORDS, class_names=["cat", "dog"])) == {
+        "train": 1_200,
+        "test": 300,
+        "features": 64,
+        "classes": 2,
+    }
     assert image_sets.counts(found()) == {}
 
 
-def test_few_images_and_few_features_are_said():
-    fewer, narrow = image_sets.cautions(found(SETS, class_names=list(map(str, range(1000)))))
-    assert fewer.startswith("Fewer training images (400) than features (512)")
-    assert narrow.startswith("Fewer features (512) than classes less one (999)")
-    enough = {"ID_cifar_train": {"rows": 512, "width": 512}}
-    assert image_sets.cautions(found(enough, class_names=list(map(str, range(513))))) == []
+@pytest.mark.parametrize(
+    ("images", "width", "classes", "said"),
+    [
+        (64, 64, 65, []),
+        (63, 64, 65, ["Fewer training images (63) than features (64)"]),
+        (64, 64, 66, ["Fewer features (64) than classes less one (65)"]),
+        (5, 2_048, 10_000, ["Fewer training images (5)", "Fewer features (2,048)"]),
+    ],
+)
+def test_what_few_images_or_features_make_doubtful_is_said(images, width, classes, said):
+    records = {"ID_pets_train": features(images, width)}
+    names = [str(place) for place in range(classes)]
+    cautions = image_sets.cautions(found(records, class_names=names))
+    assert len(cautions) == len(said)
+    assert all(line.startswith(start) for line, start in zip(cautions, said, strict=True))
 
 
 @pytest.mark.parametrize(
-    "name, words",
+    ("name", "words"),
     [
-        ("n01440764 (tench, Tinca tinca)", "tench, Tinca tinca"),
-        ("apple (fruit)", "apple (fruit)"),
+        ("n01440764 (tench)", "tench"),
+        ("n01440764", "n01440764"),
+        ("nut (dried)", "nut (dried)"),
         ("n0144076x (tench)", "n0144076x (tench)"),
-        ("007", "007"),
+        ("cat", "cat"),
     ],
 )
-def test_a_wordnet_id_gives_way_to_its_words(name, words):
+def test_only_a_wordnet_id_gives_way_to_its_words(name, words):
     assert image_sets.in_words(name) == words
 
 
-def test_the_first_eight_classes_are_named():
-    words = image_sets.class_words({"class_names": [str(number) for number in range(11)]})
-    assert words == "0, 1, 2, 3, 4, 5, 6, 7 and 3 more"
+def test_eight_classes_are_named_and_the_rest_counted():
+    names = [f"c{place}" for place in range(10)]
+    said = image_sets.class_words({"class_names": names})
+    assert said == "c0, c1, c2, c3, c4, c5, c6, c7 and 2 more"
+    words = {"class_names": ["n01440764"], "class_words": ["n01440764 (tench)"]}
+    assert image_sets.class_words(words) == "tench"
     assert image_sets.class_words({}) == ""
 
 
-def test_preprocessing_in_words():
-    said = {
-        "size": 224,
-        "crop_share": 0.875,
-        "interpolation": "bicubic",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.1, 0.2, 0.3],
-        "match": {"format": "JPEG"},
-    }
-    assert image_sets.preprocessing_words(found(preprocessing=said)) == (
-        "224 px in the centre of 256, bicubic, mean 0.5, std 0.1 0.2 0.3, each image re-encoded"
-        " alike first"
-    )
-    assert image_sets.preprocessing_words(found(preprocessing={"size": 32, "crop_share": 1})) == (
-        "32 px"
-    )
-    assert image_sets.preprocessing_words(found(preprocessing={"size": None})) == ""
-    assert image_sets.preprocessing_words(found()) == ""
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"size": 32}, "32 px"),
+        ({"size": 224, "crop_share": 0.875}, "224 px in the centre of 256"),
+        (
+            {"size": 32, "crop_share": 1, "mean": [0.5, 0.5, 0.5], "std": [0.1, 0.2, 0.3]},
+            "32 px, mean 0.5, std 0.1 0.2 0.3",
+        ),
+        (
+            {"size": 224, "interpolation": "bicubic", "match": "jpeg"},
+            "224 px, bicubic, each image re-encoded alike first",
+        ),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_the_preprocessing_in_words(said, words):
+    assert image_sets.preprocessing_words(found(preprocessing=said)) == words
 
 
-def test_a_row_for_each_set_and_what_its_files_are_like():
-    looks = {
-        "formats": {"JPEG": 30, "PNG": 10},
-        "width": 500.0,
-        "height": 375.5,
+def test_a_row_says_what_a_set_s_files_are_like():
+    photos = {
+        "formats": {"JPEG": 3, "PNG": 1},
+        "width": 640,
+        "height": 480.5,
         "one_size": 0.25,
-        "jpeg_quality": 95.0,
+        "jpeg_quality": 92,
     }
-    sets = {**SETS, "OOD_photos_test": {"rows": 40, "width": 512, "files": looks}}
-    table = image_sets.image_table(found(sets))
-    rows = {(row[0], row[1]): row[2:] for row in table.rows}
-    assert list(rows) == [
-        ("cifar", "ID, test"),
-        ("cifar", "ID, train"),
-        ("cifar", "ID, val"),
-        ("photos", "OOD"),
+    records = {
+        "ID_my_pets_train": features(1_200),
+        "OOD_photos_test": features(4, files=photos),
+        "OOD_strange_test": features(2, files={"formats": {"GIF": 2}}),
+    }
+    table = image_sets.image_table(found(records))
+    assert table.rows == [
+        ["my_pets", "ID, train", "1,200", "read whole", NOTHING, NOTHING, NOTHING],
+        ["photos", "OOD", "4", "JPEG 75%, PNG 25%", "640 × 480.5 px", "25%", "quality 92"],
+        ["strange", "OOD", "2", "GIF", NOTHING, NOTHING, NOTHING],
     ]
-    assert rows["cifar", "ID, test"] == ["10,000", "read whole", EMPTY, EMPTY, EMPTY]
-    assert rows["photos", "OOD"] == [
-        "40",
-        "JPEG 75%, PNG 25%",
-        "500 × 375.5 px",
-        "25%",
-        "quality 95",
-    ]
-    assert image_sets.image_table(found({"ood_metrics": {"rows": 3}})) is None
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_without_sidecars_there_is_no_table():
+    assert image_sets.image_table(found({"head": {"classes": 10}})) is None

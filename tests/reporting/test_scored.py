@@ -1,75 +1,85 @@
-"""The scores of every image as the report reads them from a folder."""
+"""The scores of every image, read back from files as ood_methods.py writes them."""
+
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import change_json, score, toy_run
 
 from artifacts import records, store
 from reporting import scored
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A folder with two methods' scores, and its table."""
-    folder = toy_run(tmp_path_factory.mktemp("scored") / "net")
-    score(folder, "--methods", "MSP", "Energy")
-    return folder
+REMEDY = "python ood_methods.py --checkpoint net"
 
 
-def read(folder, **change):
-    table = pd.read_csv(folder / "ood_metrics.csv", keep_default_na=False).assign(**change)
-    return scored.find(folder, table, records.Stale(False), "make it")
+def metrics(*rows, dataset="pets"):
+    """ood_metrics.csv of (set, method, parameters)."""
+    table = pd.DataFrame(rows, columns=["ood", "method", "parameters"])
+    return table.assign(dataset=dataset)
 
 
-def test_each_image_has_its_scores_class_label_and_path(run):
-    found = read(run)
-    table = pd.read_csv(run / "scores_OOD_far_noise.csv")
-    (far,) = [part for part in found.ood if part.name == "far_noise"]
-    assert list(far.scores) == ["MSP", "Energy"] and len(far) == 60
-    np.testing.assert_array_equal(far.scores["Energy"], table["Energy"])
-    assert far.taken_for == table["predicted_class"].tolist()
-    assert far.paths == [f"far_noise/{number:03}.png" for number in range(60)]
-    assert far.features == run / "OOD_far_noise_test"
-    assert found.id.labels.tolist() == store.read_features(run / "ID_toy_test.csv").labels.tolist()
-    assert found.id.paths is None, "the ID images of the toy have none"
-    said = records.read_sidecar(run / "scores_ID_toy.csv")["thresholds"]
-    assert found.thresholds == {"MSP": said["MSP"], "Energy": said["Energy"]}
+TABLE = metrics(("svhn", "MSP", ""), ("svhn", "KNN", '{"k": 5}'), ("gone", "MSP", ""))
 
 
-def test_a_method_with_several_parameters_has_no_column_of_its_own():
-    table = pd.DataFrame(
-        {
-            "ood": ["a"] * 3,
-            "method": ["KNN", "KNN", "MSP"],
-            "parameters": ['{"k": 1}', '{"k": 2}', ""],
-        }
-    )
+def write(folder, name, frame, **facts):
+    store.write_table(folder / name, frame, {"thresholds": {}, **facts})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Scores of three ID images and two OOD images; `gone` has none."""
+    inside = {
+        "label": [0, 1, 1],
+        "predicted_class": ["cat", "007", "cat"],
+        "MSP": [0.5, np.nan, 0.9],
+        "KNN": [-1.0, -2.0, -3.0],
+    }
+    outside = {"path": ["a/1.png", "b/2.png"], "label": [-1, -1], "MSP": [0.25, 0.75]}
+    thresholds = {"MSP": 0.5, "Energy": 3.0}
+    write(tmp_path, "scores_ID_pets.csv", pd.DataFrame(inside), thresholds=thresholds)
+    write(tmp_path, "scores_OOD_svhn.csv", pd.DataFrame(outside))
+    said = json.dumps({"place": "svhn=images"})
+    (tmp_path / "OOD_svhn_test.json").write_text(said)
+    return tmp_path
+
+
+def find(folder, table=TABLE, allow=False):
+    return scored.find(folder, table, records.Stale(allow), REMEDY)
+
+
+def test_scores_labels_classes_and_paths_are_those_of_the_files(folder):
+    run = find(folder)
+    np.testing.assert_array_equal(run.id.scores["MSP"], [0.5, np.nan, 0.9])
+    np.testing.assert_array_equal(run.id.scores["KNN"], [-1, -2, -3])
+    assert run.id.labels.tolist() == [0, 1, 1] and run.id.labels.dtype == np.int64
+    assert run.id.taken_for == ["cat", "007", "cat"], "a name is text"
+    assert run.id.paths is None and len(run.id) == 3
+    (svhn,) = run.ood
+    assert svhn.name == "svhn" and svhn.paths == ["a/1.png", "b/2.png"]
+    assert svhn.taken_for is None and list(svhn.scores) == ["MSP"], "KNN was not kept for it"
+    assert svhn.images == {"place": "svhn=images"} and run.id.images == {}
+
+
+def test_thresholds_are_of_methods_of_the_table_alone(folder):
+    assert find(folder).thresholds == {"MSP": 0.5}
+
+
+def test_a_method_with_several_parameters_is_left_out(folder):
+    several = ('{"k": 5}', '{"k": 50}')
+    table = metrics(("svhn", "MSP", ""), *(("svhn", "KNN", words) for words in several))
+    assert list(find(folder, table).id.scores) == ["MSP"]
     assert list(scored.columns(table).values()) == ["MSP"]
 
 
-def test_a_set_without_scores_is_left_out_and_without_id_scores_all(run, tmp_path):
-    assert scored.find(run, None, records.Stale(False), "make it") is None
-    table = pd.read_csv(run / "ood_metrics.csv", keep_default_na=False)
-    more = pd.concat([table, table[table["ood"] == "near"].assign(ood="gone")])
-    found = scored.find(run, more, records.Stale(False), "make it")
-    assert [part.name for part in found.ood] == ["far_noise", "near"]
-    assert read(run, dataset="other") is None
+@pytest.mark.parametrize("table", [None, TABLE.drop(columns="dataset"), TABLE.assign(dataset="x")])
+def test_without_a_table_or_scores_of_id_images_there_is_nothing(folder, table):
+    assert find(folder, table) is None
 
 
-def test_empty_cells_are_undefined_scores_and_empty_texts():
-    import polars as pl
-
-    column = scored.numbers(pl.Series([1, None, 3]))
-    assert column.dtype == np.float64 and np.isnan(column[1]) and column[2] == 3
-    table = pl.DataFrame({"path": ["007", None]})
-    assert scored.texts(table, "path") == ["007", ""] and scored.texts(table, "x") is None
-
-
-def test_scores_that_were_edited_are_refused_with_the_command(tmp_path):
-    folder = toy_run(tmp_path / "net")
-    score(folder, "--methods", "MSP")
-    change_json(folder / "scores_ID_toy.json", lambda said: said.update(sha256="0" * 64))
-    change_json(folder / "scores_ID_toy.json", lambda said: said.update(content_sha256="0" * 64))
-    with pytest.raises(ValueError, match=r"scores_ID_toy\.csv.*make it"):
-        read(folder)
+def test_edited_scores_are_refused_with_the_command_and_taken_where_that_is_asked(folder):
+    path = folder / "scores_OOD_svhn.csv"
+    path.write_text(path.read_text().replace("0.25", "0.35"))
+    with pytest.raises(ValueError, match=r"scores_OOD_svhn\.csv") as refused:
+        find(folder)
+    assert REMEDY in str(refused.value)
+    np.testing.assert_array_equal(find(folder, allow=True).ood[0].scores["MSP"], [0.35, 0.75])
