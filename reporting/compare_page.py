@@ -228,14 +228,21 @@ def verdict_table(comparison: Comparison) -> PlainTable | None:
     verdicts = comparison.verdicts()
     if not verdicts:
         return None
-    columns = ["OOD set", "best run", "by", "AUROC", "interval", "next run", "settled?"]
-    return PlainTable("", columns, [verdict_row(each) for each in verdicts], "cards")
+    columns = ["OOD set", "best run", "by", "AUROC, %", "next run", "settled?"]
+    return PlainTable("", columns, [verdict_row(each) for each in verdicts], "verdicts cards")
 
 
 def verdict_row(each: SetVerdict) -> list[str]:
     next_run = f"{each.runner_up}, {points(each.behind)} behind" if each.runner_up else EMPTY
     span = interval_of(*each.interval, rate)
-    return [each.ood, each.run, each.method, rate(each.auroc), span, next_run, settled_by(each)]
+    return [
+        each.ood,
+        each.run,
+        each.method,
+        f"{rate(each.auroc)} ({span})",
+        next_run,
+        settled_by(each),
+    ]
 
 
 def settled_by(each: SetVerdict) -> str:

@@ -250,6 +250,8 @@ def test_on_paper_all_is_unfolded_and_shaded(browser, pages):
             page.emulate_media(media="print")
             cell = page.locator("td.best").first
             assert cell.evaluate("one => getComputedStyle(one).printColorAdjust") == "exact"
+            page.set_viewport_size({"width": 681, "height": 900})  # A4 within its margins
+            assert page.evaluate("document.documentElement.scrollWidth") <= 681
             assert watched.complaints == []
 
 
@@ -261,4 +263,6 @@ def test_a_comparison_needs_no_script_and_unfolds_on_paper(browser, comparison):
         assert page.locator("img").count() >= 1
         page.emulate_media(media="print")
         assert page.locator("details table").first.is_visible()
+        page.set_viewport_size({"width": 681, "height": 900})  # A4 within its margins
+        assert page.evaluate("document.documentElement.scrollWidth") <= 681
         assert watched.complaints == []
