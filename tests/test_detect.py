@@ -348,6 +348,7 @@ def graph(kept, tmp_path_factory):
     path = tmp_path_factory.mktemp("graph") / "net.onnx"
     words = ("--checkpoint", kept.weights, "--output-dir", path.parent, "--device", "cpu")
     assert shell(run_networks.main, *words, "--export-onnx", path).code == 0
+    assert not (path.parent / "net").exists()  # there are no features to keep
     return path
 
 
