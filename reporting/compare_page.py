@@ -347,6 +347,8 @@ def grid(
         best = each.max() if comparison.alike else np.nan
         cells = [
             Cell(rate(value), note(str(method), str(run)), "best" if value == best else "")
+            if finite(value)
+            else Cell(EMPTY, "undefined")
             for run, value in each.items()
         ]
         rows.append((str(method), cells))
@@ -451,18 +453,23 @@ def id_grid(comparison: Comparison) -> Grid | None:
     for measure, label in comparing.ID_MEASURES.items():
         each = [values[name][measure] for name in comparison.names]
         if np.isfinite(each).any():
-            rows.append((label, [Cell(number(value)) for value in each]))
+            rows.append((label, [measured(value) for value in each]))
     if all(cell.text == EMPTY for _, cells in rows for cell in cells):
         return None
     caption = "On ID test images, by the softmax as it is. Calibration: less is better."
     return Grid(caption, "", numbered(comparison.names), rows)
 
 
+def measured(value: float) -> Cell:
+    """A number, or that there is none."""
+    return Cell(number(value)) if finite(value) else Cell(EMPTY, "not measured")
+
+
 def accuracy_cell(run: Run) -> Cell:
     """The accuracy, with its interval beneath where that is known."""
     value = run.summary["accuracy"]["test"]
     if run.accuracy is None:
-        return Cell(EMPTY if value is None else f"{100 * value:.2f}")
+        return Cell(EMPTY, "not measured") if value is None else Cell(f"{100 * value:.2f}")
     value, low, high = run.accuracy
     return Cell(f"{100 * value:.2f}", interval_of(low, high, rate))
 
@@ -473,8 +480,7 @@ def collapse_grid(comparison: Comparison) -> Grid | None:
     if table.empty:
         return None
     rows = [
-        (str(label), [Cell(number(value)) for value in values])
-        for label, values in table.iterrows()
+        (str(label), [measured(value) for value in values]) for label, values in table.iterrows()
     ]
     return Grid(
         "On clean images of the training set, but for NC4 on test images.",

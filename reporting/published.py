@@ -74,12 +74,13 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame) -> PlainTable:
 
 
 def figure(row: Any, measure: str) -> str:
-    """A published mean in percent, with its deviation; EMPTY where there is none."""
+    """A published mean in percent, with its deviation, of which 0.00 stands there where nobody gave
+    one; EMPTY where there is no mean."""
     if row is None or not finite(row[measure]):
         return EMPTY
     deviation = row[f"{measure.removesuffix('_auroc')}_std"]
     text = f"{row[measure]:.2f}"
-    return f"{text} ± {deviation:.2f}" if finite(deviation) else text
+    return f"{text} ± {deviation:.2f}" if finite(deviation) and deviation else text
 
 
 def accuracies(ood: pd.DataFrame, theirs: pd.DataFrame) -> Sequence[str]:

@@ -81,3 +81,8 @@ def test_without_anything_to_set_beside_there_is_nothing(ood):
 def test_an_accuracy_that_is_not_known_is_not_compared():
     found = published.published(metrics({"MSP": flat(0.8)}, accuracy=float("nan")))
     assert len(found.notes) == 1
+
+
+def test_a_deviation_of_zero_is_one_that_nobody_gave():
+    assert published.figure({"near_auroc": 81.26, "near_std": 0.0}, "near_auroc") == "81.26"
+    assert published.figure({"near_auroc": 81.26, "near_std": 0.4}, "near_auroc") == "81.26 ± 0.40"
