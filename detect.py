@@ -28,6 +28,7 @@ Exit code: 0 all images accepted, 3 some rejected, 2 a mistake, or a file that c
 the others are scored all the same."""
 
 import itertools
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -198,6 +199,8 @@ def lies_in(path: str, folder: str) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the detector, score batch by batch, and print -> the exit code."""
     args = parse_args(argv)
+    if args.watch:  # a service is ended so, and then writes what Ctrl-C would
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     path = detector_path(args.detector)
     detector = Detector.load(path, utils.command("ood_methods", [path.parent]))
     method = detector.named(args.method)

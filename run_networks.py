@@ -63,6 +63,7 @@ order. The first rank alone downloads, writes and prints. Each rank loads the da
 --batch-size that gives every rank several batches shares the work evenly.
 """
 
+import contextlib
 import shlex
 import warnings
 from functools import partial
@@ -370,6 +371,8 @@ def export(path: str, target: str, options: Options, world: World) -> None:
     work.rows = opening.classes_of(work)
     work.shelf.origin["class_names"] = work.chosen.names
     found = exporting.export(work, target)
+    with contextlib.suppress(OSError):  # the folder of features, where there are none
+        work.shelf.folder.rmdir()
     print(f"{path} -> {target}: {found.words}")
     print(f"  preprocessing: {work.choice}")
 

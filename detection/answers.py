@@ -158,15 +158,15 @@ class Answers:
     broken: int = 0
 
     def add(self, paths: Sequence[str], verdicts: Verdicts) -> None:
-        """Print, count, copy and keep the verdicts of N images."""
+        """Count, copy, keep and print the verdicts of N images; what is printed has been kept."""
         answers = answers_of(paths, verdicts)
-        self.printer.write(answers)
         self.counts.update(answer.verdict for answer in answers)
         for answer in answers:
             if self.copies is not None and answer.verdict == REJECTED:
                 copy_into(utils.writable_folder(self.copies), answer.path)
             if self.gallery is not None:
                 self.gallery.add(answer)
+        self.printer.write(answers)
 
     def add_broken(self, path: str, why: str) -> None:
         """Name an image that cannot be scored, on standard error."""

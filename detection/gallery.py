@@ -1,30 +1,17 @@
 """A page of thumbnails: what was rejected and what was accepted, lowest scores first."""
 
-import base64
 import heapq
-import io
 import itertools
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 import utils
 from detection.answers import Answer
 from detection.detector import ACCEPTED
-from images import reading
+from images import reading, thumbnails
 
 MOST = 300  # thumbnails of a kind: a stream may be of any length, and a page may not
 SIDE = 160  # pixels of a thumbnail's longer side
-QUALITY = 80  # of its JPEG
-STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff; }
-main { display: flex; flex-wrap: wrap; gap: 12px; }
-figure { margin: 0; width: 168px; }
-img { max-width: 160px; max-height: 160px; border: 4px solid #2a7f3f; }
-.rejected img { border-color: #b3261e; }
-figcaption { font-size: 12px; overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; } }
-"""
 
 
 @dataclass(eq=False)
@@ -64,48 +51,62 @@ class Gallery:
 
     def write(self, path: str | Path) -> None:
         """Write the page, whole or not at all."""
-        body = section("Rejected", "rejected", self.rejected)
-        body += section("Accepted", "accepted", self.accepted)
-        title = escape(self.title)
-        utils.write_text(
-            path,
-            "<!doctype html>\n"
-            f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}</body></html>\n",
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # for a page alone
+
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
+        parts = [section("Rejected", self.rejected), section("Accepted", self.accepted)]
+        template = environment.get_template("gallery.html.j2")
+        utils.write_text(path, template.render(title=self.title, parts=parts))
 
 
-def section(name: str, kind: str, found: Kind) -> str:
+@dataclass(frozen=True)
+class Shown:
+    """One image and what is said of it."""
+
+    path: str
+    verdict: str
+    said: str
+    source: str  # of its thumbnail; "" where the file is gone
+
+
+@dataclass(frozen=True)
+class Part:
     """The images of one kind."""
-    shown = found.answers()
-    head = f"{name}: {found.count:,}"
-    if found.count > len(shown):
-        head += f", the {len(shown):,} with the lowest scores"
-    figures = "".join(figure(answer) for answer in shown)
-    return f'<h2>{head}</h2>\n<main class="{kind}">\n{figures}</main>\n'
+
+    kind: str  # its class in the page's style
+    heading: str
+    images: list[Shown]
 
 
-def figure(answer: Answer) -> str:
+def section(name: str, found: Kind) -> Part:
+    """The images of one kind, under a heading that counts them."""
+    answers = found.answers()
+    heading = f"{name}: {found.count:,}"
+    if found.count > len(answers):
+        heading += f", the {len(answers):,} with the lowest scores"
+    return Part(name.lower(), heading, [shown(answer) for answer in answers])
+
+
+def shown(answer: Answer) -> Shown:
     """One image and what is said of it."""
     said = [answer.predicted_class or ""]
     if answer.percentile is not None:
         said.append(f"percentile {answer.percentile:.1f}")
     if answer.p_value is not None:
         said.append(f"p {answer.p_value:.4f}")
-    caption = "<br>".join(escape(text) for text in (answer.path, ", ".join(filter(None, said))))
-    return (
-        f'<figure><img alt="{escape(answer.verdict)}" src="{thumbnail(answer.path)}">'
-        f"<figcaption>{caption}</figcaption></figure>\n"
-    )
+    text = ", ".join(filter(None, said))
+    return Shown(answer.path, answer.verdict, text, thumbnail(answer.path))
 
 
 def thumbnail(path: str) -> str:
-    """A small JPEG within the page; empty where the file is gone."""
+    """A small picture as the text of an img's src; empty where the file is gone."""
     try:
-        image = reading.read(path)
+        return thumbnails.source(reading.read(path), SIDE)
     except Exception:  # it was read a moment ago; the page does without it
         return ""
-    image.thumbnail((SIDE, SIDE))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from images.thumbnails import LOSSLESS
 from reporting.explore import ranked
 from reporting.found import Found, Summary
 from reporting.nearest import Nearest, nearest
 from reporting.scored import ScoredRun, ScoredSet
-from reporting.thumbnails import LOSSLESS, Album, Gone, size_of
+from reporting.thumbnails import Album, Gone, size_of
 from reporting.words import number
 
 ID = ""  # the key of the ID images, which no OOD set has

@@ -5,8 +5,6 @@ What needs torch (sets that are read whole, such as CIFAR) is imported where it 
 report without pictures starts without it.
 """
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,14 +15,11 @@ import numpy as np
 from PIL import Image
 
 import utils
-from images import downloads, folders, lists, reading
+from images import downloads, folders, lists, reading, thumbnails
 from reporting.scored import ScoredSet
 
 SIDE = 96  # pixels of the longer side, at most
-LOSSLESS = 32  # pixels of an image that is kept as it is
-QUALITY = 80  # of WebP
 HELD_OUT = "held_out"
-START = "data:image/webp;base64,"
 
 Reader = Callable[[int], Image.Image]  # row -> image, RGB
 
@@ -85,7 +80,7 @@ class Album:
     def thumbnail(self, row: int) -> str:
         """One image as the text of an img's src; Gone where it cannot be read."""
         image = self.reader(row)
-        return START + base64.b64encode(encoded(image)).decode("ascii")
+        return thumbnails.source(image, SIDE)
 
 
 def named_folder(place: utils.SetName, data_dir: Path) -> str | Path | None:
@@ -117,7 +112,7 @@ def load_whole(
 def size_of(sidecar: dict[str, Any]) -> int:
     """Pixels of the side of the network's input, in which these sets are kept."""
     size = (sidecar.get("preprocessing") or {}).get("size")
-    return size if isinstance(size, int) else LOSSLESS
+    return size if isinstance(size, int) else thumbnails.LOSSLESS
 
 
 def read_file(root: Path, paths: Sequence[str], row: int) -> Image.Image:
@@ -135,15 +130,6 @@ def pixels_of(images: Any, row: int) -> Image.Image:
     """The image of a row of a set in memory."""
     pixels, _ = images.batch(range(row, row + 1))
     return Image.fromarray(np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy()))
-
-
-def encoded(image: Image.Image) -> bytes:
-    """An image as WebP, made smaller where it is larger than a thumbnail."""
-    lossless = max(image.size) <= LOSSLESS
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", lossless=lossless, quality=100 if lossless else QUALITY)
-    return buffer.getvalue()
 
 
 def first_sentence(error: Exception) -> str:

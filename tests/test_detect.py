@@ -268,10 +268,25 @@ def test_the_gallery_shows_every_image_with_its_verdict(kept, tmp_path):
     rejected, accepted = (tmp_path / "page.html").read_text().split("<h2>")[1:]
     for part, verdict in ((rejected, "rejected"), (accepted, "accepted")):
         rows = [one for one in lines(ended) if one["verdict"] == verdict]
-        assert part.count("data:image/jpeg;base64,") == len(rows) > 0
+        assert part.count("data:image/webp;base64,") == len(rows) > 0
         in_order = [one["path"] for one in sorted(rows, key=lambda one: one["score"])]
         places = [part.index(path) for path in in_order]
         assert places == sorted(places)
+
+
+def test_a_watch_that_is_ended_by_a_signal_writes_its_page(own, tmp_path):
+    """As a service is ended."""
+    page = tmp_path / "page.html"
+    words = ["--detector", own.folder, "--device", "cpu", "--poll", "0.1", "--gallery", page]
+    words += ["--format", "jsonl", "--watch", own.photos]
+    running = subprocess.Popen(
+        [sys.executable, ROOT / "detect.py", *words], stdout=subprocess.PIPE, text=True
+    )
+    assert running.stdout.readline()  # the first image that was there
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode in (0, 3)
+    assert "data:image/webp;base64," in page.read_text()
 
 
 def test_a_watched_folder_is_scored_as_images_come(own, monkeypatch):
@@ -333,6 +348,7 @@ def graph(kept, tmp_path_factory):
     path = tmp_path_factory.mktemp("graph") / "net.onnx"
     words = ("--checkpoint", kept.weights, "--output-dir", path.parent, "--device", "cpu")
     assert shell(run_networks.main, *words, "--export-onnx", path).code == 0
+    assert not (path.parent / "net").exists()  # there are no features to keep
     return path
 
 
