@@ -175,9 +175,10 @@ def about(summary: Mapping[str, Any]) -> dict[str, Any]:
 def write_comparison(args: Any) -> None:
     """Write and print what several runs have in common."""
     stale = records.Stale(args.allow_stale)
-    runs = [run_of(checkpoint, args, stale) for checkpoint in args.checkpoint]
-    comparison = comparing.compare(runs)
     folder = utils.writable_folder(args.output_dir)
+    folders = [Path(utils.results_folder(name, args.output_dir)) for name in args.checkpoint]
+    named = zip(args.checkpoint, folders, comparing.names_of(folders), strict=True)
+    comparison = comparing.compare([run_of(*one, args.output_dir, stale) for one in named])
     provenance = records.provenance(cli.material(args), stale)
     store.write_table(folder / "compare.csv", comparison.tidy(), provenance)
     created = provenance["created"][:16].replace("T", " ")
@@ -193,11 +194,12 @@ def write_comparison(args: Any) -> None:
     print(f"comparison: {folder / 'compare.html'}")
 
 
-def run_of(checkpoint: str, args: Any, stale: records.Stale) -> comparing.Run:
+def run_of(
+    checkpoint: str, folder: Path, name: str, output_dir: str, stale: records.Stale
+) -> comparing.Run:
     """One of several runs, with what was measured of it."""
-    folder = utils.results_folder(checkpoint, args.output_dir)
-    found = gather(checkpoint, Path(folder), stale, args.output_dir)
-    return comparing.Run(reporting_summary.summarise(found, {}), found)
+    found = gather(checkpoint, folder, stale, output_dir)
+    return comparing.Run(reporting_summary.summarise(found, {}), found, name)
 
 
 def write_leaderboard(args: Any) -> None:

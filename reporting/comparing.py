@@ -1,6 +1,6 @@
 """Several runs side by side: what they share, and what can be said of it.
 
-    comparison = compare([Run(summary, found), ...])
+    comparison = compare([Run(summary, found, name), ...])
     comparison.means                 # methods by runs: mean AUROC over the sets that all share
 
 Runs are compared on the OOD sets that each of them has scored with as many images, and by the
@@ -10,6 +10,7 @@ that."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,11 @@ ID_MEASURES = {  # of id_metrics.csv, of the softmax as it is, without temperatu
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run: what report.py found of it, and the summary of that."""
+    """One run: what report.py found of it, the summary of that, and what it is called."""
 
     summary: Summary
     found: Found
-
-    @property
-    def name(self) -> str:
-        return self.summary["checkpoint"]["stem"]
+    name: str
 
     @property
     def dataset(self) -> str | None:
@@ -296,13 +294,25 @@ class Comparison:
 # ---- what is shared ------------------------------------------------------------------------------
 
 
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What the runs in these folders are called: by as few folders' names as tell them apart.
+
+    ValueError for a folder that is named twice."""
+    whole = [folder.resolve() for folder in folders]
+    for folder in whole:
+        if whole.count(folder) > 1:
+            raise ValueError(f"{folder.name} is named twice; a run is compared with others")
+    deepest = max(len(folder.parts) for folder in whole)
+    for depth in range(1, deepest + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in whole]
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, whole))
+
+
 def compare(runs: Sequence[Run]) -> Comparison:
-    """What these runs share. ValueError for one that is named twice."""
+    """What these runs, each of another name, share."""
     runs = list(runs)
-    names = [run.name for run in runs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice; a run is compared with others")
     notes = [*notes_of_id(runs)]
     scored = [run for run in runs if not run.scores.empty]
     sets, said = shared_sets(scored) if len(scored) == len(runs) else ([], [])

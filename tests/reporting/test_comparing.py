@@ -92,7 +92,8 @@ def comparison_of(root, *folders):
     """The comparison of reporting, without the page."""
     args = report.parse_args(["--checkpoint", *map(str, folders), "--output-dir", str(root)])
     stale = report.records.Stale(False)
-    return comparing.compare([report.run_of(path, args, stale) for path in args.checkpoint])
+    named = zip(args.checkpoint, folders, comparing.names_of(folders), strict=True)
+    return comparing.compare([report.run_of(*one, args.output_dir, stale) for one in named])
 
 
 # ---- what is shared ------------------------------------------------------------------------------
@@ -231,6 +232,21 @@ def test_a_run_is_not_compared_with_itself(tmp_path):
     one = write_run(tmp_path, "a", ONE)
     ended, _, _ = compared(tmp_path, one, one)
     assert ended.code == 2 and "a is named twice" in ended.err
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    write_run(tmp_path / "first", "net_s0", ONE)
+    write_run(tmp_path / "second", "net_s0", TWO)
+    folders = [tmp_path / place / "net_s0" for place in ("first", "second")]
+    assert comparing.names_of(folders) == ["first/net_s0", "second/net_s0"]
+    assert comparing.names_of([folders[0], tmp_path / "x"]) == ["net_s0", "x"]
+    ended, table, page = compared(tmp_path, *folders)
+    assert ended.code == 0, ended.err
+    assert set(table["run"]) == {"first/net_s0", "second/net_s0"}
+    assert "second/net_s0" in page and "second/net_s0" in ended.out
+    again = tmp_path / "first" / ".." / "first" / "net_s0"
+    ended, _, _ = compared(tmp_path, folders[0], again)
+    assert ended.code == 2 and "net_s0 is named twice" in ended.err
 
 
 def test_a_run_that_was_not_measured_says_what_makes_it(tmp_path):
