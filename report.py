@@ -62,6 +62,10 @@ STAGES = ("run_networks", "ood_methods", "neural_collapse")  # whose records sta
 NOT_REPEATED = ("checkpoint", "output_dir", "replace", "allow_stale", "debug")
 DEFAULTS: dict[str, Any] = {"tpr": 0.95, "label": "tab:ood"}
 FIGURES = "figures/*.png"
+UNLABELLED = (
+    "collapse is measured class by class, and the training images have no labels; import them again"
+    " with --labels"
+)
 MORE = {  # further tables that are shown where they are there: the columns that the report needs
     "id_metrics.csv": ["ood", "method", "measure", "at", "value", "low", "high", "temperature"],
     "ood_by_id_class.csv": ["dataset", "images_of", "predicted_class", "images", "share"],
@@ -271,7 +275,7 @@ def gather(
         more={name: table for name, table in more.items() if table is not None},
         scored=scored.find(folder, read["ood"], stale, tables["ood"].command),
         files=[*looked_for(trained, folder, tables | further), *candidates, *images, *scores],
-        missing=list(missing_parts(trained, tables, sidecar, head, curves, images)),
+        missing=list(missing_parts(folder, trained, tables, sidecar, head, curves, images)),
         stale=stale_parts(stale, made_by),
     )
 
@@ -514,6 +518,7 @@ def figure_files(folder: Path, made_by: Mapping[str, dict[str, Any]]) -> list[Pa
 
 
 def missing_parts(
+    folder: Path,
     trained: Path,
     tables: Mapping[str, Table],
     sidecar: Mapping[str, Any],
@@ -522,7 +527,11 @@ def missing_parts(
     images: Sequence[Path],
 ) -> Iterator[Missing]:
     """Each part that is lacking; a network that was not trained here lacks no training."""
+    labelled = has_labels(folder)
     expected = ("ood", "members") if "members" in tables else ("ood", "nc", "per_class")
+    if not labelled:
+        expected = ("ood",)
+        yield Missing(f"{tables['nc'].file.name}: {UNLABELLED}", None)
     for table in (tables[name] for name in expected):
         if not table.file.exists():
             yield Missing(table.file.name, table.command)
@@ -533,8 +542,14 @@ def missing_parts(
     if trained_here and curves is None:
         yield Missing(f"the training curves, {beside}", None)
     if not images:
-        drawing = ("ood",) if "members" in tables else ("ood", "nc")
+        drawing = ("ood",) if "members" in tables or not labelled else ("ood", "nc")
         yield Missing(FIGURES, " && ".join(tables[name].command for name in drawing))
+
+
+def has_labels(folder: Path) -> bool:
+    """False where the training features say that nobody labelled their images."""
+    names = records.listing(folder, "ID_*_train.json")
+    return all(records.read_sidecar(folder / name).get("labelled", True) for name in names)
 
 
 def stale_parts(stale: records.Stale, made_by: Mapping[str, dict[str, Any]]) -> list[str]:

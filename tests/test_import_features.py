@@ -290,6 +290,18 @@ def test_without_a_head_those_that_need_none_run_and_the_others_say_what_they_la
     assert ended.code == 0, ended.err
 
 
+def test_the_report_of_images_without_labels_does_not_advise_collapse(place):
+    for name in ("train", "test"):
+        with np.load(f"{name}.npz") as file:
+            np.savez(f"bare_{name}.npz", feat_list=file["feat_list"])
+    bare = {"train": "bare_train.npz", "test": "bare_test.npz", "val": None, "head": None}
+    imported(*words(**bare, class_names=None))
+    assert shell(ood_methods.main, "--checkpoint", "results/mine", "--methods", "KNN").code == 0
+    ended = shell(report.main, "--checkpoint", "results/mine")
+    assert ended.code == 0, ended.err
+    assert "neural_collapse.py" not in ended.out and "import them again with --labels" in ended.out
+
+
 @pytest.mark.parametrize("method", ["MSP", "ViM", "ODIN"])
 def test_a_score_that_was_named_says_what_it_lacks(place, method):
     imported(*words(head=None))
