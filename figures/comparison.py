@@ -94,7 +94,7 @@ def collapse_against_auroc(collapse: pd.DataFrame, auroc: pd.Series, method: str
     figure, grid = canvas(rows, columns, 0.5 + 2.3 * rows, f"Collapse, and mean AUROC by {method}")
     for axes, (label, values) in zip(grid.flat, collapse.iterrows(), strict=False):
         draw_runs(axes, values, auroc.reindex(collapse.columns))
-        panel_title(axes, "\n".join(textwrap.wrap(shorten(label, 60), 30)))
+        panel_title(axes, "\n".join(textwrap.wrap(shorten(label, 60), 24)))
     for axes in grid[:, 0]:
         axes.set_ylabel("mean AUROC")
     close_grid(grid, count)

@@ -18,6 +18,7 @@ from reporting.pictures import Picture, drawing
 from reporting.tables import PlainTable
 from reporting.words import EMPTY, finite, interval_of, listed, number, percent, points, rate, show
 
+NOT_SHOWN = ("figures/*.png", "nc_per_class.csv")  # parts of a run that this page has no use for
 FEW_METHODS = 12  # that stand in sight; the others are folded away
 HEADINGS = {
     "runs": "The runs",
@@ -142,10 +143,9 @@ def title_of(comparison: Comparison) -> str:
 
 def sentences(comparison: Comparison) -> list[str]:
     """The answer first: accuracy, OOD detection, and whether either is settled."""
-    said = []
-    if comparison.alike:
-        said += accuracy_words(comparison.runs)
-    said += detection_words(comparison)
+    if not comparison.alike:
+        return ["No run is called better than another: they were not tested on the same ID images."]
+    said = [*accuracy_words(comparison.runs), *detection_words(comparison)]
     return said or ["These runs share nothing that has been measured in each of them."]
 
 
@@ -205,12 +205,12 @@ def settled_words(verdicts: Sequence[SetVerdict]) -> list[str]:
     settled = [each for each in verdicts if each.settled]
     if not settled:
         return ["On no set is a run ahead of every other by more than chance."]
-    by = "paired tests" if all(each.is_paired for each in verdicts) else "tests or intervals"
+    ways = {each.is_paired: "paired tests" if each.is_paired else "intervals" for each in settled}
     runs = dict.fromkeys(each.run for each in settled)
-    each_run = listed(
+    each_run = "; ".join(
         f"{name} on {listed(each.ood for each in settled if each.run == name)}" for name in runs
     )
-    return [f"Settled by {by}: {each_run}."]
+    return [f"Settled by {listed(ways.values())}: {each_run}."]
 
 
 def best_means(comparison: Comparison) -> dict[str, tuple[str, float]]:
@@ -268,7 +268,7 @@ def run_line(comparison: Comparison, place: int) -> RunLine:
         dataset=run.dataset or EMPTY,
         accuracy=percent(run.summary["accuracy"]["test"], 2),
         best=f"{best[0]}, {percent(best[1])}" if best else EMPTY,
-        missing=run.summary["missing"],
+        missing=[part for part in run.summary["missing"] if part["what"] not in NOT_SHOWN],
     )
 
 

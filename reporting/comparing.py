@@ -360,10 +360,21 @@ def shared_sets(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
     notes = []
     if lacking:
         notes.append(f"OOD sets of some runs alone, and left out: {listed(lacking)}.")
-    for name in differing:
-        counts = listed(f"{run.images[name]:,} in {run.name}" for run in runs)
-        notes.append(f"{name} has other images in each run, and is left out: {counts}.")
+    if differing:
+        each = "; ".join(f"{name}: {counts_of(runs, name)}" for name in differing)
+        notes.append(
+            f"Of these sets the runs scored different images, and they are left out. {each}."
+        )
     return [name for name in everywhere if name not in [*lacking, *differing]], notes
+
+
+def counts_of(runs: Sequence[Run], ood: str) -> str:
+    """ "500 in one and 400 in other": how many images of a set each run scored."""
+    counts = {run.name: run.images[ood] for run in runs}
+    return listed(
+        f"{'an unknown number' if count is None else f'{count:,}'} in {name}"
+        for name, count in counts.items()
+    )
 
 
 def shared_methods(runs: Sequence[Run], sets: Sequence[str]) -> tuple[list[str], list[str]]:

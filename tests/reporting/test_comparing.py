@@ -159,7 +159,7 @@ def test_what_is_not_in_every_run_is_left_out_and_named(tmp_path):
     assert found.sets == ["near"] and found.methods == ["ViM", "KNN", "MSP"]
     ended, _, page = compared(tmp_path, one, two)
     assert "OOD sets of some runs alone, and left out: own" in ended.out
-    assert "far has other images in each run, and is left out: 500 in a and 400 in b" in ended.out
+    assert "scored different images, and they are left out. far: 500 in a and 400 in b" in ended.out
     assert "Scored in some runs alone, and left out: GEN" in page
 
 
@@ -170,6 +170,7 @@ def test_networks_of_other_id_sets_are_not_better_than_one_another(tmp_path):
     assert "The ID sets differ" in ended.out and "a: cifar100" in ended.out
     assert "classifies most" not in page and 'class="best"' not in page
     assert "highest mean AUROC" not in page
+    assert "No run is called better than another" in ended.out
     assert "Kendall" in page  # the order of methods can be compared all the same
 
 
@@ -200,6 +201,7 @@ def test_runs_without_scores_are_compared_in_what_they_have(tmp_path):
     assert ended.code == 0, ended.err
     assert "No OOD set has been scored in every run" in page
     assert "ood_methods.py" in page  # the command that makes what b lacks
+    assert "figures/*.png" not in page, "which this page does not show"
     assert "0.2" in page and "NC1" in page
 
 
@@ -263,3 +265,13 @@ def test_names_are_text(tmp_path):
     _, table, page = compared(tmp_path, *folders)
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "007" in set(table["subject"])
+
+
+def test_what_is_settled_is_said_run_by_run(tmp_path):
+    folders = [
+        write_run(tmp_path, "a", {"one": {"MSP": 0.9}, "two": {"MSP": 0.5}, "six": {"MSP": 0.7}}),
+        write_run(tmp_path, "b", {"one": {"MSP": 0.7}, "two": {"MSP": 0.8}, "six": {"MSP": 0.7}}),
+    ]
+    ended, _, page = compared(tmp_path, *folders)
+    assert "Settled by intervals: a on one; b on two." in ended.out
+    assert "not settled: intervals meet" in page
