@@ -528,7 +528,9 @@ def missing_parts(
 ) -> Iterator[Missing]:
     """Each part that is lacking; a network that was not trained here lacks no training."""
     labelled = has_labels(folder)
-    expected = ("ood", "members") if "members" in tables else ("ood", "nc", "per_class")
+    expected: tuple[str, ...] = ("ood", "nc", "per_class")
+    if "members" in tables:
+        expected = ("ood", "members")
     if not labelled:
         expected = ("ood",)
         yield Missing(f"{tables['nc'].file.name}: {UNLABELLED}", None)
