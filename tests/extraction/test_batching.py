@@ -4,7 +4,7 @@ import pytest
 from helpers import extract
 from image_cases import noise, write
 
-import cli
+import console
 import main
 from artifacts import records
 from extraction import batching
@@ -82,7 +82,7 @@ def test_workers_change_no_byte_and_progress_is_in_images(own_digits_run, tmp_pa
         seen = []
         with monkeypatch.context() as patch:
             patch.setattr(
-                cli,
+                console,
                 "progress",
                 lambda items=None, seen=seen, **options: (
                     items if items is not None else Bar(seen, options)

@@ -304,6 +304,7 @@ def test_a_leading_tilde_is_the_home_folder_in_every_path(monkeypatch):
         "output_dir": "/home/me",
         "checkpoint": "/home/me/a.pth",
         "debug": False,
+        "quiet": False,
         "ood": [named("mine=/home/me/photos"), named("dtd")],
         "dataset": named("birds=/home/me/birds"),
         "model": "/home/me/net.py:build",
