@@ -315,7 +315,7 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(description=description, allow_abbrev=False, **options)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        quiet_help = "print no more than the last line, warnings and errors"
+        quiet_help = "print no more than the last line, or answers, and warnings and errors"
         self.add_argument("--quiet", action="store_true", help=quiet_help)
 
     def parse_known_args(  # type: ignore[override]  # one signature for argparse's overloads
@@ -386,8 +386,8 @@ def as_text(value: Any) -> Any:
     return str(value) if isinstance(value, SetName) else value
 
 
-def run(main: Callable[[], ExitCode]) -> NoReturn:
-    """Run a script's main and exit with its code.
+def run(main: Callable[[], ExitCode], answers: bool = False) -> NoReturn:
+    """Run a script's main and exit with its code; `answers` where what it prints are its results.
 
     A user's mistake, a full disk or too little memory becomes one line on stderr and exit code 2;
     --debug shows the traceback. Ctrl-C exits with 130, as shells expect. A bug keeps its traceback.
@@ -395,7 +395,8 @@ def run(main: Callable[[], ExitCode]) -> NoReturn:
     warnings.showwarning = print_warning
     gc.freeze()  # imported objects live to the end; freezing them saves 10% of the time of figures
     code: ExitCode
-    say_less = console.quietly() if "--quiet" in sys.argv else contextlib.nullcontext()
+    is_quiet = "--quiet" in sys.argv
+    say_less = console.quietly(answers) if is_quiet else contextlib.nullcontext()
     try:
         with say_less:
             code = main()

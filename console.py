@@ -54,18 +54,27 @@ class LastLine(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def quietly(answers: bool = False) -> Iterator[None]:
     """Let standard output have the last line alone, which says where the results are; progress is
-    not shown. Errors and warnings are on standard error, and stay."""
+    not shown. Errors and warnings are on standard error, and stay.
+
+    answers  what the script prints are its results: all of it stays, and `say` is silent
+    """
     global quiet
     kept, quiet = LastLine(), True
     try:
-        with contextlib.redirect_stdout(kept):
+        with contextlib.nullcontext() if answers else contextlib.redirect_stdout(kept):
             yield
     finally:
         quiet = False
         if kept.last:
             print(kept.last)
+
+
+def say(text: str) -> None:
+    """Print what accompanies answers, on standard error, unless less is asked for."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 # ---- progress ------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 import cli
+import console
 import utils
 from detection import answers, gallery, sources
 from detection.detector import KEEP, Detector
@@ -212,18 +213,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     taken = answers_for(args, detector, method)
     try:
         for batch in batches(args, detector, path):
-            for name, why in batch.broken.items():
-                taken.add_broken(name, why)
-            if batch.paths:
-                found = detector.verdicts(batch.features, args.keep, method)
-                taken.add(batch.paths, found)
+            take(batch, detector, args.keep, method, taken)
     except KeyboardInterrupt:
         if not args.watch:  # Ctrl-C is how a watch ends
             raise
     if taken.gallery:
         taken.gallery.write(args.gallery)
-    print(taken.summary(), file=sys.stderr)
+    console.say(taken.summary())
     return taken.code
+
+
+def take(
+    batch: Batch, detector: Detector, keep: float, method: str, taken: answers.Answers
+) -> None:
+    """Judge a batch, and hand on what comes of it."""
+    for name, why in batch.broken.items():
+        taken.add_broken(name, why)
+    if batch.paths:
+        taken.add(batch.paths, detector.verdicts(batch.features, keep, method))
 
 
 def detector_path(text: str) -> Path:
@@ -238,13 +245,12 @@ def say_method(detector: Detector, method: str, args: Arguments) -> None:
     if args.method is None:
         why = f", recommended by {detector.reason}"
     count = len(detector.calibration[method])
-    print(
+    console.say(
         f"{method}{why}; its threshold keeps {args.keep:.4g} of ID images, by {count:,} ID"
-        f" {detector.calibrated_on} images",
-        file=sys.stderr,
+        f" {detector.calibrated_on} images"
     )
     if not np.isfinite(detector.threshold(args.keep, method)):
-        print(f"no image is rejected: {count:,} ID images are too few for it", file=sys.stderr)
+        console.say(f"no image is rejected: {count:,} ID images are too few for it")
 
 
 def answers_for(args: Arguments, detector: Detector, method: str) -> answers.Answers:
@@ -294,7 +300,7 @@ def watched(args: Arguments, detector: Detector, path: Path) -> Iterator[Batch]:
     if not Path(args.watch).is_dir():
         raise ValueError(f"--watch {args.watch}: there is no such folder")
     network = Network(args, detector, path)
-    print(f"watching {args.watch}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    console.say(f"watching {args.watch}; Ctrl-C ends it")
     for found in sources.arrivals(args.watch, args.poll):
         yield from network.batches(iter(found))
 
@@ -423,4 +429,4 @@ def weights_of(args: Arguments, detector: Detector, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, answers=True)

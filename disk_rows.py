@@ -70,7 +70,8 @@ class DiskRows:
         return self.read(0, len(self)).astype(dtype or KIND, copy=False)
 
     def gathered(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows (k,) by their numbers, in any order -> (k, D)."""
+        """Rows (k,) by their numbers from 0, in any order -> (k, D)."""
+        assert not len(numbers) or numbers.min() >= 0, "no caller counts from the end"
         found = np.empty((len(numbers), self.shape[1]), KIND)
         chunks = numbers // CHUNK
         for chunk in np.unique(chunks):

@@ -229,8 +229,8 @@ def add_bank_flag(group: Any) -> None:
         default="auto",
         help=(
             "where the training features are while they are scored: in memory, or in a file of the"
-            " run's folder that is gone at the end; auto: on disk where they would take more than a"
-            " quarter of memory; the scores are the same to the bit"
+            " run's folder that is gone at the end; auto: on disk where all sets would take more"
+            " than a quarter of memory; the scores are the same to the bit"
         ),
     )
     group.add_argument(

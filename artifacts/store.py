@@ -210,15 +210,19 @@ def read_features_to_disk(
     width = blocks.width_of(path, remedy)
     needed = blocks.expected_rows(path, width) * width * disk_rows.KIND.itemsize
     free = shutil.disk_usage(folder).free
+    no_room = (
+        f"{path} takes {needed / 2**30:,.1f} GiB of {folder} while it is scored, where"
+        f" {free / 2**30:,.1f} are free; free some, or read it into memory with"
+        " --features-in memory"
+    )
     if needed > free:
-        raise ValueError(
-            f"{path} takes {needed / 2**30:,.1f} GiB of {folder} while it is scored, where"
-            f" {free / 2**30:,.1f} are free; free some, or read it into memory with"
-            " --features-in memory"
-        )
+        raise ValueError(no_room)
     writer, labels = disk_rows.Writer(folder, width), []
     for block in blocks.blocks(path, stale, remedy):
-        writer.add(block.features)
+        try:
+            writer.add(block.features)
+        except OSError as error:  # others write there too
+            raise ValueError(f"{no_room} ({error.strerror})") from None
         labels.append(block.labels)
     rows = cast(np.ndarray, writer.finished())  # it answers as one where scores ask it
     return Features(rows, np.concatenate(labels), None, file=Path(path))

@@ -12,7 +12,6 @@ import machine_memory
 import utils
 from arrays import scorable_features
 from artifacts import blocks, records, store
-from artifacts.store import EXTRACT
 from feature_files import FeatureFiles
 from head import Head
 from scores import registry
@@ -51,7 +50,7 @@ def read(run: FeatureFiles, stale: records.Stale, place: str = "auto") -> Inputs
     """Read all features of one checkpoint, each once, and refuse what cannot be scored.
 
     place  where the training features are while they are scored: in "memory", on "disk", or on disk
-           where they would take more than SHARE of memory ("auto"); the scores are the same
+           where all sets would take more than SHARE of memory ("auto"); the scores are the same
     """
 
     def features(path: Path) -> store.Features:
@@ -65,19 +64,21 @@ def read(run: FeatureFiles, stale: records.Stale, place: str = "auto") -> Inputs
         val = features(run.val)
     ood = {name: features(path) for name, path in run.ood.items()}
     csid = {name: features(path) for name, path in run.csid.items()}
-    train = features(run.train) if in_memory(run.train, place) else on_disk(run, stale)
+    train = features(run.train) if in_memory(run, place) else on_disk(run, stale)
     found = Inputs(train, val, features(run.test), ood, head, rest, csid)
     check(found)
     return found
 
 
-def in_memory(path: Path, place: str) -> bool:
+def in_memory(run: FeatureFiles, place: str) -> bool:
     """True where training features are to be in memory."""
     if place != "auto":
         return place == "memory"
     memory = machine_memory.total()
-    width = blocks.width_of(path, EXTRACT)
-    return memory is None or 4 * width * blocks.expected_rows(path, width) <= SHARE * memory
+    sets = [run.train, run.val, run.test, *run.ood.values(), *run.csid.values()]
+    width = blocks.width_of(run.train, run.command)
+    rows = sum(blocks.expected_rows(path, width) for path in sets if path)
+    return memory is None or 4 * width * rows <= SHARE * memory
 
 
 def on_disk(run: FeatureFiles, stale: records.Stale) -> store.Features:

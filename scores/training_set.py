@@ -198,8 +198,8 @@ class Training(Statistics):
 
 
 def balanced_rows(labels: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
-    """Ascending numbers of at most `size` rows, by lot: as many of each class as there are, up to
-    the largest number that all together allow for; at least one of each."""
+    """Ascending numbers of rows, by lot: as many of each class as there are, up to the largest
+    number with which all together are at most `size`; one of each where that is fewer."""
     quota = largest_quota(counts, size)
     generator = np.random.default_rng(0)
     order = np.argsort(labels, kind="stable")

@@ -274,6 +274,18 @@ def test_the_gallery_shows_every_image_with_its_verdict(kept, tmp_path):
         assert places == sorted(places)
 
 
+def test_quiet_leaves_the_answers_alone(kept):
+    words = ["--detector", kept.folder, "--device", "cpu", kept.photos, "--format", "jsonl"]
+    loud, quiet = (
+        subprocess.run(
+            [sys.executable, ROOT / "detect.py", *words, *more], capture_output=True, text=True
+        )
+        for more in ([], ["--quiet"])
+    )
+    assert quiet.stdout == loud.stdout and len(quiet.stdout.splitlines()) == COUNT
+    assert "recommended by" in loud.stderr and quiet.stderr == ""
+
+
 def test_a_watch_that_is_ended_by_a_signal_writes_its_page(own, tmp_path):
     """As a service is ended."""
     page = tmp_path / "page.html"

@@ -6,6 +6,7 @@ import pytest
 from helpers import blank_figures, read_csv, shell, toy_run
 from score_cases import random_case
 
+import feature_files
 import machine_memory
 import ood_methods
 from artifacts import store
@@ -73,17 +74,33 @@ def test_a_run_from_disk_writes_the_bytes_of_a_run_from_memory(run, tmp_path):
 
 
 def test_training_features_go_to_the_disk_where_memory_is_small(run, tmp_path, monkeypatch):
-    path = next((tmp_path / "net").glob("ID_*_train.csv"))
-    size = store.read_features(path).features.nbytes
+    folder = tmp_path / "net"
+    files = feature_files.open_run(str(folder))
+    size = sum(
+        store.read_features(path).features.nbytes
+        for path in folder.glob("*.csv")
+        if path.name.startswith(("ID_", "OOD_"))
+    )
     monkeypatch.setattr(machine_memory, "total", lambda: 4 * size)
-    assert inputs.in_memory(path, "auto")
+    assert inputs.in_memory(files, "auto")
     monkeypatch.setattr(machine_memory, "total", lambda: 4 * size - 4)
-    assert not inputs.in_memory(path, "auto") and inputs.in_memory(path, "memory")
+    assert not inputs.in_memory(files, "auto") and inputs.in_memory(files, "memory")
     monkeypatch.setattr(machine_memory, "total", lambda: None)
-    assert inputs.in_memory(path, "auto")
-    kept = store.read_features_to_disk(path, tmp_path)
+    assert inputs.in_memory(files, "auto")
+    kept = store.read_features_to_disk(files.train, tmp_path)
     assert isinstance(kept.features, DiskRows)
-    assert np.array_equal(kept.features, store.read_features(path).features)
+    assert np.array_equal(kept.features, store.read_features(files.train).features)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_said(run, tmp_path, monkeypatch):
+    def full(self, rows):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Writer, "add", full)
+    ended = shell(
+        ood_methods.main, "--checkpoint", tmp_path / "net", "--replace", "--features-in", "disk"
+    )
+    assert ended.code == 2 and "--features-in memory (No space left on device)" in ended.err
 
 
 def test_a_disk_without_room_is_said_before_anything_is_read(run, tmp_path, monkeypatch):
