@@ -156,9 +156,8 @@ def with_rich(frame: "pd.DataFrame", title: str | None) -> bool:
     screen = Console(width=width, highlight=False)
     if title:
         screen.print(Text(f"\n{title}", style="bold"))
-    for part in parts_of(
-        {name: max(map(len, [name, *cells])) for name, cells in columns.items()}, width
-    ):
+    widths = {name: max(map(len, [str(name), *cells])) for name, cells in columns.items()}
+    for part in parts_of(widths, width):
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
         for name in part:
             justify: Any = "left" if is_text(frame, name) else "right"

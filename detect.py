@@ -42,6 +42,7 @@ import console
 import utils
 from detection import answers, gallery, sources
 from detection.detector import KEEP, Detector
+from networks import onnx_graphs
 
 FILE = "detector.safetensors"
 COMPARED_ON = 64  # images, of an exported file
@@ -327,7 +328,7 @@ class Network:
 def opened(weights: str, args: Arguments, detector: Detector) -> Any:
     """The network of a file: by onnxruntime, without torch, or by torch, which takes seconds to
     import."""
-    if is_onnx(weights):
+    if onnx_graphs.is_onnx(weights):
         if args.model:
             raise ValueError(f"--model names a torch network, and {weights} is one of ONNX itself")
         from extraction import onnx_streaming
@@ -358,7 +359,7 @@ def export(args: Arguments, detector: Detector, path: Path, method: str) -> None
     onnx_detector.check_target(target, method)
     weights = weights_of(args, detector, path)
     with tempfile.TemporaryDirectory() as folder:
-        if not is_onnx(weights):
+        if not onnx_graphs.is_onnx(weights):
             weights = as_onnx(weights, Path(folder) / "network.onnx", args, detector)
         network = onnx_streaming.opened(weights, detector.facts, detector.head)
         images, origin = compared_on(args, network)
@@ -368,11 +369,6 @@ def export(args: Arguments, detector: Detector, path: Path, method: str) -> None
     facts |= {"sha256": records.sha256(target), **exported.facts(), **vars(found)}
     utils.write_json(records.sidecar_path(target), facts)
     print(f"{target}: {found.words} ({origin})")
-
-
-def is_onnx(path: str) -> bool:
-    """True for a network that onnxruntime runs, by its ending."""
-    return Path(path).suffix.lower() == ".onnx"
 
 
 def as_onnx(weights: str, target: Path, args: Arguments, detector: Detector) -> str:

@@ -173,7 +173,12 @@ def about(summary: Mapping[str, Any]) -> dict[str, Any]:
     run, made = summary["checkpoint"], summary["provenance"]
     names = ("stem", "model", "dataset", "sha256")
     facts = {name: run[name] for name in names if run[name] is not None}
-    return facts | {name: made[name] for name in ("command", "git_commit", "created")}
+    return facts | origin_of(made)
+
+
+def origin_of(made: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first sheet of every workbook says of how it was made."""
+    return {name: made[name] for name in ("command", "git_commit", "created")}
 
 
 def write_comparison(args: Any) -> None:
@@ -189,8 +194,8 @@ def write_comparison(args: Any) -> None:
     utils.write_text(folder / "compare.html", compare_page.render(comparison, created))
     if args.xlsx:
         about_runs = {f"run {place}": name for place, name in enumerate(comparison.names, 1)}
-        made = {name: provenance[name] for name in ("command", "git_commit", "created")}
-        workbook.write(folder / "compare.xlsx", comparison.tables(), about_runs | made)
+        facts = about_runs | origin_of(provenance)
+        workbook.write(folder / "compare.xlsx", comparison.tables(), facts)
     if comparison.methods:
         shown = comparison.means.mul(100).round(1).rename_axis("method").reset_index()
         console.print_table(shown, f"mean AUROC in percent over {', '.join(comparison.sets)}")
@@ -218,8 +223,7 @@ def write_leaderboard(args: Any) -> None:
     utils.write_text(paths[2], leaderboard.markdown(board))
     if args.xlsx:
         tables = {"ours": board.ours, "published": board.published}
-        made = {name: provenance[name] for name in ("command", "git_commit", "created")}
-        workbook.write(folder / "leaderboard.xlsx", tables, made)
+        workbook.write(folder / "leaderboard.xlsx", tables, origin_of(provenance))
     shown = leaderboard.shown(board)
     if not shown.empty:  # the notes say why there is neither a near nor a far mean
         console.print_table(shown, "AUROC in percent: ours, and as OpenOOD published it")

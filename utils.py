@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.figure import Figure
 
 ALIASES = {
@@ -370,6 +371,21 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
             " make the file beside it anew"
         )
     return content
+
+
+def templates(folder: Path) -> "Environment":
+    """What compiles the pages' templates in a folder: every text is escaped where it enters, and a
+    name that is not there is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # for pages alone
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 # Letters stay letters, which can be searched, and the same figure gives the same bytes.

@@ -51,17 +51,8 @@ class Gallery:
 
     def write(self, path: str | Path) -> None:
         """Write the page, whole or not at all."""
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # for a page alone
-
-        environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         parts = [section("Rejected", self.rejected), section("Accepted", self.accepted)]
-        template = environment.get_template("gallery.html.j2")
+        template = utils.templates(Path(__file__).parent).get_template("gallery.html.j2")
         utils.write_text(path, template.render(title=self.title, parts=parts))
 
 

@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
+import utils
 from reporting import ensembles, image_sets
 from reporting.answer import Answer, answer
 from reporting.class_panel import class_panel
@@ -146,14 +147,7 @@ def render(summary: Summary, found: Found, shown: Gallery, folder: Path) -> str:
 @cache
 def environment() -> Environment:
     """What compiles templates, each once per process."""
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    made = utils.templates(Path(__file__).parent)
     made.globals["EMPTY"] = EMPTY
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     return made
